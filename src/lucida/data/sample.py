@@ -1,0 +1,155 @@
+"""The contract between data and model: what a sample is, what a batch is.
+
+A `Sample` is what a source yields: images and turns of text, nothing tokenised. `Tokens` is one
+sample after the chat template: integers per position that carry all meaning. A `Batch` is many of
+them side by side. Attention masks, position ids, the loss, packing and the order of images derive
+from these fields and from nothing else.
+
+    Sample ──chat──▶ Tokens ──collate──▶ Batch ──▶ model
+    images, turns    segment-free        segment, rows, pixels
+
+Worked example: one image (2 visual tokens), two isolated questions, answers supervised.
+
+    input_ids   <bos>  I   I   Q1  A1  <eos>  Q2  A2  <eos>
+    branch        0    0   0   1   1    1     2   2    2
+    position      0    1   2   3   4    5     3   4    5
+    image         0    1   1   0   0    0     0   0    0
+    target        -    -   -   A1 <eos> -     A2 <eos> -
+
+`target[i]` is the token that the model should predict *at* position i (already shifted): no other
+code shifts labels again. The first token of a branch is never a target when there are several
+branches, because the stem's last position would need two answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image as PillowImage
+
+IGNORED = -100
+"""The target of a position that is not supervised."""
+
+Role = Literal["system", "user", "assistant", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Where one image comes from; nothing is decoded before `load`.
+
+    `origin` names the file or generator for error messages. `key` identifies the content: equal keys
+    mean equal pixels (the feature cache relies on it). `load` gives an RGB Pillow image.
+    """
+
+    origin: str
+    key: str
+    load: Callable[[], PillowImage.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """Stands in a turn where image number `index` (0-based, of the sample) is shown."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoxPart:
+    """A box in pixels of the *original* image `index`; becomes text in the frame the model sees."""
+
+    index: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+Part = str | ImagePart | BoxPart
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker says. Role `text` is a document: no template around it, all of it supervised
+    unless the loss mode says otherwise."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Images and turns as a source yields them.
+
+    `stem` is shared (images, system text); each branch is a conversation or question that sees the
+    stem and itself, never another branch. An ordinary conversation has one branch and an empty or
+    image-only stem. `origin` says where the record stands ("file.json: record 17").
+    """
+
+    origin: str
+    images: tuple[ImageSource, ...] = ()
+    stem: tuple[Turn, ...] = ()
+    branches: tuple[tuple[Turn, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """One sample as integers; all arrays have length n and dtype int64.
+
+    branch: 0 stem, 1.. branches in order. position: rotary position, restarting after the stem in
+    every branch. image: 0 text, k for a placeholder of the sample's k-th image (1-based).
+    target: next token or IGNORED. Visual placeholders of an image are one contiguous run.
+    """
+
+    origin: str
+    images: tuple[ImageSource, ...]
+    input_ids: np.ndarray
+    branch: np.ndarray
+    position: np.ndarray
+    image: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Samples side by side: the only thing that crosses from data to model.
+
+    All integer fields are int64 of shape [rows, length]. segment: which packed sample of its row,
+    1-based, 0 = padding. branch, position, image, target: as in `Tokens` (image counts within its
+    segment). Exactly one of `pixel_values` [images, 3, height, width] and `features`
+    [images, patches, width] is given when there are images, none otherwise; images are ordered as
+    their placeholders are met row by row, left to right.
+    """
+
+    input_ids: torch.Tensor
+    segment: torch.Tensor
+    branch: torch.Tensor
+    position: torch.Tensor
+    image: torch.Tensor
+    target: torch.Tensor
+    pixel_values: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    origins: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {}
+        for name in ("input_ids", "segment", "branch", "position", "image", "target"):
+            moved[name] = getattr(self, name).to(device, non_blocking=True)
+        for name in ("pixel_values", "features"):
+            value = getattr(self, name)
+            moved[name] = None if value is None else value.to(device, non_blocking=True)
+        return Batch(**moved, origins=self.origins)
+
+    @property
+    def supervised(self) -> int:
+        """Number of supervised positions."""
+        return int((self.target != IGNORED).sum())
