@@ -1,0 +1,1 @@
+"""The miniature world: procedurally drawn scenes with exact ground truth. Pure Python and Pillow."""
