@@ -1,0 +1,1 @@
+"""Metrics: pure functions from outputs and truths to scores; no model, no files."""

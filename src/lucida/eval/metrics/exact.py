@@ -1,0 +1,62 @@
+"""Exact match after normalisation, as visual question answering compares short answers.
+
+Both sides are normalised, always. (The published VQAv2 script normalises only when the ten
+references differ, so that "Yes." scores 0 against ten times "yes".)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = frozenset({"a", "an", "the"})
+NUMBERS = {
+    word: str(value)
+    for value, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+    )
+} | {"none": "0"}
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD_OUTSIDE_NUMBER = re.compile(r"\.(?!\d)")
+
+
+def normalise(text: str) -> str:
+    """The text as it is compared: lower case, no articles, no punctuation, digits for numbers.
+
+    The steps are VQAv2's: a punctuation character that stands next to a space anywhere in the text
+    is deleted, otherwise it separates two words; periods go unless a digit follows; zero..ten (and
+    "none") become digits; a, an, the go. VQAv2's table of contractions ("dont" is "don't") is left
+    out, so an answer must carry its own apostrophe.
+
+    Worked example:
+
+        "The Red Star."   -> "red star"
+        "two"             -> "2"
+        "light-blue"      -> "light blue"
+        "1,000"           -> "1000"
+        "0.5 m."          -> "0.5 m"
+
+    Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, evaluation code.
+    """
+    text = " ".join(text.lower().split())
+    comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
+    cleaned = text
+    for mark in PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        cleaned = cleaned.replace(mark, "" if beside_space or comma_in_number else " ")
+    cleaned = _PERIOD_OUTSIDE_NUMBER.sub("", cleaned)
+    words = (NUMBERS.get(word, word) for word in cleaned.split())
+    return " ".join(word for word in words if word not in ARTICLES)
+
+
+def exact_match(output: str, answers: Iterable[str]) -> float:
+    """1.0 when the output equals one of the answers after `normalise`, else 0.0.
+
+    Worked example: `exact_match("Two.", ["2"])` is 1.0; `exact_match("a red", ["blue"])` is 0.0.
+    An empty output matches nothing, not even an answer that normalises to nothing ("the").
+
+    Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, section 3.
+    """
+    found = normalise(output)
+    return float(bool(found) and any(found == normalise(answer) for answer in answers))

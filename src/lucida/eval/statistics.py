@@ -1,0 +1,106 @@
+"""How sure a score is: bootstrap intervals over images, and paired differences.
+
+Several questions about one image rise and fall together, so images are resampled, not questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_CELLS = 4_000_000
+"""Largest block of (resamples x clusters) drawn at once: 32 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95% interval, and from how many scores and clusters it comes."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+
+def bootstrap(
+    scores: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The mean score and its 95% percentile interval, clusters resampled with replacement.
+
+    `clusters[i]` names the image of score i; None makes every score its own cluster. Every resample
+    draws as many clusters as there are and takes the mean over all scores in them. A single cluster
+    says nothing about the spread: its interval is the mean itself. Raises ValueError for no scores
+    or lengths that differ.
+
+    Worked example: scores [1, 1, 0, 0] with clusters [a, a, b, b] are two coins, not four: a quarter
+    of the resamples are (a, a) with mean 1 and a quarter (b, b) with mean 0, so the interval is
+    [0, 1]. As four clusters, the means 0 and 1 come once in sixteen each.
+
+    Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; Field and
+    Welsh, Bootstrapping clustered data, 2007, section 2.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError("no scores to take an interval of")
+    if clusters is None:
+        members = np.arange(len(values))
+    elif len(clusters) != len(values):
+        raise ValueError(f"{len(values)} scores but {len(clusters)} cluster names")
+    else:
+        members = _numbered(clusters)
+    sums = np.bincount(members, weights=values)
+    sizes = np.bincount(members).astype(np.float64)
+    mean = float(values.mean())
+    if len(sums) == 1:
+        return Interval(mean, mean, mean, len(values), 1)
+    means = np.concatenate(list(_resampled_means(sums, sizes, samples, seed)))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(mean, float(low), float(high), len(values), len(sums))
+
+
+def paired(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """How much `first` is better than `second` on the same examples, with its 95% interval.
+
+    Both lists are in the same order of examples. The differences are resampled, so what is hard for
+    both cancels: the interval is much narrower than two separate ones suggest. Raises ValueError when
+    the lists differ in length.
+
+    Worked example: [1, 1, 0] against [0, 1, 0] differ by [1, 0, 0], mean 1/3.
+
+    Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return bootstrap(difference, clusters, samples, seed)
+
+
+def _numbered(names: Sequence[Hashable]) -> np.ndarray:
+    """Names as integers, in order of first appearance."""
+    seen: dict[Hashable, int] = {}
+    return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
+
+
+def _resampled_means(
+    sums: np.ndarray, sizes: np.ndarray, samples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Means of resamples, block by block: how often each cluster is drawn is one multinomial."""
+    generator = np.random.default_rng(seed)
+    count = len(sums)
+    even = np.full(count, 1.0 / count)
+    block = max(1, _CELLS // count)
+    for start in range(0, samples, block):
+        drawn = generator.multinomial(count, even, size=min(block, samples - start))
+        yield (drawn @ sums) / (drawn @ sizes)
