@@ -1,0 +1,53 @@
+"""The language-only recipe that a recipe is compared with: same data, same questions, no images.
+
+What a blind model scores is what the benchmark gives away without looking. A trained one is the
+honest baseline: it has learned the format, the answer lengths and the most frequent answers.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from lucida.core.errors import RecipeError
+from lucida.core.spec import BudgetSpec, Recipe
+
+
+def names_only_sight(pattern: str) -> bool:
+    """True for patterns that name vision or projector and nothing of the language model."""
+    top = pattern.split(".")[0]
+    sight = any(fnmatchcase(module, top) for module in ("vision", "projector"))
+    return sight and not fnmatchcase("language", top)
+
+
+def blind_recipe(recipe: Recipe) -> Recipe:
+    """The blind baseline of a recipe, as a recipe: no vision, `blind.steps` steps per stage.
+
+    Patterns that name vision or projector go, and so does a stage in which nothing else trained
+    (aligning a projector has no blind counterpart).
+    """
+    if recipe.blind is None:
+        raise RecipeError(
+            f"recipe {recipe.name} has no blind baseline; add `blind: {{steps: N}}` to it"
+        )
+    if recipe.model.vision is None:
+        raise RecipeError(f"recipe {recipe.name} is language-only already: model.vision is null")
+    stages = []
+    for stage in recipe.stages:
+        kept = {p: rate for p, rate in stage.train.items() if not names_only_sight(p)}
+        if any(rate != "frozen" for rate in kept.values()):
+            budget = BudgetSpec(steps=recipe.blind.steps)
+            stages.append(stage.model_copy(update={"train": kept, "budget": budget}))
+    if not stages:
+        raise RecipeError(
+            f"recipe {recipe.name} trains no language weights in any stage, so a blind model has "
+            f"nothing to learn; remove `blind`"
+        )
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}-blind",
+            "description": f"Language-only baseline of {recipe.name}.",
+            "model": recipe.model.model_copy(update={"vision": None}),
+            "stages": stages,
+            "blind": None,
+        }
+    )

@@ -1,0 +1,83 @@
+"""AdamW and its learning-rate schedule.
+
+    warm-up            cosine from peak to final * peak
+       /‾‾‾\\__
+      /       \\___
+     /            ‾‾‾──
+
+Worked example: 10 steps, `warmup=0.2` (2 steps), linear to `final=0`:
+factors 0.5, 1.0, 1.0, 0.875, 0.75, ... 0.125; the step after the last would get 0.
+
+Reference: Loshchilov & Hutter, Decoupled Weight Decay Regularization, 2019, arXiv 1711.05101.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lucida.core.errors import RecipeError
+from lucida.core.spec import OptimSpec
+from lucida.train.stage import StagePlan
+
+
+def warmup_steps(total: int, spec: OptimSpec) -> int:
+    """Steps of warm-up: a share of `total` when `warmup` is below 1, a number of steps otherwise."""
+    steps = round(spec.warmup * total) if spec.warmup < 1 else round(spec.warmup)
+    if steps >= total and steps > 0:
+        raise RecipeError(
+            f"optim.warmup={spec.warmup:g} means {steps} steps of warm-up, but the stage has only "
+            f"{total}: the peak learning rate would never be reached. Lower warmup or raise the budget."
+        )
+    return steps
+
+
+def schedule(step: int, total: int, spec: OptimSpec) -> float:
+    """Factor on the peak learning rate for optimizer step `step` (0-based) of `total`."""
+    warm = warmup_steps(total, spec)
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / (total - warm)  # 0 at the peak, 1 one step after the last
+    match spec.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            shape = 1.0 - done
+        case "cosine":
+            shape = 0.5 * (1.0 + math.cos(math.pi * done))
+    return spec.final + (1.0 - spec.final) * shape
+
+
+def parameter_groups(plan: StagePlan, spec: OptimSpec) -> list[dict]:
+    """Optimizer groups: one per peak learning rate and weight decay.
+
+    Norms, biases and every other vector are not decayed: decay pulls towards zero, and zero is not
+    a neutral value for a scale. `peak` keeps the stage's learning rate; `lr` follows the schedule.
+    """
+    groups: dict[tuple[float, float], dict] = {}
+    for name, (parameter, lr) in plan.trained.items():
+        decay = spec.weight_decay if parameter.ndim >= 2 else 0.0
+        if (lr, decay) not in groups:
+            empty: dict = {"params": [], "names": [], "lr": lr, "peak": lr, "weight_decay": decay}
+            groups[lr, decay] = empty
+        groups[lr, decay]["params"].append(parameter)
+        groups[lr, decay]["names"].append(name)
+    return list(groups.values())
+
+
+def adamw(plan: StagePlan, spec: OptimSpec) -> torch.optim.AdamW:
+    """AdamW over what the stage trains, fused (one kernel for all tensors, 4x a loop on CPU)."""
+    devices = {parameter.device.type for parameter, _ in plan.trained.values()}
+    return torch.optim.AdamW(
+        parameter_groups(plan, spec),
+        betas=(spec.beta1, spec.beta2),
+        fused=devices <= {"cpu", "cuda", "mps"},
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Put every group at `factor` times its own peak; gives the highest rate, for the log."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return max(group["lr"] for group in optimizer.param_groups)

@@ -1,0 +1,234 @@
+"""Everything that a stopped run needs to go on as if it had never stopped.
+
+    checkpoints/step-000400/
+      weights.safetensors     parameters that any stage so far has trained, and buffers
+      optimizer.safetensors   AdamW's moments, by parameter name
+      state.json              stage, step, counters, random generators, loss scale
+
+A checkpoint is written aside, forced to disk and renamed, so what stands under its final name is
+whole; the one before is removed only afterwards. Nothing is pickled. Frozen weights come from the
+parts again: their fingerprint is stored, and other parts are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lucida.core.errors import RunError
+from lucida.core.runs import atomic_folder
+
+FORMAT = 1
+"""Raised when the layout of a checkpoint changes; another number is refused."""
+
+NAME = re.compile(r"step-(\d{6,})$")
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run stands. `step` counts within the stage, the rest over the whole run.
+
+    `seconds` is training time without interruptions. `metrics_bytes` is how much of metrics.jsonl
+    belongs to the steps done so far.
+    """
+
+    stage: int = 0
+    step: int = 0
+    total: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the weights' last bits depend on besides the recipe; compared when a run goes on."""
+
+    precision: str
+    device: str
+    threads: int
+    torch: str
+
+
+def random_state() -> tuple[dict, dict[str, torch.Tensor]]:
+    """State of Python's, NumPy's and torch's generators: what JSON can hold, and tensors."""
+    _, keys, place, has_gauss, gauss = np.random.get_state()
+    values = {
+        "python": random.getstate(),
+        "numpy": [keys.tolist(), int(place), int(has_gauss), float(gauss)],
+    }
+    tensors = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"random/cuda{index}"] = state
+    return values, tensors
+
+
+def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Put every generator back where `random_state` found it."""
+    version, internal, gauss_next = values["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    keys, place, has_gauss, gauss = values["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+    torch.set_rng_state(tensors["random/cpu"])
+    for name, state in tensors.items():
+        if name.startswith("random/cuda"):
+            torch.cuda.set_rng_state(state, int(name.removeprefix("random/cuda")))
+
+
+def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tensor]:
+    """The parameters in `touched` and every persistent buffer, by name."""
+    parameters = dict(model.named_parameters())
+    kept = {name: parameters[name] for name in parameters if name in touched}
+    every_name = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, value in model.state_dict().items():
+        if name not in every_name:
+            kept[name] = value
+    return {name: value.detach() for name, value in kept.items()}
+
+
+def fingerprint(model: nn.Module, touched: set[str]) -> str:
+    """Hash of the parameters that no stage has touched: names, shapes and up to 4096 values each."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name not in touched:
+            flat = parameter.detach().flatten()
+            sampled = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            digest.update(sampled.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's state by parameter name: `name/exp_avg`, `name/exp_avg_sq`, `name/step`."""
+    tensors = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}"] = value.detach()
+    return tensors
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Hand AdamW back the state that `optimizer_tensors` took."""
+    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        parameter, key = name.rsplit("/", 1)
+        by_parameter.setdefault(parameter, {})[key] = value
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            if name in by_parameter:
+                moved = {key: v.to(parameter.device) for key, v in by_parameter[name].items()}
+                optimizer.state[parameter] = moved
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = [path for path in (folder / "checkpoints").glob("step-*") if NAME.search(path.name)]
+    return sorted(found, key=lambda path: int(NAME.search(path.name).group(1)))
+
+
+def save_checkpoint(
+    folder: Path,
+    position: Position,
+    setting: Setting,
+    model: nn.Module,
+    touched: set[str],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> Path:
+    """Write a checkpoint of the run in `folder`, then remove the older ones."""
+    path = folder / "checkpoints" / f"step-{position.total:06d}"
+    older = [each for each in checkpoints(folder) if each != path]
+    values, tensors = random_state()
+    state = {
+        "format": FORMAT,
+        "position": asdict(position),
+        "setting": asdict(setting),
+        "touched": sorted(touched),
+        "frozen_parts": fingerprint(model, touched),
+        "scaler": scaler.state_dict(),
+        "random": values,
+    }
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        with atomic_folder(path) as aside:
+            save_file(to_disk(stored_tensors(model, touched)), aside / "weights.safetensors")
+            moments = to_disk(optimizer_tensors(optimizer) | tensors)
+            save_file(moments, aside / "optimizer.safetensors")
+            (aside / "state.json").write_text(json.dumps(state))
+    for each in older:
+        shutil.rmtree(each)
+    return path
+
+
+def to_disk(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors as safetensors wants them: on the CPU and contiguous."""
+    return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+
+def read_state(path: Path) -> tuple[Position, Setting, dict]:
+    """Position, setting and all of state.json of a checkpoint."""
+    state = json.loads((path / "state.json").read_text())
+    if state["format"] != FORMAT:
+        raise RunError(
+            f"{path}: checkpoint format {state['format']}, this Lucida reads {FORMAT}. Finish the "
+            f"run with the version that began it, or train in another folder"
+        )
+    return Position(**state["position"]), Setting(**state["setting"]), state
+
+
+def load_weights(path: Path, state: dict, model: nn.Module) -> set[str]:
+    """Put a checkpoint's weights into a freshly built model; gives the names that stages touched."""
+    touched = set(state["touched"])
+    stored = load_file(path / "weights.safetensors")
+    places = stored_tensors(model, touched)
+    if stored.keys() != places.keys():
+        differing = sorted(stored.keys() ^ places.keys())
+        raise RunError(
+            f"{path}: the checkpoint and the model built from the recipe hold different tensors, "
+            f"{differing[0]} for one ({len(differing)} in all). Has a part been replaced?"
+        )
+    found = fingerprint(model, touched)
+    if found != state["frozen_parts"]:
+        raise RunError(
+            f"{path}: the frozen parts are not those of the run's beginning (fingerprint {found}, "
+            f"recorded {state['frozen_parts']}). Put the old parts back, or train in another folder"
+        )
+    with torch.no_grad():
+        for name, value in stored.items():
+            places[name].copy_(value)
+    return touched
+
+
+def load_moments(
+    path: Path,
+    state: dict,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Restore the optimizer, the loss scale and all random generators from a checkpoint."""
+    tensors = load_file(path / "optimizer.safetensors")
+    generators = {name: value for name, value in tensors.items() if name.startswith("random/")}
+    restore_optimizer(optimizer, {k: v for k, v in tensors.items() if k not in generators})
+    if scaler.is_enabled() and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    restore_random_state(state["random"], generators)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process had begun to write; only for the one that holds the run's lock."""
+    for path in (folder / "checkpoints").glob("*"):
+        if not NAME.search(path.name):
+            shutil.rmtree(path)

@@ -1,0 +1,116 @@
+"""The gradient of a step does not depend on packing, accumulation, chunks or number of ranks."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lucida.data.sample import IGNORED
+from lucida.train import objective
+from lucida.train.objective import summed_cross_entropy, supervised_loss
+from tests.train.fake import FakeVLM, fake_tokens, lay
+
+SAMPLES = [fake_tokens(seed, length) for seed, length in enumerate([9, 14, 6, 11, 20, 7])]
+
+
+def gradient(groups, pack):
+    """Gradient of one step over `groups` of samples, one pass each, and the mean loss."""
+    torch.manual_seed(0)
+    model = FakeVLM().double()
+    batches = [lay(group, pack) for group in groups]
+    count = sum(batch.supervised for batch in batches)
+    mean = 0.0
+    for batch in batches:
+        loss, _ = supervised_loss(model, batch)
+        (loss / count).backward()
+        mean += float(loss.detach()) / count
+    return mean, {name: p.grad for name, p in model.named_parameters()}
+
+
+def close(a, b):
+    assert a[0] == pytest.approx(b[0], abs=1e-6)
+    for name in a[1]:
+        torch.testing.assert_close(a[1][name], b[1][name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_packed_equals_padded():
+    close(gradient([SAMPLES], pack=True), gradient([SAMPLES], pack=False))
+
+
+def test_accumulated_equals_whole_batch():
+    whole = gradient([SAMPLES], pack=True)
+    close(gradient([SAMPLES[:1], SAMPLES[1:4], SAMPLES[4:]], pack=True), whole)
+    close(gradient([[sample] for sample in SAMPLES], pack=False), whole)
+
+
+def test_two_ranks_equal_one():
+    """Each rank divides by the global count; the all-reduce is a sum."""
+    whole = gradient([SAMPLES], pack=True)
+    count = lay(SAMPLES, pack=True).supervised
+    summed = {}
+    for share in (SAMPLES[:2], SAMPLES[2:]):
+        torch.manual_seed(0)
+        model = FakeVLM().double()
+        loss, _ = supervised_loss(model, lay(share, pack=True))
+        (loss / count).backward()
+        for name, parameter in model.named_parameters():
+            summed[name] = summed.get(name, 0) + parameter.grad
+    close((whole[0], summed), whole)
+
+
+def test_the_sum_is_that_of_full_logits():
+    torch.manual_seed(0)
+    model, batch = FakeVLM(), lay(SAMPLES, pack=False)
+    loss, count = supervised_loss(model, batch)
+    logits = model.logits(model.hidden(batch)).flatten(0, 1)
+    full = functional.cross_entropy(
+        logits, batch.target.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    torch.testing.assert_close(loss, full)
+    assert count == batch.supervised and loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 1000])
+def test_chunks_change_nothing(size):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 31)
+    hidden, target = torch.randn(17, 8, requires_grad=True), torch.randint(31, (17,))
+    found = summed_cross_entropy(head, hidden, target, size)
+    found.backward()
+    mine = [hidden.grad.clone(), head.weight.grad.clone()]
+    hidden.grad, head.weight.grad = None, None
+    whole = functional.cross_entropy(head(hidden), target, reduction="sum")
+    whole.backward()
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(mine, [hidden.grad, head.weight.grad])
+
+
+def test_statistics_are_fp32_under_bf16_autocast():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 4096)
+    hidden, target = torch.randn(64, 16), torch.randint(4096, (64,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = summed_cross_entropy(head, hidden, target, 1000)
+    exact = functional.cross_entropy(head(hidden), target, reduction="sum")
+    assert found.dtype == torch.float32
+    assert abs(found - exact) / exact < 1e-3
+
+
+def test_a_batch_without_supervised_positions_gives_zero_and_a_zero_gradient():
+    model, batch = FakeVLM(), lay(SAMPLES[:2], pack=True)
+    batch.target.fill_(IGNORED)
+    loss, count = supervised_loss(model, batch)
+    loss.backward()
+    assert (loss.item(), count) == (0.0, 0)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_logits_are_computed_at_supervised_rows_only(monkeypatch):
+    model, batch = FakeVLM(), lay(SAMPLES, pack=False)
+    rows = []
+    monkeypatch.setattr(model, "logits", lambda hidden: rows.append(len(hidden)) or model.head(hidden))
+    supervised_loss(model, batch)
+    assert rows == [batch.supervised]
+    monkeypatch.setattr(objective, "CHUNK_LOGITS", 5 * 23)
+    rows.clear()
+    supervised_loss(model, batch)
+    assert max(rows) == 5 and sum(rows) == batch.supervised
