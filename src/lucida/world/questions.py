@@ -1,0 +1,239 @@
+"""Questions about one scene, each with its exact answer, balanced so that guessing gains little.
+
+Every function takes a scene and a random generator and gives an `Exchange`, or None when the scene
+cannot carry such a question (no sign to read, no unambiguous relation).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lucida.world.phrases import full_name, short_name
+from lucida.world.scenes import COLOURS, HELD_OUT, POPULAR, SHAPES, SIZES, TEXTURES, Scene, Thing
+
+RELATIONS = ("left of", "right of", "above", "below")
+MARGIN = 6
+"""Pixels by which two centres must differ before a relation counts as true (at 64 pixels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question and its answer. `box` (pixels of image `image`) is the answer when it is given.
+
+    `kind` names the sub-score (colour, adversarial, simple, ...). `options` are the candidate answers
+    of tasks that the field scores by choice.
+    """
+
+    task: str
+    kind: str
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    box: tuple[int, int, int, int] | None = None
+    image: int = 0
+
+
+Asker = Callable[[Scene, random.Random], Exchange | None]
+
+
+def attribute(scene: Scene, rng: random.Random) -> Exchange | None:
+    """Colour, shape, size or texture of one thing (VQAv2, GQA)."""
+    kind = rng.choice(("colour", "shape", "size", "texture"))
+    if kind == "colour":
+        found = _alone(scene, rng, "shape")
+        if found is None:
+            return None
+        return Exchange("attribute", kind, f"what colour is the {found.shape}?", found.colour, COLOURS)
+    if kind == "shape":
+        found = _alone(scene, rng, "colour")
+        if found is None:
+            return None
+        question = f"what shape is the {found.colour} thing?"
+        return Exchange("attribute", kind, question, found.shape, SHAPES)
+    thing = rng.choice(scene.things)
+    if kind == "size":
+        question = f"is the {short_name(thing)} small or large?"
+        return Exchange("attribute", kind, question, thing.size, SIZES)
+    question = f"is the {short_name(thing)} plain, striped or dotted?"
+    return Exchange("attribute", kind, question, thing.texture, TEXTURES)
+
+
+def unanswerable(scene: Scene, rng: random.Random) -> Exchange | None:
+    """A question whose thing is not there, or is: the answer is then a colour (VizWiz)."""
+    absent = [s for s in SHAPES if all(t.shape != s for t in scene.things)]
+    if absent and rng.random() < 0.5:
+        question = f"what colour is the {rng.choice(absent)}, if there is one?"
+        return Exchange("unanswerable", "absent", question, "unanswerable")
+    found = _alone(scene, rng, "shape")
+    if found is None:
+        return None
+    question = f"what colour is the {found.shape}, if there is one?"
+    return Exchange("unanswerable", "present", question, found.colour)
+
+
+def reading(scene: Scene, rng: random.Random) -> Exchange | None:
+    """The word on the sign (TextVQA)."""
+    if scene.sign is None:
+        return None
+    return Exchange("reading", "word", "what does the sign say?", scene.sign.word)
+
+
+def boxes(scene: Scene, rng: random.Random) -> Exchange | None:
+    """The box of the thing that a phrase names (RefCOCO; `kind` is the clutter, as in OCID-Ref)."""
+    thing = rng.choice(scene.things)
+    phrase = short_name(thing) if rng.random() < 0.5 else full_name(thing)
+    kind = "free" if scene.clutter <= 2 else "touching" if scene.clutter <= 4 else "stacked"
+    return Exchange("boxes", kind, f"where is the {phrase}?", "", box=thing.box)
+
+
+def spatial(scene: Scene, rng: random.Random) -> Exchange | None:
+    """A statement about where two things stand, true or false (VSR)."""
+    if len(scene.things) < 2:
+        return None
+    margin = MARGIN * max(scene.width, scene.height) / 64
+    for _ in range(8):
+        a, b = rng.sample(scene.things, 2)
+        axis = rng.randrange(2)
+        gap = b.centre[axis] - a.centre[axis]
+        if abs(gap) < margin:
+            continue
+        true_relation = RELATIONS[2 * axis + (gap < 0)]
+        false_relation = RELATIONS[2 * axis + (gap > 0)]
+        truth = rng.random() < 0.5
+        relation = true_relation if truth else false_relation
+        question = f"true or false: the {short_name(a)} is {relation} the {short_name(b)}."
+        answer = "true" if truth else "false"
+        kind = "horizontal" if axis == 0 else "vertical"
+        return Exchange("spatial", kind, question, answer, ("true", "false"))
+    return None
+
+
+def counting(scene: Scene, rng: random.Random) -> Exchange | None:
+    """How many things have a property (TallyQA: simple has one property, complex two or a relation).
+
+    The answer is drawn first, uniformly among those that the scene allows, so that "one" is not
+    the usual answer.
+    """
+    simple = rng.random() < 0.5
+    phrases = _simple_counts(scene) if simple else _complex_counts(scene, rng)
+    by_answer: dict[int, list[str]] = {}
+    for phrase, number in phrases:
+        by_answer.setdefault(number, []).append(phrase)
+    number = rng.choice(sorted(by_answer))
+    phrase = rng.choice(by_answer[number])
+    options = tuple(str(n) for n in range(7))
+    kind = "simple" if simple else "complex"
+    return Exchange("counting", kind, f"how many {phrase} are there?", str(number), options)
+
+
+def presence(scene: Scene, rng: random.Random, kind: str | None = None) -> Exchange | None:
+    """Is it there? Half of the time it is not, chosen at random, among the popular, or adversarially
+    from a colour and a shape that are both present but not together (POPE)."""
+    kind = kind or rng.choice(("random", "popular", "adversarial", "adversarial"))
+    there = {(t.colour, t.shape) for t in scene.things}
+    if rng.random() < 0.5:
+        if kind == "adversarial" and not _mixed(there):
+            return None
+        return _presence(kind, rng.choice(sorted(there)), "yes")
+    if kind == "adversarial":
+        candidates = _mixed(there)
+    elif kind == "popular":
+        candidates = [pair for pair in POPULAR if pair not in there]
+    else:
+        candidates = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in there]
+    candidates = [pair for pair in candidates if pair not in HELD_OUT]
+    if not candidates:
+        return None
+    return _presence(kind, rng.choice(candidates), "no")
+
+
+def diagram(scene: Scene, rng: random.Random) -> Exchange | None:
+    """Which letter marks a thing, with the letters as options in the question (AI2D)."""
+    labels = tuple(t.label for t in scene.things)
+    if len(labels) < 2 or not all(labels):
+        return None
+    thing = rng.choice(scene.things)
+    question = f"which letter marks the {short_name(thing)}? options: {', '.join(labels)}."
+    return Exchange("diagram", "letter", question, thing.label, labels)
+
+
+def comparison(first: Scene, second: Scene, rng: random.Random) -> Exchange | None:
+    """Two pictures: which has more of a shape, or whether both have a colour."""
+    if rng.random() < 0.5:
+        counts = []
+        for shape in SHAPES:
+            pair = [sum(t.shape == shape for t in s.things) for s in (first, second)]
+            if pair[0] != pair[1]:
+                counts.append((shape, "first" if pair[0] > pair[1] else "second"))
+        answer = rng.choice(("first", "second"))
+        matching = [shape for shape, which in counts if which == answer]
+        if not matching:
+            return None
+        question = f"which picture has more {plural(rng.choice(matching))}, the first or the second?"
+        return Exchange("comparison", "more", question, answer, ("first", "second"))
+    held = [{t.colour for t in s.things} for s in (first, second)]
+    both, one = held[0] & held[1], held[0] ^ held[1]
+    answer = rng.choice(("yes", "no"))
+    candidates = sorted(both if answer == "yes" else one)
+    if not candidates:
+        return None
+    question = f"do both pictures have something {rng.choice(candidates)}?"
+    return Exchange("comparison", "both", question, answer, ("yes", "no"))
+
+
+def plural(shape: str) -> str:
+    """More than one of a shape."""
+    return "crosses" if shape == "cross" else f"{shape}s"
+
+
+def _alone(scene: Scene, rng: random.Random, field: str) -> Thing | None:
+    """A thing that no other thing of the scene shares its `field` with."""
+    values = [getattr(t, field) for t in scene.things]
+    alone = [t for t in scene.things if values.count(getattr(t, field)) == 1]
+    return rng.choice(alone) if alone else None
+
+
+def _presence(kind: str, pair: tuple[str, str], answer: str) -> Exchange:
+    colour, shape = pair
+    article = "an" if colour[0] in "aeiou" else "a"
+    question = f"is there {article} {colour} {shape}?"
+    return Exchange("presence", kind, question, answer, ("yes", "no"))
+
+
+def _mixed(there: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    colours, shapes = sorted({c for c, _ in there}), sorted({s for _, s in there})
+    return [
+        (c, s) for c in colours for s in shapes if (c, s) not in there and (c, s) not in HELD_OUT
+    ]
+
+
+def _simple_counts(scene: Scene) -> list[tuple[str, int]]:
+    things = scene.things
+    rows = [(plural(s), sum(t.shape == s for t in things)) for s in SHAPES]
+    rows += [(f"{c} things", sum(t.colour == c for t in things)) for c in COLOURS]
+    rows.append(("things", len(things)))
+    return rows
+
+
+def _complex_counts(scene: Scene, rng: random.Random) -> list[tuple[str, int]]:
+    things = scene.things
+    rows = []
+    for size in SIZES:
+        rows.append((f"{size} things", sum(t.size == size for t in things)))
+        for shape in SHAPES:
+            number = sum(t.size == size and t.shape == shape for t in things)
+            rows.append((f"{size} {plural(shape)}", number))
+    for texture in TEXTURES:
+        rows.append((f"{texture} things", sum(t.texture == texture for t in things)))
+    anchor = rng.choice(things)
+    margin = MARGIN * max(scene.width, scene.height) / 64
+    for number, relation in enumerate(RELATIONS):
+        axis, sign = number // 2, 1 if number % 2 == 0 else -1
+        gaps = [sign * (anchor.centre[axis] - t.centre[axis]) for t in things if t is not anchor]
+        if all(abs(gap) >= margin for gap in gaps):
+            rows.append(
+                (f"things {relation} the {short_name(anchor)}", sum(gap > 0 for gap in gaps))
+            )
+    return rows

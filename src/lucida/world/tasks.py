@@ -1,0 +1,186 @@
+"""The task families, each the miniature of a benchmark of the field, as one table.
+
+A task turns (seed, split, index) into an `Item`: one or two scenes, and either isolated questions
+about them (`exchanges`) or a document or conversation (`turns`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from lucida.world import documents, questions
+from lucida.world.documents import Line
+from lucida.world.questions import Exchange
+from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a task asks for one index. `turns` hold text and, as whole numbers, the scenes' pictures."""
+
+    id: str
+    scenes: tuple[Scene, ...]
+    exchanges: tuple[Exchange, ...] = ()
+    turns: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One family. `twin` is the benchmark that it is the miniature of; `metric` how it is scored."""
+
+    name: str
+    twin: str
+    metric: Literal["exact", "box", "caption", "none"]
+    make: Callable[[random.Random, int, Split, int, int, int], tuple]
+    number: int = field(default=0)
+
+    def item(self, seed: int, split: Split, index: int, questions: int = 8, size: int = 64) -> Item:
+        """Item number `index`: up to `questions` isolated questions, or one document."""
+        rng = scene_rng(seed, SPLITS.index(split), index, 1000 + self.number)
+        scenes, exchanges, turns = self.make(rng, seed, split, index, questions, size)
+        return Item(f"{self.name}/{split}-{seed}-{index}", scenes, exchanges, turns)
+
+
+def mixed_item(
+    tasks: list[Task], seed: int, split: Split, index: int, questions: int = 8, size: int = 64
+) -> Item:
+    """Questions of several families behind one picture: each question's family drawn at random.
+
+    Families that need pictures or turns of their own (diagrams, comparisons, documents) cannot share;
+    with one of them in `tasks` the item is of one family, drawn at random.
+    """
+    rng = scene_rng(seed, SPLITS.index(split), index, 999)
+    if len(tasks) == 1 or any(task.name not in _SHARING for task in tasks):
+        return rng.choice(tasks).item(seed, split, index, questions, size)
+    scene = make_scene(seed, split, index, size)
+    askers = [_SHARING[task.name] for task in tasks]
+    return Item(f"mixed/{split}-{seed}-{index}", (scene,), _ask(scene, rng, askers, questions))
+
+
+def _ask(
+    scene: Scene, rng: random.Random, askers: list[questions.Asker], count: int
+) -> tuple[Exchange, ...]:
+    """Up to `count` different questions about one scene."""
+    asked: dict[tuple[str, str], Exchange] = {}
+    for _ in range(4 * count):
+        exchange = rng.choice(askers)(scene, rng)
+        if exchange is not None:
+            asked.setdefault((exchange.task, exchange.question), exchange)
+        if len(asked) == count:
+            break
+    return _balanced(list(asked.values()))
+
+
+def _balanced(asked: list[Exchange]) -> tuple[Exchange, ...]:
+    """Without the surplus of one answer among the yes/no questions (a scene has fewer things than
+    absences, so that "no" would prevail)."""
+    surplus = sum({"yes": 1, "no": -1}.get(e.answer, 0) for e in asked)
+    kept = []
+    for exchange in reversed(asked):
+        if abs(surplus) > 1 and exchange.answer == ("yes" if surplus > 0 else "no"):
+            surplus += -1 if surplus > 0 else 1
+        else:
+            kept.append(exchange)
+    return tuple(reversed(kept))
+
+
+def _about_one_scene(
+    asker: questions.Asker,
+    rng: random.Random,
+    seed: int,
+    split: Split,
+    index: int,
+    count: int,
+    size: int,
+    labelled: bool = False,
+) -> tuple:
+    """Look through the scenes that belong to `index` until one carries the question."""
+    for attempt in range(64):
+        scene = make_scene(seed, split, index + attempt * 1_000_003, size, labelled=labelled)
+        exchanges = _ask(scene, rng, [asker], count)
+        if exchanges:
+            return (scene,), exchanges, ()
+    raise RuntimeError(f"no scene near {split} {index} carries such a question")
+
+
+def _about_two_scenes(
+    rng: random.Random, seed: int, split: Split, index: int, count: int, size: int
+) -> tuple:
+    pair = tuple(make_scene(seed, split, 2 * index + k, size) for k in (0, 1))
+    asked: dict[str, Exchange] = {}
+    for _ in range(4 * count):
+        exchange = questions.comparison(*pair, rng)
+        if exchange is not None:
+            asked.setdefault(exchange.question, exchange)
+        if len(asked) == count:
+            break
+    return pair, _balanced(list(asked.values())), ()
+
+
+def _told(
+    teller: Callable[[list[Scene], random.Random], tuple[Line, ...]],
+    scenes_needed: int,
+    rng: random.Random,
+    seed: int,
+    split: Split,
+    index: int,
+    count: int,
+    size: int,
+) -> tuple:
+    scenes = [make_scene(seed, split, scenes_needed * index + k, size) for k in range(scenes_needed)]
+    turns = teller(scenes, rng)
+    shown = tuple(scenes) if any(isinstance(p, int) for line in turns for p in line.parts) else ()
+    return shown, (), turns
+
+
+_SHARING: dict[str, questions.Asker] = {
+    "caption": documents.caption,
+    "attribute": questions.attribute,
+    "unanswerable": questions.unanswerable,
+    "reading": questions.reading,
+    "boxes": questions.boxes,
+    "spatial": questions.spatial,
+    "counting": questions.counting,
+    "presence": questions.presence,
+}
+
+
+def _table() -> dict[str, Task]:
+    one = partial
+    rows: list[tuple[str, str, str, Callable]] = [
+        ("caption", "COCO Captions", "caption", one(_about_one_scene, documents.caption)),
+        ("attribute", "VQAv2, GQA", "exact", one(_about_one_scene, questions.attribute)),
+        ("unanswerable", "VizWiz", "exact", one(_about_one_scene, questions.unanswerable)),
+        ("reading", "TextVQA", "exact", one(_about_one_scene, questions.reading)),
+        ("boxes", "RefCOCO/+/g, OCID-Ref", "box", one(_about_one_scene, questions.boxes)),
+        ("spatial", "VSR", "exact", one(_about_one_scene, questions.spatial)),
+        ("counting", "TallyQA", "exact", one(_about_one_scene, questions.counting)),
+        ("presence", "POPE", "exact", one(_about_one_scene, questions.presence)),
+        *(
+            (f"presence-{kind}", f"POPE {kind}", "exact", one(_about_one_scene, _presence(kind)))
+            for kind in ("random", "popular", "adversarial")
+        ),
+        ("diagram", "AI2D", "exact", one(_about_one_scene, questions.diagram, labelled=True)),
+        ("comparison", "two-image comparison", "exact", _about_two_scenes),
+        ("long-caption", "detailed description", "none", one(_told, documents.described, 1)),
+        ("alt-text", "COYO, LAION", "none", one(_told, documents.alt_text, 1)),
+        ("interleaved", "MMC4", "none", one(_told, documents.interleaved, 3)),
+        ("conversation", "LLaVA-Instruct", "none", one(_told, documents.conversation, 1)),
+        ("instruction", "ShareGPT, FLAN", "none", one(_told, documents.instruction, 1)),
+        ("text", "plain text", "none", one(_told, documents.plain_text, 1)),
+    ]
+    return {
+        name: Task(name, twin, metric, make, number)
+        for number, (name, twin, metric, make) in enumerate(rows)
+    }
+
+
+def _presence(kind: str) -> questions.Asker:
+    return partial(questions.presence, kind=kind)
+
+
+TASKS: dict[str, Task] = _table()
