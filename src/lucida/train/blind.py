@@ -27,10 +27,15 @@ def blind_recipe(recipe: Recipe) -> Recipe:
     """
     if recipe.blind is None:
         raise RecipeError(
-            f"recipe {recipe.name} has no blind baseline; add `blind: {{steps: N}}` to it"
+            "the recipe has no blind baseline",
+            origin=f"recipe {recipe.name}",
+            remedy="add `blind: {steps: N}` to it",
         )
     if recipe.model.vision is None:
-        raise RecipeError(f"recipe {recipe.name} is language-only already: model.vision is null")
+        raise RecipeError(
+            "the recipe is language-only already: model.vision is null",
+            origin=f"recipe {recipe.name}",
+        )
     stages = []
     for stage in recipe.stages:
         kept = {p: rate for p, rate in stage.train.items() if not names_only_sight(p)}
@@ -39,8 +44,9 @@ def blind_recipe(recipe: Recipe) -> Recipe:
             stages.append(stage.model_copy(update={"train": kept, "budget": budget}))
     if not stages:
         raise RecipeError(
-            f"recipe {recipe.name} trains no language weights in any stage, so a blind model has "
-            f"nothing to learn; remove `blind`"
+            "no stage trains language weights, so a blind model has nothing to learn",
+            origin=f"recipe {recipe.name}",
+            remedy="remove `blind`",
         )
     return recipe.model_copy(
         update={

@@ -28,7 +28,8 @@ def warmup_steps(total: int, spec: OptimSpec) -> int:
     if steps >= total and steps > 0:
         raise RecipeError(
             f"optim.warmup={spec.warmup:g} means {steps} steps of warm-up, but the stage has only "
-            f"{total}: the peak learning rate would never be reached. Lower warmup or raise the budget."
+            f"{total}, so the peak learning rate would never be reached",
+            remedy="lower warmup or raise the budget",
         )
     return steps
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -69,8 +68,10 @@ def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePl
     for pattern, rate in train.items():
         if rate != "frozen" and not (rate > 0 and math.isfinite(rate)):
             raise RecipeError(
-                f"{origin}: the learning rate of {pattern!r} is {rate}; give a number above 0, or "
-                f"the word frozen"
+                f"the learning rate of {pattern!r} is not above zero",
+                given=rate,
+                origin=origin,
+                remedy="give a number such as 1e-4, or the word frozen",
             )
     aliases: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
@@ -92,11 +93,13 @@ def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePl
     for pattern in train:
         if pattern not in met:
             everything = [name for names in aliases.values() for name in names]
-            raise RecipeError(idle(pattern, everything, origin))
+            raise idle(pattern, everything, origin)
     if not trained:
         raise RecipeError(
-            f"{origin}: nothing trains: every parameter ends up frozen. Patterns, of which the last "
-            f"match wins: {', '.join(f'{pattern}={rate}' for pattern, rate in train.items())}"
+            "nothing trains: every parameter ends up frozen",
+            given=", ".join(f"{pattern}: {rate}" for pattern, rate in train.items()),
+            origin=origin,
+            remedy="the last match wins, so put wide patterns first",
         )
     rows = []
     for pattern in [*train, "(no pattern)"]:
@@ -107,14 +110,16 @@ def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePl
     return StagePlan(trained, frozen, rows)
 
 
-def idle(pattern: str, names: Iterable[str], origin: str) -> str:
-    """The message for a pattern that matches nothing, with the nearest names there are."""
-    names = list(names)
+def idle(pattern: str, names: list[str], origin: str) -> RecipeError:
+    """The error for a pattern that matches nothing, with the nearest names there are."""
     candidates = list(dict.fromkeys(part for name in names for part in reversed(ancestry(name))))
     near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.5)
-    tops = sorted({name.split(".")[0] for name in names})
-    hint = f"nearest names: {', '.join(near)}" if near else f"modules here: {', '.join(tops)}"
-    return f"{origin}: train pattern {pattern!r} matches no parameter of this model; {hint}"
+    tops = list(dict.fromkeys(name.split(".")[0] for name in names))
+    return RecipeError(
+        f"train pattern {pattern!r} matches no parameter of this model",
+        origin=origin,
+        remedy=f"nearest names: {', '.join(near)}" if near else f"its modules: {', '.join(tops)}",
+    )
 
 
 def apply_plan(model: nn.Module, plan: StagePlan) -> None:

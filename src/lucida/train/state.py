@@ -38,8 +38,7 @@ NAME = re.compile(r"step-(\d{6,})$")
 class Position:
     """Where a run stands. `step` counts within the stage, the rest over the whole run.
 
-    `seconds` is training time without interruptions. `metrics_bytes` is how much of metrics.jsonl
-    belongs to the steps done so far.
+    `seconds` is training time, interruptions left out.
     """
 
     stage: int = 0
@@ -48,7 +47,6 @@ class Position:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    metrics_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,6 @@ def save_checkpoint(
         "random": values,
     }
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
         with atomic_folder(path) as aside:
             save_file(to_disk(stored_tensors(model, touched)), aside / "weights.safetensors")
             moments = to_disk(optimizer_tensors(optimizer) | tensors)
@@ -183,8 +180,11 @@ def read_state(path: Path) -> tuple[Position, Setting, dict]:
     state = json.loads((path / "state.json").read_text())
     if state["format"] != FORMAT:
         raise RunError(
-            f"{path}: checkpoint format {state['format']}, this Lucida reads {FORMAT}. Finish the "
-            f"run with the version that began it, or train in another folder"
+            "the checkpoint has another format than this version of Lucida reads",
+            expected=FORMAT,
+            given=state["format"],
+            origin=path,
+            remedy="finish the run with the version that began it, or train in another folder",
         )
     return Position(**state["position"]), Setting(**state["setting"]), state
 
@@ -197,14 +197,19 @@ def load_weights(path: Path, state: dict, model: nn.Module) -> set[str]:
     if stored.keys() != places.keys():
         differing = sorted(stored.keys() ^ places.keys())
         raise RunError(
-            f"{path}: the checkpoint and the model built from the recipe hold different tensors, "
-            f"{differing[0]} for one ({len(differing)} in all). Has a part been replaced?"
+            f"the checkpoint and the model built from the recipe hold different tensors, "
+            f"{differing[0]} for one ({len(differing)} in all)",
+            origin=path,
+            remedy="put the parts back that the run began with, or train in another folder",
         )
     found = fingerprint(model, touched)
     if found != state["frozen_parts"]:
         raise RunError(
-            f"{path}: the frozen parts are not those of the run's beginning (fingerprint {found}, "
-            f"recorded {state['frozen_parts']}). Put the old parts back, or train in another folder"
+            "the frozen parts are not those that the run began with",
+            expected=f"fingerprint {state['frozen_parts']}",
+            given=found,
+            origin=path,
+            remedy="put the old parts back, or train in another folder",
         )
     with torch.no_grad():
         for name, value in stored.items():
@@ -225,10 +230,3 @@ def load_moments(
     if scaler.is_enabled() and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     restore_random_state(state["random"], generators)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process had begun to write; only for the one that holds the run's lock."""
-    for path in (folder / "checkpoints").glob("*"):
-        if not NAME.search(path.name):
-            shutil.rmtree(path)
