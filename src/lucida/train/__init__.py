@@ -1,0 +1,24 @@
+"""Training. The module itself is callable: `lucida.train(recipe)` trains and gives the run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lucida.core.spec import Recipe
+
+
+class _Train(ModuleType):
+    """The package `lucida.train`, which is also the verb."""
+
+    def __call__(self, recipe: Recipe | str | Path, folder: str | Path | None = None) -> Path:
+        """Train a recipe (a value, a preset's name or a file); the default folder is runs/NAME."""
+        from lucida.train.loop import train
+
+        return train(recipe, folder)
+
+
+sys.modules[__name__].__class__ = _Train

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lucida.core.errors import RunError
-from lucida.core.runs import atomic_folder
+from lucida.core.files import atomic_folder
 
 FORMAT = 1
 """Raised when the layout of a checkpoint changes; another number is refused."""

@@ -1,0 +1,136 @@
+"""A checkpoint brings everything back bit for bit, and half of one is never met."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lucida.core.errors import RunError
+from lucida.core.spec import OptimSpec
+from lucida.train import state
+from lucida.train.optim import adamw
+from lucida.train.stage import apply_plan, plan_stage
+from lucida.train.state import Position, Setting, checkpoints, save_checkpoint
+
+HERE = Setting("fp32", "cpu", 1, torch.__version__)
+
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.vision = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self.projector = nn.Linear(3, 4)
+        self.language = nn.Linear(4, 5)
+
+
+def new(train=None):
+    model = Parts()
+    plan = plan_stage(model, train or {"projector": 1e-2, "language": 1e-2}, "stage")
+    apply_plan(model, plan)
+    return model, adamw(plan, OptimSpec()), torch.amp.GradScaler("cpu", enabled=False), plan
+
+
+def move(model, optimizer, steps):
+    for _ in range(steps):
+        model.language(model.projector(model.vision(torch.randn(6, 3)))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_going_on_equals_never_having_stopped(tmp_path):
+    model, optimizer, scaler, plan = new()
+    move(model, optimizer, 3)
+    path = save_checkpoint(
+        tmp_path, Position(0, 3, 3), HERE, model, set(plan.trained), optimizer, scaler
+    )
+    move(model, optimizer, 4)
+
+    again, optimizer_again, scaler_again, _ = new()
+    torch.manual_seed(99)
+    position, setting, stored = state.read_state(path)
+    assert (position, setting) == (Position(0, 3, 3), HERE)
+    assert state.load_weights(path, stored, again) == set(plan.trained)
+    state.load_moments(path, stored, optimizer_again, scaler_again)
+    move(again, optimizer_again, 4)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_all_three_random_generators_return(tmp_path):
+    values, tensors = state.random_state()
+    values = json.loads(json.dumps(values))
+    drawn = (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: NPY002
+    state.restore_random_state(values, tensors)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: NPY002
+
+
+def test_only_what_trained_is_stored_and_the_older_checkpoint_goes(tmp_path):
+    model, optimizer, scaler, plan = new()
+    for step in (1, 2):
+        move(model, optimizer, 1)
+        position = Position(0, step, step)
+        save_checkpoint(tmp_path, position, HERE, model, set(plan.trained), optimizer, scaler)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002"]
+    weights = load_file(checkpoints(tmp_path)[0] / "weights.safetensors")
+    assert not any(name.startswith("vision.0") for name in weights)
+    assert "vision.1.running_mean" in weights
+    assert "projector.weight" in weights
+
+
+def test_earlier_stages_are_kept_when_their_parameters_are_frozen_later(tmp_path):
+    model, optimizer, scaler, plan = new({"language": 1e-2})
+    touched = {"projector.weight", "projector.bias", *plan.trained}
+    with torch.no_grad():
+        model.projector.weight.fill_(7)
+    path = save_checkpoint(tmp_path, Position(1, 1, 9), HERE, model, touched, optimizer, scaler)
+    again = Parts()
+    state.load_weights(path, state.read_state(path)[2], again)
+    assert (again.projector.weight == 7).all()
+
+
+def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    model, optimizer, scaler, plan = new()
+    move(model, optimizer, 1)
+    first = save_checkpoint(
+        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+    )
+
+    def full(tensors, path):
+        save_file(tensors, path)
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(RunError, match="disk is full"):
+        save_checkpoint(
+            tmp_path, Position(0, 2, 2), HERE, model, set(plan.trained), optimizer, scaler
+        )
+    assert checkpoints(tmp_path) == [first]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
+
+
+def test_other_frozen_parts_are_refused(tmp_path):
+    model, optimizer, scaler, plan = new()
+    path = save_checkpoint(
+        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+    )
+    other = Parts()
+    with torch.no_grad():
+        other.vision[0].weight[0, 0] += 1
+    with pytest.raises(RunError, match="frozen parts"):
+        state.load_weights(path, state.read_state(path)[2], other)
+
+
+def test_another_format_is_refused(tmp_path):
+    model, optimizer, scaler, plan = new()
+    path = save_checkpoint(
+        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+    )
+    content = json.loads((path / "state.json").read_text()) | {"format": 99}
+    (path / "state.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="another format"):
+        state.read_state(path)
