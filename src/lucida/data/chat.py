@@ -1,0 +1,207 @@
+"""From a sample to its tokens: placeholders, labels, positions, truncation.
+
+The sample is written piece by piece (`pieces`, after the literal texts of `templates`), and each
+piece knows what it is, so labels need no search:
+
+    piece        ids                      `answers`   `all`   `after_image`
+    template     literal text             no          yes     behind the first image
+    user, system text of the data         no          yes     behind the first image
+    image        placeholders             no          no      no
+    assistant    text and end token       yes         yes     behind the first image
+    document     text and end token       yes         yes     behind the first image
+
+`after_image` supervises a sample without any image like `all`. Order: the start token if the
+tokenizer has one, the stem, then each branch, counting positions on from the stem's end.
+
+Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.2 (loss on answers).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lucida.core.errors import DataError
+from lucida.core.spec import LossMode, TemplateName
+from lucida.data.images import ImagePolicy
+from lucida.data.pieces import Piece, Writing
+from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode(
+    sample: Sample,
+    tokenizer: PreTrainedTokenizerBase,
+    template: TemplateName,
+    visual_tokens: int,
+    image_policy: ImagePolicy,
+    bins: int,
+    loss: LossMode,
+    max_length: int,
+    *,
+    image_token_id: int | None,
+    counts: Counter[str] | None = None,
+) -> Tokens:
+    """The sample as tokens with their targets.
+
+    Each image is `visual_tokens` copies of `image_token_id` in one run; with 0 (a blind model) images
+    contribute nothing. A sample longer than `max_length` first loses whole branches, the last first;
+    a single branch that is still too long is cut at its end, and a cut that would fall into an image
+    moves before it. `counts` then grows by `branches_dropped`, `samples_cut`, `tokens_cut` and
+    `images_dropped`.
+
+    DataError: images and their places differ in number, an answer is empty, the stem alone fills
+    `max_length`, nothing is supervised, or the template cannot be followed.
+    """
+    writing = Writing(tokenizer, template, visual_tokens, image_policy, bins, image_token_id)
+    stem, branches = writing.pieces(sample, prompt=False)
+    stem, branches = _fitted(sample, stem, branches, max_length, counts)
+    tokens = _assembled(sample, stem, branches, loss)
+    if not (tokens.target != IGNORED).any():
+        raise DataError(
+            f"nothing of this sample is supervised by the loss mode `{loss}`",
+            origin=sample.origin,
+            remedy="give it an answer, another `loss`, or a larger model.language.max_length",
+        )
+    return tokens
+
+
+def encode_prompt(
+    sample: Sample,
+    tokenizer: PreTrainedTokenizerBase,
+    template: TemplateName,
+    visual_tokens: int,
+    image_policy: ImagePolicy,
+    bins: int,
+    max_length: int,
+    *,
+    image_token_id: int | None,
+) -> Tokens:
+    """The sample up to where the model has to go on: nothing is a target.
+
+    A branch that ends with an answer loses it, and the template's generation prompt is written; a
+    document ends without its end token. DataError when the stem and its longest branch leave no room
+    for an answer in `max_length`.
+    """
+    writing = Writing(tokenizer, template, visual_tokens, image_policy, bins, image_token_id)
+    stem, branches = writing.pieces(sample, prompt=True)
+    length = _length(stem) + max(_length(branch) for branch in branches)
+    if length >= max_length:
+        raise DataError(
+            "the prompt is longer than the context",
+            expected=f"fewer than {max_length} tokens",
+            given=length,
+            origin=sample.origin,
+            remedy="shorten it, show fewer images, or raise model.language.max_length",
+        )
+    return _assembled(sample, stem, branches, loss=None)
+
+
+def _length(pieces: list[Piece]) -> int:
+    return sum(len(piece.ids) for piece in pieces)
+
+
+def _fitted(
+    sample: Sample,
+    stem: list[Piece],
+    branches: list[list[Piece]],
+    max_length: int,
+    counts: Counter[str] | None,
+) -> tuple[list[Piece], list[list[Piece]]]:
+    """The pieces within `max_length`: fewer branches first, then a shorter one; images stay whole."""
+    total = _length(stem) + sum(map(_length, branches))
+    if total <= max_length:
+        return stem, branches
+    counts = Counter() if counts is None else counts
+    room = max_length - _length(stem)
+    if room <= 0:
+        raise DataError(
+            "the stem (images and shared text) alone fills the context",
+            expected=f"fewer than {max_length} tokens",
+            given=_length(stem),
+            origin=sample.origin,
+            remedy="show fewer images or raise model.language.max_length",
+        )
+    kept = list(branches)
+    lost: list[Piece] = []
+    while len(kept) > 1 and sum(map(_length, kept)) > room:
+        lost += kept.pop()
+        counts["branches_dropped"] += 1
+    if _length(kept[0]) > room:
+        kept[0], tail = _cut(kept[0], room)
+        lost += tail
+        counts["samples_cut"] += 1
+        counts["tokens_cut"] += _length(tail)
+    counts["images_dropped"] += sum(piece.image is not None for piece in lost)
+    return stem, kept
+
+
+def _cut(pieces: list[Piece], room: int) -> tuple[list[Piece], list[Piece]]:
+    """The pieces that fit into `room` positions, and the rest."""
+    for number, piece in enumerate(pieces):
+        if len(piece.ids) <= room:
+            room -= len(piece.ids)
+            continue
+        if piece.image is not None or not room:
+            return pieces[:number], pieces[number:]
+        head = Piece(piece.ids[:room], piece.answer)
+        tail = Piece(piece.ids[room:], piece.answer)
+        return [*pieces[:number], head], [tail, *pieces[number + 1 :]]
+    return pieces, []
+
+
+def _assembled(
+    sample: Sample, stem: list[Piece], branches: list[list[Piece]], loss: LossMode | None
+) -> Tokens:
+    """Arrays from pieces. Images are numbered in the order in which they are shown."""
+    ids: list[int] = []
+    image: list[int] = []
+    supervised: list[bool] = []
+    lengths: list[int] = []
+    images: list[ImageSource] = []
+    # `all`, and `after_image` without images, take every text token from the start.
+    everything = loss == "all" or (loss == "after_image" and not sample.images)
+    seen_in_stem = any(piece.image is not None for piece in stem)
+    for number, pieces in enumerate((stem, *branches)):
+        before = len(ids)
+        seen = everything or (loss == "after_image" and number > 0 and seen_in_stem)
+        for piece in pieces:
+            count = len(piece.ids)
+            ids += piece.ids
+            if piece.image is None:
+                image += [0] * count
+                wanted = piece.answer if loss == "answers" else seen
+                supervised += [wanted] * count
+                continue
+            seen = seen or loss == "after_image"
+            supervised += [False] * count
+            if count:
+                images.append(sample.images[piece.image])
+                image += [len(images)] * count
+        lengths.append(len(ids) - before)
+
+    size, stem_length = len(ids), lengths[0]
+    input_ids = np.array(ids, dtype=np.int64)
+    target = np.full(size, IGNORED, dtype=np.int64)
+    if size > 1:
+        target[:-1] = np.where(np.array(supervised[1:], dtype=bool), input_ids[1:], IGNORED)
+    ends = np.cumsum(lengths)
+    if len(branches) > 1:  # what follows is another branch: no one position can predict it
+        target[ends[ends > 0] - 1] = IGNORED
+    branch = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    # The first index of each branch moves to the stem's length; the stem starts at 0.
+    starts = ends - lengths
+    position = np.arange(size, dtype=np.int64) - starts[branch] + np.where(branch, stem_length, 0)
+    return Tokens(
+        origin=sample.origin,
+        images=tuple(images),
+        input_ids=input_ids,
+        branch=branch,
+        position=position,
+        image=np.array(image, dtype=np.int64),
+        target=target,
+    )
