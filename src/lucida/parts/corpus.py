@@ -1,0 +1,113 @@
+"""Text of the world as padded rows of integers, questions isolated behind the text they are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lucida.data.boxes import format_box
+from lucida.data.sample import IGNORED
+from lucida.parts.tokenizer import BINS
+from lucida.world.scenes import Scene, Split
+from lucida.world.text import Exercise, document, exercise
+
+TEXT_WEIGHT = 0.25
+"""Weight of a text token against an answer token: descriptions are mostly unpredictable."""
+
+
+@dataclass
+class TextBatch:
+    """[rows, length] each; `weight` is 0 where nothing is supervised. mask: [rows, 1, length, length]."""
+
+    input_ids: torch.Tensor
+    position: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+    mask: torch.Tensor
+
+
+class Reader:
+    """Turns exercises and documents into rows with one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.ids = lru_cache(maxsize=65536)(self._ids)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def box(self, scene: Scene, box: tuple[int, int, int, int]) -> str:
+        """The box's tokens in the frame of the letterboxed square."""
+        side = max(scene.width, scene.height)
+        left, top = (side - scene.width) / 2, (side - scene.height) / 2
+        x0, y0, x1, y1 = box
+        frame = ((x0 + left) / side, (y0 + top) / side, (x1 + left) / side, (y1 + top) / side)
+        return format_box(frame, BINS)
+
+    def row(self, told: Exercise) -> list[tuple[int, int, int, int, float]]:
+        """(token, branch, position, target, weight) per position of one exercise."""
+        stem = [self.tokenizer.bos_token_id]
+        for part in told.told:
+            if isinstance(part, str):
+                stem += self.ids(part.rstrip(" ")) + (self.ids(" ") if part.endswith(" ") else ())
+            else:
+                stem += self.ids(self.box(told.scene, part))
+        rows = _line(stem, 0, 0, range(1, len(stem)), TEXT_WEIGHT)
+        for branch, exchange in enumerate(told.exchanges, start=1):
+            asked = [*self.ids("\nQuestion:"), *self.ids(f" {exchange.question}")]
+            asked += self.ids("\nAnswer:")
+            if exchange.box is None:
+                answer = self.ids(f" {exchange.answer}")
+            else:
+                answer = self.ids(" ") + self.ids(self.box(told.scene, exchange.box))
+            line = [*asked, *answer, self.tokenizer.eos_token_id]
+            rows += _line(line, branch, len(stem), range(len(asked), len(line)), 1.0)
+        return rows
+
+    def text_row(self, texts: list[str]) -> list[tuple[int, int, int, int, float]]:
+        """Documents that are no exercises, side by side and hidden from each other."""
+        rows = []
+        for branch, text in enumerate(texts, start=1):
+            line = [self.tokenizer.bos_token_id, *self.ids(text), self.tokenizer.eos_token_id]
+            rows += _line(line, branch, 0, range(1, len(line)), TEXT_WEIGHT)
+        return rows
+
+    def batch(self, seed: int, split: Split, step: int, size: int, texts: float = 0.1) -> TextBatch:
+        """Batch number `step`: `size` rows, a share of them four documents each, else an exercise."""
+        rows = []
+        for index in range(step * size, (step + 1) * size):
+            if index % 20 < round(20 * texts):
+                rows.append(self.text_row([document(seed, split, 4 * index + k) for k in range(4)]))
+            else:
+                rows.append(self.row(exercise(seed, split, index)))
+        return self.stack(rows)
+
+    def stack(self, rows: list[list[tuple[int, int, int, int, float]]]) -> TextBatch:
+        """Pad rows to the longest and build the tree mask: stem, own branch, nothing later."""
+        length = max(map(len, rows))
+        table = np.zeros((len(rows), length, 5))
+        table[:, :, 0], table[:, :, 1] = self.tokenizer.pad_token_id, -1
+        table[:, :, 3] = IGNORED
+        for number, row in enumerate(rows):
+            table[number, : len(row)] = row
+        token, branch, position, target = torch.from_numpy(table[:, :, :4]).long().unbind(-1)
+        seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+        mask = (seen & torch.ones(length, length).tril().bool())[:, None]
+        weight = torch.from_numpy(table[:, :, 4]).float()
+        return TextBatch(token, position, target, weight, mask)
+
+
+def _line(
+    ids: list[int], branch: int, start: int, supervised: range, weight: float
+) -> list[tuple[int, int, int, int, float]]:
+    """Positions of one run of tokens; the token at index k is predicted at index k - 1."""
+    rows = []
+    for k, token in enumerate(ids):
+        told = k + 1 in supervised
+        target = ids[k + 1] if told else IGNORED
+        rows.append((token, branch, start + k, target, weight if told else 0.0))
+    return rows

@@ -1,0 +1,153 @@
+"""How the base language model `base-mini` is made from nothing: a small Llama, text only."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from lucida.core.progress import Progress, say
+from lucida.data.sample import IGNORED
+from lucida.parts.card import write_card
+from lucida.parts.corpus import Reader, TextBatch
+from lucida.parts.tokenizer import make_tokenizer
+from lucida.world.text import ASKERS, document, exercise
+
+PEAK = 2e-3
+
+
+def build_base(
+    folder: Path, *, steps: int = 4500, exercises: int = 32, seed: int = 0, device: str = "cpu"
+) -> dict:
+    """Train tokenizer and model, write a Hugging Face folder (fp16 safetensors) and its card."""
+    tokenizer = make_tokenizer(seed)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(small_llama(tokenizer)).to(device)
+    reader = Reader(tokenizer)
+    started = time.time()
+    loss = _pretrain(model, reader, steps, exercises, seed, device)
+    seconds = time.time() - started
+    model.eval()
+    scores = question_scores(model, reader, 300, device)
+    perplexity = text_perplexity(model, reader, 400, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.half().cpu().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return write_card(
+        folder,
+        what="base language model, trained on text of the miniature world only",
+        made=f"lucida parts build base-mini --steps {steps} --seed {seed}",
+        data={"exercises": steps * exercises, "split": "train"},
+        parameters=sum(p.numel() for p in model.parameters()),
+        seconds=round(seconds),
+        final_loss=round(loss, 4),
+        held_out_text_perplexity=perplexity,
+        held_out_question_percent=scores,
+    )
+
+
+def small_llama(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    """Four layers of width 192: 1.9 million parameters."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="sdpa",
+    )
+
+
+def text_loss(model: LlamaForCausalLM, batch: TextBatch, device: str) -> torch.Tensor:
+    """Weighted mean cross-entropy over the supervised positions only."""
+    hidden = model.model(
+        input_ids=batch.input_ids.to(device),
+        position_ids=batch.position.to(device),
+        attention_mask=batch.mask.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    rows = (batch.target != IGNORED).to(device)
+    logits = model.lm_head(hidden[rows]).float()
+    weight = batch.weight.to(device)[rows]
+    each = F.cross_entropy(logits, batch.target.to(device)[rows], reduction="none")
+    return (each * weight).sum() / weight.sum()
+
+
+def _pretrain(
+    model: LlamaForCausalLM, reader: Reader, steps: int, exercises: int, seed: int, device: str
+) -> float:
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+    )
+    running = 0.0
+    with Progress("base-mini", steps, "step") as progress:
+        for step in range(steps):
+            warm = min(1.0, (step + 1) / 100)
+            factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            for group in optimizer.param_groups:
+                group["lr"] = PEAK * factor
+            batch = reader.batch(seed + 1, "train", step, exercises)
+            with torch.autocast(device, torch.bfloat16):
+                loss = text_loss(model, batch, device)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+            progress.advance(1, loss=running)
+            if step % 500 == 499:
+                model.eval()
+                say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
+                model.train()
+    return running
+
+
+@torch.no_grad()
+def question_scores(
+    model: LlamaForCausalLM, reader: Reader, scenes: int, device: str
+) -> dict[str, float]:
+    """Percent of held-out questions, told in text, whose whole answer is the most likely one, token
+    by token (validation split)."""
+    right: dict[str, list[bool]] = {name: [] for name in ASKERS}
+    for start in range(0, scenes, 30):
+        told = [exercise(3, "validation", k) for k in range(start, start + 30)]
+        rows = [reader.row(one) for one in told]
+        batch = reader.stack(rows)
+        hidden = model.model(
+            input_ids=batch.input_ids.to(device),
+            position_ids=batch.position.to(device),
+            attention_mask=batch.mask.to(device),
+            use_cache=False,
+        ).last_hidden_state
+        hit = (model.lm_head(hidden).argmax(-1).cpu() == batch.target) | (batch.weight < 1.0)
+        for number, one in enumerate(told):
+            branches = torch.tensor([cell[1] for cell in rows[number]])
+            for branch, exchange in enumerate(one.exchanges, start=1):
+                where = (branches == branch).nonzero().flatten()
+                right[exchange.task].append(bool(hit[number, where].all()))
+    return {name: round(100 * sum(v) / max(1, len(v)), 1) for name, v in right.items()}
+
+
+@torch.no_grad()
+def text_perplexity(
+    model: LlamaForCausalLM, reader: Reader, documents: int, device: str
+) -> float:
+    """Perplexity of held-out documents that are no exercises, per token."""
+    total = count = 0.0
+    for start in range(0, documents, 50):
+        rows = [reader.text_row([document(3, "validation", start + k)]) for k in range(50)]
+        batch = reader.stack(rows)
+        number = float((batch.target != IGNORED).sum())
+        total += float(text_loss(model, batch, device)) * number
+        count += number
+    return round(math.exp(total / count), 3)
