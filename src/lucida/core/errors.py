@@ -7,7 +7,8 @@
     ├── RunError      a run folder that cannot be written, read, resumed or shared
     └── PartError     a pretrained part that is missing or fails its card
 
-The command line prints a `LucidaError` as one message and exits with 1; any other exception is a bug.
+The command line prints a `LucidaError` as one message and exits with 1; any other exception is a
+bug.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _ABSENT = object()
 class LucidaError(Exception):
     """One mistake in plain words.
 
-    `what` is a sentence. `expected` and `given` are the two values that disagree, `origin` names the
-    file, record or override it came from, `remedy` says what to do:
+    `what` is a sentence. `expected` and `given` are the two values that disagree, `origin` names
+    the file, record or override it came from, `remedy` says what to do:
 
         DataError(
             "the record has another number of images than placeholders",

@@ -1,0 +1,150 @@
+"""All mistakes of a recipe in one message, each with place, origin, expectation and nearest key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from lucida.core.document import Place
+from lucida.core.errors import RecipeError, suggestion
+from lucida.core.fields import expected, shape, short
+from lucida.core.spec import Recipe
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong: the dotted place, what is wrong there, who wrote it."""
+
+    place: str
+    what: str
+    origin: str | None
+
+    def __str__(self) -> str:
+        origin = "" if self.origin is None else f" ({self.origin})"
+        return f"{self.place}{origin}: {self.what}" if self.place else f"{self.what}{origin}"
+
+
+def refuse(name: str, mistakes: Sequence[Mistake]) -> None:
+    """Raises one RecipeError with every mistake; does nothing when there is none."""
+    if not mistakes:
+        return
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    lines = [f"recipe {name}: {count}", *(f"  {mistake}" for mistake in mistakes)]
+    raise RecipeError("\n".join(lines))
+
+
+def mistakes_of(
+    problem: ValidationError, data: object, origins: Mapping[Place, str]
+) -> list[Mistake]:
+    """What pydantic refused, in Lucida's words, one entry per place."""
+    found: dict[Place, Mistake] = {}
+    for error in problem.errors(include_url=False, include_context=True):
+        place, annotation, info, parent = _resolve(error["loc"])
+        if place in found:
+            continue  # a union reports once per member; `expected` names them all
+        what = _what(error, place, annotation, info, parent)
+        found[place] = Mistake(dotted(place, data), what, origin_of(place, origins))
+    return list(found.values())
+
+
+def odd_values(data: object, origins: Mapping[Place, str]) -> list[Mistake]:
+    """Values that pydantic would quietly turn into others: true into 1, and numbers without end."""
+    found: list[Mistake] = []
+
+    def visit(value: object, annotation: Any, place: Place) -> None:
+        accepted = shape(annotation)
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                below = accepted.below(str(key))
+                if below is not None:
+                    visit(item, below, (*place, key))
+            return
+        unasked = isinstance(value, bool) and accepted.leaf and bool not in accepted.scalars
+        if unasked or (isinstance(value, float) and not math.isfinite(value)):
+            what = f"expected {expected(annotation)}, got {short(value)}"
+            found.append(Mistake(dotted(place, data), what, origin_of(place, origins)))
+
+    visit(data, Recipe, ())
+    return found
+
+
+def dotted(place: Place, data: object) -> str:
+    """The place as an override would name it: list items by their `name` where they have one."""
+    words, here = [], data
+    for key in place:
+        item = _item(here, key)
+        named = isinstance(here, list) and isinstance(item, dict) and item.get("name")
+        words.append(str(named if isinstance(named, str) else key))
+        here = item
+    return ".".join(words)
+
+
+def origin_of(place: Place, origins: Mapping[Place, str]) -> str | None:
+    """Where the value was written, or the nearest thing around it."""
+    for length in range(len(place), -1, -1):
+        if place[:length] in origins:
+            return origins[place[:length]]
+    return None
+
+
+def _resolve(location: Place) -> tuple[Place, Any, FieldInfo | None, Any]:
+    # pydantic's location also holds the chosen kind and the names of union members, which are
+    # no keys of the data: walking the types tells them apart.
+    annotation: Any = Recipe
+    parent: Any = None
+    info: FieldInfo | None = None
+    place: list[str | int] = []
+    for step in location:
+        accepted = shape(annotation)
+        if accepted.tagged and step in accepted.specs and annotation is not parent:
+            annotation = parent = accepted.specs[str(step)]
+            continue
+        if accepted.leaf:
+            break
+        parent = annotation
+        place.append(step)
+        info = accepted.fields().get(str(step)) if accepted.specs else None
+        annotation = accepted.below(str(step))
+        if annotation is None:
+            break
+    return tuple(place), annotation, info, parent
+
+
+def _what(
+    error: Mapping[str, Any], place: Place, annotation: Any, info: FieldInfo | None, parent: Any
+) -> str:
+    given = short(error["input"])
+    if error["loc"][-1:] == ("[key]",):
+        return f"expected a text as key, got {given}"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {suggestion(str(place[-1]), shape(parent).fields())}"
+        case "missing":
+            return f"required: {expected(annotation, info)}"
+        case "union_tag_invalid":
+            kind = str(error["ctx"]["tag"])
+            return f"unknown kind `{kind}`; {suggestion(kind, shape(annotation).specs)}"
+        case "union_tag_not_found":
+            return f"required: a key `kind`, one of {', '.join(shape(annotation).specs)}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case _:
+            what = f"expected {expected(annotation, info)}, got {given}"
+            choices = [str(choice) for choice in shape(annotation).choices]
+            if isinstance(error["input"], str) and choices:
+                close = suggestion(error["input"], choices).partition("? ")
+                what += f"; {close[0]}?" if close[1] else ""
+            return what
+
+
+def _item(here: object, key: str | int) -> object:
+    if isinstance(here, dict):
+        return here.get(key)
+    if isinstance(here, list) and isinstance(key, int) and key < len(here):
+        return here[key]
+    return None

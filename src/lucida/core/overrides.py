@@ -1,0 +1,147 @@
+"""Changes to a recipe from the command line: `key=value` with dotted keys.
+
+stages.sft.optim.warmup=0.1      list items by name …
+stages.0.budget.steps=10         … or by index, from 0
+stages.sft.train.language=1e-3   keys of a mapping; parameter patterns may contain dots
+model.projector.kind=linear      a new kind drops the keys that only the old kind has
+model.projector=linear           the same, shorter
+evaluation.tasks=[caption]       values are YAML
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from lucida.core.document import Document, parse_value
+from lucida.core.errors import suggestion
+from lucida.core.fields import Shape, default_kind, shape, short
+from lucida.core.mistakes import Mistake
+from lucida.core.spec import Recipe
+
+
+class WrongOverride(ValueError):
+    """Why an override cannot be applied."""
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Mistake]:
+    """Changes the document's data in place, in order; what cannot be applied is returned."""
+    mistakes = []
+    for override in overrides:
+        origin = "override " + (override if len(override) <= 80 else override[:79] + "…")
+        key, equals, text = override.partition("=")
+        try:
+            if not equals or not key.strip("."):
+                raise WrongOverride("expected key=value, for instance seed=1")
+            place = _assign(document.data, key.strip().split("."), _value(text))
+        except WrongOverride as problem:
+            mistakes.append(Mistake(key.strip(), str(problem), origin))
+        else:
+            for inner in [known for known in document.origins if known[: len(place)] == place]:
+                del document.origins[inner]
+            document.origins[place] = origin
+    return mistakes
+
+
+def _value(text: str) -> object:
+    try:
+        return parse_value(text)
+    except ValueError as problem:
+        raise WrongOverride(f"the value is not YAML: {problem}") from problem
+
+
+def _assign(data: dict, keys: list[str], value: object) -> tuple[str | int, ...]:
+    """Sets the value and returns its place."""
+    here: Any = data
+    accepted = shape(Recipe)
+    place: list[str | int] = []
+    info: FieldInfo | None = None
+    while True:
+        key, keys = _next_key(here, accepted, keys, place)
+        place.append(key)
+        current_kind = _kind(here, info)
+        info = accepted.fields().get(str(key)) if accepted.specs else None
+        below = shape(accepted.below(str(key)))
+        if not keys:
+            break
+        inner = here[key] if isinstance(key, int) else here.get(key)
+        if not isinstance(inner, dict | list):
+            inner = here[key] = _fresh(below, info, place, keys)
+        here, accepted = inner, below
+    if key == "kind" and accepted.tagged:
+        _change_kind(here, accepted, current_kind, value)
+    elif below.tagged and isinstance(value, str):
+        _put_kind(here, key, below, info, value)
+    else:
+        here[key] = value
+    return tuple(place)
+
+
+def _next_key(
+    here: Any, accepted: Shape, keys: list[str], place: list[str | int]
+) -> tuple[str | int, list[str]]:
+    """The key that the front of `keys` names in `here`, and the keys that remain."""
+    where = ".".join(str(key) for key in place) or "a recipe"
+    first = keys[0]
+    if accepted.leaf:
+        raise WrongOverride(f"{where} is a plain value; nothing stands below it")
+    if accepted.items is not None and isinstance(here, list):
+        return _list_index(here, first, where), keys[1:]
+    if not isinstance(here, dict):
+        raise WrongOverride(f"{where} is {short(here)} in the file, so `{first}` cannot be set")
+    if accepted.values is not None:
+        if shape(accepted.values).leaf:
+            return ".".join(keys), []
+        # A source's name may hold dots: the longest name that exists wins.
+        for length in range(len(keys), 1, -1):
+            if ".".join(keys[:length]) in here:
+                return ".".join(keys[:length]), keys[length:]
+        if len(keys) > 1 and first not in here:
+            raise WrongOverride(f"no `{first}` in {where}; {suggestion(first, map(str, here))}")
+    elif first not in accepted.fields():
+        raise WrongOverride(f"unknown key `{first}`; {suggestion(first, accepted.fields())}")
+    return first, keys[1:]
+
+
+def _list_index(here: list, key: str, where: str) -> int:
+    names = [item.get("name") if isinstance(item, dict) else None for item in here]
+    if names.count(key) == 1:
+        return names.index(key)
+    if names.count(key) > 1:
+        raise WrongOverride(f"{names.count(key)} entries of {where} are called `{key}`; use 0, 1")
+    if key.isdecimal() and int(key) < len(here):
+        return int(key)
+    known = suggestion(key, [str(name) for name in names if name])
+    raise WrongOverride(f"{where} has no entry `{key}`; {known} (or 0 to {len(here) - 1})")
+
+
+def _fresh(below: Shape, info: FieldInfo | None, place: list[str | int], keys: list[str]) -> dict:
+    """What to put where the file is silent or null and something below is set."""
+    if below.leaf:
+        where = ".".join(str(key) for key in place)
+        raise WrongOverride(f"{where} is a plain value; it has no `{keys[0]}`")
+    kind = default_kind(info)
+    return {"kind": kind} if kind else {}
+
+
+def _kind(here: Any, info: FieldInfo | None) -> str:
+    return str(here.get("kind") or default_kind(info)) if isinstance(here, dict) else ""
+
+
+def _change_kind(here: dict, accepted: Shape, old: str, new: object) -> None:
+    if old in accepted.specs and new in accepted.specs:
+        gone = accepted.specs[old].model_fields.keys() - accepted.specs[str(new)].model_fields
+        for key in gone & here.keys():
+            del here[key]
+    here["kind"] = new
+
+
+def _put_kind(here: Any, key: str | int, below: Shape, info: FieldInfo | None, kind: str) -> None:
+    if kind not in below.specs:
+        raise WrongOverride(f"unknown kind `{kind}`; {suggestion(kind, below.specs)}")
+    inner = here[key] if isinstance(key, int) else here.get(key)
+    inner = inner if isinstance(inner, dict) else {}
+    _change_kind(inner, below, _kind(inner, info), kind)
+    here[key] = inner

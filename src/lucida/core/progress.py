@@ -1,0 +1,154 @@
+"""What a user sees while waiting: a bar on a terminal, plain lines in a log, a closing table.
+
+All of it goes to standard error except tables, so that output can be piped. Under `torchrun` only
+rank 0 speaks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table as RichTable
+
+PLAIN_SECONDS = 5.0
+"""Time between two lines where there is no terminal."""
+
+
+def say(text: str) -> None:
+    """One line for the reader; it does not tear a bar that is running."""
+    if _speaks():
+        _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Progress:
+    """Counts up to `total`, with rate, time left and the latest values (loss, …).
+
+        with Progress("train sft", total=400, unit="step") as progress:
+            for batch in batches:
+                progress.advance(loss=1.25)
+
+    `done` is where a resumed run starts: the rate and the time left count only new work. `total`
+    None means unknown.
+    """
+
+    def __init__(
+        self, label: str, total: int | None = None, unit: str = "item", *, done: int = 0
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = self._start_count = done
+        self._values: dict[str, object] = {}
+        self._start = self._last_line = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        self._start = self._last_line = time.monotonic()
+        if _speaks() and _console().is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[facts]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=_console(),
+            )
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.done, facts=""
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif _speaks() and self.done > self._start_count:
+            self._print_line()
+
+    def advance(self, count: int = 1, **values: object) -> None:
+        """`count` more units are done; `values` replace the ones shown beside the rate."""
+        self.done += count
+        self._values |= values
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, facts=self._facts())
+        elif _speaks() and time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._print_line()
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the start (0 before the first)."""
+        elapsed = time.monotonic() - self._start
+        return (self.done - self._start_count) / elapsed if elapsed > 0 else 0.0
+
+    def _facts(self) -> str:
+        of = "" if self.total is None else f"/{self.total}"
+        rate = self.rate
+        speed = f"{rate:.1f} {self.unit}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s"
+        if 0 < rate < 1:
+            speed += f"/{self.unit}"
+        values = [f"{name} {_short(value)}" for name, value in self._values.items()]
+        return "  ".join([f"{self.done}{of}", speed, *values])
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        line = f"{self.label}  {self._facts()}"
+        if self.total is not None and self.rate > 0 and self.done < self.total:
+            line += f"  left {_clock((self.total - self.done) / self.rate)}"
+        elif self.total is not None and self.done >= self.total:
+            line += f"  took {_clock(self._last_line - self._start)}"
+        say(line)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table to standard output; columns of numbers stand to the right."""
+    if not _speaks():
+        return
+    rows = [list(row) for row in rows]
+    drawn = RichTable(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(columns):
+        numeric = all(isinstance(row[number], (int, float)) for row in rows)
+        drawn.add_column(name, justify="right" if rows and numeric else "left")
+    for row in rows:
+        drawn.add_row(*("" if cell is None else _short(cell) for cell in row))
+    # A pipe has no width; rich would fold at 80 columns and break words of long rows.
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, markup=False, highlight=False).print(drawn)
+
+
+_shared: Console | None = None
+
+
+def _console() -> Console:
+    # One console for bars and lines: rich then prints lines above a running bar. Made anew when
+    # standard error was exchanged (tests capture it).
+    global _shared
+    if _shared is None or _shared.file is not sys.stderr:
+        _shared = Console(file=sys.stderr)
+    return _shared
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

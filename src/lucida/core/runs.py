@@ -1,0 +1,215 @@
+"""A run folder and what explains it.
+
+runs/mini/
+  recipe.yaml        the resolved recipe: every value, defaults included
+  environment.json   versions, CPU, git commit, command; one entry more per resumption
+  metrics.jsonl      one JSON object per line, appended as training goes
+  dropped.jsonl      records that the data side left out, and why
+  checkpoints/       written aside and renamed (lucida.train.state)
+  config.json, model.safetensors, …   the trained model as transformers reads it
+  results.json       scores, intervals, seconds per phase
+  report.html        the same with pictures
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lucida.core.environment import describe
+from lucida.core.errors import LucidaError, RunError
+from lucida.core.files import atomic_folder as atomic_folder
+from lucida.core.files import atomic_write as atomic_write
+from lucida.core.files import disk_errors as disk_errors
+from lucida.core.files import make_folder, remove_unfinished
+from lucida.core.recipe import dump_recipe, load_recipe, recipe_hash
+from lucida.core.spec import Recipe
+
+
+class JsonLines:
+    """A file of one JSON object per line that only grows.
+
+    A line is on its way to the disk when `append` returns, so a killed process loses none. Should
+    the last line be torn all the same (power cut, disk full), readers leave it out and the next
+    `append` removes it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._checked = False
+
+    def append(self, record: Mapping[str, object]) -> None:
+        """Adds one record. Numbers that are not finite become null: JSON has no word for them."""
+        line = json.dumps(plain(record), allow_nan=False) + "\n"
+        with disk_errors(self.path):
+            if not self._checked:
+                self._drop_torn_line()
+                self._checked = True
+            with self.path.open("ab") as file:
+                start = file.tell()
+                try:
+                    file.write(line.encode("utf-8"))
+                    file.flush()
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.truncate(self.path, start)
+                    raise
+
+    def read(self) -> list[dict]:
+        """All whole records; RunError names a line in the middle that is not JSON."""
+        if not self.path.exists():
+            return []
+        with disk_errors(self.path):
+            lines = self.path.read_bytes().split(b"\n")
+        records = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as problem:
+                raise RunError(
+                    f"line {number} is not JSON: {line[:60]!r}",
+                    origin=self.path,
+                    remedy="restore the file or delete that line",
+                ) from problem
+        return records
+
+    def keep(self, wanted: Callable[[dict], bool]) -> None:
+        """Rewrites the file with the wanted records only: a resumed run forgets what it recorded
+        after its last checkpoint."""
+        if self.path.exists():
+            kept = [record for record in self.read() if wanted(record)]
+            atomic_write(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def _drop_torn_line(self) -> None:
+        if self.path.exists():
+            content = self.path.read_bytes()
+            if content and not content.endswith(b"\n"):
+                atomic_write(self.path, content[: content.rfind(b"\n") + 1])
+
+
+class RunFolder:
+    """One run on disk. Nothing is created before `prepare`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.environment_file = self.path / "environment.json"
+        self.results_file = self.path / "results.json"
+        self.report_file = self.path / "report.html"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = JsonLines(self.path / "metrics.jsonl")
+        self.dropped = JsonLines(self.path / "dropped.jsonl")
+
+    def prepare(self) -> RunFolder:
+        """Creates the folder, proves it writable and clears what crashed writers left."""
+        make_folder(self.path)
+        remove_unfinished(self.path)
+        if self.checkpoints.is_dir():
+            remove_unfinished(self.checkpoints)
+        return self
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return self.recipe_file.is_file()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        if not self.exists:
+            raise RunError(
+                "this is not a run folder (it has no recipe.yaml)",
+                origin=self.path,
+                remedy="`lucida runs` lists the runs, `lucida train NAME` makes one",
+            )
+        return load_recipe(self.recipe_file)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Saves the resolved recipe with its hash in the first line."""
+        note = f"# resolved by Lucida; hash {recipe_hash(recipe)}\n"
+        atomic_write(self.recipe_file, note + dump_recipe(recipe))
+
+    def environment(self, command: str, **facts: object) -> dict:
+        """Writes environment.json and returns it. `facts` are what only the caller knows, such as
+        device and precision. When the run is resumed, the first entry stays and the new one is
+        added under `resumed`."""
+        entry = plain(describe(command) | facts)
+        whole = _read_json(self.environment_file) if self.environment_file.exists() else None
+        if whole is None:
+            whole = entry | {"resumed": []}
+        else:
+            whole.setdefault("resumed", []).append(entry)
+        atomic_write(self.environment_file, json.dumps(whole, indent=2) + "\n")
+        return whole
+
+    @property
+    def results(self) -> dict:
+        """results.json, or an empty dict before evaluation."""
+        return _read_json(self.results_file) if self.results_file.exists() else {}
+
+    def write_results(self, results: Mapping[str, object]) -> None:
+        """Saves results.json."""
+        atomic_write(self.results_file, json.dumps(plain(results), indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One line of `lucida runs`. `state`: unfinished, trained, evaluated or unreadable."""
+
+    path: Path
+    recipe: str
+    state: str
+    step: int | None
+    scores: dict[str, float]
+    problem: str | None = None
+
+
+def list_runs(root: str | os.PathLike[str] = "runs") -> list[RunSummary]:
+    """Every run at most two folders below `root`, by name; broken ones are listed as such."""
+    root = Path(root)
+    files = [*root.glob("recipe.yaml"), *root.glob("*/recipe.yaml"), *root.glob("*/*/recipe.yaml")]
+    return [_summary(RunFolder(file.parent)) for file in sorted(files)]
+
+
+def plain(value: object) -> object:
+    """The value as JSON can hold it: numpy numbers as Python's, paths as text, nan as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not isinstance(value, (str, int, float, bool, type(None))) and hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _summary(run: RunFolder) -> RunSummary:
+    try:
+        recipe, records, results = run.recipe, run.metrics.read(), run.results
+    except LucidaError as problem:
+        return RunSummary(run.path, "?", "unreadable", None, {}, str(problem))
+    steps = [record["step"] for record in records if isinstance(record.get("step"), int)]
+    tasks = results.get("tasks", {})
+    scores = {name: task["score"] for name, task in tasks.items() if "score" in task}
+    trained = (run.path / "config.json").exists()
+    state = "evaluated" if scores else "trained" if trained else "unfinished"
+    return RunSummary(run.path, recipe.name, state, max(steps, default=None), scores)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        with disk_errors(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise RunError(f"not JSON: {problem}", origin=path, remedy="delete the file") from problem
+    if not isinstance(content, dict):
+        raise RunError("not a JSON object", origin=path, remedy="delete the file")
+    return content
