@@ -1,0 +1,133 @@
+"""Making a model from its parts, saving it and loading it again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import GenerationConfig
+
+from lucida.core.errors import ModelError
+from lucida.core.spec import ModelSpec
+from lucida.data.boxes import box_tokens
+from lucida.data.images import ImagePolicy
+from lucida.model.config import LucidaConfig
+from lucida.model.encoders import load_encoder, read_preprocessing
+from lucida.model.language import add_tokens, load_language
+from lucida.model.loading import complete, quiet_loading
+from lucida.model.parts import part_path
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+
+CONFIG = "config.json"
+
+BLIND_SIZE = 224
+"""Pixels per side of a blind model's frame; boxes are shares of it, so it only rounds."""
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
+    """A new model from pretrained parts, in fp32, and the processor that belongs to it.
+
+    Encoder and language model are loaded; the projector is new, drawn from torch's global generator
+    (seed it first). Nothing trains yet but everything could: stages decide. ModelError and PartError
+    name the part that cannot be loaded or does not fit.
+    """
+    language, tokenizer = load_language(part_path(spec.language.path))
+    placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
+    encoder, features = None, torch.zeros(1, 0, 0)
+    # A blind model sees nothing, yet boxes in its text stand in the frame of the square.
+    policy = ImagePolicy(spec.image.policy, spec.image.size or BLIND_SIZE, (0.5,) * 3, (0.5,) * 3)
+    if spec.vision is not None:
+        path = part_path(spec.vision.path)
+        vision = spec.vision.model_copy(update={"path": path})
+        encoder = load_encoder(vision)
+        expected = read_preprocessing(path, encoder.model.config)
+        size = spec.image.size or expected.size
+        policy = ImagePolicy(spec.image.policy, size, expected.mean, expected.std)
+        with torch.no_grad():
+            features = encoder.eval()(torch.zeros(1, 3, size, size))
+    config = LucidaConfig(
+        vision_config=None if encoder is None else encoder.model.config,
+        text_config=language.config,
+        spec=spec.model_dump(mode="json"),
+        image_token_id=tokenizer.image_token_id,
+        visual_tokens=features.shape[1],
+        vision_width=features.shape[2],
+        image_size=policy.size,
+    )
+    model = LucidaModel(config, vision=encoder, language=language).eval()
+    processor = LucidaProcessor(
+        tokenizer,
+        image_token=placeholder,
+        image_policy=policy,
+        template=spec.language.template,
+        visual_tokens=config.visual_tokens,
+        coordinate_bins=spec.coordinate_bins,
+        max_length=spec.language.max_length,
+    )
+    model.generation_config = generation_defaults(language, processor)
+    return model, processor
+
+
+def generation_defaults(language: PreTrainedModel, processor: LucidaProcessor) -> GenerationConfig:
+    """The language model's own settings, with this template's end; a placeholder is never written."""
+    tokenizer = processor.tokenizer
+    settings = GenerationConfig.from_dict(language.generation_config.to_dict())
+    settings.pad_token_id = tokenizer.pad_token_id
+    ends = settings.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    settings.eos_token_id = list(dict.fromkeys([*ends, *processor.end_tokens()]))
+    settings.suppress_tokens = [tokenizer.image_token_id]
+    return settings
+
+
+def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> None:
+    """Write model and processor into `folder` in the transformers layout: safetensors and JSON.
+
+    Everything is written aside first and then renamed into place file by file, `config.json` last:
+    a folder with a `config.json` is whole. Other files of the folder (a run's recipe, its metrics)
+    stay as they are.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        with quiet_loading():
+            model.save_pretrained(aside)
+            processor.save_pretrained(aside)
+        names = sorted(os.listdir(aside), key=lambda name: (name == CONFIG, name))
+        (folder / CONFIG).unlink(missing_ok=True)
+        for stale in folder.glob("model*.safetensors*"):
+            if stale.name not in names:
+                stale.unlink()
+        for name in names:
+            os.replace(aside / name, folder / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[LucidaModel, LucidaProcessor]:
+    """A saved model and its processor from a run folder or any folder or Hub id that holds one."""
+    if Path(path).is_dir() and not (Path(path) / CONFIG).is_file():
+        raise ModelError(
+            "the folder holds no finished model",
+            origin=path,
+            expected=CONFIG,
+            remedy="finish the run with `lucida train`, or give the folder of a saved model",
+        )
+    with quiet_loading():
+        model, report = LucidaModel.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+        processor = LucidaProcessor.from_pretrained(path)
+    complete(report, str(path))
+    return model.to(device).eval(), processor

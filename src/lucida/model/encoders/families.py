@@ -1,0 +1,76 @@
+"""What differs between vision encoder types, by transformers' exact `model_type`.
+
+A new type is one line here. Facts were checked against transformers 5.23 with random weights
+(tests/model/test_encoders.py): prefix tokens, the attribute of the final norm, how other
+resolutions are asked for, and what may be left out because no feature needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import PreTrainedConfig
+
+from lucida.core.errors import ModelError, suggestion
+
+
+def one_class_token(config: PreTrainedConfig) -> int:
+    """A class token in front of the patches."""
+    return 1
+
+
+def class_and_registers(config: PreTrainedConfig) -> int:
+    """A class token and register tokens in front of the patches."""
+    return 1 + config.num_register_tokens
+
+
+def nothing(config: PreTrainedConfig) -> int:
+    """Patches only."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one encoder type is read.
+
+    prefix: tokens in front of the patches; the class token is the first of them.
+    norm: attribute of the final norm. resolution: `flag` when forward wants
+    `interpolate_pos_encoding`, `any` when it adapts by itself. stages: convolutional, hidden states
+    are maps (images, width, height, width). config, init: what leaves out an unused pooling head.
+    """
+
+    prefix: Callable[[PreTrainedConfig], int] = nothing
+    norm: str | None = None
+    resolution: Literal["flag", "any"] = "any"
+    stages: bool = False
+    config: dict = field(default_factory=dict)
+    init: dict = field(default_factory=dict)
+
+
+FAMILIES: dict[str, Family] = {
+    "clip_vision_model": Family(one_class_token, "post_layernorm", "flag"),
+    "siglip_vision_model": Family(
+        nothing, "post_layernorm", "flag", config={"vision_use_head": False}
+    ),
+    "mlcd_vision_model": Family(one_class_token, "post_layernorm"),
+    "dinov2": Family(one_class_token, "layernorm"),
+    "dinov2_with_registers": Family(class_and_registers, "layernorm"),
+    "dinov3_vit": Family(class_and_registers, "norm"),
+    "vit": Family(one_class_token, "layernorm", "flag", init={"add_pooling_layer": False}),
+    "ijepa": Family(nothing, "layernorm", "flag", init={"add_pooling_layer": False}),
+    "resnet": Family(stages=True),
+    "convnext": Family(stages=True),
+    "convnextv2": Family(stages=True),
+}
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a vision configuration, or ModelError with the nearest known type."""
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f"vision encoders of type `{config.model_type}` are not known",
+            remedy=suggestion(config.model_type, FAMILIES),
+        )
+    return FAMILIES[config.model_type]

@@ -1,0 +1,80 @@
+"""What an encoder expects of its pixels, read from the JSON beside its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+
+from lucida.core.errors import ModelError
+
+FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Pixels per side of the encoder's own square, and the normalisation per RGB channel."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def read_preprocessing(path: str, config: PreTrainedConfig) -> Preprocessing:
+    """Mean, standard deviation and size of the encoder at `path` (folder or Hub id).
+
+    No default is ever guessed: a wrong mean costs accuracy and shows nowhere. ModelError when the
+    file or one of its values is missing.
+    """
+    values = find_values(path)
+    mean, std = values.get("image_mean"), values.get("image_std")
+    if mean is None or std is None:
+        raise ModelError(
+            "the image preprocessing names no image_mean and image_std",
+            origin=path,
+            given=sorted(values),
+            remedy="write them into preprocessor_config.json (the values used in pretraining)",
+        )
+    return Preprocessing(side(path, values, config), tuple(mean), tuple(std))
+
+
+def find_values(path: str) -> dict:
+    """The first JSON of `FILES` that describes image processing."""
+    for name in FILES:
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            with open(file, encoding="utf-8") as stream:
+                values = json.load(stream)
+            values = values.get("image_processor", values)
+            if "image_mean" in values:
+                return values
+    raise ModelError(
+        "no description of the image preprocessing",
+        origin=path,
+        expected=" or ".join(FILES),
+        remedy='add preprocessor_config.json with "image_mean", "image_std" and "size"',
+    )
+
+
+def side(path: str, values: dict, config: PreTrainedConfig) -> int:
+    """Pixels per side: what the processor crops or resizes to, else the encoder's own size."""
+    for key in ("crop_size", "size"):
+        size = values.get(key)
+        if isinstance(size, int):
+            return size
+        if isinstance(size, dict):
+            if size.get("height") is not None and size.get("height") == size.get("width"):
+                return size["height"]
+            if size.get("shortest_edge") is not None:
+                return size["shortest_edge"]
+    own = getattr(config, "image_size", None)
+    if isinstance(own, int):
+        return own
+    raise ModelError(
+        "no square size of the encoder's images is known",
+        origin=path,
+        given={key: values.get(key) for key in ("crop_size", "size")},
+        remedy="set model.image.size in the recipe, or size in preprocessor_config.json",
+    )

@@ -1,0 +1,36 @@
+"""Visual tokens take the places that the data side kept for them."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lucida.core.errors import ModelError
+
+
+def fuse(
+    embedded: Float[Tensor, "rows length width"],
+    placeholder: Bool[Tensor, "rows length"],
+    visual: Float[Tensor, "images tokens width"],
+) -> Float[Tensor, "rows length width"]:
+    """The embeddings with every placeholder replaced by the next visual token, in reading order.
+
+    Worked example, one image of two visual tokens v w:
+
+        ids       <bos> <image> <image> What ?
+        result      b      v       w     W   ?
+
+    Raises ModelError when the counts differ: then lengths and placeholders were fixed for other
+    images, another encoder or another image size than those given here.
+    """
+    where = placeholder.flatten().nonzero().squeeze(1)
+    images, tokens, width = visual.shape
+    if len(where) != images * tokens:
+        raise ModelError(
+            "the places kept in the text and the visual tokens differ in number",
+            expected=f"{len(where)} (placeholders in the text)",
+            given=f"{images * tokens} ({images} images of {tokens} visual tokens)",
+            remedy="use the processor saved with this model and pass one image for each <image>",
+        )
+    rows = embedded.reshape(-1, width)
+    return rows.index_copy(0, where, visual.reshape(-1, width).to(rows.dtype)).view_as(embedded)

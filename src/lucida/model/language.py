@@ -1,0 +1,162 @@
+"""The language model, its tokenizer, and the few tokens that images and boxes need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lucida.core.errors import ModelError
+from lucida.model import attention
+from lucida.model.attention import Layout
+from lucida.model.loading import complete, quiet_loading
+from lucida.model.masks import Fields
+
+PLACEHOLDERS = (
+    "<image>",
+    "<|image_pad|>",
+    "<|image|>",
+    "<image_soft_token>",
+    "<|reserved_special_token_0|>",
+    "<unused0>",
+)
+"""Tokens that stand for a visual token, in order of preference: those made for it, then tokens that
+a tokenizer keeps in reserve. One that exists costs no new row in the embedding."""
+
+
+def load_language(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The pretrained causal language model at `path` (folder or Hub id) in fp32, and its tokenizer.
+
+    Weights are safetensors and code is transformers' own, always. ModelError when a weight is
+    missing, when the tokenizer has no end token, or when the model cannot attend as packing needs.
+    """
+    with quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        language, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    complete(report, path)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer has no end token",
+            origin=path,
+            remedy='set "eos_token" in its tokenizer_config.json',
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    language.set_attn_implementation(attention.NAME)
+    check_packing(language, path)
+    return language, tokenizer
+
+
+def add_tokens(
+    language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, boxes: Sequence[str]
+) -> str:
+    """Make sure that a placeholder and the box tokens exist; the name of the placeholder.
+
+    Nothing is added that is there. The embedding grows only when the tokenizer outgrows it (many
+    models have spare rows). New rows start at the mean of the old ones plus a little fixed noise, so
+    that they are in distribution and yet differ.
+    """
+    known = tokenizer.get_vocab()
+    placeholder = next((token for token in PLACEHOLDERS if token in known), None)
+    if placeholder is None:
+        placeholder = PLACEHOLDERS[0]
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": [placeholder]}, replace_extra_special_tokens=False
+        )
+    tokenizer.add_tokens([token for token in boxes if token not in known])
+    name_placeholder(tokenizer, placeholder)
+    before = language.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > before:
+        with quiet_loading():
+            language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for module in (language.get_input_embeddings(), language.get_output_embeddings()):
+            start_new_rows(module.weight, before)
+    return placeholder
+
+
+def name_placeholder(tokenizer: PreTrainedTokenizerBase, placeholder: str) -> None:
+    """`tokenizer.image_token` and `.image_token_id`, where transformers' processors keep them too."""
+    tokenizer.image_token = placeholder
+    tokenizer.image_token_id = tokenizer.convert_tokens_to_ids(placeholder)
+
+
+@torch.no_grad()
+def start_new_rows(weight: torch.Tensor, first: int) -> None:
+    """Rows from `first` on: the mean of the rows before, plus a tenth of their spread as noise."""
+    old = weight[:first]
+    shape = weight[first:].shape
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    weight[first:] = old.mean(0) + 0.1 * old.std(0) * noise
+
+
+@torch.no_grad()
+def check_packing(language: PreTrainedModel, origin: str) -> None:
+    """Run a packed row through the model and compare it with its samples alone; refuse if unequal.
+
+    This finds, whatever the architecture is called: models that do not hand the layout down to
+    their attention (Bloom, Falcon, GPT-Neo), layers that mix positions without attention (Mamba),
+    positions that do not restart, and heads that do more than one matrix (soft-capped logits).
+    """
+    device = language.device
+    ids = torch.arange(6, device=device)[None] % language.config.vocab_size
+    position = torch.tensor([[0, 1, 2, 0, 1, 2]], device=device)
+    segment = torch.tensor([[1, 1, 1, 2, 2, 2]], device=device)
+    order, nothing = torch.arange(6, device=device)[None], torch.zeros_like(ids)
+    layout = Layout(Fields(segment, nothing, order, nothing), "causal")
+    layout.witnesses = []
+    training = language.training
+    language.eval()
+    backbone = language.base_model
+    embedded = language.get_input_embeddings()(ids)
+    packed = backbone(
+        inputs_embeds=embedded,
+        position_ids=position,
+        attention_mask=embedded.new_zeros(1, 1, 1, 1),
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state
+    alone = backbone(input_ids=ids[:, 3:], use_cache=False).last_hidden_state
+    logits = language(input_ids=ids[:, 3:], use_cache=False).logits
+    language.train(training)
+    layers = language.config.num_hidden_layers
+    if len(layout.witnesses) != layers:
+        refuse(origin, language, "layers that honour a packed batch", layers, len(layout.witnesses))
+    close(origin, language, "hidden states of a packed sample", alone, packed[:, 3:])
+    head = language.get_output_embeddings()
+    close(origin, language, "logits from the output matrix alone", logits, head(alone))
+
+
+def close(
+    origin: str, language: nn.Module, what: str, expected: torch.Tensor, given: torch.Tensor
+) -> None:
+    """Refuse when two results differ by more than rounding."""
+    scale = expected.float().abs().max().clamp(min=1e-6)
+    error = float((expected - given).float().abs().max() / scale)
+    tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
+    if not error <= tolerance:
+        refuse(origin, language, what, f"relative error up to {tolerance}", f"{error:.2g}")
+
+
+def refuse(origin: str, language: nn.Module, what: str, expected: object, given: object) -> None:
+    """One message for every way in which a language model does not fit."""
+    raise ModelError(
+        f"{type(language).__name__} cannot be used: {what}",
+        origin=origin,
+        expected=expected,
+        given=given,
+        remedy="choose a language model whose attention goes through transformers' attention"
+        " interface (Llama, Qwen2, Qwen3, Mistral, GPT-NeoX, Phi, OPT, Gemma, …)",
+    )

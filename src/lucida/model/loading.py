@@ -1,0 +1,39 @@
+"""Loading parts of a checkpoint: quietly, and complete or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils import logging
+
+from lucida.core.errors import ModelError
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Errors only: no progress bar, no table of weights that are left out on purpose."""
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def complete(report: dict[str, Any], origin: str) -> None:
+    """Refuse a checkpoint that lacks weights: transformers would make them up at random."""
+    missing = sorted(report["missing_keys"])
+    mismatched = sorted(str(entry) for entry in report.get("mismatched_keys", ()))
+    if missing or mismatched:
+        listed = ", ".join((missing + mismatched)[:5])
+        raise ModelError(
+            f"{len(missing) + len(mismatched)} weights are missing or have another shape: {listed}",
+            origin=origin,
+            remedy="get the checkpoint again, or check that it is a model of the type it names",
+        )

@@ -1,0 +1,245 @@
+"""From messages and images to tensors: what a saved model needs to be asked something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from lucida.core.errors import DataError
+from lucida.core.spec import LossMode, TemplateName
+from lucida.data.chat import encode, encode_prompt
+from lucida.data.images import ImagePolicy, decode
+from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn
+from lucida.model.language import name_placeholder
+from lucida.model.messages import Message, Picture, image_source, sample_of
+
+
+class LucidaProcessor(ProcessorMixin):
+    """Tokenizer, image policy and chat template of one model, saved and loaded together.
+
+        messages, images ─sample_of─▶ Sample ─prompt─▶ Tokens ─batch─▶ input_ids, attention_mask,
+                                                                       pixel_values
+
+    `encode` and `prompt` are `lucida.data.chat` with this model's settings, so a question is written
+    exactly as in training. A blind model's processor has 0 visual tokens and drops all images.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_token: str = "<image>",
+        image_policy: ImagePolicy | dict | None = None,
+        template: TemplateName = "qa",
+        visual_tokens: int = 0,
+        coordinate_bins: int = 32,
+        max_length: int = 2048,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+        if isinstance(image_policy, Mapping):
+            values = dict(image_policy)
+            values |= {name: tuple(values[name]) for name in ("mean", "std")}
+            image_policy = ImagePolicy(**values)
+        self.image_token = image_token
+        self.image_policy = image_policy
+        self.template = template
+        self.visual_tokens = visual_tokens
+        self.coordinate_bins = coordinate_bins
+        self.max_length = max_length
+        name_placeholder(tokenizer, image_token)
+        tokenizer.padding_side = "left"
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the placeholder of a visual token."""
+        return self.tokenizer.image_token_id
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved beside the tokenizer: plain values."""
+        values = super().to_dict()
+        policy = self.image_policy
+        if policy is not None:
+            names = ("policy", "size", "mean", "std")
+            values["image_policy"] = {name: getattr(policy, name) for name in names}
+        return values
+
+    def encode(self, sample: Sample, loss: LossMode = "answers", **more: Any) -> Tokens:
+        """A sample with its targets, as training sees it; `more` goes to `lucida.data.chat.encode`."""
+        return encode(
+            sample,
+            self.tokenizer,
+            self.template,
+            self.visual_tokens,
+            self.image_policy,
+            self.coordinate_bins,
+            loss,
+            self.max_length,
+            image_token_id=self.image_token_id,
+            **more,
+        )
+
+    def prompt(self, sample: Sample) -> Tokens:
+        """A sample up to where the model has to answer."""
+        return encode_prompt(
+            sample,
+            self.tokenizer,
+            self.template,
+            self.visual_tokens,
+            self.image_policy,
+            self.coordinate_bins,
+            self.max_length,
+            image_token_id=self.image_token_id,
+        )
+
+    def pixels(self, sources: Sequence[ImageSource]) -> torch.Tensor | None:
+        """Pixel values [images, 3, side, side], or None without images or without eyes."""
+        if not sources or not self.visual_tokens:
+            return None
+        return torch.from_numpy(decode(sources, self.image_policy))
+
+    def batch(self, prompts: Sequence[Tokens]) -> BatchFeature:
+        """Prompts of one branch each as tensors for `forward` and `generate`, padded on the left."""
+        for prompt in prompts:
+            if len(prompt) and int(prompt.branch.max()) > 1:
+                raise DataError(
+                    "a prompt with several branches cannot be one row",
+                    expected="1 branch",
+                    given=int(prompt.branch.max()),
+                    origin=prompt.origin,
+                    remedy="use lucida.model.decode.greedy, which asks them behind one stem",
+                )
+        length = max(len(prompt) for prompt in prompts)
+        ids = np.full((len(prompts), length), self.tokenizer.pad_token_id)
+        seen = np.zeros((len(prompts), length), dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, length - len(prompt) :] = prompt.input_ids
+            seen[row, length - len(prompt) :] = 1
+        data = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(seen)}
+        pixels = self.pixels([source for prompt in prompts for source in prompt.images])
+        if pixels is not None:
+            data["pixel_values"] = pixels
+        return BatchFeature(data)
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+        **options: Any,
+    ) -> BatchFeature:
+        """Text that is written out already, with `<image>` where an image is shown, as tensors.
+
+        Tokens such as `<|im_start|>` in the text count as tokens; the start token is added when the
+        text lacks it. For questions use `apply_chat_template`, which writes the template. Images are
+        a flat list in reading order, or one list for each text.
+        """
+        options.pop("padding", None)  # rows are always padded to the longest
+        if text is None or return_tensors != "pt" or options:
+            raise DataError(
+                "the processor takes text, images and return_tensors='pt'",
+                given=sorted(options) or f"text={text!r}, return_tensors={return_tensors!r}",
+            )
+        texts = [text] if isinstance(text, str) else list(text)
+        pictures: list[Picture] = []
+        for entry in (
+            [] if images is None else images if isinstance(images, list | tuple) else [images]
+        ):
+            pictures += entry if isinstance(entry, list | tuple) else [entry]
+        sources = [image_source(picture, 1 + number) for number, picture in enumerate(pictures)]
+        places = [written.count(self.image_token) for written in texts]
+        if sum(places) != len(sources):
+            raise DataError(
+                f"the text shows another number of images than are given ({self.image_token})",
+                expected=sum(places),
+                given=len(sources),
+                remedy=f"write {self.image_token} once for each image",
+            )
+        prompts = []
+        for written, count in zip(texts, places, strict=True):
+            prompts.append(self.raw(written, tuple(sources[:count])))
+            sources = sources[count:]
+        return self.batch(prompts)
+
+    def raw(self, text: str, images: tuple[ImageSource, ...]) -> Tokens:
+        """Tokens of text that is written out already."""
+        ids: list[int] = []
+        for number, piece in enumerate(text.split(self.image_token)):
+            if number:
+                ids += [self.image_token_id] * self.visual_tokens
+            ids += self.tokenizer.encode(piece, add_special_tokens=False) if piece else []
+        start = self.tokenizer.bos_token_id
+        if start is not None and ids[:1] != [start]:
+            ids = [start, *ids]
+        values = np.array(ids, dtype=np.int64)
+        visual = values == self.image_token_id if self.visual_tokens else np.zeros(len(ids), bool)
+        number = np.where(visual, (visual.cumsum() - 1) // max(1, self.visual_tokens) + 1, 0)
+        return Tokens(
+            origin="text",
+            images=images,
+            input_ids=values,
+            branch=np.ones_like(values),
+            position=np.arange(len(ids)),
+            image=number,
+            target=np.full_like(values, IGNORED),
+        )
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Message] | Sequence[Sequence[Message]],
+        chat_template: str | None = None,
+        images: Sequence[Picture] = (),
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        return_tensors: str = "pt",
+        **options: Any,
+    ) -> BatchFeature | torch.Tensor | str | list[str]:
+        """One conversation or several, written in this model's template, ready for `generate`.
+
+        The template is the one the model was trained with and cannot be replaced. With
+        `add_generation_prompt=False` a conversation that ends with an answer is written whole. With
+        `tokenize=False` the text comes back, `<image>` where an image is shown.
+        """
+        options.pop("padding", None)
+        options.pop("processor_kwargs", None)
+        if chat_template is not None or options or (tokenize and return_tensors != "pt"):
+            raise DataError(
+                "apply_chat_template follows the model's own template and gives torch tensors",
+                given=sorted(options) or chat_template or return_tensors,
+                remedy="leave these arguments out",
+            )
+        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        conversations = conversation if several else [conversation]
+        if several and images:
+            raise DataError("with several conversations, put each image into its message")
+        prompts = []
+        for messages in conversations:
+            sample = sample_of(messages, images)
+            whole = not add_generation_prompt and messages[-1]["role"] == "assistant"
+            prompts.append(self.encode(sample, loss="all") if whole else self.prompt(sample))
+        if not tokenize:
+            texts = [self.text(prompt) for prompt in prompts]
+            return texts if several else texts[0]
+        batch = self.batch(prompts)
+        return batch if return_dict else batch["input_ids"]
+
+    def text(self, tokens: Tokens) -> str:
+        """What stands in a prompt, each image as one `<image>`."""
+        pieces, start = [], 0
+        first = (tokens.image > 0) & np.diff(tokens.image, prepend=0).astype(bool)
+        for place in [*np.flatnonzero(first), len(tokens)]:
+            words = tokens.input_ids[start:place][tokens.image[start:place] == 0]
+            pieces.append(self.tokenizer.decode(words.tolist()))
+            start = place
+        return self.image_token.join(pieces)
+
+    def end_tokens(self) -> list[int]:
+        """Ids that end an answer in this template: what the model learnt to write after its text."""
+        answer = (Turn("user", ("a",)), Turn("assistant", ("a",)))
+        target = self.encode(Sample("end token", (), (), (answer,))).target
+        last = int(target[target != IGNORED][-1])
+        return list(dict.fromkeys([last, self.tokenizer.eos_token_id]))

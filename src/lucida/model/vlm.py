@@ -1,0 +1,297 @@
+"""The vision-language model, as transformers knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from lucida.core.errors import ModelError
+from lucida.data.sample import Batch
+from lucida.model import attention
+from lucida.model.attention import Layout
+from lucida.model.config import LucidaConfig
+from lucida.model.encoders.encoder import VisionEncoder, new_model
+from lucida.model.fuse import fuse
+from lucida.model.generation import image_block_mask, repeated_by_row
+from lucida.model.masks import fields_of
+from lucida.model.projectors import make_projector
+
+
+class LucidaModel(PreTrainedModel, GenerationMixin):
+    """A vision encoder, a projector and a language model, joined at placeholders.
+
+        pixel_values [images, 3, side, side]        input_ids [rows, length]
+          └─ vision ─▶ features [images, patches, vision]      │
+               └─ projector ─▶ visual tokens [images, patches, width]
+                                   └──────── fuse ─────────────┤ embedding
+                                                               ▼
+                                        language: decoder layers, mask from the layout
+                                                               ▼
+                                        hidden [rows, length, width] ─▶ logits
+
+    Two ways in. Training calls `hidden(batch)` and then `logits` at supervised rows: a `Batch` may
+    be packed and branched, and its fields alone decide who sees whom. Everything from transformers
+    (`generate`, pipelines, PEFT) calls `forward` with an `attention_mask` of ones and zeros. A model
+    without vision is blind: `vision` and `projector` are None and its text has no placeholders.
+
+    Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.1.
+    """
+
+    config_class = LucidaConfig
+    config: LucidaConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(
+        self,
+        config: LucidaConfig,
+        vision: VisionEncoder | None = None,
+        language: PreTrainedModel | None = None,
+    ) -> None:
+        """Parts that are loaded already are taken as they are; others are made from `config`."""
+        super().__init__(config)
+        spec = config.model_spec
+        self.mask = spec.attention_mask
+        self.vision: VisionEncoder | None = None
+        self.projector: nn.Module | None = None
+        if spec.vision is not None:
+            self.vision = vision or VisionEncoder(
+                new_model(config.vision_config), spec.vision.normed, spec.vision.take
+            )
+            self.projector = make_projector(
+                spec.projector,
+                config.vision_width,
+                config.text_config.hidden_size,
+                config.visual_tokens,
+            )
+        self.language = language or AutoModelForCausalLM.from_config(config.text_config)
+        for part in (vision, language):
+            for module in () if part is None else part.modules():
+                module._is_hf_initialized = True  # else post_init draws new weights over them
+        self.post_init()
+        # A configuration that is put into another one loses its attention implementation.
+        if self.vision is not None and self.vision.model.config._attn_implementation is None:
+            self.vision.model.set_attn_implementation("sdpa")
+        if self.language.config._attn_implementation in (None, "sdpa"):
+            self.language.set_attn_implementation(attention.NAME)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the projector keeps torch's own start (std ~ 1/sqrt(3 inputs)), as in LLaVA;
+        transformers' general rule would draw it with the language model's std of 0.02."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language.set_output_embeddings(new_embeddings)
+
+    # Training: batches whose fields carry all meaning.
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "rows length width"]:
+        """Last hidden states of a packed, branched or padded batch; padding is arbitrary.
+
+        Nothing below the lowest trained parameter is differentiated: a frozen encoder runs without
+        gradients, and with frozen parts autograd ends where the first trained weight enters.
+        """
+        if self.language.config._attn_implementation != attention.NAME:
+            raise ModelError(
+                "packed and branched batches need Lucida's attention",
+                expected=attention.NAME,
+                given=self.language.config._attn_implementation,
+                remedy=f'call model.language.set_attn_implementation("{attention.NAME}")',
+            )
+        visual = self.visual(batch.pixel_values, batch.features)
+        embedded = self.embed(batch.input_ids, batch.image > 0, visual)
+        if visual is None and self.projector is not None and self.training:
+            embedded = embedded + self.projector_at_rest(embedded)
+        output = self.language.base_model(
+            inputs_embeds=embedded,
+            position_ids=batch.position,
+            # A mask of rank 4 is passed on untouched; without it transformers would build a dense
+            # mask of length² that nothing reads.
+            attention_mask=embedded.new_zeros(1, 1, 1, 1),
+            use_cache=False,
+            layout=Layout(fields_of(batch), self.mask),
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocabulary"]:
+        """Scores of the next token for any selection of hidden states."""
+        return self.get_output_embeddings()(hidden)
+
+    def projector_at_rest(self, like: Tensor) -> Tensor:
+        """Zero, by way of the projector: a batch without images still gives it a gradient of 0.
+
+        Otherwise a rank that has text only would leave the others waiting, and one rank would not
+        equal two.
+        """
+        shape = (1, self.config.visual_tokens, self.config.vision_width)
+        return 0.0 * self.projector(like.new_zeros(shape)).sum()
+
+    # Images.
+
+    def encode_images(
+        self, pixel_values: Float[Tensor, "images 3 height width"]
+    ) -> Float[Tensor, "images patches vision"]:
+        """Features of the vision encoder, without gradients (and without dropout) when frozen."""
+        if self.vision is None:
+            raise ModelError(
+                "this model is blind (model.vision is null) and was given images",
+                given=f"{len(pixel_values)} images",
+                remedy="use the processor saved with this model; it drops images of a blind model",
+            )
+        pixel_values = pixel_values.to(next(self.vision.parameters()).dtype)
+        if any(weight.requires_grad for weight in self.vision.parameters()):
+            return self.vision(pixel_values)
+        # Batch statistics and dropout stay off in a frozen encoder, or cached features would differ.
+        self.vision.eval()
+        with torch.no_grad():
+            return self.vision(pixel_values)
+
+    def project(
+        self, features: Float[Tensor, "images patches vision"]
+    ) -> Float[Tensor, "images patches width"]:
+        """Visual tokens of features."""
+        return self.projector(features.to(next(self.projector.parameters()).dtype))
+
+    def visual(self, pixel_values: Tensor | None, features: Tensor | None) -> Tensor | None:
+        """Visual tokens of images given as pixels or as features, or None without images."""
+        if pixel_values is not None and features is not None:
+            raise ModelError("give pixel_values or features, not both")
+        if pixel_values is not None and len(pixel_values):
+            features = self.encode_images(pixel_values)
+        return None if features is None or not len(features) else self.project(features)
+
+    def embed(
+        self,
+        input_ids: Int[Tensor, "rows length"],
+        placeholder: Tensor,
+        visual: Tensor | None,
+    ) -> Float[Tensor, "rows length width"]:
+        """Input embeddings with visual tokens in their places; refuses when the counts differ."""
+        embedded = self.get_input_embeddings()(input_ids)
+        if visual is None:
+            if not bool(placeholder.any()):
+                return embedded
+            visual = embedded.new_zeros(0, self.config.visual_tokens, embedded.shape[-1])
+        return fuse(embedded, placeholder, visual)
+
+    # The way in for transformers.
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "rows length"] | None = None,
+        pixel_values: Float[Tensor, "images 3 height width"] | None = None,
+        attention_mask: Tensor | dict | None = None,
+        position_ids: Int[Tensor, "rows length"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "rows length width"] | None = None,
+        labels: Int[Tensor, "rows length"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        features: Float[Tensor, "images patches vision"] | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (and the loss, with `labels` as transformers means them: shifted inside).
+
+        Rows may be padded on either side, marked by `attention_mask`. Images of all rows stand in
+        `pixel_values` (or `features`) in reading order; they go with the prompt, not with the tokens
+        that are decoded after it.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ModelError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            placeholder = self.placeholders(input_ids)
+            inputs_embeds = self.embed(input_ids, placeholder, self.visual(pixel_values, features))
+            if self.mask == "image_block" and bool(placeholder.any()):
+                attention_mask = image_block_mask(
+                    self.config, placeholder, attention_mask, past_key_values, inputs_embeds.dtype
+                )
+        if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+            counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+            position_ids = counted[:, -inputs_embeds.shape[1] :]
+        output = self.language(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        if labels is not None:
+            size = output.logits.shape[-1]
+            output.loss = ForCausalLMLoss(output.logits, labels, size, **kwargs)
+        return output
+
+    def placeholders(self, input_ids: Tensor) -> Tensor:
+        """Where visual tokens belong; nowhere in a blind model."""
+        if self.vision is None:
+            return torch.zeros_like(input_ids, dtype=torch.bool)
+        return input_ids == self.config.image_token_id
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of one decoding step: images with the prompt only."""
+        if not is_first_iteration:
+            kwargs.pop("features", None)
+        compiled = isinstance(past_key_values, Cache) and past_key_values.is_compileable
+        if compiled and is_first_iteration and self.mask == "image_block":
+            # Of a static cache transformers would make the mask itself, without image blocks.
+            placeholder = self.placeholders(input_ids)
+            attention_mask = image_block_mask(
+                self.config, placeholder, attention_mask, past_key_values, self.dtype
+            )
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Rows for beams and several answers; the images of a row are repeated with it."""
+        images = {}
+        for name in ("pixel_values", "features"):
+            if expand_size > 1 and kwargs.get(name) is not None:
+                images[name] = repeated_by_row(
+                    kwargs.pop(name),
+                    self.placeholders(input_ids).sum(1) // max(1, self.config.visual_tokens),
+                    expand_size,
+                )
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        return input_ids, kwargs | images
