@@ -1,17 +1,17 @@
 """Sigmoid contrastive pretraining of a tiny vision encoder from images and their captions alone.
 
-A caption of the world is a list of phrases ("a large red striped star at the top left, ..."). Each
-phrase is matched with a picture through its best patch: the logit of (picture, phrase) is a smooth
-maximum over patches of the scaled cosine between patch and phrase, and every pair is an independent
-yes/no decision. Matching phrases instead of whole captions is what puts shape and colour into the
-patches: with whole captions and in-batch negatives, a batch can be told apart by colours and counts.
+A caption of the world is a list of phrases ("a large red striped star at the top left, ...").
+Each phrase is matched with a picture through its best patch: the logit of (picture, phrase) is a
+smooth maximum over patches of the scaled cosine between patch and phrase, and every pair is an
+independent yes/no decision. Matching phrases instead of whole captions is what puts shape and colour
+into the patches: with whole captions, a batch can be told apart by colours and counts.
 
-Positives follow from caption text only: a phrase fits a picture when all of its words stand together
-in one phrase of that picture's caption. Half of the negatives are phrases with one word changed.
+Positives follow from caption text only: a phrase fits a picture when all of its words stand
+together in one phrase of that picture's caption. Half of the asked phrases have one word changed.
 
 Reference: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343, §3;
 Yao et al., FILIP, 2021, arXiv 2111.07783, §3.2 (patch-phrase maximum); Yuksekgonul et al., When and
-Why Vision-Language Models Behave like Bags-of-Words, 2022, arXiv 2210.01936, §4 (word-swap negatives).
+Why Vision-Language Models Behave like Bags-of-Words, 2022, arXiv 2210.01936, §4 (swapped words).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ALTERNATIVES: tuple[tuple[str, ...], ...] = (
     scenes.BACKGROUNDS,
 )
 _SWAP_WEIGHTS = {0: 5, 1: 2, 2: 2, 3: 2, 4: 2, 5: 3, 6: 1}
-VOCABULARY = tuple(w for words in _ALTERNATIVES for w in words) + ("sign", "background")
+VOCABULARY = (*(w for words in _ALTERNATIVES for w in words), "sign", "background")
 _NUMBER = {word: i for i, word in enumerate(VOCABULARY)}
 _KIND = {word: k for k, words in enumerate(_ALTERNATIVES) for word in words}
 
@@ -54,8 +54,7 @@ def words_of(phrase: str) -> list[str]:
 
 def shortened(words: list[str], rng: random.Random) -> list[str]:
     """The phrase with some of its adjectives or its place left out; never its noun."""
-    kept = [w for w in words if _KIND.get(w) in (0, 5, 6, None) or rng.random() < 0.6]
-    return kept
+    return [w for w in words if _KIND.get(w) in (0, 5, 6, None) or rng.random() < 0.6]
 
 
 def swapped(words: list[str], rng: random.Random) -> list[str]:
@@ -68,8 +67,8 @@ def swapped(words: list[str], rng: random.Random) -> list[str]:
 
 @dataclass
 class ContrastiveBatch:
-    """pixels [n, 3, s, s]; owned, asked: words of phrases as 0/1 [phrases, vocabulary]; owner [phrases]
-    says whose caption an owned phrase stands in."""
+    """pixels [n, 3, s, s]; owned, asked: words of phrases as 0/1 [phrases, vocabulary]; owner
+    [phrases] says whose caption an owned phrase stands in."""
 
     pixels: torch.Tensor
     owned: torch.Tensor
@@ -87,7 +86,7 @@ class ContrastiveBatch:
 
 
 def make_batch(seed: int, step: int, size: int, side: int = 64) -> ContrastiveBatch:
-    """Batch number `step`: `size` fresh pictures of the training split with true and false phrases."""
+    """Batch number `step`: `size` fresh training pictures with true and false phrases."""
     rng = scenes.scene_rng(seed, 77, step)
     pictures, owned, owner, asked = [], [], [], []
     for row in range(size):
@@ -148,8 +147,8 @@ class PhraseMatcher(nn.Module):
 
 
 def contrastive_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Sigmoid loss averaged over true pairs, over the hardest false ones (twice as many) and over all
-    false ones, in the proportion 1 : 1 : 0.5. logits and truth: [pictures, phrases]."""
+    """Sigmoid loss averaged over true pairs, over the hardest false ones (twice as many) and over
+    all false ones, in the proportion 1 : 1 : 0.5. logits and truth: [pictures, phrases]."""
     each = F.softplus(torch.where(truth, -logits, logits))
     wrong = each[~truth]
     hard = wrong.topk(min(2 * int(truth.sum()), len(wrong))).values

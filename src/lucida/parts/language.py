@@ -139,9 +139,7 @@ def question_scores(
 
 
 @torch.no_grad()
-def text_perplexity(
-    model: LlamaForCausalLM, reader: Reader, documents: int, device: str
-) -> float:
+def text_perplexity(model: LlamaForCausalLM, reader: Reader, documents: int, device: str) -> float:
     """Perplexity of held-out documents that are no exercises, per token."""
     total = count = 0.0
     for start in range(0, documents, 50):

@@ -1,4 +1,4 @@
-"""How the vision encoder `siglip-mini` is made from nothing: a small ResNet, images and captions."""
+"""How the vision encoder `siglip-mini` is made from nothing: a ResNet, images and captions."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def build_siglip(
     """
     torch.manual_seed(seed)
     encoder = ResNetModel(
-        ResNetConfig(
-            embedding_size=32, hidden_sizes=[64, WIDTH], depths=[2, 2], layer_type="basic"
-        )
+        ResNetConfig(embedding_size=32, hidden_sizes=[64, WIDTH], depths=[2, 2], layer_type="basic")
     ).to(device)
     matcher = PhraseMatcher(WIDTH).to(device)
     started = time.time()
@@ -44,7 +42,11 @@ def build_siglip(
         folder,
         what="vision encoder, sigmoid contrastive on patches and caption phrases (no labels)",
         made=f"lucida parts build siglip-mini --steps {steps} --seed {seed}",
-        data={"pictures": steps * pictures, "split": "train", "captions": "world, one phrase a thing"},
+        data={
+            "pictures": steps * pictures,
+            "split": "train",
+            "captions": "world, one phrase a thing",
+        },
         parameters=sum(p.numel() for p in encoder.parameters()),
         seconds=round(seconds),
         final_loss=round(loss, 4),

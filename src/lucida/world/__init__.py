@@ -1,1 +1,1 @@
-"""The miniature world: procedurally drawn scenes with exact ground truth. Pure Python and Pillow."""
+"""The miniature world: drawn scenes with exact ground truth, in pure Python and Pillow."""

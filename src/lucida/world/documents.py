@@ -1,4 +1,4 @@
-"""Captions, alt texts, documents with several pictures, conversations and plain text of the world."""
+"""Captions, alt texts, documents with several pictures, conversations and plain text."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def alt_text(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
         text = " ".join(rng.sample(names, rng.randint(1, min(2, len(names)))))
         if scene.sign is not None and rng.random() < 0.3:
             text += f" {scene.sign.word}"
-        text = rng.choice(("{}", "{} - stock picture", "{} no. 7", "buy {} online", "{}.png"))\
-            .format(text)
+        text = rng.choice(
+            ("{}", "{} - stock picture", "{} no. 7", "buy {} online", "{}.png")
+        ).format(text)
     return (Line("text", (0, f" {text}")),)
 
 
@@ -131,7 +132,9 @@ def story(scene: Scene, rng: random.Random) -> str:
     """Three to five sentences in which every word is one of the world."""
     hero = rng.choice(scene.things)
     name = short_name(hero)
-    sentences = [rng.choice((f"once there was {article(full_name(hero))}.", f"i know {article(name)}."))]
+    sentences = [
+        rng.choice((f"once there was {article(full_name(hero))}.", f"i know {article(name)}."))
+    ]
     for other in scene.things:
         if other is hero:
             continue

@@ -47,7 +47,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def _draw_thing(picture: Image.Image, pen: ImageDraw.ImageDraw, thing: Thing) -> None:
-    x0, y0, x1, y1 = thing.box
+    x0, y0, x1, _ = thing.box
     side = x1 - x0
     colour = PAINT[thing.colour]
     picture.paste(colour, (x0, y0), _stencil(thing.shape, side))

@@ -22,8 +22,8 @@ MARGIN = 6
 class Exchange:
     """A question and its answer. `box` (pixels of image `image`) is the answer when it is given.
 
-    `kind` names the sub-score (colour, adversarial, simple, ...). `options` are the candidate answers
-    of tasks that the field scores by choice.
+    `kind` names the sub-score (colour, adversarial, simple, ...). `options` are the candidate
+    answers of tasks that the field scores by choice.
     """
 
     task: str
@@ -45,7 +45,9 @@ def attribute(scene: Scene, rng: random.Random) -> Exchange | None:
         found = _alone(scene, rng, "shape")
         if found is None:
             return None
-        return Exchange("attribute", kind, f"what colour is the {found.shape}?", found.colour, COLOURS)
+        return Exchange(
+            "attribute", kind, f"what colour is the {found.shape}?", found.colour, COLOURS
+        )
     if kind == "shape":
         found = _alone(scene, rng, "colour")
         if found is None:
@@ -111,7 +113,7 @@ def spatial(scene: Scene, rng: random.Random) -> Exchange | None:
 
 
 def counting(scene: Scene, rng: random.Random) -> Exchange | None:
-    """How many things have a property (TallyQA: simple has one property, complex two or a relation).
+    """How many things have a property (TallyQA; complex: two properties or a relation).
 
     The answer is drawn first, uniformly among those that the scene allows, so that "one" is not
     the usual answer.
@@ -129,8 +131,8 @@ def counting(scene: Scene, rng: random.Random) -> Exchange | None:
 
 
 def presence(scene: Scene, rng: random.Random, kind: str | None = None) -> Exchange | None:
-    """Is it there? Half of the time it is not, chosen at random, among the popular, or adversarially
-    from a colour and a shape that are both present but not together (POPE)."""
+    """Is it there? Half of the time it is not: chosen at random, among the popular, or
+    adversarially from a colour and a shape that are both present but not together (POPE)."""
     kind = kind or rng.choice(("random", "popular", "adversarial", "adversarial"))
     there = {(t.colour, t.shape) for t in scene.things}
     if rng.random() < 0.5:
@@ -171,7 +173,9 @@ def comparison(first: Scene, second: Scene, rng: random.Random) -> Exchange | No
         matching = [shape for shape, which in counts if which == answer]
         if not matching:
             return None
-        question = f"which picture has more {plural(rng.choice(matching))}, the first or the second?"
+        question = (
+            f"which picture has more {plural(rng.choice(matching))}, the first or the second?"
+        )
         return Exchange("comparison", "more", question, answer, ("first", "second"))
     held = [{t.colour for t in s.things} for s in (first, second)]
     both, one = held[0] & held[1], held[0] ^ held[1]
@@ -225,8 +229,7 @@ def _complex_counts(scene: Scene, rng: random.Random) -> list[tuple[str, int]]:
         for shape in SHAPES:
             number = sum(t.size == size and t.shape == shape for t in things)
             rows.append((f"{size} {plural(shape)}", number))
-    for texture in TEXTURES:
-        rows.append((f"{texture} things", sum(t.texture == texture for t in things)))
+    rows += [(f"{name} things", sum(t.texture == name for t in things)) for name in TEXTURES]
     anchor = rng.choice(things)
     margin = MARGIN * max(scene.width, scene.height) / 64
     for number, relation in enumerate(RELATIONS):

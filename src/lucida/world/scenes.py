@@ -1,12 +1,12 @@
 """Scenes: what is in a picture, where, and of which kind, decided by (seed, split, index) alone.
 
-A scene holds one to six things on a background, and sometimes a sign with a word. Pixels are counted
-from the top left; boxes are (x0, y0, x1, y1) with x1, y1 exclusive. No (colour, shape) pair stands
-twice in a scene, so that "the red star" names one thing.
+A scene holds one to six things on a background, and sometimes a sign with a word. Pixels are
+counted from the top left; boxes are (x0, y0, x1, y1) with x1, y1 exclusive. No (colour, shape) pair
+stands twice in a scene, so that "the red star" names one thing.
 
-Splits never share a scene: a hash of the first thing's kind and place decides the split that a scene
-belongs to, so two scenes of different splits differ at least there. Some (colour, shape) pairs are
-held out: they occur in split `novel` only, where every scene has at least one.
+Splits never share a scene: a hash of the first thing's kind and place decides the split that a
+scene belongs to, so two scenes of different splits differ at least there. Some (colour, shape)
+pairs are held out: they occur in split `novel` only, where every scene has at least one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES = ("small", "large")
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = ("white", "grey", "black", "sandy", "checked")
+# fmt: off
 WORDS = (
-    "open stop cafe exit milk book fish taxi bank park ship moon "
-    "gold rain king tree snow wolf lamp nest desk jazz farm zone"
-).split()
+    "open", "stop", "cafe", "exit", "milk", "book", "fish", "taxi", "bank", "park", "ship", "moon",
+    "gold", "rain", "king", "tree", "snow", "wolf", "lamp", "nest", "desk", "jazz", "farm", "zone",
+)
+# fmt: on
 
 # Unequal on purpose: "popular" absent things (POPE) need a world in which some things are popular.
 COLOUR_WEIGHTS = (16, 10, 12, 12, 8, 16, 8, 8)
@@ -125,7 +127,7 @@ def make_scene(
 
 
 def owner(thing: Thing, width: int) -> Split:
-    """The split that owns scenes whose first thing is this one (`novel` shares test's scenes' rule)."""
+    """The split that owns scenes whose first thing is this one; `novel` scenes follow test's rule."""
     x0, y0, x1, _ = thing.box
     mixed = x0 * 7 + y0 * 13 + x1 * 3 + width * 5
     mixed += COLOURS.index(thing.colour) * 11 + SHAPES.index(thing.shape) * 17

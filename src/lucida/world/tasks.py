@@ -20,7 +20,7 @@ from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a task asks for one index. `turns` hold text and, as whole numbers, the scenes' pictures."""
+    """What a task asks for one index. `turns` hold text and, as numbers, the scenes' pictures."""
 
     id: str
     scenes: tuple[Scene, ...]
@@ -30,7 +30,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """One family. `twin` is the benchmark that it is the miniature of; `metric` how it is scored."""
+    """One family. `twin` is the benchmark it is the miniature of; `metric` is how it is scored."""
 
     name: str
     twin: str
@@ -50,8 +50,8 @@ def mixed_item(
 ) -> Item:
     """Questions of several families behind one picture: each question's family drawn at random.
 
-    Families that need pictures or turns of their own (diagrams, comparisons, documents) cannot share;
-    with one of them in `tasks` the item is of one family, drawn at random.
+    Families that need pictures or turns of their own (diagrams, comparisons, documents) cannot
+    share; with one of them in `tasks` the item is of one family, drawn at random.
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 999)
     if len(tasks) == 1 or any(task.name not in _SHARING for task in tasks):
@@ -131,7 +131,9 @@ def _told(
     count: int,
     size: int,
 ) -> tuple:
-    scenes = [make_scene(seed, split, scenes_needed * index + k, size) for k in range(scenes_needed)]
+    scenes = [
+        make_scene(seed, split, scenes_needed * index + k, size) for k in range(scenes_needed)
+    ]
     turns = teller(scenes, rng)
     shown = tuple(scenes) if any(isinstance(p, int) for line in turns for p in line.parts) else ()
     return shown, (), turns

@@ -1,0 +1,68 @@
+"""Rows of text for the language model: right targets, isolated questions."""
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from lucida.data.sample import IGNORED
+from lucida.parts.corpus import Reader
+from lucida.parts.language import question_scores, small_llama, text_loss
+from lucida.parts.tokenizer import make_tokenizer
+from lucida.world.text import exercise
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return Reader(make_tokenizer(0, 400))
+
+
+def test_tokenizer_says_every_text_again(reader):
+    for text in ("a red star.", "Grüße 漢字 \x00", " <b03><b31>", "what does the sign say?"):
+        assert reader.tokenizer.decode(reader.ids(text)) == text
+    assert len(reader.ids("<b07>")) == 1
+
+
+def test_targets_are_the_answers_and_every_question_stands_alone(reader):
+    told = exercise(0, "train", 4)
+    rows = reader.row(told)
+    for branch, exchange in enumerate(told.exchanges, start=1):
+        cells = [cell for cell in rows if cell[1] == branch]
+        answer = [cell[3] for cell in cells if cell[3] != IGNORED]
+        expected = exchange.answer or reader.box(told.scene, exchange.box)
+        assert reader.tokenizer.decode(answer) == f" {expected}<eos>"
+        stem = sum(cell[1] == 0 for cell in rows)
+        assert [cell[2] for cell in cells] == list(range(stem, stem + len(cells)))
+
+
+def test_a_question_behind_others_scores_as_if_asked_alone(reader):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(small_llama(reader.tokenizer)).eval()
+    told = exercise(0, "train", 4)
+    rows = reader.row(told)
+    alone = [cell for cell in rows if cell[1] in (0, 3)]
+    with torch.no_grad():
+        both = [
+            model.lm_head(
+                model.model(
+                    input_ids=b.input_ids,
+                    position_ids=b.position,
+                    attention_mask=b.mask,
+                    use_cache=False,
+                ).last_hidden_state
+            )
+            for b in (reader.stack([rows]), reader.stack([alone]))
+        ]
+    where = [k for k, cell in enumerate(rows) if cell[1] == 3]
+    inside = [k for k, cell in enumerate(alone) if cell[1] == 3]
+    torch.testing.assert_close(both[0][0, where], both[1][0, inside], atol=1e-4, rtol=1e-4)
+
+
+def test_batches_train_and_score(reader):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(small_llama(reader.tokenizer))
+    batch = reader.batch(0, "train", 0, 6)
+    loss = text_loss(model, batch, "cpu")
+    loss.backward()
+    assert torch.isfinite(loss)
+    scores = question_scores(model.eval(), reader, 30, "cpu")
+    assert all(0 <= value <= 100 for value in scores.values())

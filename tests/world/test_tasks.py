@@ -1,0 +1,119 @@
+"""Questions: right by the scene, balanced, deterministic; documents well formed."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from lucida.world.phrases import short_name
+from lucida.world.scenes import make_scene, scene_rng
+from lucida.world.tasks import TASKS, mixed_item
+from lucida.world.text import document, exercise
+
+ASKED = ["attribute", "reading", "boxes", "spatial", "counting", "presence", "unanswerable"]
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_items_are_deterministic_and_of_one_form(name):
+    for index in range(40):
+        item = TASKS[name].item(0, "test", index)
+        assert item == TASKS[name].item(0, "test", index)
+        assert bool(item.exchanges) != bool(item.turns)
+        shown = [p for line in item.turns for p in line.parts if isinstance(p, int)]
+        assert sorted(shown) == list(range(len(item.scenes))) or item.exchanges
+        assert all(e.answer or e.box for e in item.exchanges)
+
+
+def _by_name(scene, words):
+    return next(t for t in scene.things if short_name(t) == words)
+
+
+def test_spatial_answers_follow_from_centres():
+    pattern = re.compile(
+        r"true or false: the (\w+ \w+) is (left of|right of|above|below) the (.+)\."
+    )
+    for index in range(200):
+        item = TASKS["spatial"].item(0, "test", index)
+        for exchange in item.exchanges:
+            first, relation, second = pattern.match(exchange.question).groups()
+            (ax, ay), (bx, by) = (_by_name(item.scenes[0], n).centre for n in (first, second))
+            holds = {"left of": ax < bx, "right of": ax > bx, "above": ay < by, "below": ay > by}
+            assert exchange.answer == ("true" if holds[relation] else "false")
+
+
+def test_presence_answers_follow_from_the_scene_and_adversarial_ones_are_hard():
+    for kind in ("random", "popular", "adversarial"):
+        for index in range(150):
+            item = TASKS[f"presence-{kind}"].item(0, "test", index)
+            things = item.scenes[0].things
+            for exchange in item.exchanges:
+                colour, shape = exchange.question.rstrip("?").split()[-2:]
+                there = any((t.colour, t.shape) == (colour, shape) for t in things)
+                assert exchange.answer == ("yes" if there else "no")
+                if kind == "adversarial" and not there:
+                    assert colour in {t.colour for t in things}
+                    assert shape in {t.shape for t in things}
+
+
+def test_counts_are_right():
+    for index in range(200):
+        item = TASKS["counting"].item(0, "test", index)
+        things = item.scenes[0].things
+        for exchange in item.exchanges:
+            words = re.match(r"how many (.*) are there", exchange.question).group(1)
+            if " the " in words:
+                continue
+            words = [w[:-2] if w == "crosses" else w.rstrip("s") for w in words.split()]
+            wanted = [w for w in words if w != "thing"]
+            number = sum(
+                all(w in (t.colour, t.shape, t.size, t.texture) for w in wanted) for t in things
+            )
+            assert exchange.answer == str(number), exchange
+
+
+def test_no_answer_prevails():
+    limits = {"spatial": 0.55, "presence-adversarial": 0.55, "counting": 0.45, "attribute": 0.3}
+    for name, limit in limits.items():
+        answers = Counter(
+            e.answer for k in range(400) for e in TASKS[name].item(0, "test", k).exchanges
+        )
+        assert max(answers.values()) / answers.total() < limit, (name, answers)
+
+
+def test_mixed_items_ask_several_families_about_one_scene():
+    tasks = [TASKS[name] for name in ASKED]
+    seen = Counter()
+    for index in range(200):
+        item = mixed_item(tasks, 0, "train", index)
+        assert len(item.scenes) == 1
+        assert len({(e.task, e.question) for e in item.exchanges}) == len(item.exchanges)
+        seen.update(e.task for e in item.exchanges)
+    assert set(seen) == set(ASKED)
+
+
+def test_text_of_the_world_tells_what_the_questions_need():
+    for index in range(200):
+        told = exercise(0, "train", index)
+        words = " ".join(part for part in told.told if isinstance(part, str))
+        boxes = [part for part in told.told if not isinstance(part, str)]
+        assert boxes[: len(told.scene.things)]
+        for thing in told.scene.things:
+            assert thing.colour in words
+            assert thing.box in boxes
+        for exchange in told.exchanges:
+            assert exchange.box is None or exchange.box in boxes
+        assert document(0, "train", index) == document(0, "train", index)
+
+
+def test_generators_of_different_numbers_differ():
+    draws = {
+        scene_rng(seed, split, index).random()
+        for seed in (0, 1)
+        for split in (0, 1)
+        for index in range(500)
+    }
+    assert len(draws) == 2000
+
+
+def test_scenes_of_one_index_differ_between_sizes():
+    assert make_scene(0, "train", 0, 64) != make_scene(0, "train", 0, 96)
