@@ -38,9 +38,9 @@ def bootstrap(
     says nothing about the spread: its interval is the mean itself. Raises ValueError for no scores
     or lengths that differ.
 
-    Worked example: scores [1, 1, 0, 0] with clusters [a, a, b, b] are two coins, not four: a quarter
-    of the resamples are (a, a) with mean 1 and a quarter (b, b) with mean 0, so the interval is
-    [0, 1]. As four clusters, the means 0 and 1 come once in sixteen each.
+    Worked example: scores [1, 1, 0, 0] with clusters [a, a, b, b] are two coins, not four: a
+    quarter of the resamples are (a, a) with mean 1 and a quarter (b, b) with mean 0, so the
+    interval is [0, 1]. As four clusters, the means 0 and 1 come once in sixteen each.
 
     Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; Field and
     Welsh, Bootstrapping clustered data, 2007, section 2.
@@ -73,9 +73,9 @@ def paired(
 ) -> Interval:
     """How much `first` is better than `second` on the same examples, with its 95% interval.
 
-    Both lists are in the same order of examples. The differences are resampled, so what is hard for
-    both cancels: the interval is much narrower than two separate ones suggest. Raises ValueError when
-    the lists differ in length.
+    Both lists are in the same order of examples. The differences are resampled, so what is hard
+    for both cancels: the interval is much narrower than two separate ones suggest. Raises
+    ValueError when the lists differ in length.
 
     Worked example: [1, 1, 0] against [0, 1, 0] differ by [1, 0, 0], mean 1/3.
 

@@ -17,8 +17,7 @@ def intersection_over_union(first: Box, second: Box) -> float:
 
     Worked example: (0, 0, 4, 4) and (2, 0, 6, 4) share 2 x 4 = 8 of 16 + 16 - 8 = 24, so 1/3.
 
-    Reference: Yu et al., Modeling Context in Referring Expressions, 2016, arXiv 1608.00272,
-    section 5.
+    Reference: Yu et al., Modeling Context in Referring Expressions, 2016, arXiv 1608.00272.
     """
     shared = area(
         (
@@ -35,14 +34,13 @@ def intersection_over_union(first: Box, second: Box) -> float:
 def box_hit(predicted: Box | None, truth: Box, threshold: float = 0.5) -> float:
     """1.0 when the predicted box overlaps the truth by at least `threshold`, else 0.0.
 
-    None stands for an output that is no box (nothing parsed, or x0 >= x1, or y0 >= y1): a miss, which
-    the benchmark counts as malformed.
+    None stands for an output that is no box (nothing parsed, or x0 >= x1, or y0 >= y1): a miss,
+    which the benchmark counts as malformed.
 
     Worked example: against (0, 0, 4, 4) the box (1, 0, 5, 4) has IoU 12/20 = 0.6, a hit at 0.5;
     (2, 0, 6, 4) has 1/3, a miss.
 
-    Reference: Yu et al., Modeling Context in Referring Expressions, 2016, arXiv 1608.00272,
-    section 5 (threshold 0.5).
+    Reference: Yu et al., Modeling Context in Referring Expressions, 2016, arXiv 1608.00272.
     """
     if predicted is None or area(predicted) == 0.0:
         return 0.0

@@ -1,8 +1,8 @@
 """CIDEr-D: how much a caption says of what people say about this picture and not about others.
 
-This is what coco-caption prints as "CIDEr". The weight of an n-gram comes from the references of the
-images that are evaluated together, so scores depend on the set: never compare across subsets, and
-one image alone always scores 0.
+This is what coco-caption prints as "CIDEr". The weight of an n-gram comes from the references of
+the images that are evaluated together, so scores depend on the set: never compare across subsets,
+and one image alone always scores 0.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Vector = dict[tuple[str, ...], float]
 def tokenize(text: str) -> list[str]:
     """Lower-case runs of letters and digits, an inner apostrophe kept; all else separates.
 
-    A stand-in for Stanford's PTB tokenizer. On COCO captions, splitting at non-word characters moves
-    the corpus score by about +0.003 of 0.89.
+    A stand-in for Stanford's PTB tokenizer. On COCO captions, splitting at non-word characters
+    moves the corpus score by about +0.003 of 0.89.
 
     Worked example: "A red star, beside Tom's box." -> a red star beside tom's box
     """
@@ -92,11 +92,11 @@ def cider_d(
         candidate "a red star"    references "a red star"       every n-gram with n <= 3 agrees
         candidate "a red star"    references "a blue square"    shares only "a"
 
-    "a" stands in both images' references, so its weight is ln(2/2) = 0 and image 2 scores 0. Image 1
-    has cosine 1 for n = 1, 2, 3 and no 4-gram: (1 + 1 + 1 + 0) / 4 * 10 = 7.5.
+    "a" stands in both images' references, so its weight is ln(2/2) = 0 and image 2 scores 0.
+    Image 1 has cosine 1 for n = 1, 2, 3 and no 4-gram: (1 + 1 + 1 + 0) / 4 * 10 = 7.5.
 
     Reference: Vedantam et al., CIDEr: Consensus-based Image Description Evaluation, 2015,
-    arXiv 1411.5726, sections 5 and 8 (CIDEr-D); constants as in tylin/coco-caption.
+    arXiv 1411.5726 (CIDEr-D, the variant against gaming); constants as in tylin/coco-caption.
     """
     if len(candidates) != len(references):
         raise ValueError(f"{len(candidates)} candidates for {len(references)} sets of references")

@@ -26,8 +26,9 @@ def normalise(text: str) -> str:
 
     The steps are VQAv2's: a punctuation character that stands next to a space anywhere in the text
     is deleted, otherwise it separates two words; periods go unless a digit follows; zero..ten (and
-    "none") become digits; a, an, the go. VQAv2's table of contractions ("dont" is "don't") is left
-    out, so an answer must carry its own apostrophe.
+    "none") become digits; a, an, the go, unless nothing would be left (the answer may be the letter
+    A). VQAv2's table of contractions ("dont" is "don't") is left out: an answer carries its own
+    apostrophe.
 
     Worked example:
 
@@ -36,8 +37,10 @@ def normalise(text: str) -> str:
         "light-blue"      -> "light blue"
         "1,000"           -> "1000"
         "0.5 m."          -> "0.5 m"
+        "A."              -> "a"
 
-    Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, evaluation code.
+    Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, and its
+    evaluation code.
     """
     text = " ".join(text.lower().split())
     comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
@@ -46,17 +49,17 @@ def normalise(text: str) -> str:
         beside_space = f"{mark} " in text or f" {mark}" in text
         cleaned = cleaned.replace(mark, "" if beside_space or comma_in_number else " ")
     cleaned = _PERIOD_OUTSIDE_NUMBER.sub("", cleaned)
-    words = (NUMBERS.get(word, word) for word in cleaned.split())
-    return " ".join(word for word in words if word not in ARTICLES)
+    words = [NUMBERS.get(word, word) for word in cleaned.split()]
+    return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
 def exact_match(output: str, answers: Iterable[str]) -> float:
     """1.0 when the output equals one of the answers after `normalise`, else 0.0.
 
     Worked example: `exact_match("Two.", ["2"])` is 1.0; `exact_match("a red", ["blue"])` is 0.0.
-    An empty output matches nothing, not even an answer that normalises to nothing ("the").
+    An output without words matches nothing, not even another one.
 
-    Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, section 3.
+    Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837.
     """
     found = normalise(output)
     return float(bool(found) and any(found == normalise(answer) for answer in answers))

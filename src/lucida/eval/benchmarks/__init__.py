@@ -1,0 +1,39 @@
+"""The table of benchmarks: one line each, imported when asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from lucida.core.errors import RecipeError
+from lucida.core.registry import Table
+from lucida.eval.benchmark import Benchmark
+
+_WORLD = "lucida.eval.benchmarks.world"
+
+BENCHMARKS = Table(
+    "benchmark",
+    {
+        "caption": f"{_WORLD}:caption",
+        "attribute": f"{_WORLD}:attribute",
+        "unanswerable": f"{_WORLD}:unanswerable",
+        "reading": f"{_WORLD}:reading",
+        "boxes": f"{_WORLD}:boxes",
+        "spatial": f"{_WORLD}:spatial",
+        "counting": f"{_WORLD}:counting",
+        "presence": f"{_WORLD}:presence",
+        "presence-random": f"{_WORLD}:presence_random",
+        "presence-popular": f"{_WORLD}:presence_popular",
+        "presence-adversarial": f"{_WORLD}:presence_adversarial",
+        "diagram": f"{_WORLD}:diagram",
+        "comparison": f"{_WORLD}:comparison",
+    },
+    group="lucida.benchmarks",
+    error=RecipeError,
+)
+"""Name -> a class or function that gives a `Benchmark` when it is called without arguments."""
+
+
+@cache
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name, made once per process; an unknown name is an error."""
+    return BENCHMARKS[name]()

@@ -1,0 +1,160 @@
+"""The benchmarks of the miniature world: one class, one entry for each task family.
+
+Examples come from the test split, whose scenes no training sees. What guessing gives is worked out
+from the training split's answers, never from the test's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property, partial
+
+import numpy as np
+
+from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
+from lucida.eval.benchmark import Example, Guesses, Parsed, ReadBox
+from lucida.eval.metrics.boxes import Box, box_hit
+from lucida.eval.metrics.cider import cider_d, tokenize
+from lucida.eval.metrics.exact import exact_match
+from lucida.world.tasks import TASKS, Exchange, Item
+
+QUESTIONS = 5
+"""Most questions about one picture; more would be cheaper to ask and say less."""
+COUNT = 1000
+"""Examples of a benchmark."""
+TRAIN_ITEMS = 300
+"""Pictures of the training split from whose answers the majority is taken."""
+_SEED = 0
+_METRICS = {"exact": "exact match", "box": "IoU ≥ 0.5", "caption": "CIDEr-D"}
+
+
+class WorldBenchmark:
+    """Held-out questions of one task family, each asked by itself.
+
+    exact: the answer after `metrics.exact.normalise`. box: IoU of at least 0.5 in pixels of the
+    original picture. caption: CIDEr-D against five references, weights from the same set.
+
+    Worked example: of 1,000 presence questions half have the answer "yes", so both chance and the
+    majority answer score about 0.5, and a model that sees scores more.
+
+    Reference: Karamcheti et al., Prismatic VLMs, 2024, arXiv 2402.07865 (the suite of tasks); each
+    family's `twin` names the benchmark that it is the miniature of.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.task = TASKS[name]
+        self.metric = _METRICS[self.task.metric]
+        self._examples: list[Example] = []
+        self._next_index = 0
+
+    def examples(self, limit: int | None = None) -> list[Example]:
+        """The first `limit` of 1,000 questions about test pictures, up to five for each picture."""
+        wanted = COUNT if limit is None else min(limit, COUNT)
+        while len(self._examples) < wanted:
+            item = self.task.item(_SEED, "test", self._next_index, QUESTIONS)
+            self._examples += item_examples(item)
+            self._next_index += 1
+        return self._examples[:wanted]
+
+    def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
+        """The answer without the space around it, or the box in pixels of the original picture."""
+        if example.box is None:
+            return output.strip()
+        return read_box(output, *example.size)
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """Between 0 and 1 (captions: 0 to 10), one for each example."""
+        pairs = list(zip(examples, parsed, strict=True))
+        if self.task.metric == "box":
+            return [box_hit(found, example.box) for example, found in pairs]
+        if self.task.metric == "caption":
+            references = [[tokenize(answer) for answer in e.answers] for e in examples]
+            return cider_d([tokenize(text or "") for text in parsed], references)
+        return [exact_match(text or "", example.answers) for example, text in pairs]
+
+    def guesses(self, examples: Sequence[Example]) -> Guesses:
+        """Chance (a random option) and the training split's most frequent answer of that kind."""
+        majority = self.scores(examples, [self._usual(example) for example in examples])
+        is_choice = self.task.metric == "exact"
+        chance = [
+            1 / len(example.options) if is_choice and example.options else score
+            for example, score in zip(examples, majority, strict=True)
+        ]
+        return Guesses(chance, majority)
+
+    def _usual(self, example: Example) -> Parsed:
+        """The most frequent training answer to this kind of question; for boxes the median box."""
+        if example.box is None:
+            return self._usual_answers.get(example.kind, "")
+        width, height = example.size
+        x0, y0, x1, y1 = self._usual_box
+        return x0 * width, y0 * height, x1 * width, y1 * height
+
+    @cached_property
+    def _usual_answers(self) -> dict[str, str]:
+        counts: dict[str, Counter[str]] = {}
+        for _, exchange in self._training_exchanges():
+            counts.setdefault(exchange.kind, Counter())[exchange.answer] += 1
+        return {kind: counter.most_common(1)[0][0] for kind, counter in counts.items()}
+
+    @cached_property
+    def _usual_box(self) -> Box:
+        shares = []
+        for item, exchange in self._training_exchanges():
+            scene = item.scenes[exchange.image]
+            sides = (scene.width, scene.height, scene.width, scene.height)
+            shares.append(np.divide(exchange.box, sides))
+        return tuple(float(value) for value in np.median(shares, axis=0))
+
+    def _training_exchanges(self) -> list[tuple[Item, Exchange]]:
+        items = (self.task.item(_SEED, "train", i, QUESTIONS) for i in range(TRAIN_ITEMS))
+        return [(item, exchange) for item in items for exchange in item.exchanges]
+
+
+def scene_image(scene):
+    from lucida.world.drawing import draw
+
+    return ImageSource(scene.id, scene.id, partial(draw, scene))
+
+
+def item_examples(item: Item) -> list[Example]:
+    """Every question of an item as an example by itself: the same stem, one branch, no answer."""
+    images = tuple(scene_image(scene) for scene in item.scenes)
+    stem = (Turn("user", tuple(ImagePart(k) for k in range(len(images)))),)
+    examples = []
+    for number, exchange in enumerate(item.exchanges):
+        scene = item.scenes[exchange.image]
+        branch = (Turn("user", (exchange.question,)),)
+        answers = exchange.options if exchange.task == "caption" else (exchange.answer,)
+        examples.append(
+            Example(
+                id=f"{item.id}/{number}",
+                sample=Sample(f"{item.id}/{number}", images, stem, (branch,)),
+                question=exchange.question,
+                answers=() if exchange.box else answers,
+                options=() if exchange.task == "caption" else exchange.options,
+                kind=exchange.kind,
+                cluster=item.id,
+                box=exchange.box,
+                image=exchange.image,
+                size=(scene.width, scene.height),
+            )
+        )
+    return examples
+
+
+caption = partial(WorldBenchmark, "caption")
+attribute = partial(WorldBenchmark, "attribute")
+unanswerable = partial(WorldBenchmark, "unanswerable")
+reading = partial(WorldBenchmark, "reading")
+boxes = partial(WorldBenchmark, "boxes")
+spatial = partial(WorldBenchmark, "spatial")
+counting = partial(WorldBenchmark, "counting")
+presence = partial(WorldBenchmark, "presence")
+presence_random = partial(WorldBenchmark, "presence-random")
+presence_popular = partial(WorldBenchmark, "presence-popular")
+presence_adversarial = partial(WorldBenchmark, "presence-adversarial")
+diagram = partial(WorldBenchmark, "diagram")
+comparison = partial(WorldBenchmark, "comparison")

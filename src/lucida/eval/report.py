@@ -1,0 +1,166 @@
+"""report.html: one page that shows what a run learnt, with pictures, and needs nothing else.
+
+    recipe.yaml, results.json, metrics.jsonl, predictions/ ──write_report──▶ report.html
+
+All images and the curve are inside the file; it asks the network for nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from lucida.core.recipe import dump_recipe
+from lucida.core.runs import RunFolder, atomic_write
+from lucida.eval.curve import loss_curve
+from lucida.eval.gallery import Shot, gallery
+
+SHOTS = 8
+"""Pictures per task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of the table; places are percent of the width of the track."""
+
+    name: str
+    metric: str
+    score: float
+    low: float
+    high: float
+    blind: float | None
+    chance: float
+    gain: str
+    kinds: list[tuple[str, float, int]]
+    n: int
+    ceiling: float
+
+    def place(self, value: float) -> str:
+        """Where a score lies on the track, as CSS percent."""
+        return f"{100 * max(0.0, min(value / self.ceiling, 1.0)):.2f}%"
+
+
+def write_report(folder: Path) -> Path:
+    """Write RUN/report.html from what stands in the run folder; gives its path."""
+    run = RunFolder(folder)
+    recipe, results = run.recipe, run.results
+    tasks = results["tasks"]
+    page = _template().render(
+        name=recipe.name,
+        description=recipe.description,
+        facts=_facts(run),
+        bars=[_bar(name, task) for name, task in tasks.items()],
+        has_blind=any(task["blind"] is not None for task in tasks.values()),
+        curve=loss_curve(run.metrics.read()),
+        galleries=[
+            (
+                name,
+                [_card(shot, tasks[name]["metric"]) for shot in gallery(folder, name, SHOTS, skip)],
+            )
+            for skip, name in zip(range(0, SHOTS * len(tasks), SHOTS), tasks, strict=True)
+        ],
+        recipe=dump_recipe(recipe),
+        phases=[(name, seconds) for name, seconds in results.get("seconds", {}).items()],
+        run=folder,
+    )
+    atomic_write(run.report_file, page)
+    return run.report_file
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lucida.eval", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html")
+
+
+def _facts(run: RunFolder) -> list[tuple[str, str]]:
+    """Short facts under the title: name and value."""
+    facts = []
+    results = run.results
+    seconds = results.get("seconds", {})
+    if "train" in seconds:
+        facts.append(("trained in", duration(seconds["train"])))
+    if "evaluate" in seconds:
+        facts.append(("evaluated in", duration(seconds["evaluate"])))
+    asked = sum(task["n"] for task in results["tasks"].values())
+    facts.append(("held-out questions", f"{asked:,}"))
+    for key, label in (("parameters", "parameters"), ("trained_parameters", "trained")):
+        if key in results:
+            facts.append((label, f"{results[key] / 1e6:.2f} M"))
+    if run.environment_file.exists():
+        known = json.loads(run.environment_file.read_text(encoding="utf-8"))
+        facts += [(key, str(known[key])) for key in ("device", "precision") if key in known]
+    return facts
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "48 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def _bar(name: str, task: dict) -> Bar:
+    low, high = task["interval"]
+    known = [1.0, high, task["blind"] or 0.0, task["chance"]]
+    gain = task.get("gain")
+    return Bar(
+        name=name,
+        metric=task["metric"],
+        score=task["score"],
+        low=low,
+        high=high,
+        blind=task["blind"],
+        chance=task["chance"],
+        gain=f"{100 * gain['mean']:+.1f}" if gain else "",
+        kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
+        n=task["n"],
+        ceiling=max(known),
+    )
+
+
+def _card(shot: Shot, metric: str) -> dict:
+    """What the template needs of one example."""
+    pictures = []
+    for number, image in enumerate(shot.images):
+        boxes = []
+        if number == shot.image:
+            boxes = [
+                (kind, box[0], box[1], box[2] - box[0], box[3] - box[1])
+                for kind, box in (("wanted", shot.wanted), ("found", shot.found))
+                if box is not None
+            ]
+        source = f"data:image/png;base64,{_png(image)}"
+        pictures.append({"source": source, "size": image.size, "boxes": boxes})
+    return {"shot": shot, "pictures": pictures, "mark": mark(shot.score, metric), "metric": metric}
+
+
+def mark(score: float, metric: str) -> str:
+    """right or wrong, or graded where a score is not one of the two."""
+    if metric == "CIDEr-D":
+        return "graded"
+    return "right" if score >= 1.0 else "wrong"
+
+
+def _png(image: Image.Image) -> str:
+    """Base64 of the PNG, at most 512 pixels on the longer side."""
+    image = image.copy()
+    image.thumbnail((512, 512))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
