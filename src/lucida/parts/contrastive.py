@@ -3,7 +3,7 @@
 A caption of the world is a list of phrases ("a large red striped star at the top left, ...").
 Each phrase is matched with a picture through its best patch: the logit of (picture, phrase) is a
 smooth maximum over patches of the scaled cosine between patch and phrase, and every pair is an
-independent yes/no decision. Matching phrases instead of whole captions is what puts shape and colour
+independent yes/no decision. Matching phrases instead of whole captions puts shape and colour
 into the patches: with whole captions, a batch can be told apart by colours and counts.
 
 Positives follow from caption text only: a phrase fits a picture when all of its words stand

@@ -21,7 +21,7 @@ TEXT_WEIGHT = 0.25
 
 @dataclass
 class TextBatch:
-    """[rows, length] each, `mask` [rows, 1, length, length]; `weight` is 0 where nothing is taught."""
+    """[rows, length], `mask` [rows, 1, length, length]; `weight` is 0 where nothing is taught."""
 
     input_ids: torch.Tensor
     position: torch.Tensor
@@ -77,7 +77,7 @@ class Reader:
         return rows
 
     def batch(self, seed: int, split: Split, step: int, size: int, texts: float = 0.1) -> TextBatch:
-        """Batch number `step`: `size` rows, each an exercise or (a share `texts`) four documents."""
+        """Batch number `step`: `size` rows, each an exercise or (share `texts`) four documents."""
         rows = []
         for index in range(step * size, (step + 1) * size):
             if index % 20 < round(20 * texts):

@@ -1,8 +1,8 @@
 """Linear probes: what can be read off a patch by one matrix?
 
 For each thing the features of the patch at its centre are asked for shape, colour, size and
-texture, for each sign those at its centre for the word. The probe sees training scenes, the score is on
-validation scenes. Labels are used for this measurement only, never for pretraining.
+texture, for each sign those at its centre for the word. The probe sees training scenes, the
+score is on validation scenes. Labels are used for this measurement only, never for pretraining.
 """
 
 from __future__ import annotations

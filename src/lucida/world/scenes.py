@@ -127,7 +127,7 @@ def make_scene(
 
 
 def owner(thing: Thing, width: int) -> Split:
-    """The split that owns scenes whose first thing is this one; `novel` scenes follow test's rule."""
+    """The split that owns scenes with this first thing; `novel` scenes follow test's rule."""
     x0, y0, x1, _ = thing.box
     mixed = x0 * 7 + y0 * 13 + x1 * 3 + width * 5
     mixed += COLOURS.index(thing.colour) * 11 + SHAPES.index(thing.shape) * 17
