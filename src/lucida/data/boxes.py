@@ -42,8 +42,8 @@ def format_box(box: Box, bins: int) -> str:
 def parse_box(text: str, bins: int) -> Box | None:
     """The box that a text consists of, at the middle of its bins; None when the text is no box.
 
-    Refused: anything but four tokens of the right width, numbers beyond the last bin, and a right or
-    bottom edge before the left or top one. A box inside one bin is a box.
+    Refused: anything but four tokens of the right width, numbers beyond the last bin, and a right
+    or bottom edge before the left or top one. A box inside one bin is a box.
     """
     found = _pattern(bins).fullmatch(text)
     if found is None:

@@ -13,7 +13,7 @@ piece knows what it is, so labels need no search:
 `after_image` supervises a sample without any image like `all`. Order: the start token if the
 tokenizer has one, the stem, then each branch, counting positions on from the stem's end.
 
-Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.2 (loss on answers).
+Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.2.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def encode(
 ) -> Tokens:
     """The sample as tokens with their targets.
 
-    Each image is `visual_tokens` copies of `image_token_id` in one run; with 0 (a blind model) images
-    contribute nothing. A sample longer than `max_length` first loses whole branches, the last first;
-    a single branch that is still too long is cut at its end, and a cut that would fall into an image
-    moves before it. `counts` then grows by `branches_dropped`, `samples_cut`, `tokens_cut` and
-    `images_dropped`.
+    Each image is `visual_tokens` copies of `image_token_id` in one run; with 0 (a blind model)
+    images contribute nothing. A sample longer than `max_length` first loses whole branches, the
+    last first; a single branch that is still too long is cut at its end, and a cut that would fall
+    into an image moves before it. `counts` then grows by `branches_dropped`, `samples_cut`,
+    `tokens_cut` and `images_dropped`.
 
     DataError: images and their places differ in number, an answer is empty, the stem alone fills
     `max_length`, nothing is supervised, or the template cannot be followed.
@@ -84,8 +84,8 @@ def encode_prompt(
     """The sample up to where the model has to go on: nothing is a target.
 
     A branch that ends with an answer loses it, and the template's generation prompt is written; a
-    document ends without its end token. DataError when the stem and its longest branch leave no room
-    for an answer in `max_length`.
+    document ends without its end token. DataError when the stem and its longest branch leave no
+    room for an answer in `max_length`.
     """
     writing = Writing(tokenizer, template, visual_tokens, image_policy, bins, image_token_id)
     stem, branches = writing.pieces(sample, prompt=True)
@@ -112,7 +112,7 @@ def _fitted(
     max_length: int,
     counts: Counter[str] | None,
 ) -> tuple[list[Piece], list[list[Piece]]]:
-    """The pieces within `max_length`: fewer branches first, then a shorter one; images stay whole."""
+    """The pieces within `max_length`: fewer branches, then a shorter one; images stay whole."""
     total = _length(stem) + sum(map(_length, branches))
     if total <= max_length:
         return stem, branches

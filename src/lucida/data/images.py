@@ -1,7 +1,7 @@
 """Opening any picture safely, and making it the encoder's square.
 
 `open_image` gives an RGB Pillow image or a `DataError` that names the file and says what to do.
-`ImagePolicy` turns that image into normalised pixels and carries boxes into the same frame and back.
+`ImagePolicy` turns that image into normalised pixels and carries boxes into that frame and back.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Box = tuple[float, float, float, float]
 def open_image(file: str | Path | bytes, origin: str | None = None) -> Image.Image:
     """The picture as RGB, upright, 8 bits a channel.
 
-    EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled (not clipped) to 8
-    bits; CMYK and palettes are converted; of an animation the first frame is taken. Anything that
+    EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled (not clipped) to
+    8 bits; CMYK and palettes are converted; of an animation the first frame is taken. Anything that
     cannot be decoded whole raises `DataError` with the `origin` (by default the path).
     """
     if isinstance(file, bytes):
@@ -144,7 +144,7 @@ class ImagePolicy:
     letterbox   keeps the shape and pads with the mean colour (zero after normalisation)
     crop        scales the short side to the square and keeps the middle
 
-    Resampling is Pillow's antialiased bicubic. `mean` and `std` are per channel, for values in [0, 1].
+    Resampling is Pillow's antialiased bicubic. `mean` and `std` are per channel, for values 0 to 1.
 
     Worked example: a box in a 200 x 100 picture, letterbox, size 100. The picture becomes 100 x 50
     with 25 rows of padding above, so (0, 0, 200, 100) is (0, 0.25, 1, 0.75) in the frame.
@@ -187,7 +187,7 @@ class ImagePolicy:
         return np.stack(planes)
 
     def to_frame(self, box: Box, width: int, height: int) -> Box:
-        """A box in pixels of a `width` x `height` picture → its place in the square, in shares of it.
+        """A box in pixels of a `width` x `height` picture → its place in shares of the square.
 
         Under `crop` a box may leave [0, 1]; it is `boxes.format_box` that clamps.
         """

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Piece:
     """A run of ids with one meaning.
 
-    `answer`: the model shall write it when only answers are supervised. `image`: the placeholders of
-    this image of the sample (no ids at all in a blind model), None for text.
+    `answer`: the model shall write it when only answers are supervised. `image`: the placeholders
+    of this image of the sample (no ids at all in a blind model), None for text.
     """
 
     ids: Ids
@@ -284,7 +284,7 @@ def _joined(stem: Sequence[Turn], branch: Sequence[Turn]) -> list[_Spoken]:
 
 
 def _same_roles(turns: Sequence[Turn]) -> list[tuple[str, list[Part]]]:
-    """(role, parts) with consecutive turns of a role joined, texts joined and their ends stripped."""
+    """(role, parts) with consecutive turns of a role joined, texts joined, their ends stripped."""
     joined: list[tuple[str, list[Part]]] = []
     for turn in turns:
         parts = list(turn.parts)

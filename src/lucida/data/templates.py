@@ -4,7 +4,7 @@ A template turns a sequence of roles into one `Frame` per turn. The frame says w
 written before, between and after what the data say; `lucida.data.chat` fills in the data. So the
 supervised tokens are known by construction, and text of the data can never be taken for a marker.
 
-    plain      {images}\\n{caption}<eos>                        LLaVA stage 1: the question is not shown
+    plain      {images}\\n{caption}<eos>                 LLaVA stage 1: the question is not shown
     qa         {images}\\nQuestion: {user}\\nAnswer: {assistant}<eos>     for base language models
     chatml     <|im_start|>user\\n{images}\\n{user}<|im_end|>\\n<|im_start|>assistant\\n...
     vicuna     {system} USER: {images}\\n{user} ASSISTANT: {assistant}</s>USER: ...
@@ -39,7 +39,7 @@ class Frame:
     """The literal text around one turn, in the order in which it is written.
 
     before     opens the turn; for an assistant it is the prompt that generation starts from
-    lead       white space that belongs to the data's first words (" red" is another token than "red")
+    lead       white space that belongs to the data's first word (tokens of " red", not "red")
     opening    after the images that open the turn, before its text; only if there is text
     glue       the same, but only if there are images and text
     end        ends the turn; supervised for an assistant, so that generation learns to stop
@@ -76,7 +76,7 @@ def document_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
-    """Images, a line break, the caption. What the user and the system say is left out, as LLaVA does."""
+    """Images, a line break, the caption. What user and system say is left out, as in LLaVA."""
     if roles.count("assistant") > 1:
         raise DataError(
             "the template `plain` shows one caption behind its images",
@@ -118,7 +118,7 @@ def chatml(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
 
 
 def vicuna(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
-    """Vicuna v1: `SYSTEM USER: ... ASSISTANT: ...</s>`; the usual system text where the data give none."""
+    """Vicuna v1: `SYSTEM USER: ... ASSISTANT: ...</s>`; the usual system text if there is none."""
     end = _end_token(tokenizer, "vicuna")
     frames = []
     for number, role in enumerate(roles):

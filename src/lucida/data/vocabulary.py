@@ -118,7 +118,7 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, split_special: bool) -> Callabl
 
     # SentencePiece tokenizers put a space before whatever they are given. Behind a line break they
     # do not, so each piece is tokenised behind one and the break's ids are taken off again.
-    if not tokenizer.convert_ids_to_tokens(list(encode("a")))[:1] == ["▁a"]:
+    if tokenizer.convert_ids_to_tokens(list(encode("a")))[:1] != ["▁a"]:
         return encode
     anchor = encode("\n")
 

@@ -1,0 +1,142 @@
+"""Which record comes n-th: a mixture of sources whose whole state is the integer n.
+
+Nothing is drawn and remembered; everything is computed from n. So a resumed run continues at its
+sample without reading the ones before, any number of ranks and workers shares one stream, and two
+machines agree without talking.
+
+    n ─▶ block and slot ─permuted─▶ source and how often it came before ─permuted─▶ epoch and index
+
+Within a block each source has its exact share of slots (largest remainder), in an order shuffled by
+block; within an epoch of a source every record comes exactly once, in an order shuffled by epoch.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import math
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import NamedTuple, Protocol
+
+from lucida.core.errors import DataError
+from lucida.data.sample import Sample
+
+SMALLEST_SHARE = 32
+"""Slots that the rarest source has in a block: its proportion is met within 1/32."""
+LARGEST_BLOCK = 1 << 16
+
+_ROUNDS = 6
+_MASK = (1 << 64) - 1
+
+
+class Source(Protocol):
+    """Records by number; a record that cannot be used raises `DataError`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Draw(NamedTuple):
+    """Record `index` of `source`, in its `epoch`-th pass (from 0) over that source."""
+
+    source: str
+    index: int
+    epoch: int
+
+
+class Mixture:
+    """Sources with weights. A weight is a share of the samples, whatever the size of its source.
+
+    Worked example: with weights 3 and 1 a block has 128 slots, so draws 0 to 127 hold exactly 96
+    samples of the first source and 32 of the second, and so do draws 128 to 255.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Sized], weights: Mapping[str, float], seed: int
+    ) -> None:
+        if set(sources) != set(weights) or not sources:
+            raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} differ")
+        for name, source in sources.items():
+            if len(source) == 0:
+                remedy = "remove it from the mixture, or check its file"
+                raise DataError("the source has no records", origin=name, remedy=remedy)
+            if not 0 < weights[name] < math.inf:
+                expected = "a positive number"
+                raise DataError("bad weight", expected=expected, given=weights[name], origin=name)
+        self.sources = dict(sources)
+        self.names = tuple(sources)
+        self.sizes = tuple(len(sources[name]) for name in self.names)
+        self.slots = _slots([weights[name] for name in self.names])
+        self._starts = (0, *accumulate(self.slots))
+        self._block = self._starts[-1]
+        self._key = _key("mixture", seed)
+        self._source_keys = tuple(_key("source", seed, name) for name in self.names)
+
+    def __len__(self) -> int:
+        """Records of all sources together: what is called one epoch of the mixture."""
+        return sum(self.sizes)
+
+    def draw(self, n: int) -> Draw:
+        """The n-th sample of the stream, from 0."""
+        if len(self.names) == 1:
+            return self._record(0, n)
+        block, slot = divmod(n, self._block)
+        slot = permuted(slot, self._block, _mixed(self._key ^ block))
+        which = bisect.bisect_right(self._starts, slot) - 1
+        return self._record(which, block * self.slots[which] + slot - self._starts[which])
+
+    def _record(self, which: int, earlier: int) -> Draw:
+        """The record of a source of which `earlier` samples came before."""
+        size = self.sizes[which]
+        epoch, place = divmod(earlier, size)
+        index = permuted(place, size, _mixed(self._source_keys[which] ^ epoch))
+        return Draw(self.names[which], index, epoch)
+
+
+def permuted(place: int, size: int, key: int) -> int:
+    """Where a keyed permutation of range(size) sends `place`; no table is stored.
+
+    A Feistel network permutes the next larger power of four, and its steps are repeated until they
+    land inside the range ("cycle walking", less than four times on average).
+
+    Reference: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002, section 4.
+    """
+    if size == 1:
+        return 0
+    half = ((size - 1).bit_length() + 1) // 2
+    low = (1 << half) - 1
+    while True:
+        left, right = place >> half, place & low
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (_mixed(key + turn + (right << 8)) & low)
+        place = left << half | right
+        if place < size:
+            return place
+
+
+def _mixed(value: int) -> int:
+    """64 well-mixed bits (splitmix64's finaliser)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
+    return value ^ value >> 31
+
+
+def _key(*parts: object) -> int:
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _slots(weights: list[float]) -> tuple[int, ...]:
+    """Slots of each source in a block, by the largest remainder, none without a slot."""
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+    block = min(LARGEST_BLOCK, math.ceil(SMALLEST_SHARE / min(shares) - 1e-9))
+    exact = [share * block for share in shares]
+    slots = [max(1, math.floor(value + 1e-9)) for value in exact]
+    by_remainder = sorted(range(len(slots)), key=lambda i: slots[i] - exact[i])
+    for i in by_remainder[: max(0, block - sum(slots))]:
+        slots[i] += 1
+    return tuple(slots)
