@@ -1,0 +1,68 @@
+"""Lucida: a workbench for vision-language models.
+
+    import lucida
+
+    run = lucida.train("mini")                    # or a Recipe, or a recipe file
+    results = lucida.evaluate(run)
+    model, processor = lucida.load(run)
+
+After `import lucida`, transformers' `AutoModelForImageTextToText.from_pretrained(run)` and
+`AutoProcessor.from_pretrained(run)` work too. Importing Lucida imports neither torch nor
+transformers: the names below load on first use, and the Auto classes learn about Lucida's model
+at the moment they are imported (`lucida.core.import_hook`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from lucida.core.import_hook import after_import
+
+if TYPE_CHECKING:
+    from lucida.core.errors import LucidaError as LucidaError
+    from lucida.core.recipe import load_recipe as load_recipe
+    from lucida.core.spec import Recipe as Recipe
+    from lucida.eval.run import evaluate_run as evaluate
+    from lucida.model.checkpoint import load as load
+    from lucida.train.loop import train as train
+
+__version__ = "0.1.0"
+
+__all__ = ["LucidaError", "Recipe", "evaluate", "load", "load_recipe", "train"]
+
+_HOMES = {
+    "LucidaError": "lucida.core.errors:LucidaError",
+    "Recipe": "lucida.core.spec:Recipe",
+    "evaluate": "lucida.eval.run:evaluate_run",
+    "load": "lucida.model.checkpoint:load",
+    "load_recipe": "lucida.core.recipe:load_recipe",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        module, _, attribute = _HOMES[name].partition(":")
+        value = getattr(importlib.import_module(module), attribute)
+        globals()[name] = value
+        return value
+    if name == "train":
+        # The package of that name: it can be called, and stays a package for `lucida.train.loop`.
+        return importlib.import_module("lucida.train")
+    raise AttributeError(f"module 'lucida' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _register() -> None:
+    importlib.import_module("lucida.model.registration").register()
+
+
+after_import(
+    "transformers.models.auto.modeling_auto",
+    ("transformers", "lucida"),
+    _register,
+    caller=__name__,
+)

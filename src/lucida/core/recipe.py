@@ -28,7 +28,7 @@ PRESETS = Path(__file__).parent.parent / "recipes"
 
 def presets() -> dict[str, Path]:
     """Name → file of every recipe that ships with Lucida."""
-    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_recipe(name: str | Path) -> Path:

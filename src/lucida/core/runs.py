@@ -27,6 +27,7 @@ from lucida.core.files import atomic_folder as atomic_folder
 from lucida.core.files import atomic_write as atomic_write
 from lucida.core.files import disk_errors as disk_errors
 from lucida.core.files import make_folder, remove_unfinished
+from lucida.core.locking import sole_writer
 from lucida.core.recipe import dump_recipe, load_recipe, recipe_hash
 from lucida.core.spec import Recipe
 
@@ -112,6 +113,10 @@ class RunFolder:
         if self.checkpoints.is_dir():
             remove_unfinished(self.checkpoints)
         return self
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps a second process from training in the same folder; creates the folder."""
+        return sole_writer(self.path)
 
     @property
     def exists(self) -> bool:

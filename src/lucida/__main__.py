@@ -1,0 +1,5 @@
+"""`python -m lucida` is `lucida`; what torchrun needs."""
+
+from lucida.apps.cli import main
+
+main()
