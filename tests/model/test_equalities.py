@@ -149,7 +149,7 @@ def test_left_padded_generation_equals_one_at_a_time(parts, cache):
 
 @torch.no_grad()
 def test_layout_equals_dense_mask(parts):
-    """The language model with a dense 4-D mask in transformers' eager attention is the reference."""
+    """The reference: a dense mask of rank 4 in transformers' own eager attention."""
     model, processor = parts
     tokens = [processor.encode(question("what", "one", images=2)), processor.encode(question("a"))]
     batch = batch_of([tokens, tokens[::-1]], processor, length=140)

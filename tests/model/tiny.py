@@ -43,9 +43,6 @@ from lucida.model.vlm import LucidaModel
 
 ROOT = Path(mkdtemp(prefix="lucida-tiny-"))
 SIDE = 16
-WORDS = (
-    "Question Answer what colour is the red blue green star circle yes no one two a in it".split()
-)
 
 TRANSFORMER = {
     "hidden_size": 16,

@@ -82,7 +82,7 @@ class Layout:
         self.rows, self.length = fields.segment.shape
         self.blocks: list[Block] = []
         self.witnesses: list[nn.Module] | None = None
-        """When a list, every attention module that used this layout adds itself (see language.py)."""
+        """When a list: every attention module that uses this layout adds itself (language.py)."""
         device = fields.segment.device
         flat = Fields(*(value.reshape(-1) for value in fields))
         order, starts, counts = segments_of(fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,8 +35,8 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     """A new model from pretrained parts, in fp32, and the processor that belongs to it.
 
     Encoder and language model are loaded; the projector is new, drawn from torch's global generator
-    (seed it first). Nothing trains yet but everything could: stages decide. ModelError and PartError
-    name the part that cannot be loaded or does not fit.
+    (seed it first). What trains is decided by stages. ModelError and PartError name the part that
+    cannot be loaded or does not fit.
     """
     language, tokenizer = load_language(part_path(spec.language.path))
     placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
@@ -77,7 +76,7 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
 
 
 def generation_defaults(language: PreTrainedModel, processor: LucidaProcessor) -> GenerationConfig:
-    """The language model's own settings, with this template's end; a placeholder is never written."""
+    """The language model's own settings, this template's end, and never a placeholder."""
     tokenizer = processor.tokenizer
     settings = GenerationConfig.from_dict(language.generation_config.to_dict())
     settings.pad_token_id = tokenizer.pad_token_id
@@ -102,13 +101,14 @@ def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> 
         with quiet_loading():
             model.save_pretrained(aside)
             processor.save_pretrained(aside)
-        names = sorted(os.listdir(aside), key=lambda name: (name == CONFIG, name))
+        names = sorted(path.name for path in aside.iterdir())
+        names.sort(key=lambda name: name == CONFIG)
         (folder / CONFIG).unlink(missing_ok=True)
         for stale in folder.glob("model*.safetensors*"):
             if stale.name not in names:
                 stale.unlink()
         for name in names:
-            os.replace(aside / name, folder / name)
+            (aside / name).replace(folder / name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -20,7 +22,7 @@ class LucidaConfig(PreTrainedConfig):
     """
 
     model_type = "lucida"
-    sub_configs_defaults = {
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(AutoConfig, model_type="siglip_vision_model", optional=True),
         "text_config": SubConfigSpec(AutoConfig, model_type="llama"),
     }

@@ -31,7 +31,7 @@ def image_block_mask(
     cache: Cache | None,
     dtype: torch.dtype,
 ) -> Tensor | dict | None:
-    """The mask of rank 4 (one for each kind of layer) in which the tokens of an image see each other.
+    """The mask of rank 4 (one for each kind of layer) in which an image's tokens see each other.
 
     A mask that is made already is returned as it is. What stands in the cache is seen by all and,
     like all text, belongs to no block.
@@ -52,7 +52,7 @@ def image_block_mask(
     )
 
 
-def repeated_by_row(images: Tensor, counts: Int[Tensor, "rows"], times: int) -> Tensor:
+def repeated_by_row(images: Tensor, counts: Int[Tensor, " rows"], times: int) -> Tensor:
     """All images of a row, `times` over, row after row: `a1 a2 b1` twice → `a1 a2 a1 a2 b1 b1`."""
     parts = images.split(counts.tolist())
     return torch.cat([part for part in parts for _ in range(times)])

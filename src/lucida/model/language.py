@@ -66,8 +66,8 @@ def add_tokens(
     """Make sure that a placeholder and the box tokens exist; the name of the placeholder.
 
     Nothing is added that is there. The embedding grows only when the tokenizer outgrows it (many
-    models have spare rows). New rows start at the mean of the old ones plus a little fixed noise, so
-    that they are in distribution and yet differ.
+    models have spare rows). New rows start at the mean of the old ones plus a little fixed noise:
+    in distribution, and yet not the same.
     """
     known = tokenizer.get_vocab()
     placeholder = next((token for token in PLACEHOLDERS if token in known), None)
@@ -88,7 +88,7 @@ def add_tokens(
 
 
 def name_placeholder(tokenizer: PreTrainedTokenizerBase, placeholder: str) -> None:
-    """`tokenizer.image_token` and `.image_token_id`, where transformers' processors keep them too."""
+    """Sets `tokenizer.image_token` and `.image_token_id`, as transformers' own processors do."""
     tokenizer.image_token = placeholder
     tokenizer.image_token_id = tokenizer.convert_tokens_to_ids(placeholder)
 

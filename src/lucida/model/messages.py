@@ -20,7 +20,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def image_source(picture: Picture, number: int) -> ImageSource:
-    """A source for a Pillow image, a path, encoded bytes or a source; `number` names it in errors."""
+    """A source for a Pillow image, a path or encoded bytes; `number` names it in errors."""
     if isinstance(picture, ImageSource):
         return picture
     if isinstance(picture, Image.Image):

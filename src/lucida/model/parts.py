@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent.parent / "parts_data"
 
 
 def part_path(path: str) -> str:
-    """`lucida:NAME` becomes the folder of that part; any other path or Hub id is returned as it is."""
+    """The folder of the part `lucida:NAME`; any other path or Hub id as it is."""
     if not path.startswith(PREFIX):
         return path
     name = path.removeprefix(PREFIX)

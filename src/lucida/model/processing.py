@@ -24,8 +24,8 @@ class LucidaProcessor(ProcessorMixin):
         messages, images ─sample_of─▶ Sample ─prompt─▶ Tokens ─batch─▶ input_ids, attention_mask,
                                                                        pixel_values
 
-    `encode` and `prompt` are `lucida.data.chat` with this model's settings, so a question is written
-    exactly as in training. A blind model's processor has 0 visual tokens and drops all images.
+    `encode` and `prompt` are `lucida.data.chat` with this model's settings, so a question is
+    written exactly as in training. A blind model's processor has 0 visual tokens and drops all images.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LucidaProcessor(ProcessorMixin):
         return values
 
     def encode(self, sample: Sample, loss: LossMode = "answers", **more: Any) -> Tokens:
-        """A sample with its targets, as training sees it; `more` goes to `lucida.data.chat.encode`."""
+        """A sample with its targets, as in training; `more` goes to `lucida.data.chat.encode`."""
         return encode(
             sample,
             self.tokenizer,
@@ -102,7 +102,7 @@ class LucidaProcessor(ProcessorMixin):
         return torch.from_numpy(decode(sources, self.image_policy))
 
     def batch(self, prompts: Sequence[Tokens]) -> BatchFeature:
-        """Prompts of one branch each as tensors for `forward` and `generate`, padded on the left."""
+        """Prompts of one branch each as tensors for `generate`, padded on the left."""
         for prompt in prompts:
             if len(prompt) and int(prompt.branch.max()) > 1:
                 raise DataError(
@@ -133,9 +133,9 @@ class LucidaProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Text that is written out already, with `<image>` where an image is shown, as tensors.
 
-        Tokens such as `<|im_start|>` in the text count as tokens; the start token is added when the
-        text lacks it. For questions use `apply_chat_template`, which writes the template. Images are
-        a flat list in reading order, or one list for each text.
+        Tokens such as `<|im_start|>` in the text count as tokens; the start token is added when
+        the text lacks it. For questions use `apply_chat_template`, which writes the template.
+        Images are a flat list in reading order, or one list for each text.
         """
         options.pop("padding", None)  # rows are always padded to the longest
         if text is None or return_tensors != "pt" or options:
@@ -238,7 +238,7 @@ class LucidaProcessor(ProcessorMixin):
         return self.image_token.join(pieces)
 
     def end_tokens(self) -> list[int]:
-        """Ids that end an answer in this template: what the model learnt to write after its text."""
+        """Ids that end an answer in this template: what the model learns to write behind it."""
         answer = (Turn("user", ("a",)), Turn("assistant", ("a",)))
         target = self.encode(Sample("end token", (), (), (answer,))).target
         last = int(target[target != IGNORED][-1])

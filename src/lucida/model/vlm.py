@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -37,8 +37,8 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
 
     Two ways in. Training calls `hidden(batch)` and then `logits` at supervised rows: a `Batch` may
     be packed and branched, and its fields alone decide who sees whom. Everything from transformers
-    (`generate`, pipelines, PEFT) calls `forward` with an `attention_mask` of ones and zeros. A model
-    without vision is blind: `vision` and `projector` are None and its text has no placeholders.
+    (`generate`, pipelines, PEFT) calls `forward` with an `attention_mask` of ones and zeros. A
+    model without vision is blind: `vision` and `projector` are None, its text has no placeholders.
 
     Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.1.
     """
@@ -53,7 +53,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         pixel_values = pixel_values.to(next(self.vision.parameters()).dtype)
         if any(weight.requires_grad for weight in self.vision.parameters()):
             return self.vision(pixel_values)
-        # Batch statistics and dropout stay off in a frozen encoder, or cached features would differ.
+        # Batch statistics and dropout of a frozen encoder stay off: cached features must be equal.
         self.vision.eval()
         with torch.no_grad():
             return self.vision(pixel_values)
@@ -214,8 +214,8 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         """Logits (and the loss, with `labels` as transformers means them: shifted inside).
 
         Rows may be padded on either side, marked by `attention_mask`. Images of all rows stand in
-        `pixel_values` (or `features`) in reading order; they go with the prompt, not with the tokens
-        that are decoded after it.
+        `pixel_values` (or `features`) in reading order; they go with the prompt, not with the
+        tokens that are decoded after it.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("give exactly one of input_ids and inputs_embeds")

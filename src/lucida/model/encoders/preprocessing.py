@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
@@ -45,8 +46,7 @@ def find_values(path: str) -> dict:
     for name in FILES:
         file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
-            with open(file, encoding="utf-8") as stream:
-                values = json.load(stream)
+            values = json.loads(Path(file).read_text(encoding="utf-8"))
             values = values.get("image_processor", values)
             if "image_mean" in values:
                 return values

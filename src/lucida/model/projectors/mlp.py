@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class MlpProjector(nn.Module):
         self.norm = nn.LayerNorm(vision) if spec.norm else None
         self.position = nn.Parameter(torch.zeros(patches, vision)) if spec.position else None
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), ACTIVATIONS[spec.activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 

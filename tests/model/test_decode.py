@@ -1,0 +1,75 @@
+"""Shared stems give the answers that asking one at a time gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import picture, tiny_model
+
+from lucida.data.sample import ImagePart, Sample, Turn
+from lucida.model.decode import batches, greedy, greedy_tokens, request
+from lucida.model.messages import image_source, sample_of
+
+torch.set_num_threads(1)
+
+
+def asked(text: str, seed: int | None) -> Sample:
+    images = () if seed is None else (image_source(picture(seed), 1), image_source(picture(9), 2))
+    stem = (Turn("user", tuple(ImagePart(n) for n in range(len(images)))),) if images else ()
+    return Sample("test", images, stem, ((Turn("user", (text,)),),))
+
+
+SAMPLES = [
+    asked("what colour?", 0),
+    asked("a", None),
+    asked("is it red", 1),
+    asked("one", 0),
+    asked("what is in it, yes or no?", 0),
+    asked("no image at all", None),
+    sample_of([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "b"}]}],
+              [picture(4)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", ["causal", "image_block"])
+@pytest.mark.parametrize("vision", ["siglip", None])
+@pytest.mark.parametrize("batch_tokens", [16_384, 100])
+def test_equal_to_generate_one_at_a_time(mask, vision, batch_tokens):
+    model, processor = tiny_model(vision, mask=mask)
+    # Some rows end early, others never: the most common first tokens are made end tokens.
+    model.generation_config.eos_token_id = [2, *range(40, 110)]
+    prompts = [processor.prompt(sample) for sample in SAMPLES]
+    written = greedy_tokens(model, processor, prompts, 7, batch_tokens)
+    lengths = set()
+    for prompt, ids in zip(prompts, written, strict=True):
+        alone = model.generate(**processor.batch([prompt]), max_new_tokens=7, do_sample=False)
+        expected = alone[0, len(prompt) :].tolist()
+        if expected[-1] in model.generation_config.eos_token_id:
+            expected = expected[:-1]
+        assert ids == expected
+        lengths.add(len(ids))
+    assert len(lengths) > 1, "the test needs answers of different lengths"
+
+
+def test_each_stem_runs_once_and_texts_come_back_in_order(monkeypatch):
+    model, processor = tiny_model()
+    encoded = []
+    encode = model.encode_images
+    monkeypatch.setattr(
+        model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+    )
+    texts = greedy(model, processor, SAMPLES, 3)
+    assert sum(encoded) == 5  # two samples of two images and one of one; four questions share one
+    assert texts == [greedy(model, processor, [sample], 3)[0] for sample in SAMPLES]
+
+
+def test_batches_hold_stems_of_one_length_within_the_limit():
+    _, processor = tiny_model()
+    requests = [request(n, processor.prompt(sample)) for n, sample in enumerate(SAMPLES)]
+    met = []
+    for batch in batches(requests, new=5, batch_tokens=120):
+        assert len({asked.cut for asked in batch}) == 1
+        size = len(batch) * (max(len(asked.prompt) for asked in batch) + 5)
+        assert len(batch) == 1 or size <= 120
+        met += [asked.index for asked in batch]
+    assert sorted(met) == list(range(len(SAMPLES)))
