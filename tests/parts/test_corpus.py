@@ -6,7 +6,7 @@ from transformers import LlamaForCausalLM
 
 from lucida.data.sample import IGNORED
 from lucida.parts.corpus import Reader
-from lucida.parts.language import question_scores, small_llama, text_loss
+from lucida.parts.language import hidden_states, question_scores, small_llama, text_loss
 from lucida.parts.tokenizer import make_tokenizer
 from lucida.world.text import exercise
 
@@ -41,17 +41,7 @@ def test_a_question_behind_others_scores_as_if_asked_alone(reader):
     rows = reader.row(told)
     alone = [cell for cell in rows if cell[1] in (0, 3)]
     with torch.no_grad():
-        both = [
-            model.lm_head(
-                model.model(
-                    input_ids=b.input_ids,
-                    position_ids=b.position,
-                    attention_mask=b.mask,
-                    use_cache=False,
-                ).last_hidden_state
-            )
-            for b in (reader.stack([rows]), reader.stack([alone]))
-        ]
+        both = [hidden_states(model, reader.stack([r]).batch) for r in (rows, alone)]
     where = [k for k, cell in enumerate(rows) if cell[1] == 3]
     inside = [k for k, cell in enumerate(alone) if cell[1] == 3]
     torch.testing.assert_close(both[0][0, where], both[1][0, inside], atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Text of the world as padded rows of integers, questions isolated behind what they are about."""
+"""Text of the world as packed rows of integers, questions isolated behind what they are about."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lucida.data.boxes import format_box
-from lucida.data.sample import IGNORED
+from lucida.data.sample import IGNORED, Batch
 from lucida.parts.tokenizer import BINS
 from lucida.world.scenes import Scene, Split
 from lucida.world.text import Exercise, document, exercise
@@ -21,13 +21,10 @@ TEXT_WEIGHT = 0.25
 
 @dataclass
 class TextBatch:
-    """[rows, length], `mask` [rows, 1, length, length]; `weight` is 0 where nothing is taught."""
+    """Rows laid end to end, and the weight of each position's target [1, positions]."""
 
-    input_ids: torch.Tensor
-    position: torch.Tensor
-    target: torch.Tensor
+    batch: Batch
     weight: torch.Tensor
-    mask: torch.Tensor
 
 
 class Reader:
@@ -87,18 +84,13 @@ class Reader:
         return self.stack(rows)
 
     def stack(self, rows: list[list[tuple[int, int, int, int, float]]]) -> TextBatch:
-        """Pad rows to the longest and build the tree mask: stem, own branch, nothing later."""
-        length = max(map(len, rows))
-        table = np.zeros((len(rows), length, 5))
-        table[:, :, 0], table[:, :, 1] = self.tokenizer.pad_token_id, -1
-        table[:, :, 3] = IGNORED
-        for number, row in enumerate(rows):
-            table[number, : len(row)] = row
-        token, branch, position, target = torch.from_numpy(table[:, :, :4]).long().unbind(-1)
-        seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-        mask = (seen & torch.ones(length, length).tril().bool())[:, None]
-        weight = torch.from_numpy(table[:, :, 4]).float()
-        return TextBatch(token, position, target, weight, mask)
+        """Lay rows end to end without padding; each is a segment of its own."""
+        cells = np.array([cell for row in rows for cell in row])
+        token, branch, position, target = torch.from_numpy(cells[None, :, :4]).long().unbind(-1)
+        lengths = torch.tensor([len(row) for row in rows])
+        segment = torch.arange(1, len(rows) + 1).repeat_interleave(lengths)[None]
+        batch = Batch(token, segment, branch, position, torch.zeros_like(token), target)
+        return TextBatch(batch, torch.from_numpy(cells[None, :, 4]).float())
 
 
 def _line(

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lucida.core.progress import Progress, say
-from lucida.data.sample import IGNORED
+from lucida.data.sample import IGNORED, Batch
+from lucida.model import attention
+from lucida.model.attention import Layout
+from lucida.model.masks import fields_of
 from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.tokenizer import make_tokenizer
@@ -21,7 +24,7 @@ PEAK = 2e-3
 
 
 def build_base(
-    folder: Path, *, steps: int = 4500, exercises: int = 32, seed: int = 0, device: str = "cpu"
+    folder: Path, *, steps: int = 5000, exercises: int = 24, seed: int = 0, device: str = "cpu"
 ) -> dict:
     """Train tokenizer and model, write a Hugging Face folder (fp16 safetensors) and its card."""
     tokenizer = make_tokenizer(seed)
@@ -64,22 +67,28 @@ def small_llama(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
+        attn_implementation=attention.NAME,
     )
 
 
-def text_loss(model: LlamaForCausalLM, batch: TextBatch, device: str) -> torch.Tensor:
-    """Weighted mean cross-entropy over the supervised positions only."""
-    hidden = model.model(
-        input_ids=batch.input_ids.to(device),
-        position_ids=batch.position.to(device),
-        attention_mask=batch.mask.to(device),
+def hidden_states(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Last hidden states [1, positions, width] of packed text, questions isolated."""
+    return model.model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position,
+        attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
         use_cache=False,
+        layout=Layout(fields_of(batch), "causal"),
     ).last_hidden_state
-    rows = (batch.target != IGNORED).to(device)
-    logits = model.lm_head(hidden[rows]).float()
-    weight = batch.weight.to(device)[rows]
-    each = F.cross_entropy(logits, batch.target.to(device)[rows], reduction="none")
+
+
+def text_loss(model: LlamaForCausalLM, text: TextBatch, device: str) -> torch.Tensor:
+    """Weighted mean cross-entropy over the supervised positions only."""
+    batch = text.batch.to(device)
+    taught = batch.target != IGNORED
+    logits = model.lm_head(hidden_states(model, batch)[taught]).float()
+    weight = text.weight.to(device)[taught]
+    each = F.cross_entropy(logits, batch.target[taught], reduction="none")
     return (each * weight).sum() / weight.sum()
 
 
@@ -122,19 +131,17 @@ def question_scores(
     for start in range(0, scenes, 30):
         told = [exercise(3, "validation", k) for k in range(start, start + 30)]
         rows = [reader.row(one) for one in told]
-        batch = reader.stack(rows)
-        hidden = model.model(
-            input_ids=batch.input_ids.to(device),
-            position_ids=batch.position.to(device),
-            attention_mask=batch.mask.to(device),
-            use_cache=False,
-        ).last_hidden_state
-        hit = (model.lm_head(hidden).argmax(-1).cpu() == batch.target) | (batch.weight < 1.0)
+        batch = reader.stack(rows).batch.to(device)
+        guess = model.lm_head(hidden_states(model, batch)).argmax(-1)
+        hit = (guess == batch.target).cpu()[0].split([len(row) for row in rows])
         for number, one in enumerate(told):
-            branches = torch.tensor([cell[1] for cell in rows[number]])
             for branch, exchange in enumerate(one.exchanges, start=1):
-                where = (branches == branch).nonzero().flatten()
-                right[exchange.task].append(bool(hit[number, where].all()))
+                where = [
+                    k
+                    for k, cell in enumerate(rows[number])
+                    if cell[1] == branch and cell[3] != IGNORED
+                ]
+                right[exchange.task].append(bool(hit[number][where].all()))
     return {name: round(100 * sum(v) / max(1, len(v)), 1) for name, v in right.items()}
 
 
@@ -145,7 +152,7 @@ def text_perplexity(model: LlamaForCausalLM, reader: Reader, documents: int, dev
     for start in range(0, documents, 50):
         rows = [reader.text_row([document(3, "validation", start + k)]) for k in range(50)]
         batch = reader.stack(rows)
-        number = float((batch.target != IGNORED).sum())
+        number = batch.batch.supervised
         total += float(text_loss(model, batch, device)) * number
         count += number
     return round(math.exp(total / count), 3)
