@@ -28,12 +28,17 @@ class Chain(nn.Module):
     [
         ("loss", "but the loss is not"),
         ("gradient", "gradient of projector.0.bias"),
-        ("none", "not deterministic"),
     ],
 )
 def test_faults_outside_modules(fault, phrase):
     model = Chain(fault)
     assert phrase in first_bad_module(model, lambda: model(torch.ones(2, 3)))
+
+
+def test_without_a_fault_there_is_nothing_to_name():
+    model = Chain("none")
+    assert first_bad_module(model, lambda: model(torch.ones(2, 3))) is None
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_first_bad_output_names_its_module():

@@ -30,8 +30,8 @@ def finite(value: object) -> bool:
     return all(bool(torch.isfinite(each).all()) for each in tensors_in(value))
 
 
-def first_bad_module(model: nn.Module, forward: Callable[[], torch.Tensor]) -> str:
-    """A phrase that names where the first infinity or NaN comes from.
+def first_bad_module(model: nn.Module, forward: Callable[[], torch.Tensor]) -> str | None:
+    """A phrase that names where the first infinity or NaN comes from; None when this batch has none.
 
     Looks at the weights, then at the outputs of modules in the order in which they finish, then at
     gradients. `forward` computes the loss of the batch that went wrong.
@@ -70,4 +70,4 @@ def first_bad_module(model: nn.Module, forward: Callable[[], torch.Tensor]) -> s
     model.zero_grad(set_to_none=True)
     if broken:
         return f"the loss is finite, but the gradient of {broken[-1]} is not ({len(broken)} in all)"
-    return "a second run of the same batch was finite: the cause is not deterministic"
+    return None

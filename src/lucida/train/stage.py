@@ -38,14 +38,11 @@ class StagePlan:
     frozen: dict[str, nn.Parameter]
     rows: list[tuple[str, Rate, int, int]]
 
-    def trains(self, module: str) -> bool:
-        """True when any parameter in or below `module` trains."""
-        return any(name == module or name.startswith(module + ".") for name in self.trained)
-
     @property
-    def count(self) -> int:
-        """Number of trained scalars."""
-        return sum(parameter.numel() for parameter, _ in self.trained.values())
+    def counts(self) -> tuple[int, int]:
+        """Numbers of trained scalars and of all."""
+        trained = sum(parameter.numel() for parameter, _ in self.trained.values())
+        return trained, trained + sum(parameter.numel() for parameter in self.frozen.values())
 
 
 def ancestry(name: str) -> list[str]:

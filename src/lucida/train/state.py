@@ -17,6 +17,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,16 +97,20 @@ def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tenso
     return {name: value.detach() for name, value in kept.items()}
 
 
-def fingerprint(model: nn.Module, touched: set[str]) -> str:
-    """Hash of the parameters that no stage has touched: names, shapes and up to 4096 values each."""
+def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash of weights by name: name, shape, dtype and some 4096 evenly spread values of each."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if name not in touched:
-            flat = parameter.detach().flatten()
-            sampled = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(sampled.tobytes())
+    for name, tensor in tensors:
+        flat = tensor.detach().flatten()
+        sampled = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(sampled.tobytes())
     return digest.hexdigest()[:16]
+
+
+def frozen_parts(model: nn.Module, touched: set[str]) -> str:
+    """Fingerprint of the parameters that no stage has touched."""
+    return fingerprint(item for item in model.named_parameters() if item[0] not in touched)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -155,7 +160,7 @@ def save_checkpoint(
         "position": asdict(position),
         "setting": asdict(setting),
         "touched": sorted(touched),
-        "frozen_parts": fingerprint(model, touched),
+        "frozen_parts": frozen_parts(model, touched),
         "scaler": scaler.state_dict(),
         "random": values,
     }
@@ -202,7 +207,7 @@ def load_weights(path: Path, state: dict, model: nn.Module) -> set[str]:
             origin=path,
             remedy="put the parts back that the run began with, or train in another folder",
         )
-    found = fingerprint(model, touched)
+    found = frozen_parts(model, touched)
     if found != state["frozen_parts"]:
         raise RunError(
             "the frozen parts are not those that the run began with",

@@ -1,0 +1,204 @@
+"""What a stage reads: its training stream, its held-out samples, and features instead of pixels.
+
+    mixture ─▶ sources ─┬─ training part ─▶ Loader ─▶ batches of every step
+                        └─ held-out part ─▶ Loader ─▶ the validation batches, always the same
+
+A source with splits (the miniature world) is validated on its own validation split; of any other,
+one record in 20, at most 64 in all, is kept out of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, StageSpec
+from lucida.data.features import FeatureCache
+from lucida.data.loader import Loader
+from lucida.data.mixture import Mixture
+from lucida.data.sample import Batch, ImageSource, Sample
+from lucida.data.sources import open_source
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+from lucida.train.precision import Precision
+from lucida.train.stage import StagePlan
+from lucida.train.state import fingerprint
+
+HELD_OUT = 64
+"""Samples behind one validation loss."""
+APART = 20
+"""A source without splits gives up at most one record in this many."""
+GROUP = 16
+"""Images that the encoder sees at a time. Always exactly this many, filled up with blanks, so that
+the features of an image have the same bits whatever company it is computed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A source without every `apart`-th record, or with those alone."""
+
+    source: Sequence[Sample]
+    apart: int
+    held_out: bool
+
+    def __len__(self) -> int:
+        held = len(self.source) // self.apart
+        return held if self.held_out else len(self.source) - held
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self.held_out:
+            return self.source[(index + 1) * self.apart - 1]
+        return self.source[index + index // (self.apart - 1)]
+
+
+@dataclass(slots=True)
+class Feed:
+    """The data of one stage. `batches(from_step)` never ends; the stage lasts `steps` of it."""
+
+    loader: Loader
+    held_out: Loader | None
+    steps: int
+    features: FrozenFeatures | None
+    _validation: list[Batch] = field(default_factory=list)
+
+    def batches(self, from_step: int) -> Iterator[list[Batch]]:
+        """The passes of every step from `from_step` on."""
+        return self.loader.batches(from_step)
+
+    def validation(self) -> list[Batch]:
+        """The held-out batches, prepared at the first look; empty when there are none."""
+        if self.held_out is not None and not self._validation:
+            stream = self.held_out.batches()
+            steps = math.ceil(HELD_OUT / self.held_out.batch.samples)
+            self._validation = [batch for passes in islice(stream, steps) for batch in passes]
+            stream.close()
+        return self._validation
+
+
+def stage_feed(
+    recipe: Recipe,
+    index: int,
+    plan: StagePlan,
+    model: LucidaModel,
+    processor: LucidaProcessor,
+    precision: Precision,
+    dropped: Path,
+) -> Feed:
+    """Open the sources of stage number `index`; nothing is read before its first batch.
+
+    DataError when a source cannot be opened or is empty.
+    """
+    stage = recipe.stages[index]
+    training, held_out = mixtures(stage.mixture, recipe.seed + index)
+    features = None
+    if sees(model) and stage.batch.cache_features and vision_is_frozen(plan):
+        features = FrozenFeatures(model, processor, precision)
+    make = partial(
+        Loader,
+        encode=partial(processor.encode, loss=stage.loss),
+        pad_id=processor.tokenizer.pad_token_id,
+        pixels=processor.pixels if sees(model) and features is None else None,
+        features=features,
+        on_error=stage.mixture.on_error,
+        max_dropped=stage.mixture.max_dropped,
+    )
+    loader = make(training, batch=stage.batch, dropped=dropped)
+    validation = None
+    if held_out is not None:
+        one_pass = stage.batch.model_copy(update={"accumulate": 1, "workers": 0})
+        validation = make(held_out, batch=one_pass)
+    return Feed(loader, validation, loader.steps(stage.budget), features)
+
+
+def sees(model: LucidaModel) -> bool:
+    """False for a blind model."""
+    return model.vision is not None
+
+
+def vision_is_frozen(plan: StagePlan) -> bool:
+    """True when a stage leaves the whole vision encoder alone."""
+    return not any(name.startswith("vision.") for name in plan.trained)
+
+
+def mixtures(spec: MixtureSpec, seed: int) -> tuple[Mixture, Mixture | None]:
+    """The training mixture and the held-out one, which is None when no source can spare a record."""
+    training, held_out = {}, {}
+    for name, source_spec in spec.sources.items():
+        training[name], held_out[name] = parts(source_spec)
+    weights = {name: source.weight for name, source in spec.sources.items()}
+    kept = {name: source for name, source in held_out.items() if len(source)}
+    if not kept:
+        return Mixture(training, weights, seed), None
+    held_weights = {name: weights[name] for name in kept}
+    return Mixture(training, weights, seed), Mixture(kept, held_weights, seed)
+
+
+def parts(spec: SourceSpec) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The training and the held-out part of a source."""
+    if "split" in type(spec).model_fields:
+        other = {"split": "validation", "count": min(spec.count, HELD_OUT)}
+        return open_source(spec), open_source(spec.model_copy(update=other))
+    source = open_source(spec)
+    apart = max(APART, math.ceil(len(source) / HELD_OUT))
+    return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
+
+
+class FrozenFeatures:
+    """Features of a frozen encoder, kept in the user's cache between steps, runs and processes.
+
+    The cache opens at the first call: an earlier stage may still train the encoder when this is made.
+    """
+
+    def __init__(
+        self, model: LucidaModel, processor: LucidaProcessor, precision: Precision
+    ) -> None:
+        self.model, self.processor, self.precision = model, processor, precision
+        self.cache: FeatureCache | None = None
+
+    def __call__(self, images: list[ImageSource]) -> torch.Tensor:
+        if self.cache is None:
+            self.cache = self.open()
+        return self.cache.get(images, self.compute, batch=GROUP)
+
+    def open(self) -> FeatureCache:
+        """The cache of exactly these weights, image policy and precision."""
+        folder = cache_folder() / "features"
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.model.config
+        facts = (
+            fingerprint(self.model.vision.state_dict().items()),
+            config.vision_config.to_json_string(),
+            config.model_spec.vision.model_dump_json(exclude={"path"}),
+            repr(self.processor.image_policy),
+            str(self.precision.device.type),
+            self.precision.name,
+        )
+        spec_hash = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        shape = (config.visual_tokens, config.vision_width)
+        half_of_the_disk = shutil.disk_usage(folder).free // 2
+        return FeatureCache(folder, spec_hash, shape, limit_bytes=half_of_the_disk)
+
+    def compute(self, images: list[ImageSource]) -> torch.Tensor:
+        """Features of at most `GROUP` images."""
+        pixels = self.processor.pixels(images)
+        full = pixels.new_zeros(GROUP, *pixels.shape[1:])
+        full[: len(pixels)] = pixels
+        with torch.no_grad(), self.precision.autocast():
+            features = self.model.encode_images(full.to(self.precision.device))
+        return features[: len(pixels)]
+
+
+def cache_folder() -> Path:
+    """Where things that can be computed again are kept: $LUCIDA_CACHE or ~/.cache/lucida."""
+    return Path(os.environ.get("LUCIDA_CACHE") or Path.home() / ".cache" / "lucida")

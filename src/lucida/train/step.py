@@ -1,0 +1,104 @@
+"""One optimizer step: forward and backward passes, the guard, the update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lucida.core.errors import DataError, RunError
+from lucida.data.sample import Batch
+from lucida.train.diagnose import first_bad_module
+from lucida.train.objective import supervised_loss
+from lucida.train.precision import Precision
+
+SMALLEST_SCALE = 1.0
+"""fp16 halves its loss scale at every overflow; below this the numbers themselves are at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did. loss: mean over supervised tokens; grad_norm: before clipping; skipped:
+    fp16 overflowed, so the weights did not move and the loss scale was halved."""
+
+    loss: float
+    grad_norm: float
+    samples: int
+    tokens: int
+    supervised: int
+    skipped: bool
+
+
+def step(
+    model: nn.Module,
+    passes: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    precision: Precision,
+    clip: float | None,
+) -> StepResult:
+    """Move the weights once by the mean gradient over the supervised tokens of all passes.
+
+    RunError, before anything has moved, when the loss or the gradient is not finite.
+    """
+    supervised = sum(batch.supervised for batch in passes)
+    if supervised == 0:
+        raise DataError(
+            "a step has no supervised token",
+            origin=", ".join(passes[0].origins[:3]),
+            remedy="check the stage's `loss` and its data",
+        )
+    before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
+    summed = torch.zeros((), device=precision.device)
+    for batch in passes:
+        batch = batch.to(precision.device)
+        with precision.autocast():
+            loss, _ = supervised_loss(model, batch)
+        scaler.scale(loss / supervised).backward()
+        summed += loss.detach()
+    scaler.unscale_(optimizer)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    # The one wait for the device in a step.
+    loss, grad_norm = torch.stack([summed / supervised, norm.float()]).tolist()
+
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
+    if not finite and not overflow:
+        torch.set_rng_state(before)
+        raise not_finite(model, passes, precision, loss, grad_norm)
+    if clip is not None and finite:
+        nn.utils.clip_grads_with_norm_(trained, clip, norm)
+    scaler.step(optimizer)  # leaves the weights alone after an overflow
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    tokens = sum(int((batch.segment > 0).sum()) for batch in passes)
+    samples = sum(len(batch.origins) for batch in passes)
+    return StepResult(loss, grad_norm, samples, tokens, supervised, overflow)
+
+
+def not_finite(
+    model: nn.Module, passes: list[Batch], precision: Precision, loss: float, grad_norm: float
+) -> RunError:
+    """The error that names the module at fault and the samples it happened on."""
+    for batch in passes:
+
+        def forward(batch: Batch = batch) -> torch.Tensor:
+            with precision.autocast():
+                return supervised_loss(model, batch.to(precision.device))[0]
+
+        cause = first_bad_module(model, forward)
+        if cause is not None:
+            break
+    cause = cause or "not reproducibly: a second run of the batch gave finite numbers"
+    shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")
+    return RunError(
+        f"training stopped: {cause}",
+        given=f"loss {loss:g}, gradient norm {grad_norm:g}, {precision.name}",
+        origin=f"batch with {shown}",
+        remedy="lower the learning rate, lengthen the warm-up, or set precision=fp32; the last "
+        "checkpoint is from before this step",
+    )

@@ -1,0 +1,132 @@
+"""Tiny parts, a tiny data set and a recipe for tests that really train: seconds on one core."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from lucida.core.spec import Recipe
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+
+
+def write_vision(folder: Path) -> Path:
+    """A SigLIP encoder: 16 px, 4 patches, width 16, dropout nowhere."""
+    torch.manual_seed(1)
+    config = SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
+    SiglipVisionModel(config).save_pretrained(folder)
+    processing = {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 16, "width": 16},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "rescale_factor": 1 / 255,
+        "resample": 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processing))
+    return folder
+
+
+def write_language(folder: Path, dropout: float = 0.1) -> Path:
+    """A Llama with one token per byte, and attention dropout, so that randomness matters."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<pad>", "<bos>", "<eos>", "<image>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        attention_dropout=dropout,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_pictures(folder: Path, count: int = 24) -> Path:
+    """LLaVA-style records: one flat picture and a question about its colour each."""
+    folder.mkdir(parents=True)
+    random, records = np.random.default_rng(0), []
+    for number in range(count):
+        name = random.choice(list(COLOURS))
+        pixels = np.full((16, 16, 3), COLOURS[name], dtype=np.uint8)
+        pixels[: number % 7] //= 2
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        turns = [
+            {"from": "human", "value": "<image>\nWhich colour?"},
+            {"from": "gpt", "value": name},
+        ]
+        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    path = folder / "pictures.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+def write_parts(folder: Path) -> Path:
+    """Vision, language and pictures below one folder."""
+    write_vision(folder / "vision")
+    write_language(folder / "language")
+    write_pictures(folder / "pictures")
+    return folder
+
+
+def tiny_recipe(parts: Path, **changes: object) -> Recipe:
+    """Two stages of a few steps over the parts that `write_parts` made."""
+    pictures = {"kind": "llava", "path": str(parts / "pictures" / "pictures.json")}
+    stage = {
+        "mixture": {"sources": {"pictures": pictures}},
+        "batch": {"samples": 4},
+        "checkpoint_every": 3,
+        "validate_every": 4,
+    }
+    values = {
+        "name": "tiny",
+        "seed": 5,
+        "precision": "fp32",
+        "threads": 1,
+        "model": {
+            "vision": {"path": str(parts / "vision")},
+            "language": {"path": str(parts / "language"), "max_length": 128},
+        },
+        "stages": [
+            stage | {"name": "align", "train": {"projector": 1e-2}, "budget": {"steps": 5}},
+            stage
+            | {
+                "name": "sft",
+                "train": {"projector": 1e-3, "language": 1e-3, "*.norm": 1e-4},
+                "budget": {"steps": 7},
+            },
+        ],
+    }
+    return Recipe.model_validate(values | changes)
