@@ -8,8 +8,8 @@
 Row i of one file belongs to digest i of the other. Rows are written and flushed before their
 digests, so whatever happens, a digest that can be read has a whole row; what lies behind the last
 digest is overwritten. One writer at a time holds a lock, which the system releases when its holder
-dies; readers need none. `ImageSource.key` names the content, and the spec hash names everything else
-that decides a feature (weights, feature layer, image policy), so an entry never goes stale.
+dies; readers need none. `ImageSource.key` names the content, and the spec hash names everything
+else that decides a feature (weights, feature layer, image policy), so an entry never goes stale.
 """
 
 from __future__ import annotations

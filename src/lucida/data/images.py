@@ -118,22 +118,25 @@ def _to_rgb(image: Image.Image, origin: str) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def file_source(path: str | Path) -> ImageSource:
+def file_source(path: str | Path, record: str | None = None) -> ImageSource:
     """An image file as a source; the file is looked at but not read.
+
+    `record` is where the path was met ("train.json: record 17"); errors name both.
 
     The key holds the path, size and times of the file, so a file that is replaced gets another key
     and features cached for the old content are never met again.
     """
     path = Path(path)
+    origin = str(path) if record is None else f"{record}: {path}"
     try:
         stat = path.stat()
     except OSError as error:
         remedy = "check the path and the image folder of the source"
         message = f"cannot find the image: {error.strerror or error}"
-        raise DataError(message, origin=path, remedy=remedy) from error
+        raise DataError(message, origin=origin, remedy=remedy) from error
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    return ImageSource(origin=str(path), key=f"file:{key}", load=partial(open_image, path))
+    return ImageSource(origin=origin, key=f"file:{key}", load=partial(open_image, path, origin))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""Sources: where records come from. One class in one file, one line in `SOURCES`."""
+
+from __future__ import annotations
+
+from lucida.core.errors import DataError
+from lucida.core.registry import Table
+from lucida.core.spec import MixtureSpec, SourceSpec
+from lucida.data.mixture import Mixture, Source
+
+SOURCES = Table(
+    "source",
+    {
+        "world": "lucida.data.sources.world:WorldSource",
+        "llava": "lucida.data.sources.llava:LlavaSource",
+    },
+    group="lucida.sources",
+    error=DataError,
+)
+
+
+def open_source(spec: SourceSpec) -> Source:
+    """The source that a recipe names; every field of its spec but the weight is an argument."""
+    return SOURCES[spec.kind](**spec.model_dump(exclude={"kind", "weight"}))
+
+
+def open_mixture(spec: MixtureSpec, seed: int) -> Mixture:
+    """A stage's sources, mixed by their weights."""
+    return Mixture(
+        {name: open_source(source) for name, source in spec.sources.items()},
+        {name: source.weight for name, source in spec.sources.items()},
+        seed,
+    )

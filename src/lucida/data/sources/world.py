@@ -1,0 +1,84 @@
+"""Samples of the miniature world: drawn when asked for, the same for the same arguments."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache, partial
+from importlib.resources import files
+
+import PIL
+
+from lucida.core.errors import DataError, suggestion
+from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample, Turn
+from lucida.data.sources.conversation import one_conversation
+from lucida.world.drawing import draw
+from lucida.world.scenes import Scene, Split
+from lucida.world.tasks import TASKS, Item, mixed_item
+
+
+class WorldSource:
+    """`count` records of the tasks named, `questions` isolated questions behind each picture."""
+
+    def __init__(
+        self,
+        tasks: list[str],
+        split: Split = "train",
+        count: int = 4096,
+        questions: int = 8,
+        size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        for name in tasks:
+            if name not in TASKS:
+                raise DataError(f"unknown task `{name}`", remedy=suggestion(name, TASKS))
+        self.tasks = [TASKS[name] for name in tasks]
+        self.split = split
+        self.count = count
+        self.questions = questions
+        self.size = size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return item_sample(
+            mixed_item(self.tasks, self.seed, self.split, index, self.questions, self.size)
+        )
+
+
+def item_sample(item: Item) -> Sample:
+    """A task's item as a sample: its pictures as the stem with one branch for each question, or the
+    document or conversation that it is."""
+    images = tuple(scene_source(scene) for scene in item.scenes)
+    if item.turns:
+        turns = tuple(
+            Turn(line.role, tuple(ImagePart(p) if isinstance(p, int) else p for p in line.parts))
+            for line in item.turns
+        )
+        return one_conversation(item.id, images, turns)
+    stem = (Turn("user", tuple(ImagePart(number) for number in range(len(images)))),)
+    branches = []
+    for exchange in item.exchanges:
+        answer: Part = exchange.answer
+        if exchange.box is not None:
+            answer = BoxPart(exchange.image, *map(float, exchange.box))
+        branches.append((Turn("user", (exchange.question,)), Turn("assistant", (answer,))))
+    return Sample(item.id, images, stem, tuple(branches))
+
+
+def scene_source(scene: Scene) -> ImageSource:
+    """The picture of a scene. Its key holds the scene and the code that draws it, so that features
+    cached before a change of the drawing are never met again."""
+    content = f"{_drawing_code()}|{scene!r}"
+    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return ImageSource(origin=scene.id, key=f"world:{key}", load=partial(draw, scene))
+
+
+@cache
+def _drawing_code() -> str:
+    world = files("lucida.world")
+    code = [world.joinpath(name).read_bytes() for name in ("drawing.py", "scenes.py")]
+    return hashlib.blake2b(b"".join(code) + PIL.__version__.encode()).hexdigest()
