@@ -107,7 +107,9 @@ def test_a_batch_without_supervised_positions_gives_zero_and_a_zero_gradient():
 def test_logits_are_computed_at_supervised_rows_only(monkeypatch):
     model, batch = FakeVLM(), lay(SAMPLES, pack=False)
     rows = []
-    monkeypatch.setattr(model, "logits", lambda hidden: rows.append(len(hidden)) or model.head(hidden))
+    monkeypatch.setattr(
+        model, "logits", lambda hidden: rows.append(len(hidden)) or model.head(hidden)
+    )
     supervised_loss(model, batch)
     assert rows == [batch.supervised]
     monkeypatch.setattr(objective, "CHUNK_LOGITS", 5 * 23)

@@ -55,7 +55,7 @@ def test_going_on_equals_never_having_stopped(tmp_path):
     position, setting, stored = state.read_state(path)
     assert (position, setting) == (Position(0, 3, 3), HERE)
     assert state.load_weights(path, stored, again) == set(plan.trained)
-    state.load_moments(path, stored, optimizer_again, scaler_again)
+    state.load_moments(path, optimizer_again, scaler_again)
     move(again, optimizer_again, 4)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, StageSpec
+from lucida.core.spec import MixtureSpec, Recipe, SourceSpec
 from lucida.data.features import FeatureCache
 from lucida.data.loader import Loader
-from lucida.data.mixture import Mixture
+from lucida.data.mixture import Mixture, Source
 from lucida.data.sample import Batch, ImageSource, Sample
 from lucida.data.sources import open_source
 from lucida.model.processing import LucidaProcessor
@@ -46,7 +46,7 @@ the features of an image have the same bits whatever company it is computed in."
 class Spread:
     """A source without every `apart`-th record, or with those alone."""
 
-    source: Sequence[Sample]
+    source: Source
     apart: int
     held_out: bool
 
@@ -144,7 +144,7 @@ def mixtures(spec: MixtureSpec, seed: int) -> tuple[Mixture, Mixture | None]:
     return Mixture(training, weights, seed), Mixture(kept, held_weights, seed)
 
 
-def parts(spec: SourceSpec) -> tuple[Sequence[Sample], Sequence[Sample]]:
+def parts(spec: SourceSpec) -> tuple[Source, Source]:
     """The training and the held-out part of a source."""
     if "split" in type(spec).model_fields:
         other = {"split": "validation", "count": min(spec.count, HELD_OUT)}

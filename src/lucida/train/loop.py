@@ -12,29 +12,29 @@ the step's number only, and all four are in the checkpoint.
 
 from __future__ import annotations
 
-import math
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
 
 from lucida.core.errors import RunError
 from lucida.core.progress import Progress, say, table
 from lucida.core.recipe import diff_recipes, load_recipe, recipe_hash
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
-from lucida.data.sample import Batch
 from lucida.model.checkpoint import build, save
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
 from lucida.train import state
-from lucida.train.diagnose import first_bad_module
 from lucida.train.feed import Feed, stage_feed
-from lucida.train.objective import supervised_loss
 from lucida.train.optim import adamw, schedule, set_learning_rate, warmup_steps
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.stage import StagePlan, apply_plan, describe, plan_stage
 from lucida.train.state import Position, Setting, checkpoints
+from lucida.train.step import StepResult, step
 from lucida.train.stopping import Interrupted, StopRequest, stop_request
 from lucida.train.validate import validation_loss
 
@@ -44,29 +44,19 @@ class Training:
     """A run under way: the only thing that the functions below share.
 
     `touched` names the parameters that any stage so far has trained. `saved` is the checkpoint that
-    this process continues from, until its stage has taken it over.
+    this process continues from, None when it began the run.
     """
 
     recipe: Recipe
     run: RunFolder
-    model: nn.Module
-    processor: object
+    model: LucidaModel
+    processor: LucidaProcessor
     precision: Precision
     setting: Setting
     stop: StopRequest
     position: Position
     touched: set[str]
     saved: Path | None
-
-
-@dataclass(slots=True)
-class StageTools:
-    """What a stage trains with."""
-
-    plan: StagePlan
-    feed: Feed
-    optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler
 
 
 def train(recipe: Recipe | str | Path, folder: str | Path | None = None) -> Path:
@@ -93,16 +83,15 @@ def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
             say(f"{run.path}: already trained; nothing to do")
             return run.path
         training = begin(recipe, run, command, stop)
-        origins = [f"stage {stage.name} of recipe {recipe.name}" for stage in recipe.stages]
-        plans = [
-            plan_stage(training.model, stage.train, origin)
-            for stage, origin in zip(recipe.stages, origins, strict=True)
-        ]  # all of them now: a mistake in the last stage should not cost the first
-        for index, stage in enumerate(recipe.stages):
-            if index >= training.position.stage:
-                train_stage(training, index, stage, plans[index])
+        # All stages are planned now: a mistake in the last one should not cost the first.
+        planned = [plan(training, index) for index in range(len(recipe.stages))]
+        for index, (what, feed) in enumerate(planned):
+            if not done(training.position, index, feed.steps):
+                train_stage(training, index, what, feed)
         save(training.model, training.processor, run.path)
-        say(f"{run.path}: trained {training.position.total} steps, {training.position.seconds:.0f} s")
+        say(
+            f"{run.path}: trained {training.position.total} steps, {training.position.seconds:.0f} s"
+        )
     return run.path
 
 
@@ -143,7 +132,9 @@ def begin(recipe: Recipe, run: RunFolder, command: str, stop: StopRequest) -> Tr
         touched = state.load_weights(saved, stored, model)
         say(f"going on from step {position.total} of {run.path}")
         if before != setting:
-            say(f"note: begun with {before}, now {setting}; the last bits of the weights may differ")
+            say(
+                f"note: begun with {before}, now {setting}; the last bits of the weights may differ"
+            )
     run.metrics.keep(lambda record: record["total_step"] <= position.total)
     run.environment(command, precision=str(precision), threads=setting.threads, device=str(device))
     model.to(device)
@@ -159,11 +150,15 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def train_stage(training: Training, index: int, plan: StagePlan, feed: Feed) -> None:
+def train_stage(training: Training, index: int, what: StagePlan, feed: Feed) -> None:
     """One stage from where the run stands to its last step, with a checkpoint at the end."""
-    stage, position, metrics = training.recipe.stages[index], training.position, training.run.metrics
-    optimizer, scaler = prepare(training, index, plan)
-    say_plan(training, stage, plan, feed)
+    stage, position, metrics = (
+        training.recipe.stages[index],
+        training.position,
+        training.run.metrics,
+    )
+    optimizer, scaler = prepare(training, index, what)
+    say_plan(stage, what, feed)
     batches = feed.batches(position.step)
     with Progress(f"train {stage.name}", feed.steps, "step", done=position.step) as progress:
         while position.step < feed.steps:
@@ -183,30 +178,58 @@ def train_stage(training: Training, index: int, plan: StagePlan, feed: Feed) -> 
 
             last = position.step == feed.steps
             if last or due(stage.validate_every, position.step):
-                loss = validation_loss(training.model, feed.held_out(), training.precision)
-                metrics.append(place(stage, position) | {"validation_loss": loss})
-                progress.advance(0, validation=loss)
+                validate(training, stage, feed, progress)
             if last or due(stage.checkpoint_every, position.step):
                 checkpoint(training, optimizer, scaler)
 
 
 def prepare(
-    training: Training, index: int, plan: StagePlan
+    training: Training, index: int, what: StagePlan
 ) -> tuple[torch.optim.AdamW, torch.amp.GradScaler]:
     """Freeze, make the optimizer, and restore it when the newest checkpoint is of this stage."""
     position, spec = training.position, training.recipe.stages[index].optim
-    apply_plan(training.model, plan)
-    training.touched |= set(plan.trained)
-    optimizer, scaler = adamw(plan, spec), training.precision.scaler()
+    apply_plan(training.model, what)
+    training.touched |= set(what.trained)
+    optimizer, scaler = adamw(what, spec), training.precision.scaler()
     if position.stage < index:
         position.stage, position.step = index, 0
     if position.step == 0:
         # Every stage has its own seed, so that it does not matter how many numbers the last one drew.
         seed_everything(training.recipe.seed + 1000 * (index + 1))
-    elif training.saved is not None:
-        load_moments(training.saved, optimizer, scaler)
-    training.saved = None
+    else:
+        state.load_moments(training.saved, optimizer, scaler)
     return optimizer, scaler
+
+
+def plan(training: Training, index: int) -> tuple[StagePlan, Feed]:
+    """What stage number `index` trains and reads, checked without changing anything."""
+    recipe = training.recipe
+    stage = recipe.stages[index]
+    what = plan_stage(training.model, stage.train, f"stage {stage.name} of recipe {recipe.name}")
+    feed = stage_feed(
+        recipe,
+        index,
+        what,
+        training.model,
+        training.processor,
+        training.precision,
+        training.run.dropped.path,
+    )
+    warmup_steps(feed.steps, stage.optim)
+    return what, feed
+
+
+def done(position: Position, index: int, steps: int) -> bool:
+    """Is stage number `index` of so many steps behind this position?"""
+    return index < position.stage or (index == position.stage and position.step >= steps)
+
+
+def validate(training: Training, stage: StageSpec, feed: Feed, progress: Progress) -> None:
+    """Record the loss on the held-out samples, when there are any."""
+    if batches := feed.validation():
+        loss = validation_loss(training.model, batches, training.precision)
+        training.run.metrics.append(place(stage, training.position) | {"validation_loss": loss})
+        progress.advance(0, validation=loss)
 
 
 def due(every: int | None, step: int) -> bool:
@@ -252,23 +275,23 @@ def step_record(
     }
 
 
-def say_plan(training: Training, stage: StageSpec, plan: StagePlan, feed: Feed) -> None:
+def say_plan(stage: StageSpec, what: StagePlan, feed: Feed) -> None:
     """Tell what the stage trains and reads."""
-    trained, every = plan.counts
+    trained, every = what.counts
     table(
         f"stage {stage.name}: {feed.steps} steps, {trained:,} of {every:,} parameters train",
         ["pattern", "learning rate", "tensors", "parameters"],
-        describe(plan),
+        describe(what),
     )
-    for line in feed.notes:
-        say(line)
+    if feed.held_out is None:
+        say("no validation: the sources are too small to hold samples out")
 
 
 def checkpoint(
     training: Training, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler
 ) -> Path:
     """Save all that a resumption needs."""
-    return save_checkpoint(
+    return state.save_checkpoint(
         training.run.path,
         training.position,
         training.setting,

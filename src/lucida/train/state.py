@@ -223,12 +223,10 @@ def load_weights(path: Path, state: dict, model: nn.Module) -> set[str]:
 
 
 def load_moments(
-    path: Path,
-    state: dict,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    path: Path, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> None:
     """Restore the optimizer, the loss scale and all random generators from a checkpoint."""
+    _, _, state = read_state(path)
     tensors = load_file(path / "optimizer.safetensors")
     generators = {name: value for name, value in tensors.items() if name.startswith("random/")}
     restore_optimizer(optimizer, {k: v for k, v in tensors.items() if k not in generators})
