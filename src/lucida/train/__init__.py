@@ -1,4 +1,4 @@
-"""Training. The module itself is callable: `lucida.train(recipe)` trains and gives the run folder."""
+"""Training. The module itself is callable: `lucida.train(recipe)` gives the run folder."""
 
 from __future__ import annotations
 

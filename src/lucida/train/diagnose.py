@@ -31,7 +31,7 @@ def finite(value: object) -> bool:
 
 
 def first_bad_module(model: nn.Module, forward: Callable[[], torch.Tensor]) -> str | None:
-    """A phrase that names where the first infinity or NaN comes from; None when this batch has none.
+    """A phrase that names where the first infinity or NaN comes from; None when there is none.
 
     Looks at the weights, then at the outputs of modules in the order in which they finish, then at
     gradients. `forward` computes the loss of the batch that went wrong.

@@ -132,7 +132,7 @@ def vision_is_frozen(plan: StagePlan) -> bool:
 
 
 def mixtures(spec: MixtureSpec, seed: int) -> tuple[Mixture, Mixture | None]:
-    """The training mixture and the held-out one, which is None when no source can spare a record."""
+    """The training mixture and the held-out one, None when no source can spare a record."""
     training, held_out = {}, {}
     for name, source_spec in spec.sources.items():
         training[name], held_out[name] = parts(source_spec)
@@ -157,7 +157,8 @@ def parts(spec: SourceSpec) -> tuple[Source, Source]:
 class FrozenFeatures:
     """Features of a frozen encoder, kept in the user's cache between steps, runs and processes.
 
-    The cache opens at the first call: an earlier stage may still train the encoder when this is made.
+    The cache opens at the first call: when this is made, an earlier stage may still train the
+    encoder.
     """
 
     def __init__(

@@ -62,7 +62,8 @@ class Training:
 def train(recipe: Recipe | str | Path, folder: str | Path | None = None) -> Path:
     """Train a recipe, given as a value, a preset's name or a file, and give the run folder.
 
-    The default folder is `runs/NAME`. A run that stands there goes on; a finished one is left alone.
+    The default folder is `runs/NAME`. A run that stands there goes on; a finished one stays as it
+    is.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe))
@@ -89,14 +90,13 @@ def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
             if not done(training.position, index, feed.steps):
                 train_stage(training, index, what, feed)
         save(training.model, training.processor, run.path)
-        say(
-            f"{run.path}: trained {training.position.total} steps, {training.position.seconds:.0f} s"
-        )
+        position = training.position
+        say(f"{run.path}: trained {position.total} steps in {position.seconds:.0f} s")
     return run.path
 
 
 def claim(run: RunFolder, recipe: Recipe) -> None:
-    """Make the folder this recipe's, or refuse: it belongs to another recipe or to no run at all."""
+    """Make the folder this recipe's, or refuse: it is another recipe's or no run's at all."""
     if run.exists:
         if recipe_hash(run.recipe) != recipe_hash(recipe):
             changes = "\n  ".join(diff_recipes(run.recipe, recipe))
@@ -152,11 +152,7 @@ def seed_everything(seed: int) -> None:
 
 def train_stage(training: Training, index: int, what: StagePlan, feed: Feed) -> None:
     """One stage from where the run stands to its last step, with a checkpoint at the end."""
-    stage, position, metrics = (
-        training.recipe.stages[index],
-        training.position,
-        training.run.metrics,
-    )
+    stage, position = training.recipe.stages[index], training.position
     optimizer, scaler = prepare(training, index, what)
     say_plan(stage, what, feed)
     batches = feed.batches(position.step)
@@ -173,7 +169,8 @@ def train_stage(training: Training, index: int, what: StagePlan, feed: Feed) -> 
             )
             seconds = time.perf_counter() - begun
             count(position, result, seconds)
-            metrics.append(step_record(stage, position, result, lr, seconds, waited))
+            record = step_record(stage, position, result, lr, seconds, waited)
+            training.run.metrics.append(record)
             progress.advance(loss=result.loss)
 
             last = position.step == feed.steps
@@ -194,7 +191,7 @@ def prepare(
     if position.stage < index:
         position.stage, position.step = index, 0
     if position.step == 0:
-        # Every stage has its own seed, so that it does not matter how many numbers the last one drew.
+        # Its own seed: how many numbers the stage before drew does not matter.
         seed_everything(training.recipe.seed + 1000 * (index + 1))
     else:
         state.load_moments(training.saved, optimizer, scaler)

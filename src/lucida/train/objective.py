@@ -4,7 +4,7 @@ The sum is divided by the number of supervised tokens of the *whole step*, once,
 token weighs the same whether its sample is packed or padded, in the first or the last accumulation
 pass, on this rank or another.
 
-    hidden [rows, length, width] ──target != IGNORED──▶ [n, width] ──chunks──▶ logits [≤ rows, vocabulary]
+    hidden [rows, length, width] ──target != IGNORED──▶ [n, width] ──chunks──▶ [≤ rows, vocabulary]
 
 Logits of image tokens and questions are never computed: with 10% of positions supervised and a
 vocabulary of 32k this is most of the memory and a third of the time of a small model's step.

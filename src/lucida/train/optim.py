@@ -23,7 +23,7 @@ from lucida.train.stage import StagePlan
 
 
 def warmup_steps(total: int, spec: OptimSpec) -> int:
-    """Steps of warm-up: a share of `total` when `warmup` is below 1, a number of steps otherwise."""
+    """Steps of warm-up: a share of `total` when `warmup` is below 1, else a number of steps."""
     steps = round(spec.warmup * total) if spec.warmup < 1 else round(spec.warmup)
     if steps >= total and steps > 0:
         raise RecipeError(

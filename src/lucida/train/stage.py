@@ -59,8 +59,8 @@ def matches(pattern: str, name: str) -> bool:
 def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePlan:
     """Decide for every parameter; touches nothing.
 
-    `origin` says whose patterns these are ("stage align of recipe mini"). RecipeError when a pattern
-    is idle, a rate is not above zero, or nothing would train.
+    `origin` says whose patterns these are ("stage align of recipe mini"). RecipeError when a
+    pattern is idle, a rate is not above zero, or nothing would train.
     """
     for pattern, rate in train.items():
         if rate != "frozen" and not (rate > 0 and math.isfinite(rate)):
@@ -122,8 +122,8 @@ def idle(pattern: str, names: list[str], origin: str) -> RecipeError:
 def apply_plan(model: nn.Module, plan: StagePlan) -> None:
     """Freeze and unfreeze; what is wholly frozen also leaves training mode.
 
-    Evaluation mode keeps the running statistics of a frozen convolutional encoder where they are and
-    switches its dropout off, so that frozen means unchanged.
+    Evaluation mode keeps the running statistics of a frozen convolutional encoder where they are
+    and switches its dropout off, so that frozen means unchanged.
     """
     for parameter in plan.frozen.values():
         parameter.requires_grad_(False)

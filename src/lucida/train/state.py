@@ -62,7 +62,7 @@ class Setting:
 
 def random_state() -> tuple[dict, dict[str, torch.Tensor]]:
     """State of Python's, NumPy's and torch's generators: what JSON can hold, and tensors."""
-    _, keys, place, has_gauss, gauss = np.random.get_state()
+    _, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     values = {
         "python": random.getstate(),
         "numpy": [keys.tolist(), int(place), int(has_gauss), float(gauss)],
@@ -79,7 +79,8 @@ def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None
     version, internal, gauss_next = values["python"]
     random.setstate((version, tuple(internal), gauss_next))
     keys, place, has_gauss, gauss = values["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+    state = ("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss)
+    np.random.set_state(state)  # noqa: NPY002
     torch.set_rng_state(tensors["random/cpu"])
     for name, state in tensors.items():
         if name.startswith("random/cuda"):
@@ -91,9 +92,7 @@ def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tenso
     parameters = dict(model.named_parameters())
     kept = {name: parameters[name] for name in parameters if name in touched}
     every_name = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for name, value in model.state_dict().items():
-        if name not in every_name:
-            kept[name] = value
+    kept |= {name: v for name, v in model.state_dict().items() if name not in every_name}
     return {name: value.detach() for name, value in kept.items()}
 
 
@@ -195,7 +194,7 @@ def read_state(path: Path) -> tuple[Position, Setting, dict]:
 
 
 def load_weights(path: Path, state: dict, model: nn.Module) -> set[str]:
-    """Put a checkpoint's weights into a freshly built model; gives the names that stages touched."""
+    """Put a checkpoint's weights into a freshly built model; the names that stages touched."""
     touched = set(state["touched"])
     stored = load_file(path / "weights.safetensors")
     places = stored_tensors(model, touched)
