@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -45,6 +46,7 @@ def load_language(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
         )
     complete(report, path)
     if tokenizer.eos_token_id is None:
@@ -121,19 +123,22 @@ def check_packing(language: PreTrainedModel, origin: str) -> None:
     language.eval()
     backbone = language.base_model
     embedded = language.get_input_embeddings()(ids)
-    packed = backbone(
-        inputs_embeds=embedded,
-        position_ids=position,
-        attention_mask=embedded.new_zeros(1, 1, 1, 1),
-        use_cache=False,
-        layout=layout,
-    ).last_hidden_state
+    try:
+        packed = backbone(
+            inputs_embeds=embedded,
+            position_ids=position,
+            attention_mask=embedded.new_zeros(1, 1, 1, 1),
+            use_cache=False,
+            layout=layout,
+        ).last_hidden_state
+    except (TypeError, ValueError, RuntimeError) as problem:
+        refuse(origin, language, f"it takes no packed batch ({problem})", problem)
     alone = backbone(input_ids=ids[:, 3:], use_cache=False).last_hidden_state
     logits = language(input_ids=ids[:, 3:], use_cache=False).logits
     language.train(training)
-    layers = language.config.num_hidden_layers
-    if len(layout.witnesses) != layers:
-        refuse(origin, language, "layers that honour a packed batch", layers, len(layout.witnesses))
+    layers, honoured = language.config.num_hidden_layers, len(layout.witnesses)
+    if honoured != layers:
+        refuse(origin, language, f"{honoured} of its {layers} layers honour a packed batch")
     close(origin, language, "hidden states of a packed sample", alone, packed[:, 3:])
     head = language.get_output_embeddings()
     close(origin, language, "logits from the output matrix alone", logits, head(alone))
@@ -147,16 +152,16 @@ def close(
     error = float((expected - given).float().abs().max() / scale)
     tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
     if not error <= tolerance:
-        refuse(origin, language, what, f"relative error up to {tolerance}", f"{error:.2g}")
+        refuse(origin, language, f"{what} differ (relative error {error:.2g}, at most {tolerance})")
 
 
-def refuse(origin: str, language: nn.Module, what: str, expected: object, given: object) -> None:
+def refuse(
+    origin: str, language: nn.Module, reason: str, cause: Exception | None = None
+) -> NoReturn:
     """One message for every way in which a language model does not fit."""
     raise ModelError(
-        f"{type(language).__name__} cannot be used: {what}",
+        f"{type(language).__name__} cannot be used: {reason}",
         origin=origin,
-        expected=expected,
-        given=given,
         remedy="choose a language model whose attention goes through transformers' attention"
         " interface (Llama, Qwen2, Qwen3, Mistral, GPT-NeoX, Phi, OPT, Gemma, …)",
-    )
+    ) from cause

@@ -26,14 +26,21 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def complete(report: dict[str, Any], origin: str) -> None:
-    """Refuse a checkpoint that lacks weights: transformers would make them up at random."""
-    missing = sorted(report["missing_keys"])
-    mismatched = sorted(str(entry) for entry in report.get("mismatched_keys", ()))
-    if missing or mismatched:
-        listed = ", ".join((missing + mismatched)[:5])
+def complete(report: dict[str, Any], origin: str, unused: tuple[str, ...] = ()) -> None:
+    """Refuse a checkpoint that lacks weights: transformers would make them up at random.
+
+    `unused` names modules whose weights do not matter.
+    """
+    mismatched = {entry[0] for entry in report.get("mismatched_keys", ())}
+    wrong = sorted(
+        name
+        for name in set(report["missing_keys"]) | mismatched
+        if not name.startswith(tuple(f"{module}." for module in unused))
+    )
+    if wrong:
+        listed = ", ".join(wrong[:5])
         raise ModelError(
-            f"{len(missing) + len(mismatched)} weights are missing or have another shape: {listed}",
+            f"{len(wrong)} weights are missing or have another shape: {listed}",
             origin=origin,
             remedy="get the checkpoint again, or check that it is a model of the type it names",
         )

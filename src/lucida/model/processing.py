@@ -25,7 +25,7 @@ class LucidaProcessor(ProcessorMixin):
                                                                        pixel_values
 
     `encode` and `prompt` are `lucida.data.chat` with this model's settings, so a question is
-    written exactly as in training. A blind model's processor has 0 visual tokens and drops all images.
+    written exactly as in training. A blind model's processor has 0 visual tokens and drops images.
     """
 
     def __init__(

@@ -65,6 +65,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         spec = config.model_spec
         self.mask = spec.attention_mask
+        self.language = language or AutoModelForCausalLM.from_config(config.text_config)
         self.vision: VisionEncoder | None = None
         self.projector: nn.Module | None = None
         if spec.vision is not None:
@@ -74,10 +75,9 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
             self.projector = make_projector(
                 spec.projector,
                 config.vision_width,
-                config.text_config.hidden_size,
+                self.get_input_embeddings().weight.shape[1],
                 config.visual_tokens,
             )
-        self.language = language or AutoModelForCausalLM.from_config(config.text_config)
         for part in (vision, language):
             for module in () if part is None else part.modules():
                 module._is_hf_initialized = True  # else post_init draws new weights over them

@@ -37,6 +37,8 @@ class VisionEncoder(nn.Module):
         self.normed = normed
         self.take = take
         check_choices(model.config, normed, take)
+        for name in self.family.drop:
+            setattr(model, name, nn.Identity())
 
     def forward(
         self, pixel_values: Float[Tensor, "images 3 height width"]
@@ -129,7 +131,8 @@ def load_encoder(spec: VisionSpec) -> VisionEncoder:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
             **family_of(config).init,
         )
-    complete(report, spec.path)
+    complete(report, spec.path, unused=family_of(config).drop)
     return VisionEncoder(model, spec.normed, spec.take)

@@ -39,6 +39,7 @@ class Family:
     norm: attribute of the final norm. resolution: `flag` when forward wants
     `interpolate_pos_encoding`, `any` when it adapts by itself. stages: convolutional, hidden states
     are maps (images, width, height, width). config, init: what leaves out an unused pooling head.
+    drop: modules that only the pooled output uses and that no configuration leaves out.
     """
 
     prefix: Callable[[PreTrainedConfig], int] = nothing
@@ -47,6 +48,7 @@ class Family:
     stages: bool = False
     config: dict = field(default_factory=dict)
     init: dict = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, Family] = {
@@ -61,8 +63,8 @@ FAMILIES: dict[str, Family] = {
     "vit": Family(one_class_token, "layernorm", "flag", init={"add_pooling_layer": False}),
     "ijepa": Family(nothing, "layernorm", "flag", init={"add_pooling_layer": False}),
     "resnet": Family(stages=True),
-    "convnext": Family(stages=True),
-    "convnextv2": Family(stages=True),
+    "convnext": Family(stages=True, drop=("layernorm",)),
+    "convnextv2": Family(stages=True, drop=("layernorm",)),
 }
 
 
