@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.train.fake import FakeVLM, fake_tokens, lay
+from fake_vlm import FakeVLM, fake_tokens, lay
 from torch.nn import functional
 
 from lucida.data.sample import IGNORED

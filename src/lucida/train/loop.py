@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,8 +156,10 @@ def train_stage(training: Training, index: int, what: StagePlan, feed: Feed) -> 
     stage, position = training.recipe.stages[index], training.position
     optimizer, scaler = prepare(training, index, what)
     say_plan(stage, what, feed)
-    batches = feed.batches(position.step)
-    with Progress(f"train {stage.name}", feed.steps, "step", done=position.step) as progress:
+    with (
+        closing(feed.batches(position.step)) as batches,
+        Progress(f"train {stage.name}", feed.steps, "step", done=position.step) as progress,
+    ):
         while position.step < feed.steps:
             if training.stop:
                 raise interrupted(training, checkpoint(training, optimizer, scaler))

@@ -1,0 +1,197 @@
+"""A run that was stopped at any moment ends with the weights of one that was not, bit for bit.
+
+The trainer is a real process: a parent that has imported everything forks one for each attempt, and
+the test kills it.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_training import tiny_recipe
+
+from lucida.core.errors import RunError
+from lucida.train.loop import train_run
+from lucida.train.state import checkpoints
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
+
+LAUNCHER = """
+import json, os, sys
+from pathlib import Path
+import lucida
+from lucida.core.errors import LucidaError
+from lucida.core.spec import Recipe
+from lucida.train.loop import train_run
+
+print("ready", flush=True)
+for line in sys.stdin:
+    folder, cache, recipe = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.environ["LUCIDA_CACHE"] = cache
+        os.dup2(2, 1)
+        code = 0
+        try:
+            train_run(Recipe.model_validate_json(recipe), Path(folder))
+        except LucidaError as error:
+            print(error, file=sys.stderr, flush=True)
+            code = 1
+        os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Launcher:
+    """Starts trainers, one at a time."""
+
+    def __init__(self, log):
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        )
+        assert self.process.stdout.readline() == "ready\n", log.read_text()
+
+    def start(self, recipe, folder) -> int:
+        cache = str(folder.parent / f"{folder.name}-cache")
+        request = json.dumps([str(folder), cache, recipe.model_dump_json()])
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def wait(self) -> int:
+        return int(self.process.stdout.readline())
+
+    def kill_at(self, recipe, folder, number, step, jitter) -> int:
+        """Start a trainer and send it a signal a moment after it has recorded `step` steps."""
+        child = self.start(recipe, folder)
+        while total_steps(folder) < step and sent(child, 0):
+            time.sleep(0.001)
+        time.sleep(jitter)
+        sent(child, number)
+        return self.wait()
+
+
+def sent(process: int, number: int) -> bool:
+    """Send a signal (0 only asks); False when the process is gone."""
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+    launcher = Launcher(tmp_path_factory.mktemp("launcher") / "log.txt")
+    yield launcher
+    launcher.process.stdin.close()
+    launcher.process.wait()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(parts, launcher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    launcher.start(tiny_recipe(parts), folder)
+    assert launcher.wait() == 0, launcher.log.read_text()
+    return folder
+
+
+def records(folder) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def total_steps(folder) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b'"grad_norm"') if path.exists() else 0
+
+
+def assert_same_run(folder, uninterrupted):
+    weights = "model.safetensors"
+    assert (folder / weights).read_bytes() == (uninterrupted / weights).read_bytes()
+    timing = ("tokens_per_second", "samples_per_second", "data_wait", "seconds")
+    for mine, theirs in zip(records(folder), records(uninterrupted), strict=True):
+        assert [v for k, v in mine.items() if k not in timing] == [
+            v for k, v in theirs.items() if k not in timing
+        ]
+    assert not [path for path in folder.rglob("*") if "unfinished" in path.name]
+
+
+def exit_code_of(number) -> int:
+    return -signal.SIGKILL if number == signal.SIGKILL else 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_moments(seed, recipe, launcher, uninterrupted, tmp_path):
+    moments, folder = random.Random(seed), tmp_path / "run"
+    kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
+    moments.shuffle(kinds)
+    for number in kinds:
+        step = total_steps(folder) + moments.randrange(0, 4)
+        if step < 12:
+            code = launcher.kill_at(recipe, folder, number, step, moments.random() * 0.03)
+            assert code in (exit_code_of(number), 0), launcher.log.read_text()
+    launcher.start(recipe, folder)
+    assert launcher.wait() == 0, launcher.log.read_text()
+    assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_killed_very_often(seed, recipe, launcher, uninterrupted, tmp_path):
+    """Also during start-up, during a checkpoint and while the model is saved."""
+    moments, folder = random.Random(seed), tmp_path / "run"
+    for _ in range(12):
+        child = launcher.start(recipe, folder)
+        time.sleep(moments.random() * 0.9)
+        number = moments.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        sent(child, number)
+        launcher.wait()
+    launcher.start(recipe, folder)
+    assert launcher.wait() == 0, launcher.log.read_text()
+    assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_loses_no_step(number, recipe, launcher, tmp_path):
+    folder = tmp_path / "run"
+    assert launcher.kill_at(recipe, folder, number, 2, 0.0) == 1
+    done = total_steps(folder)
+    assert done >= 2
+    assert [path.name for path in checkpoints(folder)] == [f"step-{done:06d}"]
+    assert f"stopped by {number.name} at step {done}" in launcher.log.read_text()
+
+
+def test_two_processes_cannot_train_one_folder(recipe, launcher, tmp_path):
+    folder = tmp_path / "run"
+    child = launcher.start(recipe, folder)
+    try:
+        while total_steps(folder) < 1:
+            time.sleep(0.001)
+        os.kill(child, signal.SIGSTOP)
+        with pytest.raises(RunError, match=f"process {child}"):
+            train_run(recipe, folder)
+    finally:
+        os.kill(child, signal.SIGCONT)
+        os.kill(child, signal.SIGKILL)
+        launcher.wait()
+
+
+def test_a_finished_run_is_left_alone(recipe, launcher, uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
+    assert train_run(recipe, uninterrupted) == uninterrupted
+    after = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {".lock"}
