@@ -151,16 +151,20 @@ def language_folder(name: str = "llama", tied: bool = True, tokens: tuple[str, .
 
 
 def spec(
-    vision: str | None = "siglip",
-    language: str = "llama",
+    vision: str | dict | None = "siglip",
+    language: str | dict = "llama",
     mask: str = "causal",
     tied: bool = True,
     **more: object,
 ) -> ModelSpec:
-    """A model spec over tiny parts; `more` replaces whole fields."""
+    """A model spec over tiny parts, named or given as spec values; `more` replaces whole fields."""
+    if isinstance(vision, str):
+        vision = {"path": encoder_folder(vision)}
+    if isinstance(language, str):
+        language = {"path": language_folder(language, tied), "max_length": 120}
     values = {
-        "vision": None if vision is None else {"path": encoder_folder(vision)},
-        "language": {"path": language_folder(language, tied), "max_length": 120},
+        "vision": vision,
+        "language": language,
         "attention_mask": mask,
         "coordinate_bins": 8,
     }

@@ -84,7 +84,8 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         self.post_init()
         # A configuration that is put into another one loses its attention implementation.
         if self.vision is not None and self.vision.model.config._attn_implementation is None:
-            self.vision.model.set_attn_implementation("sdpa")
+            fast = "eager" if self.vision.family.stages else "sdpa"  # stages have no attention
+            self.vision.model.set_attn_implementation(fast)
         if self.language.config._attn_implementation in (None, "sdpa"):
             self.language.set_attn_implementation(attention.NAME)
 
