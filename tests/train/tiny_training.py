@@ -97,11 +97,12 @@ def write_parts(folder: Path) -> Path:
     """Vision, language and pictures below one folder."""
     write_vision(folder / "vision")
     write_language(folder / "language")
+    write_language(folder / "language-plain", dropout=0.0)
     write_pictures(folder / "pictures")
     return folder
 
 
-def tiny_recipe(parts: Path, **changes: object) -> Recipe:
+def tiny_recipe(parts: Path, language: str = "language") -> Recipe:
     """Two stages of a few steps over the parts that `write_parts` made."""
     pictures = {"kind": "llava", "path": str(parts / "pictures" / "pictures.json")}
     stage = {
@@ -117,7 +118,7 @@ def tiny_recipe(parts: Path, **changes: object) -> Recipe:
         "threads": 1,
         "model": {
             "vision": {"path": str(parts / "vision")},
-            "language": {"path": str(parts / "language"), "max_length": 128},
+            "language": {"path": str(parts / language), "max_length": 128},
         },
         "stages": [
             stage | {"name": "align", "train": {"projector": 1e-2}, "budget": {"steps": 5}},
@@ -129,4 +130,4 @@ def tiny_recipe(parts: Path, **changes: object) -> Recipe:
             },
         ],
     }
-    return Recipe.model_validate(values | changes)
+    return Recipe.model_validate(values)

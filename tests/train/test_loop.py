@@ -1,0 +1,210 @@
+"""Whole runs on tiny parts: what they promise about folders, faults and equalities."""
+
+import errno
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import tiny_recipe
+
+import lucida
+from lucida.core.errors import DataError, RecipeError, RunError
+from lucida.core.spec import Recipe
+from lucida.model.checkpoint import build, load
+from lucida.train import state
+from lucida.train.blind import blind_recipe
+from lucida.train.loop import train_run
+from lucida.train.state import checkpoints
+
+
+def changed(recipe: Recipe, stages=None, **changes) -> Recipe:
+    """The recipe with other values; `stages` changes every stage."""
+    values = recipe.model_dump(mode="json") | changes
+    for stage in values["stages"]:
+        for key, value in (stages or {}).items():
+            stage[key] = stage[key] | value if isinstance(value, dict) else value
+    return Recipe.model_validate(values)
+
+
+def records(folder, key="loss") -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if key in record]
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_close(a, b, tolerance):
+    a, b = weights(a), weights(b)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=0, msg=name)
+
+
+def test_a_run_trains_records_and_saves(recipe, tmp_path):
+    folder = train_run(recipe, tmp_path / "run", "lucida train tiny")
+    steps = records(folder)
+    assert [(r["stage"], r["step"]) for r in steps] == [
+        *(("align", step) for step in range(1, 6)),
+        *(("sft", step) for step in range(1, 8)),
+    ]
+    assert steps[-1]["loss"] < steps[5]["loss"]
+    assert steps[-1]["samples"] == 48 and steps[-1]["seconds"] > 0
+    assert all(0 <= r["data_wait"] <= 1 and r["tokens_per_second"] > 0 for r in steps)
+    assert len(records(folder, "validation_loss")) == 4
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["precision"].startswith("fp32")
+    model, _ = load(folder)
+    assert {n for n, _ in model.named_parameters()} <= set(weights(folder)) | {
+        "language.lm_head.weight"
+    }
+
+
+def test_frozen_parts_are_those_of_the_parts(recipe, tmp_path):
+    torch.manual_seed(recipe.seed)
+    before = dict(build(recipe.model)[0].named_parameters())
+    after = weights(train_run(recipe, tmp_path / "run"))
+    for name, value in after.items():
+        if name in before:
+            assert torch.equal(value, before[name]) == name.startswith("vision."), name
+
+
+def test_the_same_recipe_gives_the_same_weights(recipe, tmp_path):
+    first, second = (train_run(recipe, tmp_path / name) for name in "ab")
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+def test_validation_leaves_no_trace(recipe, tmp_path):
+    often = train_run(changed(recipe, {"validate_every": 1}), tmp_path / "often")
+    seldom = train_run(changed(recipe, {"validate_every": None}), tmp_path / "seldom")
+    assert len(records(often, "validation_loss")) == 12
+    assert len(records(seldom, "validation_loss")) == 2
+    assert (often / "model.safetensors").read_bytes() == (seldom / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [{"pack": False}, {"accumulate": 2}, {"accumulate": 4, "pack": False}, {"workers": 1}],
+    ids=str,
+)
+def test_how_a_step_is_cut_does_not_change_the_weights(parts, tmp_path, batch):
+    """Dropout would fall differently, so this language model has none."""
+    plain = changed(
+        tiny_recipe(parts, language="language-plain"), {"optim": {"schedule": "constant"}}
+    )
+    whole = train_run(plain, tmp_path / "whole")
+    cut = train_run(changed(plain, {"batch": batch}), tmp_path / "cut")
+    assert_close(whole, cut, 2e-5)
+    for a, b in zip(records(whole), records(cut), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert (a["tokens"], a["supervised"]) == (b["tokens"], b["supervised"])
+
+
+def test_cached_features_train_like_live_ones(recipe, tmp_path):
+    cached = train_run(recipe, tmp_path / "cached")
+    live = train_run(changed(recipe, {"batch": {"cache_features": False}}), tmp_path / "live")
+    assert len(list((tmp_path / "cache").rglob("features.bin"))) == 1
+    for a, b in zip(records(cached), records(live), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-3)  # the cache rounds to fp16
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_and_keeps_fp32_weights(recipe, tmp_path, precision, capfd):
+    folder = train_run(changed(recipe, precision=precision), tmp_path / "run")
+    reference = train_run(recipe, tmp_path / "reference")
+    assert f"precision: {precision} on cpu" in capfd.readouterr().err
+    assert {value.dtype for value in weights(folder).values()} == {torch.float32}
+    moved = [record["loss"] for record in records(folder) if not record["skipped"]]
+    assert moved[-1] == pytest.approx(records(reference)[-1]["loss"], abs=0.1)
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(recipe, tmp_path):
+    folder = train_run(recipe, tmp_path / "run")
+    with pytest.raises(RunError, match="another recipe") as error:
+        train_run(changed(recipe, seed=6), folder)
+    assert "seed" in str(error.value) and "5" in str(error.value) and "6" in str(error.value)
+
+
+def test_a_number_that_is_not_finite_stops_the_run_before_it_spreads(recipe, tmp_path):
+    wild = changed(recipe, {"train": {"projector": 1e-3, "language": 1e30}})
+    with pytest.raises(RunError, match="first whose output is not finite") as error:
+        train_run(wild, tmp_path / "run")
+    assert "pictures.json" in str(error.value)
+    assert len(records(tmp_path / "run")) == 1
+    assert not checkpoints(tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_later(
+    recipe, tmp_path, monkeypatch
+):
+    whole = train_run(recipe, tmp_path / "whole")
+    write, calls = state.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(tensors, path)
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(RunError, match="disk is full"):
+        train_run(recipe, tmp_path / "run")
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-000003"]
+    monkeypatch.setattr(state, "save_file", write)
+    again = train_run(recipe, tmp_path / "run")
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert [r["total_step"] for r in records(again)] == list(range(1, 13))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_loads(recipe, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError):
+        train_run(recipe, tmp_path / "file" / "run")
+
+
+def test_somebody_elses_model_is_not_overwritten(recipe, parts):
+    before = (parts / "vision" / "config.json").read_bytes()
+    with pytest.raises(RunError, match="not from a run"):
+        train_run(recipe, parts / "vision")
+    assert (parts / "vision" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"train": {"projector": 1e-3, "vison": 1e-4}}, RecipeError, "'vison'.*vision"),
+        ({"optim": {"warmup": 50}}, RecipeError, "warm-up"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_found_before_the_first_step(
+    recipe, tmp_path, change, error, words
+):
+    values = recipe.model_dump(mode="json")
+    for key, value in change.items():
+        values["stages"][1][key] |= value
+    with pytest.raises(error, match=words):
+        train_run(Recipe.model_validate(values), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_missing_source_is_named(recipe, tmp_path):
+    nowhere = {"sources": {"pictures": {"kind": "llava", "path": str(tmp_path / "nowhere.json")}}}
+    with pytest.raises(DataError, match=r"nowhere\.json"):
+        train_run(changed(recipe, {"mixture": nowhere}), tmp_path / "run")
+
+
+def test_the_blind_baseline_trains_without_images(recipe, tmp_path):
+    blind = blind_recipe(changed(recipe, blind={"steps": 2}))
+    assert [(stage.name, stage.train) for stage in blind.stages] == [
+        ("sft", {"language": 1e-3, "*.norm": 1e-4})
+    ]
+    folder = train_run(blind, tmp_path / "blind")
+    assert [record["step"] for record in records(folder)] == [1, 2]
+    assert load(folder)[0].vision is None
+
+
+def test_training_from_python(recipe, tmp_path):
+    assert lucida.train(recipe, tmp_path / "run") == tmp_path / "run"
+    assert (tmp_path / "run" / "config.json").exists()
