@@ -16,14 +16,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import RunError
-from lucida.core.progress import Progress
 from lucida.core.runs import JsonLines, RunFolder, atomic_write
+from lucida.eval.asking import answers, asker, box_reader, load_asker
 from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.gallery import predictions
@@ -33,11 +33,6 @@ from lucida.eval.statistics import Interval, bootstrap, paired
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
-
-CHUNK = 512
-"""Questions between two writes of the predictions; whole pictures, so a few more or fewer."""
-
-Ask = Callable[[Sequence[Example]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +60,15 @@ def evaluate(
     """
     started = time.monotonic()
     ask, read_box = asker(model, processor, max_new_tokens), box_reader(processor)
+    loaded = [benchmark(name) for name in tasks]
+    wanted = {task.name: task.examples(limit) for task in loaded}
+    outputs = {(n, e.id): output for n, e, output in answers(wanted, ask, "evaluate")}
     summaries = {}
-    for name in tasks:
-        task = benchmark(name)
-        examples = task.examples(limit)
-        with Progress(f"evaluate {name}", len(examples), "question") as progress:
-            outputs = []
-            for chunk in chunks(examples):
-                outputs += ask(chunk)
-                progress.advance(len(chunk))
-        answered = judge(task, examples, outputs, read_box)
-        summaries[name] = summarise(task, examples, answered, None, samples, seed)
+    for task in loaded:
+        examples = wanted[task.name]
+        said = [outputs[task.name, example.id] for example in examples]
+        answered = judge(task, examples, said, read_box)
+        summaries[task.name] = summarise(task, examples, answered, None, samples, seed)
     return {"tasks": summaries, "seconds": {"evaluate": time.monotonic() - started}}
 
 
@@ -174,46 +167,6 @@ def judge(
     return Answered(list(outputs), parsed, task.scores(examples, parsed))
 
 
-def asker(model: LucidaModel, processor: LucidaProcessor, max_new_tokens: int) -> Ask:
-    """Greedy answers to examples; questions of one picture share its prefix, each alone with it."""
-    from lucida.model.decode import greedy
-
-    def ask(examples: Sequence[Example]) -> list[str]:
-        return greedy(model, processor, [e.sample for e in examples], max_new_tokens)
-
-    return ask
-
-
-def load_asker(folder: Path, max_new_tokens: int) -> tuple[Ask, ReadBox]:
-    """The two, of the trained model in a run folder, on the best device there is."""
-    from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
-
-    model, processor = load(folder, choose_device())
-    return asker(model, processor, max_new_tokens), box_reader(processor)
-
-
-def box_reader(processor: LucidaProcessor) -> ReadBox:
-    """Reads the boxes that this model writes: bins of its square back to pixels of the picture."""
-    from lucida.data.boxes import parse_box
-
-    def read(text: str, width: int, height: int) -> tuple[float, float, float, float] | None:
-        framed = parse_box(text.strip(), processor.coordinate_bins)
-        return framed and processor.image_policy.from_frame(framed, width, height)
-
-    return read
-
-
-def chunks(examples: Sequence[Example]) -> Iterable[Sequence[Example]]:
-    """Runs of about `CHUNK` examples; the questions of one picture stay together."""
-    start = 0
-    for end in range(1, len(examples) + 1):
-        at_border = end == len(examples) or examples[end].cluster != examples[end - 1].cluster
-        if at_border and (end - start >= CHUNK or end == len(examples)):
-            yield examples[start:end]
-            start = end
-
-
 def _ask_run(
     run: RunFolder, tasks: Sequence[Benchmark], limit: int | None, seconds: dict, phase: str
 ) -> tuple[dict[str, Answered], bool]:
@@ -222,38 +175,31 @@ def _ask_run(
     started = time.monotonic()
     tokens = run.recipe.evaluation.max_new_tokens
     same = _settle(run, tokens)
+    files = {task.name: predictions(run.path, task.name) for task in tasks}
+    examples = {task.name: task.examples(limit) for task in tasks}
+    known = {name: _known(file) for name, file in files.items()}
+    missing = {
+        name: [e for e in examples[name] if (e.id, e.question) not in known[name]] for name in files
+    }
     ask, read_box = load_asker(run.path, tokens)
+    if asked := sum(map(len, missing.values())):
+        for name, example, output in answers(missing, ask, phase.replace("_", " ")):
+            known[name][example.id, example.question] = output
+            row = {"id": example.id, "prompt": example.question, "output": output}
+            files[name].append(row)
     answered = {}
-    asked = 0
     for task in tasks:
-        examples = task.examples(limit)
-        file = predictions(run.path, task.name)
-        label = task.name if phase == "evaluate" else f"{task.name} (blind)"
-        outputs, new = _outputs(file, examples, ask, label)
-        answered[task.name] = judge(task, examples, outputs, read_box)
-        _write_scores(file, examples, answered[task.name])
-        asked += new
+        outputs = [known[task.name][e.id, e.question] for e in examples[task.name]]
+        answered[task.name] = judge(task, examples[task.name], outputs, read_box)
+        _write_scores(files[task.name], examples[task.name], answered[task.name])
     if asked or phase not in seconds:  # a rerun that only reads back does not hide the true cost
         seconds[phase] = time.monotonic() - started
     return answered, same
 
 
-def _outputs(
-    file: JsonLines, examples: Sequence[Example], ask: Ask, label: str
-) -> tuple[list[str], int]:
-    """The outputs in order of the examples, and how many had to be asked now."""
-    known = {(row["id"], row["prompt"]): row["output"] for row in file.read()}
-    missing = [e for e in examples if (e.id, e.question) not in known]
-    if missing:
-        done = len(examples) - len(missing)
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        with Progress(f"evaluate {label}", len(examples), "question", done=done) as progress:
-            for chunk in chunks(missing):
-                for example, output in zip(chunk, ask(chunk), strict=True):
-                    known[example.id, example.question] = output
-                    file.append({"id": example.id, "prompt": example.question, "output": output})
-                progress.advance(len(chunk))
-    return [known[example.id, example.question] for example in examples], len(missing)
+def _known(file: JsonLines) -> dict[tuple[str, str], str]:
+    """The outputs that were written already, by example and question."""
+    return {(row["id"], row["prompt"]): row["output"] for row in file.read()}
 
 
 def _write_scores(file: JsonLines, examples: Sequence[Example], answered: Answered) -> None:

@@ -12,7 +12,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
+from lucida.data.sample import Sample
+from lucida.data.sources.world import item_sample
 from lucida.eval.benchmark import Example, Guesses, Parsed, ReadBox
 from lucida.eval.metrics.boxes import Box, box_hit
 from lucida.eval.metrics.cider import cider_d, tokenize
@@ -113,28 +114,24 @@ class WorldBenchmark:
         return [(item, exchange) for item in items for exchange in item.exchanges]
 
 
-def scene_image(scene):
-    from lucida.world.drawing import draw
-
-    return ImageSource(scene.id, scene.id, partial(draw, scene))
-
-
 def item_examples(item: Item) -> list[Example]:
-    """Every question of an item as an example by itself: the same stem, one branch, no answer."""
-    images = tuple(scene_image(scene) for scene in item.scenes)
-    stem = (Turn("user", tuple(ImagePart(k) for k in range(len(images)))),)
+    """Every question of an item as an example by itself: the training sample's stem and one branch
+    of it, without the answer."""
+    sample = item_sample(item)
     examples = []
     for number, exchange in enumerate(item.exchanges):
         scene = item.scenes[exchange.image]
-        branch = (Turn("user", (exchange.question,)),)
-        answers = exchange.options if exchange.task == "caption" else (exchange.answer,)
+        name = f"{item.id}/{number}"
+        question = sample.branches[number][:-1]
+        captions = exchange.task == "caption"
+        answers = exchange.options if captions else (exchange.answer,)
         examples.append(
             Example(
-                id=f"{item.id}/{number}",
-                sample=Sample(f"{item.id}/{number}", images, stem, (branch,)),
+                id=name,
+                sample=Sample(name, sample.images, sample.stem, (question,)),
                 question=exchange.question,
                 answers=() if exchange.box else answers,
-                options=() if exchange.task == "caption" else exchange.options,
+                options=() if captions else exchange.options,
                 kind=exchange.kind,
                 cluster=item.id,
                 box=exchange.box,

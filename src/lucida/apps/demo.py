@@ -1,0 +1,170 @@
+"""The whole of Lucida in one command: train, train blind, evaluate both, show, and say how to chat.
+
+    recipe ─▶ RUN (train) ─▶ RUN/blind (train) ─▶ evaluate both ─▶ table, pictures, report.html
+
+Every phase that a folder has finished already is used again; one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lucida.core.progress import say, table
+from lucida.core.recipe import load_recipe
+from lucida.core.runs import RunFolder
+from lucida.core.spec import Recipe
+from lucida.eval.gallery import Shot, gallery
+from lucida.eval.report import duration, mark
+
+COLUMNS = 32
+"""Width of a picture in the terminal; a character is one pixel wide and two high."""
+
+
+def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
+    """Run the demo of a recipe in `folder`; LucidaError when a phase cannot be done."""
+    from lucida.eval.run import evaluate_run
+
+    recipe = load_recipe(recipe_name, overrides)
+    started = time.monotonic()
+    _train(recipe, folder)
+    results = evaluate_run(folder)
+    took = time.monotonic() - started
+    shots = [
+        (name, task["metric"], shot)
+        for number, (name, task) in enumerate(results["tasks"].items())
+        for shot in gallery(folder, name, 1, skip=number)
+    ]
+    show_pictures(shots)
+    show_scores(results)
+    show_endings(folder, results, shots[0][2], took)
+
+
+def _train(recipe: Recipe, folder: Path) -> None:
+    """Train the recipe and its blind baseline, and keep how long each took."""
+    from lucida.train.blind import blind_recipe
+    from lucida.train.loop import train_run
+
+    command = shlex.join(sys.argv)
+    phases = [("train", recipe, folder)]
+    if recipe.blind is not None:
+        phases.append(("train_blind", blind_recipe(recipe), folder / "blind"))
+    taken = {}
+    for phase, each, place in phases:
+        fresh = not RunFolder(place).exists  # a resumed phase is timed by its metrics instead
+        begun = time.monotonic()
+        train_run(each, place, command)
+        if fresh:
+            taken[phase] = time.monotonic() - begun
+    run = RunFolder(folder)
+    results = run.results
+    results["seconds"] = results.get("seconds", {}) | taken
+    run.write_results(results)
+
+
+def show_pictures(shots: list[tuple[str, str, Shot]]) -> None:
+    """One held-out example of each task: question, answer, truth, and the picture on a terminal."""
+    console = Console(highlight=False)
+    console.print("\nHeld-out pictures, questions and answers\n", style="bold")
+    for task, metric, shot in shots:
+        words = _words(task, metric, shot)
+        if not console.is_terminal:
+            console.print(words, soft_wrap=True)
+            console.print()
+            continue
+        row = Table.grid(padding=(0, 3))
+        row.add_row(*(half_blocks(image) for image in shot.images), Padding(words, (1, 0)))
+        console.print(row)
+        console.print()
+
+
+def _words(task: str, metric: str, shot: Shot) -> Text:
+    """What is said about one example."""
+    judged = mark(shot.score, metric)
+    sign, style = {"right": ("✓", "green"), "wrong": ("✗", "red")}.get(judged, ("·", "blue"))
+    if judged == "graded":
+        sign = f"{metric} {100 * shot.score:.0f}"
+    text = Text()
+    text.append(f"{task}\n", "dim")
+    text.append(f"question  {shot.question}\n")
+    text.append(f"answer    {shot.answer}  {sign}\n", style)
+    truth = shot.truth
+    if shot.wanted is not None:
+        x0, y0, x1, y1 = (round(value) for value in shot.wanted)
+        truth = f"({x0}, {y0}) to ({x1}, {y1})"
+    text.append(f"truth     {truth}")
+    if shot.blind is not None:
+        text.append(f"\nblind     {shot.blind}", "dim")
+    return text
+
+
+def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
+    """The picture in characters: each is an upper half block, its lower half the background."""
+    width, height = image.size
+    scale = columns / max(width, height)
+    size = (max(1, round(width * scale)), 2 * max(1, round(height * scale / 2)))
+    pixels = image.convert("RGB").resize(size, Image.Resampling.BOX).load()
+    drawn = Text()
+    for y in range(0, size[1], 2):
+        for x in range(size[0]):
+            upper, lower = ("#{:02x}{:02x}{:02x}".format(*pixels[x, y + k]) for k in (0, 1))
+            drawn.append("▀", f"{upper} on {lower}")
+        if y + 2 < size[1]:
+            drawn.append("\n")
+    return drawn
+
+
+def show_scores(results: dict) -> None:
+    """The closing table, in points."""
+    rows = []
+    for name, task in results["tasks"].items():
+        low, high = (f"{100 * value:.1f}" for value in task["interval"])
+        gain = task["gain"]
+        rows.append(
+            [
+                name,
+                task["metric"],
+                f"{100 * task['score']:.1f}",
+                f"{low} to {high}",
+                "" if task["blind"] is None else f"{100 * task['blind']:.1f}",
+                f"{100 * task['chance']:.1f}",
+                "" if gain is None else f"{100 * gain['mean']:+.1f}",
+                f"{task['n']:,}",
+            ]
+        )
+    columns = ["task", "metric", "score", "95% interval", "blind", "chance", "gain", "questions"]
+    table(
+        "Held-out scores (blind: the same language model trained without pictures)", columns, rows
+    )
+
+
+def show_endings(folder: Path, results: dict, shot: Shot, took: float) -> None:
+    """Seconds for each phase, where the report is, and the command to chat."""
+    example = folder / "example.png"
+    shot.images[0].save(example)
+    phases = [f"{name.replace('_', ' ')} {duration(s)}" for name, s in results["seconds"].items()]
+    say(f"time: {', '.join(phases)}; this command {duration(took)}")
+    print(f"\nreport  {folder / 'report.html'}")
+    print(f"chat    {shlex.join([*command(), 'chat', str(folder), '--image', str(example)])}")
+    print(f'        and ask, for instance: "{shot.question}"')
+
+
+def command() -> list[str]:
+    """How `lucida` is called from here: by name where it is on the path, otherwise by its file."""
+    beside = Path(sys.executable).parent / "lucida"
+    found = shutil.which("lucida")
+    if found is not None and (not beside.exists() or os.path.samefile(found, beside)):
+        return ["lucida"]
+    if beside.exists():
+        return [os.path.relpath(beside)]
+    return [sys.executable, "-m", "lucida.apps.cli"]

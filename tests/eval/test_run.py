@@ -1,0 +1,117 @@
+"""Evaluating a run folder: what is written, what is asked again and what never is."""
+
+import json
+
+import pytest
+
+from lucida.core.errors import LucidaError, RunError
+from lucida.eval.benchmarks import benchmark
+from lucida.eval.gallery import gallery, predictions
+from lucida.eval.run import evaluate_run, weights_hash
+
+
+def rows(run, task):
+    return predictions(run.path, task).read()
+
+
+def test_results_hold_score_interval_blind_and_chance(run):
+    results = evaluate_run(run.path)
+    assert results == json.loads(run.results_file.read_text())
+    attribute = results["tasks"]["attribute"]
+    low, high = attribute["interval"]
+    assert low < attribute["score"] < high
+    assert (attribute["n"], attribute["metric"]) == (40, "exact match")
+    assert 0 < attribute["chance"] < attribute["score"]
+    assert 0 < attribute["blind"] < attribute["score"]
+    gain = attribute["gain"]
+    assert gain["mean"] == pytest.approx(attribute["score"] - attribute["blind"])
+    assert gain["interval"][0] > 0
+    kinds = attribute["kinds"]
+    assert sum(kind["n"] for kind in kinds.values()) == 40
+    mean = sum(kind["score"] * kind["n"] for kind in kinds.values()) / 40
+    assert mean == pytest.approx(attribute["score"])
+    assert results["tasks"]["boxes"]["malformed"] > 0
+    assert results["tasks"]["caption"]["score"] > results["tasks"]["caption"]["blind"]
+    assert set(results["seconds"]) == {"train", "train_blind", "evaluate", "evaluate_blind"}
+    assert results["seconds"]["train"] == pytest.approx(2.0)
+
+
+def test_predictions_say_what_was_asked_answered_and_true(run):
+    evaluate_run(run.path)
+    for row, example in zip(
+        rows(run, "attribute"), benchmark("attribute").examples(40), strict=False
+    ):
+        assert set(row) == {"id", "kind", "prompt", "output", "parsed", "truth", "score"}
+    by_id = {row["id"]: row for row in rows(run, "attribute")}
+    example = benchmark("attribute").examples(40)[7]
+    row = by_id[example.id]
+    assert (row["prompt"], row["truth"]) == (example.question, list(example.answers))
+    assert row["parsed"] == row["output"].strip()
+    assert row["score"] == float(row["parsed"] != "nonsense")
+    boxes = rows(run, "boxes")
+    assert all(len(row["truth"]) == 4 for row in boxes)
+    assert {row["score"] for row in boxes if row["parsed"] is None} == {0.0}
+
+
+def test_nothing_is_asked_twice(run):
+    first = evaluate_run(run.path)
+    again = evaluate_run(run.path)
+    assert again == first
+    assert [len(asked) for asked in run.asked["run"]] == [200, 0]
+    assert [len(asked) for asked in run.asked["blind"]] == [200, 0]
+    more = evaluate_run(run.path, ["presence"], limit=60)
+    assert len(run.asked["run"][-1]) == 20
+    assert more["tasks"]["presence"]["n"] == 60
+    assert more["tasks"]["attribute"] == first["tasks"]["attribute"]
+
+
+def test_an_interrupted_evaluation_goes_on(run, monkeypatch):
+    whole = evaluate_run(run.path)
+    file = run.path / "predictions" / "attribute.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:25]) + lines[25][:30])  # killed while it wrote
+    resumed = evaluate_run(run.path)
+    assert resumed["tasks"] == whole["tasks"]
+    assert len(run.asked["run"][-1]) == 15
+    assert len(rows(run, "attribute")) == 40
+
+
+def test_other_weights_are_asked_anew(run):
+    evaluate_run(run.path)
+    (run.path / "model.safetensors").write_bytes(b"other weights")
+    results = evaluate_run(run.path, ["boxes"])
+    assert len(run.asked["run"][-1]) == 40
+    assert list(results["tasks"]) == ["boxes"], "scores of the old weights must not stay"
+
+
+def test_without_a_blind_run_the_columns_are_empty(run):
+    (run.path / "blind" / "config.json").unlink()
+    results = evaluate_run(run.path, ["attribute"])
+    task = results["tasks"]["attribute"]
+    assert (task["blind"], task["blind_interval"], task["gain"]) == (None, None, None)
+
+
+def test_mistakes_stop_before_anything_is_asked(run):
+    with pytest.raises(LucidaError, match="did you mean `attribute`"):
+        evaluate_run(run.path, ["atribute"])
+    with pytest.raises(RunError, match="no task to evaluate"):
+        evaluate_run(run.path, [])
+    assert run.asked == {}
+    with pytest.raises(RunError, match="not a run folder"):
+        evaluate_run(run.path / "nowhere")
+    (run.path / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="no trained model"):
+        weights_hash(run.path)
+
+
+def test_the_gallery_shows_each_picture_once_in_order(run):
+    evaluate_run(run.path)
+    shots = gallery(run.path, "boxes", 5)
+    assert len({shot.id.rsplit("/", 1)[0] for shot in shots}) == 5
+    assert all(shot.wanted is not None and shot.images for shot in shots)
+    assert any(
+        shot.answer.startswith("no box: ") for shot in shots + gallery(run.path, "boxes", 5, 5)
+    )
+    skipped = gallery(run.path, "boxes", 3, skip=2)
+    assert [shot.id for shot in skipped] == [shot.id for shot in shots[2:]]
+    assert all(len(shot.images) == 2 for shot in gallery(run.path, "comparison", 2))
