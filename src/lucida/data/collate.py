@@ -85,8 +85,8 @@ def _padded(samples: Sequence[Tokens], pad_id: int) -> dict[str, np.ndarray]:
 
 def _check_placeholders(sample: Tokens) -> None:
     """Placeholders count 1, 2, .. up to the number of images, each in one run."""
-    shown = sample.image[sample.image > 0]
-    runs = shown[np.flatnonzero(np.diff(shown, prepend=0))]
+    begins = (sample.image > 0) & (np.diff(sample.image, prepend=0) != 0)
+    runs = sample.image[begins]
     if not np.array_equal(runs, np.arange(1, len(sample.images) + 1)):
         raise DataError(
             "images and runs of placeholders differ",

@@ -4,7 +4,7 @@ Nothing is drawn and remembered; everything is computed from n. So a resumed run
 sample without reading the ones before, any number of ranks and workers shares one stream, and two
 machines agree without talking.
 
-    n ─▶ block and slot ─permuted─▶ source and how often it came before ─permuted─▶ epoch and index
+    n ─▶ block and slot ─▶ source, and how often it came before ─▶ epoch and place ─▶ index
 
 Within a block each source has its exact share of slots (largest remainder), in an order shuffled by
 block; within an epoch of a source every record comes exactly once, in an order shuffled by epoch.
@@ -12,12 +12,13 @@ block; within an epoch of a source every record comes exactly once, in an order 
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import math
 from collections.abc import Mapping
-from itertools import accumulate
+from functools import lru_cache
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.data.sample import Sample
@@ -69,8 +70,7 @@ class Mixture:
         self.names = tuple(sources)
         self.sizes = tuple(len(sources[name]) for name in self.names)
         self.slots = _slots([weights[name] for name in self.names])
-        self._starts = (0, *accumulate(self.slots))
-        self._block = self._starts[-1]
+        self._block = sum(self.slots)
         self._key = _key("mixture", seed)
         self._source_keys = tuple(_key("source", seed, name) for name in self.names)
 
@@ -83,9 +83,9 @@ class Mixture:
         if len(self.names) == 1:
             return self._record(0, n)
         block, slot = divmod(n, self._block)
-        slot = permuted(slot, self._block, _mixed(self._key ^ block))
-        which = bisect.bisect_right(self._starts, slot) - 1
-        return self._record(which, block * self.slots[which] + slot - self._starts[which])
+        whose, earlier = _arranged(_mixed(self._key ^ block), self.slots)
+        which = int(whose[slot])
+        return self._record(which, block * self.slots[which] + int(earlier[slot]))
 
     def _record(self, which: int, earlier: int) -> Draw:
         """The record of a source of which `earlier` samples came before."""
@@ -114,6 +114,28 @@ def permuted(place: int, size: int, key: int) -> int:
         place = left << half | right
         if place < size:
             return place
+
+
+@lru_cache(maxsize=16)
+def _arranged(key: int, slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """For each slot of a block: whose it is, and how many slots of the same source are before it.
+
+    Counting in the order of the stream is what makes an epoch end before the next one begins.
+    """
+    lots = np.arange(sum(slots), dtype=np.uint64) + np.uint64(key)
+    whose = np.repeat(np.arange(len(slots)), slots)[np.argsort(_mixed_all(lots), kind="stable")]
+    earlier = np.empty(len(whose), dtype=np.int64)
+    for which, count in enumerate(slots):
+        earlier[whose == which] = np.arange(count)
+    return whose, earlier
+
+
+def _mixed_all(values: np.ndarray) -> np.ndarray:
+    """`_mixed` of an array of uint64, whose arithmetic wraps around by itself."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
 
 
 def _mixed(value: int) -> int:

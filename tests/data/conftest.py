@@ -1,0 +1,6 @@
+"""Lets the tests of this folder import `tiny_tokenizer`, whatever import mode pytest runs in."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
