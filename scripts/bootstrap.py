@@ -114,7 +114,7 @@ def find_python():
         ".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST, NEWEST)
     )
     raise Failure(
-        f"Python {this} is not supported; install one from {oldest} to {newest} and run this with it"
+        f"Python {this} is not supported; run this with one from {oldest} to {newest}"
     )
 
 

@@ -198,15 +198,16 @@ def plain(value: object) -> object:
 
 def _summary(run: RunFolder) -> RunSummary:
     try:
-        recipe, records, results = run.recipe, run.metrics.read(), run.results
-    except LucidaError as problem:
-        return RunSummary(run.path, "?", "unreadable", None, {}, str(problem))
-    steps = [record["step"] for record in records if isinstance(record.get("step"), int)]
-    tasks = results.get("tasks", {})
-    scores = {name: task["score"] for name, task in tasks.items() if "score" in task}
+        name = run.recipe.name
+        steps = [each["step"] for each in run.metrics.read() if isinstance(each.get("step"), int)]
+        tasks = run.results.get("tasks", {})
+        scores = {task: values["score"] for task, values in tasks.items()}
+    except (LucidaError, AttributeError, KeyError, TypeError) as problem:
+        why = str(problem) if isinstance(problem, LucidaError) else f"unexpected content: {problem}"
+        return RunSummary(run.path, "?", "unreadable", None, {}, why)
     trained = (run.path / "config.json").exists()
     state = "evaluated" if scores else "trained" if trained else "unfinished"
-    return RunSummary(run.path, recipe.name, state, max(steps, default=None), scores)
+    return RunSummary(run.path, name, state, max(steps, default=None), scores)
 
 
 def _read_json(path: Path) -> dict:

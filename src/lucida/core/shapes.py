@@ -14,7 +14,6 @@ AXES = {
     "rows": "rows of a batch; a row holds one sample, or several packed ones",
     "length": "positions of a row, visual tokens included",
     "segments": "samples of a batch, counted over all rows",
-    "supervised": "positions that have a target",
     "images": "images of a batch, in the order of their placeholders",
     "height": "pixels from top to bottom",
     "width": "width of the language model; of an image behind `height`: pixels from left to right",
