@@ -303,6 +303,9 @@ def test_images_are_numbered_in_the_order_they_are_shown():
     assert [int(n) for n in dict.fromkeys(tokens.image[tokens.image > 0])] == [1, 2]
 
 
+ALONE = conversation("a", "b")
+
+
 @pytest.mark.parametrize(
     ("sample", "words"),
     [
@@ -320,15 +323,15 @@ def test_images_are_numbered_in_the_order_they_are_shown():
             "exactly once",
         ),
         (
-            replace(conversation("a", "b"), branches=((Turn("assistant", (BoxPart(3, 0, 0, 1, 1),)),),)),
+            replace(ALONE, branches=((Turn("assistant", (BoxPart(3, 0, 0, 1, 1),)),),)),
             "lacks",
         ),
         (
-            replace(conversation("a", "b"), stem=(), branches=((Turn("assistant", (ImagePart(0),)),),)),
+            replace(ALONE, stem=(), branches=((Turn("assistant", (ImagePart(0),)),),)),
             "contains an image",
         ),
         (
-            replace(conversation("a", "b"), branches=((Turn("text", ("a",)), Turn("user", ("b",))),)),
+            replace(ALONE, branches=((Turn("text", ("a",)), Turn("user", ("b",))),)),
             "document and a conversation",
         ),
     ],

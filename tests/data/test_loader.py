@@ -1,0 +1,249 @@
+"""The stream of batches: the same on any rank, thread or worker; what happens to bad records."""
+
+import json
+import os
+import signal
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lucida.core.errors import DataError, RecipeError, RunError
+from lucida.core.spec import BatchSpec, BudgetSpec
+from lucida.data.loader import Loader
+from lucida.data.mixture import Mixture
+from lucida.data.sample import ImageSource, Sample, Tokens
+
+
+class Numbers:
+    """Records that are their own number; those in `bad` cannot be used."""
+
+    def __init__(self, size, bad=(), images=True):
+        self.size, self.bad, self.images = size, bad, images
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise DataError("broken", origin=f"record {index}")
+        image = ImageSource(f"image {index}", f"{index}", partial(Image.new, "RGB", (4, 4)))
+        return Sample(f"{index}", (image,) if self.images else ())
+
+
+def encode(sample, counts=None):
+    if sample.origin == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    ids = np.full(3, int(sample.origin), dtype=np.int64)
+    marks = np.array([1, 0, 0] if sample.images else [0, 0, 0], dtype=np.int64)
+    counts["seen"] += 1
+    return Tokens(sample.origin, sample.images, ids, ids * 0, np.arange(3), marks, ids)
+
+
+def pixels(images):
+    return np.array([[float(image.key)] for image in images], dtype=np.float32)
+
+
+def loader(size=50, samples=6, accumulate=1, workers=0, bad=(), **more):
+    sources = {"big": Numbers(size, bad), "small": Numbers(7, images=False)}
+    mixture = Mixture(sources, {"big": 2.0, "small": 1.0}, seed=3)
+    batch = BatchSpec(samples=samples, accumulate=accumulate, workers=workers)
+    return Loader(mixture, encode, batch, pad_id=0, **{"pixels": pixels} | more)
+
+
+def taken(stream, steps):
+    batches = stream.batches if isinstance(stream, Loader) else stream
+    iterator = batches(0)
+    found = [next(iterator) for _ in range(steps)]
+    iterator.close()
+    return found
+
+
+def origins(passes):
+    return [origin for batch in passes for origin in batch.origins]
+
+
+def test_pixels_follow_their_placeholders():
+    for (batch,) in taken(loader(), 4):
+        shown = batch.input_ids[batch.image > 0].float()
+        assert torch.equal(batch.pixel_values.flatten(), shown)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 5))
+def test_ranks_and_passes_share_one_stream(world, accumulate, extra):
+    samples = world * accumulate + extra
+    whole = [sorted(origins(step)) for step in taken(loader(samples=samples), 4)]
+    shared = [[] for _ in range(4)]
+    for rank in range(world):
+        stream = loader(samples=samples, accumulate=accumulate, rank=rank, world=world)
+        for number, step in enumerate(taken(stream, 4)):
+            assert len(step) == accumulate
+            assert all(len(batch.origins) for batch in step)
+            shared[number] += origins(step)
+    assert [sorted(step) for step in shared] == whole
+
+
+def test_a_resumed_stream_is_the_same():
+    whole = taken(loader(accumulate=2), 7)
+    iterator = loader(accumulate=2).batches(4)
+    later = [next(iterator) for _ in range(3)]
+    for a, b in zip(whole[4:], later, strict=True):
+        assert [x.input_ids.tolist() for x in a] == [x.input_ids.tolist() for x in b]
+
+
+def test_workers_change_nothing_not_even_the_random_generator():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    alone, helped = taken(loader(accumulate=2), 6), taken(loader(accumulate=2, workers=2), 6)
+    assert torch.equal(before, torch.get_rng_state())
+    for a, b in zip(alone, helped, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert torch.equal(x.input_ids, y.input_ids)
+            assert x.origins == y.origins
+            same = x.pixel_values is None and y.pixel_values is None
+            assert same or torch.equal(x.pixel_values, y.pixel_values)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_keeps_its_class_and_words(workers):
+    with pytest.raises(DataError, match="record 5: broken"):
+        taken(loader(bad={5}, workers=workers), 30)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_stays_a_bug(workers):
+    def faulty(sample, counts=None):
+        raise RuntimeError("a bug")
+
+    stream = loader(workers=workers)
+    stream = Loader(stream.mixture, faulty, stream.batch, pad_id=0)
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        taken(stream, 1)
+    assert not isinstance(caught.value, RunError)
+
+
+def test_a_killed_worker_is_explained():
+    class Deadly(Numbers):
+        def __getitem__(self, index):
+            return Sample("die" if index == 3 else str(index))
+
+    mixture = Mixture({"deadly": Deadly(9)}, {"deadly": 1.0}, 0)
+    stream = Loader(mixture, encode, BatchSpec(samples=3, workers=1), pad_id=0)
+    with pytest.raises(RunError, match="data worker died") as caught:
+        taken(stream, 9)
+    assert "workers" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_record_is_replaced_written_down_and_counted(tmp_path, workers):
+    file = tmp_path / "dropped.jsonl"
+    more = {"on_error": "skip", "max_dropped": 0.1, "dropped": file, "bad": {5, 6, 40}}
+    stream = loader(workers=workers, **more)
+    steps = taken(stream, 30)
+    assert all(len(origins(step)) == 6 for step in steps)
+    shown = [batch.pixel_values for step in steps for batch in step]
+    used = torch.cat([values for values in shown if values is not None]).flatten().tolist()
+    assert not {5.0, 6.0, 40.0} & set(used)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sorted(line["record"] for line in lines) == [5, 6, 40]
+    assert {line["source"] for line in lines} == {"big"}
+    assert "broken" in lines[0]["reason"]
+    assert stream.counts["big/samples"] + stream.counts["small/samples"] == 180
+    assert stream.counts["big/seen"] == stream.counts["big/samples"] > 2 * 50
+    assert stream.counts["big/dropped"] >= 4  # twice per epoch or more: 5 falls on 6 falls on 7
+    # Resumed: the same places in the stream, and nothing is written twice.
+    again = loader(workers=workers, **more)
+    assert [origins(step) for step in taken(again, 30)] == [origins(step) for step in steps]
+    assert len(file.read_text().splitlines()) == 3
+
+
+def test_too_many_bad_records_stop_the_run(tmp_path):
+    file = tmp_path / "dropped.jsonl"
+    stream = loader(bad=set(range(0, 50, 3)), on_error="skip", max_dropped=0.1, dropped=file)
+    with pytest.raises(DataError, match="too many records") as caught:
+        taken(stream, 60)
+    assert "at most 5.7 of 57" in str(caught.value)
+    with pytest.raises(DataError, match="16 records in a row"):
+        taken(loader(bad=set(range(50)), on_error="skip", max_dropped=1.0), 60)
+
+
+def test_an_image_that_cannot_be_opened_is_a_bad_record(tmp_path):
+    def refuse(number, images):
+        if any(image.key == number for image in images):
+            raise DataError("damaged", origin=f"image {number}")
+        return pixels(images)
+
+    more = {"on_error": "skip", "max_dropped": 0.5, "dropped": tmp_path / "d.jsonl"}
+    stream = loader(pixels=partial(refuse, "11"), **more)
+    taken(stream, 20)
+    assert "image 11: damaged" in (tmp_path / "d.jsonl").read_text()
+
+
+def test_features_are_taken_in_the_training_process_and_bad_images_show_before(tmp_path):
+    class Damaged(Numbers):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            if index != 4:
+                return sample
+
+            def load():
+                raise DataError("damaged", origin="image 4")
+
+            return Sample("4", (ImageSource("image 4", "4", load),))
+
+    asked = []
+
+    def features(images):
+        asked.extend(image.key for image in images)
+        return np.array([[[float(image.key)]] for image in images])
+
+    mixture = Mixture({"damaged": Damaged(20)}, {"damaged": 1.0}, 0)
+    more = {"on_error": "skip", "max_dropped": 0.5, "dropped": tmp_path / "d.jsonl"}
+    stream = Loader(mixture, encode, BatchSpec(samples=4), pad_id=0, features=features, **more)
+    for (batch,) in taken(stream, 10):
+        assert batch.pixel_values is None
+        assert torch.equal(batch.features.flatten(), batch.input_ids[batch.image > 0].double())
+    assert "4" not in asked
+    assert stream.counts["damaged/dropped"] == 2
+
+
+def test_what_is_counted_is_what_was_handed_out():
+    stream = loader()
+    iterator = stream.batches(0)
+    next(iterator)
+    assert sum(stream.counts[f"{name}/samples"] for name in ("big", "small")) == 6
+    iterator.close()
+
+
+def test_each_rank_needs_a_sample_in_each_pass():
+    with pytest.raises(RecipeError, match="at least 8"):
+        loader(samples=7, accumulate=2, world=4)
+
+
+def test_steps_of_a_budget():
+    stream = loader(size=50, samples=6)  # 57 records
+    assert stream.steps(BudgetSpec(steps=3)) == 3
+    assert stream.steps(BudgetSpec(epochs=1)) == 10
+    assert stream.steps(BudgetSpec(epochs=0.001)) == 1
+
+
+def test_closing_early_leaves_no_thread_at_work():
+    stream = loader()
+    calls = Counter()
+
+    def slow(sample, counts=None):
+        calls["made"] += 1
+        return encode(sample, counts)
+
+    iterator = Loader(stream.mixture, slow, stream.batch, pad_id=0, pixels=pixels).batches(0)
+    next(iterator)
+    iterator.close()
+    made = calls["made"]
+    assert made <= 4 * 6
+    assert calls["made"] == made
