@@ -205,7 +205,7 @@ class LucidaProcessor(ProcessorMixin):
         `tokenize=False` the text comes back, `<image>` where an image is shown.
         """
         options.pop("padding", None)
-        options.pop("processor_kwargs", None)
+        options = {name: value for name, value in options.items() if value}  # pipelines pass False
         if chat_template is not None or options or (tokenize and return_tensors != "pt"):
             raise DataError(
                 "apply_chat_template follows the model's own template and gives torch tensors",

@@ -37,7 +37,8 @@ class VisionEncoder(nn.Module):
         self.normed = normed
         self.take = take
         check_choices(model.config, normed, take)
-        for name in self.family.drop:
+        unused = self.family.drop if normed else (*self.family.drop, self.family.norm)
+        for name in filter(None, unused):  # weights without a gradient would stall data parallelism
             setattr(model, name, nn.Identity())
 
     def forward(
