@@ -12,7 +12,7 @@ TASKS = ["caption", "attribute", "boxes", "presence", "comparison"]
 
 
 def knowing(share):
-    """Ask and read-box functions of a model that is right that often, and a list of what was asked."""
+    """Ask and read-box functions of a model that is right that often, and what it was asked."""
     asked = []
 
     def ask(examples):
@@ -49,7 +49,7 @@ def make_run(folder, **evaluation):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run that knows 80% of the answers, beside a blind one that knows 30%; `asked` per folder."""
+    """A run that knows 80% of the answers, a blind one 30%; `asked` holds the ids per folder."""
     folder = tmp_path / "run"
     made = make_run(folder)
     make_run(folder / "blind")

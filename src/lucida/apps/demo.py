@@ -20,6 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lucida.apps.cli import command_line
 from lucida.core.progress import say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
@@ -45,7 +46,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
         for number, (name, task) in enumerate(results["tasks"].items())
         for shot in gallery(folder, name, 1, skip=number)
     ]
-    show_pictures(shots)
+    show_pictures(shots, Console(highlight=False))
     show_scores(results)
     show_endings(folder, results, shots[0][2], took)
 
@@ -55,7 +56,6 @@ def _train(recipe: Recipe, folder: Path) -> None:
     from lucida.train.blind import blind_recipe
     from lucida.train.loop import train_run
 
-    command = shlex.join(sys.argv)
     phases = [("train", recipe, folder)]
     if recipe.blind is not None:
         phases.append(("train_blind", blind_recipe(recipe), folder / "blind"))
@@ -63,7 +63,7 @@ def _train(recipe: Recipe, folder: Path) -> None:
     for phase, each, place in phases:
         fresh = not RunFolder(place).exists  # a resumed phase is timed by its metrics instead
         begun = time.monotonic()
-        train_run(each, place, command)
+        train_run(each, place, command_line())
         if fresh:
             taken[phase] = time.monotonic() - begun
     run = RunFolder(folder)
@@ -72,9 +72,8 @@ def _train(recipe: Recipe, folder: Path) -> None:
     run.write_results(results)
 
 
-def show_pictures(shots: list[tuple[str, str, Shot]]) -> None:
+def show_pictures(shots: list[tuple[str, str, Shot]], console: Console) -> None:
     """One held-out example of each task: question, answer, truth, and the picture on a terminal."""
-    console = Console(highlight=False)
     console.print("\nHeld-out pictures, questions and answers\n", style="bold")
     for task, metric, shot in shots:
         words = _words(task, metric, shot)
@@ -163,7 +162,7 @@ def command() -> list[str]:
     """How `lucida` is called from here: by name where it is on the path, otherwise by its file."""
     beside = Path(sys.executable).parent / "lucida"
     found = shutil.which("lucida")
-    if found is not None and (not beside.exists() or os.path.samefile(found, beside)):
+    if found is not None and (not beside.exists() or beside.samefile(found)):
         return ["lucida"]
     if beside.exists():
         return [os.path.relpath(beside)]
