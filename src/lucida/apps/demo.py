@@ -82,7 +82,8 @@ def show_pictures(shots: list[tuple[str, str, Shot]], console: Console) -> None:
             console.print()
             continue
         row = Table.grid(padding=(0, 3))
-        row.add_row(*(half_blocks(image) for image in shot.images), Padding(words, (1, 0)))
+        columns = COLUMNS if len(shot.images) == 1 else COLUMNS * 2 // 3
+        row.add_row(*(half_blocks(image, columns) for image in shot.images), Padding(words, (1, 0)))
         console.print(row)
         console.print()
 
