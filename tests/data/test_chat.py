@@ -1,5 +1,6 @@
 """Labels from structure, in every template; markers in data stay text; branches; truncation."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -15,11 +16,14 @@ from tiny_tokenizer import (
     bytes_tokenizer,
     words_tokenizer,
 )
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lucida.core.errors import DataError
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import ImagePolicy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, ImageSource, Sample, Turn
+from lucida.data.vocabulary import vocabulary
 
 POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 VISUAL = 3
@@ -238,6 +242,31 @@ def test_a_tokenizer_that_adds_spaces_does_not_add_them_inside():
     assert tokenizer.convert_ids_to_tokens(tokens.input_ids)[4:] == [
         *"\nQuestion:", "▁a", "▁red", "?", *"\nAnswer:", "▁red", "</s>",
     ]  # fmt: skip
+
+
+def test_markers_that_are_ordinary_words_of_a_vocabulary_stay_text():
+    """A tokenizer whose vocabulary itself holds the placeholder, with no special tokens at all."""
+    vocab = {letter: number for number, letter in enumerate("<image>abQA:uestionwr\n ")}
+    vocab["<image>"] = 99
+    backend = Tokenizer(models.WordLevel(vocab, unk_token=" "))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"<image>|[\s\S]"), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="b")
+    assert tokenizer.encode("a<image>") == [vocab["a"], 99]
+    found = vocabulary(tokenizer, 99).words("a<image>" * 3000)
+    assert found == tuple(vocab[letter] for letter in "a<image>") * 3000
+
+
+def test_an_end_token_without_a_role_ends_an_answer():
+    tokenizer = copy.deepcopy(bytes_tokenizer())
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True)])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\\n' }}"
+        "{{ m.content + '<|end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    )
+    tokens = encoded(conversation("a", "b<|end|>"), "tokenizer", tokenizer)
+    assert supervised(tokens, tokenizer) == "b<|end|><|end|>"
+    assert (tokens.target == tokenizer.convert_tokens_to_ids("<|end|>")).sum() == 1
 
 
 def test_a_start_token_is_written_once():

@@ -69,11 +69,12 @@ class Writing:
         stem_turns, branches = sample.stem, sample.branches
         if not branches:  # a sample that is all stem is one ordinary conversation
             stem_turns, branches = (), (sample.stem,)
+        shared = _same_roles(stem_turns)
         stem: list[Piece] | None = None
         written = []
         for turns in branches:
             conversation = _Conversation(self, sample)
-            conversation.write(_joined(stem_turns, turns), prompt)
+            conversation.write(_joined(shared, turns), prompt)
             if stem is not None and conversation.stem != stem:
                 raise DataError(
                     f"the template `{self.template}` writes the stem differently for two branches",
@@ -263,15 +264,14 @@ def _check_images(sample: Sample) -> None:
         )
 
 
-def _joined(stem: Sequence[Turn], branch: Sequence[Turn]) -> list[_Spoken]:
-    """The turns of a stem and one branch, consecutive turns of one role joined.
+def _joined(stem: list[tuple[str, list[Part]]], branch: Sequence[Turn]) -> list[_Spoken]:
+    """The turns of a stem, already joined, and one branch, consecutive turns of one role joined.
 
     The stem's last turn stays open for the branch when a user or a document speaks. Images alone at
     the end of the stem belong to whoever speaks first in the branch, document or user.
     """
-    spoken = _same_roles(stem)
     later = _same_roles(branch)
-    joined = [_Spoken(role, stem=parts) for role, parts in spoken if parts]
+    joined = [_Spoken(role, stem=parts) for role, parts in stem if parts]
     if joined and joined[-1].role in ("user", "text"):
         end = joined[-1]
         end.open = True
@@ -299,6 +299,9 @@ def _same_roles(turns: Sequence[Turn]) -> list[tuple[str, list[Part]]]:
 
 
 def _tidy(parts: list[Part], strip: bool) -> list[Part]:
+    if len(parts) == 1:  # nearly always
+        part = parts[0].strip() if strip and isinstance(parts[0], str) else parts[0]
+        return [part] if part != "" else []
     tidy: list[Part] = []
     for part in parts:
         if isinstance(part, str) and tidy and isinstance(tidy[-1], str):

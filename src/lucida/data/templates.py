@@ -24,6 +24,7 @@ import jinja2
 
 from lucida.core.errors import DataError
 from lucida.data.sample import Role
+from lucida.data.vocabulary import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,13 +177,6 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def prompt_layout(
-    template: str, tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]
-) -> Layout:
-    """The layout of an unfinished conversation: the last frame is that of the answer to come."""
-    return TEMPLATES[template](tokenizer, (*roles, "assistant"))
-
-
 def _end_token(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     if tokenizer.eos_token is None:
         raise DataError(
@@ -245,7 +239,7 @@ def _asked(
 
 def _split_end(tokenizer: PreTrainedTokenizerBase, literal: str) -> tuple[str, str]:
     """Cuts the text after an answer behind its first special token: (`<|im_end|>`, `\\n`)."""
-    specials = [token for token in tokenizer.all_special_tokens if token in literal]
+    specials = [token for token in special_tokens(tokenizer) if token in literal]
     if not specials:
         reason = f"no special token ends an answer, so generation would never stop ({literal!r})"
         raise _cannot_follow(tokenizer, reason)

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import DataError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = tuple[int, ...]
+
+SHORT = 200
+"""Texts of at most so many characters are remembered with their ids."""
 
 
 class Vocabulary:
@@ -36,12 +40,15 @@ class Vocabulary:
         known = tokenizer.get_vocab()
         self._box_ids = {token: known[token] for token in box_tokens(1000) if token in known}
         self._box_ids |= {token: known[token] for token in box_tokens(100) if token in known}
-        markers = {*tokenizer.all_special_ids, image_token_id} - {None, self._unknown}
-        self._markers: dict[int, str] = {i: tokenizer.convert_ids_to_tokens(i) for i in markers}
+        markers = {known[name]: name for name in special_tokens(tokenizer) if name in known}
+        if image_token_id is not None:
+            markers[image_token_id] = tokenizer.convert_ids_to_tokens(image_token_id)
+        # Words that a tokenizer does not know are no markers.
+        self._markers = {i: name for i, name in markers.items() if i != self._unknown}
         self._with_markers = _encoder(tokenizer, split_special=False)
         self._as_words = _encoder(tokenizer, split_special=True)
         self.literal = lru_cache(maxsize=4096)(self._literal)
-        self.words = lru_cache(maxsize=65536)(self._words)
+        self._short = lru_cache(maxsize=65536)(self._words)
 
     def _literal(self, text: str) -> Ids:
         """Ids of template text, in which markers such as `<|im_end|>` are tokens."""
@@ -54,19 +61,26 @@ class Vocabulary:
             )
         return ids
 
-    def _words(self, text: str) -> Ids:
+    def words(self, text: str) -> Ids:
         """Ids of text from the data, in which nothing is a marker."""
+        # Questions and short answers come again; long texts hardly ever do, and would fill memory.
+        return self._short(text) if len(text) <= SHORT else self._words(text)
+
+    def _words(self, text: str) -> Ids:
         ids = self._as_words(text)
         met = next((i for i in ids if i in self._markers), None)
         if met is None:
             return ids
         name = self._markers[met]
-        before, found, after = text.partition(name)
-        if not found or len(name) < 2:
+        first, *rest = text.split(name)
+        if not rest or len(name) < 2:
             raise DataError(
                 f"the text {text[:80]!r} would become the special token {name}", origin=self.name
             )
-        return self._words(before + name[:1]) + self._words(name[1:] + after)
+        # "a<image>b<image>c" is tokenised as "a<", "image>b<" and "image>c".
+        middle = [name[1:] + piece + name[:1] for piece in rest[:-1]]
+        cut = [first + name[:1], *middle, name[1:] + rest[-1]]
+        return tuple(chain.from_iterable(map(self._words, cut)))
 
     def box(self, tokens: Sequence[str]) -> Ids:
         """Ids of box tokens, each exactly one."""
@@ -93,6 +107,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, image_token_id: int | None) -
         if key not in made:
             made[key] = Vocabulary(tokenizer, image_token_id)
         return made[key]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """All markers of a tokenizer, also those that have no role of their own (Phi's `<|end|>`)."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
 
 
 def _encoder(tokenizer: PreTrainedTokenizerBase, split_special: bool) -> Callable[[str], Ids]:
