@@ -39,11 +39,10 @@ def verbs(monkeypatch):
     def record(name, result=None):
         return lambda *arguments: calls.append((name, *arguments)) or result
 
-    task = {"score": 0.5, "interval": [0.4, 0.6], "n": 10, "chance": 0.1, "blind": None}
     module("lucida.train.loop", train_run=record("train"))
-    module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {"counting": task}}))
+    module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {}}))
     module("lucida.apps.chat", main=record("chat"))
-    module("lucida.apps.demo", main=record("demo"))
+    module("lucida.apps.demo", main=record("demo"), show_scores=record("scores"))
     return calls
 
 
@@ -94,13 +93,15 @@ def test_train_takes_another_folder(verbs, capsys, tmp_path):
     assert verbs[0][2] == tmp_path
 
 
-def test_eval_passes_tasks_and_prints_scores(verbs, capsys, tmp_path):
-    code, out, _ = call(
+def test_eval_passes_tasks_and_shows_scores(verbs, capsys, tmp_path):
+    code, _, _ = call(
         capsys, "eval", str(tmp_path), "--task", "counting", "--task", "boxes", "--limit", "5"
     )
     assert code == 0
-    assert verbs == [("eval", tmp_path, ["counting", "boxes"], 5)]
-    assert "0.400 to 0.600" in out
+    assert verbs == [
+        ("eval", tmp_path, ["counting", "boxes"], 5),
+        ("scores", {"tasks": {}}),
+    ]
 
 
 def test_chat_and_demo_pass_what_was_typed(verbs, capsys, tmp_path):

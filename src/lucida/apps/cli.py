@@ -162,10 +162,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a trained run: results.json, report.html."""
+    from lucida.apps.demo import show_scores
     from lucida.eval.run import evaluate_run
 
-    results = evaluate_run(run, task, limit)
-    _print_results(run, results)
+    show_scores(evaluate_run(run, task, limit))
 
 
 @app.command()
@@ -267,19 +267,6 @@ def demo(
     from lucida.apps.demo import main as run_demo
 
     run_demo(run, recipe, overrides or [])
-
-
-def _print_results(run: Path, results: dict) -> None:
-    from lucida.core.progress import table
-
-    rows = []
-    for name, task in results["tasks"].items():
-        low, high = task["interval"]
-        rows.append(
-            [name, task["score"], f"{low:.3f} to {high:.3f}", task.get("blind"), task["chance"],
-             task["n"]]
-        )  # fmt: skip
-    table(str(run), ["task", "score", "95% interval", "blind", "chance", "questions"], rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
