@@ -175,6 +175,11 @@ def test_the_world_is_the_same_each_time_and_keys_are_content():
         make[0][30]
 
 
+def test_a_scene_without_a_question_is_replaced():
+    source = WorldSource(["spatial", "reading"], count=600, questions=1)
+    assert all(source[index].branches for index in range(600))
+
+
 def test_an_unknown_task_gets_a_suggestion():
     with pytest.raises(DataError, match="attribute"):
         WorldSource(["atribute"])

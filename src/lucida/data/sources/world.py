@@ -44,9 +44,14 @@ class WorldSource:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        return item_sample(
-            mixed_item(self.tasks, self.seed, self.split, index, self.questions, self.size)
-        )
+        for attempt in range(64):
+            # A scene without a sign carries no reading question: then a far one takes its place.
+            far = index + attempt * 1_000_003
+            item = mixed_item(self.tasks, self.seed, self.split, far, self.questions, self.size)
+            if item.exchanges or item.turns:
+                return item_sample(item)
+        names = ", ".join(task.name for task in self.tasks)
+        raise DataError(f"no scene near {self.split} {index} carries a question", origin=names)
 
 
 def item_sample(item: Item) -> Sample:
