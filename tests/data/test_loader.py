@@ -74,7 +74,7 @@ def test_pixels_follow_their_placeholders():
         assert torch.equal(batch.pixel_values.flatten(), shown)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 5))
 def test_ranks_and_passes_share_one_stream(world, accumulate, extra):
     samples = world * accumulate + extra

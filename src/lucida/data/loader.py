@@ -221,20 +221,22 @@ class Loader:
             generator=torch.Generator(),
         )
         passes = iter(loader)
-        while True:
-            try:
+        try:
+            while True:
                 one = next(passes)
-            except RuntimeError as error:
-                if str(error).startswith("Caught "):  # raised by our code inside the worker
-                    raise
-                raise RunError(
-                    f"a data worker died: {error}",
-                    remedy="it was killed, most often for lack of memory: lower batch.workers, or "
-                    "set it to 0; the same command goes on from the last checkpoint",
-                ) from error
-            if isinstance(one, LucidaError):
-                raise one
-            yield one
+                if isinstance(one, LucidaError):
+                    raise one
+                yield one
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):  # raised by our code inside one
+                raise
+            raise RunError(
+                f"a data worker died: {error}",
+                remedy="it was killed, most often for lack of memory: lower batch.workers, or set "
+                "it to 0; the same command goes on from the last checkpoint",
+            ) from error
+        finally:
+            passes = None  # ends the workers now, not when a traceback is forgotten
 
     def _report(self, dropped: list[dict[str, str | int]]) -> None:
         """Writes lost records down, each once, and stops when they are too many."""
