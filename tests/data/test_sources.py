@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from lucida.core.errors import DataError
-from lucida.core.spec import LlavaSourceSpec, MixtureSpec, WorldSourceSpec
+from lucida.core.spec import LlavaSourceSpec, WorldSourceSpec
 from lucida.data.sample import BoxPart, ImagePart, Turn
-from lucida.data.sources import open_mixture, open_source
+from lucida.data.sources import open_source
 from lucida.data.sources.llava import LlavaSource
 from lucida.data.sources.world import WorldSource
 from lucida.world.tasks import TASKS
@@ -187,13 +187,9 @@ def test_an_unknown_task_gets_a_suggestion():
 
 def test_sources_open_from_their_specs(folder):
     path = written(folder, [record()] * 5)
-    spec = MixtureSpec(
-        sources={
-            "world": WorldSourceSpec(tasks=["caption"], count=9, weight=3.0),
-            "file": LlavaSourceSpec(path=str(path)),
-        }
-    )
-    mixture = open_mixture(spec, seed=1)
-    assert len(mixture) == 14
-    assert mixture.slots == (96, 32)
-    assert isinstance(open_source(spec.sources["file"]), LlavaSource)
+    file = open_source(LlavaSourceSpec(path=str(path)))
+    assert isinstance(file, LlavaSource)
+    assert len(file) == 5
+    world = open_source(WorldSourceSpec(tasks=["caption"], count=9, weight=3.0))
+    assert isinstance(world, WorldSource)
+    assert len(world) == 9

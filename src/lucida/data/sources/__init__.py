@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lucida.core.errors import DataError
 from lucida.core.registry import Table
-from lucida.core.spec import MixtureSpec, SourceSpec
-from lucida.data.mixture import Mixture, Source
+from lucida.core.spec import SourceSpec
+from lucida.data.mixture import Source
 
 SOURCES = Table(
     "source",
@@ -21,12 +21,3 @@ SOURCES = Table(
 def open_source(spec: SourceSpec) -> Source:
     """The source that a recipe names; every field of its spec but the weight is an argument."""
     return SOURCES[spec.kind](**spec.model_dump(exclude={"kind", "weight"}))
-
-
-def open_mixture(spec: MixtureSpec, seed: int) -> Mixture:
-    """A stage's sources, mixed by their weights."""
-    return Mixture(
-        {name: open_source(source) for name, source in spec.sources.items()},
-        {name: source.weight for name, source in spec.sources.items()},
-        seed,
-    )
