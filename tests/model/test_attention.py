@@ -93,7 +93,7 @@ def test_both_ways_to_attend_are_equal(length, monkeypatch):
     fields = Fields(nothing + 1, nothing, torch.arange(length)[None], nothing)
     results = []
     for limit in (0, 1000):
-        monkeypatch.setattr(attention, "EAGER_LENGTH", limit)
+        monkeypatch.setitem(attention.EAGER_LENGTH, torch.float32, limit)
         results.append(
             attention.layout_attention(query, key, value, Layout(fields, "causal"), 0.35, 0.0)
         )

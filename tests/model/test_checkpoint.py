@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import pytest
@@ -16,10 +17,12 @@ from transformers import (
     AutoTokenizer,
 )
 
-from lucida.core.errors import ModelError, PartError
+from lucida.core.errors import ModelError, PartError, RunError
+from lucida.data.collate import collate
 from lucida.model import checkpoint, parts
 from lucida.model.checkpoint import build, load, save
 from lucida.model.language import add_tokens, load_language
+from lucida.model.messages import sample_of
 from lucida.model.registration import register
 
 torch.set_num_threads(1)
@@ -91,18 +94,19 @@ def test_an_interrupted_save_is_no_model(tmp_path, monkeypatch):
     model, processor = tiny_model()
     (tmp_path / "recipe.yaml").write_text("name: kept")
     save(model, processor, tmp_path)
-    done = []
+    done, replace = [], checkpoint.Path.replace
 
     def stops(source, target):
-        if len(done) == 2:
-            raise OSError("disk full")
-        done.append(target)
-        source.rename(target)
+        if source.parent.name.endswith("staged"):
+            if len(done) == 2:
+                raise OSError(errno.ENOSPC, "no space")
+            done.append(target)
+        return replace(source, target)
 
     monkeypatch.setattr(checkpoint.Path, "replace", stops)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="disk is full"):
         save(model, processor, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".saving")]
+    assert not [path for path in tmp_path.iterdir() if ".model" in path.name]
     with pytest.raises(ModelError, match="no finished model"):
         load(tmp_path)
     monkeypatch.undo()
@@ -174,3 +178,19 @@ def test_parts_by_name(tmp_path, monkeypatch):
     assert model.config.model_spec.vision.path == "lucida:siglip-mini"
     with pytest.raises(PartError, match="did you mean `siglip-mini`"):
         parts.part_path("lucida:siglip-mni")
+
+
+@torch.no_grad()
+def test_loaded_in_bf16_it_answers_and_trains(tmp_path):
+    model, processor = tiny_model(mask="image_block")
+    save(model, processor, tmp_path)
+    half, _ = load(tmp_path, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    given = processor.apply_chat_template(QUESTION)
+    exact, rough = model(**given).logits, half(**given).logits.float()
+    assert (exact - rough).abs().max() < 0.1 * exact.abs().max()
+    assert half.generate(**given, max_new_tokens=2).shape[0] == 1
+    with torch.enable_grad():
+        tokens = processor.prompt(sample_of(QUESTION))
+        half.hidden(collate([tokens], True, 0, processor.pixels)).float().sum().backward()
+    assert half.projector.layers[0].weight.grad is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from lucida.core.errors import ModelError
+from lucida.core.files import ASIDE, atomic_folder, disk_errors
 from lucida.core.spec import ModelSpec
 from lucida.data.boxes import box_tokens
 from lucida.data.images import ImagePolicy
@@ -90,27 +90,28 @@ def generation_defaults(language: PreTrainedModel, processor: LucidaProcessor) -
 def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> None:
     """Write model and processor into `folder` in the transformers layout: safetensors and JSON.
 
-    Everything is written aside first and then renamed into place file by file, `config.json` last:
-    a folder with a `config.json` is whole. Other files of the folder (a run's recipe, its metrics)
-    stay as they are.
+    Everything is written aside and flushed first, then renamed into place file by file,
+    `config.json` last: a folder with a `config.json` is whole. Other files of the folder (a run's
+    recipe, its metrics) stay as they are. RunError when the disk is full or not writable.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    # The name marks it as a leftover, should the process die (`files.remove_unfinished`).
+    staged = folder / f".model{ASIDE}staged"
     try:
-        with quiet_loading():
+        with atomic_folder(staged) as aside, quiet_loading():
             model.save_pretrained(aside)
             processor.save_pretrained(aside)
-        names = sorted(path.name for path in aside.iterdir())
-        names.sort(key=lambda name: name == CONFIG)
-        (folder / CONFIG).unlink(missing_ok=True)
-        for stale in folder.glob("model*.safetensors*"):
-            if stale.name not in names:
-                stale.unlink()
-        for name in names:
-            (aside / name).replace(folder / name)
+        with disk_errors(folder):
+            names = sorted(path.name for path in staged.iterdir())
+            names.sort(key=lambda name: name == CONFIG)
+            (folder / CONFIG).unlink(missing_ok=True)
+            for stale in folder.glob("model*.safetensors*"):
+                if stale.name not in names:
+                    stale.unlink()
+            for name in names:
+                (staged / name).replace(folder / name)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def load(
