@@ -50,7 +50,7 @@ def test_a_question_behind_others_scores_as_if_asked_alone(reader):
 def test_batches_train_and_score(reader):
     torch.manual_seed(0)
     model = LlamaForCausalLM(small_llama(reader.tokenizer))
-    batch = reader.batch(0, "train", 0, 6)
+    batch = reader.batch(0, "train", 0, 6, progress=0.5)
     loss = text_loss(model, batch, "cpu")
     loss.backward()
     assert torch.isfinite(loss)

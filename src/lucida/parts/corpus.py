@@ -73,14 +73,16 @@ class Reader:
             rows += _line(line, branch, 0, range(1, len(line)), TEXT_WEIGHT)
         return rows
 
-    def batch(self, seed: int, split: Split, step: int, size: int, texts: float = 0.1) -> TextBatch:
+    def batch(
+        self, seed: int, split: Split, step: int, size: int, progress: float, texts: float = 0.1
+    ) -> TextBatch:
         """Batch number `step`: `size` rows, each an exercise or (share `texts`) four documents."""
         rows = []
         for index in range(step * size, (step + 1) * size):
             if index % 20 < round(20 * texts):
                 rows.append(self.text_row([document(seed, split, 4 * index + k) for k in range(4)]))
             else:
-                rows.append(self.row(exercise(seed, split, index)))
+                rows.append(self.row(exercise(seed, split, index, progress=progress)))
         return self.stack(rows)
 
     def stack(self, rows: list[list[tuple[int, int, int, int, float]]]) -> TextBatch:

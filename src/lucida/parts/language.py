@@ -20,7 +20,7 @@ from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.tokenizer import make_tokenizer
 from lucida.world.text import ASKERS, document, exercise
 
-PEAK = 2e-3
+MUON_PEAK, ADAMW_PEAK = 4e-3, 3e-3
 
 
 def build_base(
@@ -43,13 +43,13 @@ def build_base(
     return write_card(
         folder,
         what="base language model, trained on text of the miniature world only",
-        made=f"lucida parts build base-mini --steps {steps} --seed {seed}",
+        made=f"lucida parts build base-mini --out DIR --steps {steps} --seed {seed}",
         data={"exercises": steps * exercises, "split": "train"},
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=round(seconds),
         final_loss=round(loss, 4),
-        held_out_text_perplexity=perplexity,
-        held_out_question_percent=scores,
+        measured={"text perplexity": perplexity}
+        | {f"{name} in text %": value for name, value in scores.items()},
     )
 
 
@@ -92,29 +92,42 @@ def text_loss(model: LlamaForCausalLM, text: TextBatch, device: str) -> torch.Te
     return (each * weight).sum() / weight.sum()
 
 
+def make_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms, each with its peak rate.
+
+    Reference: Liu et al., Muon is Scalable for LLM Training, 2025, arXiv 2502.16982, section 2.2.
+    """
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
+    muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    return [(muon, MUON_PEAK), (adamw, ADAMW_PEAK)]
+
+
 def _pretrain(
     model: LlamaForCausalLM, reader: Reader, steps: int, exercises: int, seed: int, device: str
 ) -> float:
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.05, fused=True
-    )
+    optimizers = make_optimizers(model)
     running = 0.0
     with Progress("base-mini", steps, "step") as progress:
         for step in range(steps):
-            warm = min(1.0, (step + 1) / 100)
-            factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK * factor
-            batch = reader.batch(seed + 1, "train", step, exercises)
+            done = step / steps
+            factor = min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 2 * (1 - done))
+            for optimizer, peak in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * factor
+            easy = min(1.0, done / 0.5)
+            batch = reader.batch(seed + 1, "train", step, exercises, progress=easy)
             with torch.autocast(device, torch.bfloat16):
                 loss = text_loss(model, batch, device)
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            for optimizer, _ in optimizers:
+                optimizer.step()
             running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
             progress.advance(1, loss=running)
-            if step % 500 == 499:
+            if step % 250 == 249:
                 model.eval()
                 say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
                 model.train()

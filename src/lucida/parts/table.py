@@ -8,6 +8,7 @@ from pathlib import Path
 from lucida.core.errors import PartError
 from lucida.core.registry import Table
 from lucida.model.parts import FOLDER, part_names
+from lucida.train.precision import choose_device
 
 BUILDERS = Table(
     "part",
@@ -19,22 +20,35 @@ BUILDERS = Table(
 )
 
 
-def build_part(name: str, folder: Path | None = None, **options: object) -> dict:
-    """Make a part from nothing and write it to `folder` (default: where the package looks for it).
+def build_part(name: str, folder: Path, **options: int) -> dict:
+    """Make a part from nothing, on an accelerator if there is one, and write it to a new folder.
 
-    `options` go to the builder: steps, seed, device. A folder that already holds a part is refused,
-    so that a shipped part is never overwritten by accident. Returns the card.
+    `options` go to the builder: steps, seed. A folder that holds a part already is refused. Returns
+    the card.
     """
     build = BUILDERS[name]
-    target = folder or FOLDER / name
-    if (target / "config.json").exists():
+    if (folder / "config.json").exists():
         raise PartError(
-            f"there is a part in this folder already: {target}",
+            f"there is a part in this folder already: {folder}",
             remedy="name another folder with --out, or move the old part away",
         )
-    return build(target, **options)
+    return build(folder, device=str(choose_device()), **options)
 
 
 def cards() -> list[dict]:
     """The card of every part that ships with the package."""
     return [json.loads((FOLDER / name / "card.json").read_text()) for name in part_names()]
+
+
+def card_rows() -> list[list[object]]:
+    """One line of a table for each shipped part."""
+    return [
+        [
+            card["name"],
+            f"{card['parameters']:,}",
+            card["what"],
+            ", ".join(f"{name} {value}" for name, value in card["measured"].items()),
+            card["made"],
+        ]
+        for card in cards()
+    ]

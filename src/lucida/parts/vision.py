@@ -41,7 +41,7 @@ def build_siglip(
     return write_card(
         folder,
         what="vision encoder, sigmoid contrastive on patches and caption phrases (no labels)",
-        made=f"lucida parts build siglip-mini --steps {steps} --seed {seed}",
+        made=f"lucida parts build siglip-mini --out DIR --steps {steps} --seed {seed}",
         data={
             "pictures": steps * pictures,
             "split": "train",
@@ -50,7 +50,7 @@ def build_siglip(
         parameters=sum(p.numel() for p in encoder.parameters()),
         seconds=round(seconds),
         final_loss=round(loss, 4),
-        linear_probe_percent=measures,
+        measured={f"probe {name} %": value for name, value in measures.items()},
     )
 
 

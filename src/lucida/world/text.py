@@ -8,23 +8,24 @@ remains for it to learn from pictures is where the facts stand.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lucida.world import documents, questions
 from lucida.world.phrases import article, full_name, long_caption, short_caption, sign_name
 from lucida.world.questions import Asker, Exchange
 from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
 
-ASKERS: dict[str, tuple[Asker, int]] = {
-    "attribute": (questions.attribute, 4),
-    "reading": (questions.reading, 1),
-    "boxes": (questions.boxes, 4),
-    "spatial": (questions.spatial, 6),
-    "counting": (questions.counting, 4),
-    "presence": (questions.presence, 3),
-    "unanswerable": (questions.unanswerable, 1),
-    "caption": (documents.caption, 1),
+ASKERS: dict[str, tuple[Asker, float, float]] = {
+    "attribute": (questions.attribute, 6, 4),
+    "reading": (questions.reading, 2, 1),
+    "boxes": (questions.boxes, 2, 4),
+    "spatial": (questions.spatial, 1, 8),
+    "counting": (questions.counting, 3, 4),
+    "presence": (questions.presence, 4, 3),
+    "unanswerable": (questions.unanswerable, 1, 1),
+    "caption": (documents.caption, 0.5, 1),
 }
+"""Task → how it is asked, its weight at the beginning of training and its weight at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +40,21 @@ class Exercise:
     exchanges: tuple[Exchange, ...] = ()
 
 
-def exercise(seed: int, split: Split, index: int, count: int = 8) -> Exercise:
+def exercise(
+    seed: int, split: Split, index: int, count: int = 12, progress: float = 1.0
+) -> Exercise:
     """Scene number `index` told in words, with up to `count` questions.
 
-    In three of ten exercises all questions are about relations, the skill that comes last.
+    `progress` (0 to 1) is where training stands: it begins with scenes of one or two things and with
+    looking up, and ends with whole scenes and many relations, the skill that comes last.
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 555)
     scene = make_scene(seed, split, index)
-    focus = rng.random()
-    if focus < 0.3:
-        names, weights = ["spatial"], [1]
-    else:
-        names = list(ASKERS)
-        weights = [weight for _, weight in ASKERS.values()]
+    limit = 1 + rng.randrange(1 + int(24 * progress))
+    scene = replace(scene, things=scene.things[:limit])
+    weights = [start + (end - start) * progress for _, start, end in ASKERS.values()]
     asked: dict[str, Exchange] = {}
-    for name in rng.choices(names, weights, k=3 * count):
+    for name in rng.choices(list(ASKERS), weights, k=3 * count):
         exchange = ASKERS[name][0](scene, rng)
         if exchange is not None:
             asked.setdefault(exchange.question, exchange)
