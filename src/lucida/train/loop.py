@@ -31,6 +31,7 @@ from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train import state
 from lucida.train.feed import Feed, stage_feed
+from lucida.train.kernels import quicken
 from lucida.train.optim import adamw, schedule, set_learning_rate, warmup_steps
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.stage import StagePlan, apply_plan, describe, plan_stage
@@ -126,6 +127,8 @@ def begin(recipe: Recipe, run: RunFolder, command: str, stop: StopRequest) -> Tr
     say(f"precision: {precision}")
     seed_everything(recipe.seed)
     model, processor = build(recipe.model)
+    if device.type == "cpu":
+        quicken(model.language)
     position, touched, saved = Position(), set(), None
     if whole := checkpoints(run.path):
         saved = whole[-1]
