@@ -172,7 +172,8 @@ def pip(python, arguments, what):
 
 def try_pip(python, arguments, quiet=True):
     """Whether pip could install; quiet hides why not."""
-    command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    # Python compiles what is imported; compiling all of it now would double the CPU time.
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
     command += [] if sys.stdout.isatty() and not quiet else ["--quiet"]
     output = subprocess.DEVNULL if quiet else None
     return subprocess.call(command + arguments, stderr=output) == 0

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-
 # Each case needs an interpreter that has not imported torch yet: seconds.
 slow = pytest.mark.slow
 
