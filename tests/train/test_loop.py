@@ -186,7 +186,8 @@ def test_a_mistake_in_the_last_stage_is_found_before_the_first_step(
         values["stages"][1][key] |= value
     with pytest.raises(error, match=words):
         train_run(Recipe.model_validate(values), tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+    train_run(recipe, tmp_path / "run")  # a corrected recipe is not a changed one
 
 
 def test_a_missing_source_is_named(recipe, tmp_path):

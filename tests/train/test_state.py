@@ -61,6 +61,13 @@ def test_going_on_equals_never_having_stopped(tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_settings_tell_what_changed():
+    assert HERE.differences(HERE) == ""
+    assert HERE.differences(Setting("bf16", "cpu", 2, HERE.torch)) == (
+        "precision fp32 → bf16, threads 1 → 2"
+    )
+
+
 def test_all_three_random_generators_return(tmp_path):
     values, tensors = state.random_state()
     values = json.loads(json.dumps(values))

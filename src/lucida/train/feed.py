@@ -34,7 +34,7 @@ from lucida.train.stage import StagePlan
 from lucida.train.state import fingerprint
 
 HELD_OUT = 64
-"""Samples behind one validation loss."""
+"""Samples behind one validation loss, up to the end of the last batch."""
 APART = 20
 """A source without splits gives up at most one record in this many."""
 GROUP = 16
@@ -116,8 +116,9 @@ def stage_feed(
     loader = make(training, batch=stage.batch, dropped=dropped)
     validation = None
     if held_out is not None:
-        one_pass = stage.batch.model_copy(update={"accumulate": 1, "workers": 0})
-        validation = make(held_out, batch=one_pass)
+        in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)
+        update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
+        validation = make(held_out, batch=stage.batch.model_copy(update=update))
     return Feed(loader, validation, loader.steps(stage.budget), features)
 
 

@@ -81,13 +81,14 @@ def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
     run = RunFolder(folder)
     with run.locked(), stop_request() as stop:
         run.prepare()
-        claim(run, recipe)
+        check_folder(run, recipe)
         if (run.path / "config.json").exists():  # written last of all
             say(f"{run.path}: already trained; nothing to do")
             return run.path
-        training = begin(recipe, run, command, stop)
+        training = begin(recipe, run, stop)
         # All stages are planned now: a mistake in the last one should not cost the first.
         planned = [plan(training, index) for index in range(len(recipe.stages))]
+        sign(training, command)
         for index, (what, feed) in enumerate(planned):
             if not done(training.position, index, feed.steps):
                 train_stage(training, index, what, feed)
@@ -97,8 +98,8 @@ def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
     return run.path
 
 
-def claim(run: RunFolder, recipe: Recipe) -> None:
-    """Make the folder this recipe's, or refuse: it is another recipe's or no run's at all."""
+def check_folder(run: RunFolder, recipe: Recipe) -> None:
+    """Refuse a folder that holds a run of another recipe, or a model of no run."""
     if run.exists:
         if recipe_hash(run.recipe) != recipe_hash(recipe):
             changes = "\n  ".join(diff_recipes(run.recipe, recipe))
@@ -107,17 +108,15 @@ def claim(run: RunFolder, recipe: Recipe) -> None:
                 origin=run.path,
                 remedy="train in another folder with --run DIR, or take the changes back",
             )
-        return
-    if (run.path / "config.json").exists():
+    elif (run.path / "config.json").exists():
         raise RunError(
             "there is a model in this folder that is not from a run; training would overwrite it",
             origin=run.path,
             remedy="choose another folder with --run DIR",
         )
-    run.write_recipe(recipe)
 
 
-def begin(recipe: Recipe, run: RunFolder, command: str, stop: StopRequest) -> Training:
+def begin(recipe: Recipe, run: RunFolder, stop: StopRequest) -> Training:
     """Build the model, or take the run up where its newest checkpoint left it."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -135,15 +134,25 @@ def begin(recipe: Recipe, run: RunFolder, command: str, stop: StopRequest) -> Tr
         position, before, stored = state.read_state(saved)
         touched = state.load_weights(saved, stored, model)
         say(f"going on from step {position.total} of {run.path}")
-        if before != setting:
-            say(
-                f"note: begun with {before}, now {setting}; the last bits of the weights may differ"
-            )
-    run.metrics.keep(lambda record: record["total_step"] <= position.total)
-    run.environment(command, precision=str(precision), threads=setting.threads, device=str(device))
+        if changes := before.differences(setting):
+            say(f"note: {changes}; the last bits of the weights may differ")
     model.to(device)
     return Training(
         recipe, run, model, processor, precision, setting, stop, position, touched, saved
+    )
+
+
+def sign(training: Training, command: str) -> None:
+    """Write recipe and environment, and forget what was recorded after the newest checkpoint."""
+    run, position = training.run, training.position
+    if not run.exists:
+        run.write_recipe(training.recipe)
+    run.metrics.keep(lambda record: record["total_step"] <= position.total)
+    run.environment(
+        command,
+        precision=str(training.precision),
+        device=training.setting.device,
+        threads=training.setting.threads,
     )
 
 

@@ -18,7 +18,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,12 @@ class Setting:
     device: str
     threads: int
     torch: str
+
+    def differences(self, now: Setting) -> str:
+        """What has changed since, as in "threads 2 → 1"; empty when nothing has."""
+        names = (each.name for each in fields(self))
+        pairs = ((name, getattr(self, name), getattr(now, name)) for name in names)
+        return ", ".join(f"{name} {old} → {new}" for name, old, new in pairs if old != new)
 
 
 def random_state() -> tuple[dict, dict[str, torch.Tensor]]:

@@ -25,12 +25,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.owner = os.getpid()
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; give way to the second."""
+        if os.getpid() != self.owner:  # a data worker, which inherited this handler
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return  # Ctrl-C reaches the whole group; the trainer decides when workers end
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
