@@ -105,10 +105,10 @@ def test_eval_passes_tasks_and_shows_scores(verbs, capsys, tmp_path):
 
 
 def test_chat_and_demo_pass_what_was_typed(verbs, capsys, tmp_path):
-    assert call(capsys, "chat", "run", "--image", "a.png", "--image", "b.png")[0] == 0
+    assert call(capsys, "chat", str(tmp_path), "--image", "a.png", "--image", "b.png")[0] == 0
     assert call(capsys, "demo", "--run", str(tmp_path), "seed=1")[0] == 0
     assert verbs == [
-        ("chat", Path("run"), [Path("a.png"), Path("b.png")], None, 64, 0.0),
+        ("chat", tmp_path, [Path("a.png"), Path("b.png")], None, 64, 0.0),
         ("demo", tmp_path, "mini", ["seed=1"]),
     ]
 
@@ -152,6 +152,8 @@ def test_runs_lists_what_is_there(capsys, tmp_path):
         (["show", "mnii"], "did you mean `mini`?"),
         (["train", "mini", "sead=1"], "did you mean `seed`?"),
         (["train", "seed=1"], "name the recipe first"),
+        (["chat", "no/such/run"], "no/such/run: there is no such run folder"),
+        (["eval", "no/such/run"], "there is no such run folder"),
         (["explain", "modle"], "did you mean `model`?"),
     ],
 )

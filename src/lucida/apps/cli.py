@@ -18,7 +18,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from lucida import __version__
-from lucida.core.errors import LucidaError
+from lucida.core.errors import LucidaError, RunError
 from lucida.train.stopping import Interrupted
 
 P = ParamSpec("P")
@@ -162,6 +162,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a trained run: results.json, report.html."""
+    _must_exist(run)
     from lucida.apps.demo import show_scores
     from lucida.eval.run import evaluate_run
 
@@ -184,6 +185,7 @@ def chat(
     ] = 0.0,
 ) -> None:
     """Talk with a trained model about images."""
+    _must_exist(run)
     from lucida.apps.chat import main as talk
 
     talk(run, image or [], prompt, max_new_tokens, temperature)
@@ -298,6 +300,14 @@ def build_part(
 
     build(name, out, seed=seed, **({} if steps is None else {"steps": steps}))
     typer.echo(f"wrote {out}; its measurements are in {out / 'card.json'}", err=True)
+
+
+def _must_exist(run: Path) -> None:
+    # Said here, before seconds of imports, and before a mistyped folder is looked up on the Hub.
+    if not run.is_dir():
+        raise RunError(
+            "there is no such run folder", origin=run, remedy="`lucida runs` lists the runs"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -173,10 +173,8 @@ def _explained(problem: OSError, path: Path) -> RunError:
 
 
 def _disk_full(path: Path) -> RunError:
-    parent = next(folder for folder in (path, *path.parents) if folder.exists())
-    free = shutil.disk_usage(parent).free
     return RunError(
-        f"the disk is full ({free / 2**20:.0f} MiB free); what stood there before is intact",
+        "the disk is full; what stood there before is intact",
         origin=path,
         remedy="free some space or use another disk (for a run: --run DIR), then start again: "
         "training continues from the last checkpoint",
