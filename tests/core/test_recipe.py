@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucida.core.document import dump_document, parse_document
@@ -151,6 +151,7 @@ words = st.text(st.characters(exclude_characters="\x85\u2028\u2029", codec="utf-
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
 
 
+@settings(deadline=None)
 @given(st.dictionaries(words, scalars | st.lists(scalars), min_size=1))
 def test_what_is_dumped_reads_back_equal(data):
     assert parse_document(dump_document(data), "text").data == data
