@@ -11,6 +11,7 @@ from lucida.world.tasks import TASKS, mixed_item
 from lucida.world.text import document, exercise
 
 ASKED = ["attribute", "reading", "boxes", "spatial", "counting", "presence", "unanswerable"]
+ASKED += ["region", "inventory"]
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -21,7 +22,7 @@ def test_items_are_deterministic_and_of_one_form(name):
         assert bool(item.exchanges) != bool(item.turns)
         shown = [p for line in item.turns for p in line.parts if isinstance(p, int)]
         assert sorted(shown) == list(range(len(item.scenes))) or item.exchanges
-        assert all(e.answer or e.box for e in item.exchanges)
+        assert all(bool(e.answer) + bool(e.box) + bool(e.told) == 1 for e in item.exchanges)
 
 
 def _by_name(scene, words):

@@ -1,7 +1,7 @@
 """Recipes as values: every choice that makes a model, validated before anything loads.
 
-A `Recipe` is a model, an ordered list of stages and an evaluation. Each default stands here once and
-nowhere else. Nothing in this file imports torch. How recipes are found, overridden, explained and
+A `Recipe` is a model, an ordered list of stages and an evaluation. Each default stands here once
+and nowhere else. Nothing in this file imports torch. How recipes are found, overridden, explained and
 hashed is in `lucida.core.recipe`.
 """
 
@@ -26,11 +26,11 @@ class VisionSpec(Spec):
     """The vision encoder and what is taken from it."""
 
     path: str
-    """Hub id, local Hugging Face folder, or `lucida:NAME` for a part that ships with the package."""
+    """Hub id, local Hugging Face folder, or `lucida:NAME` for a part that ships with Lucida."""
     feature_layer: int = -1
-    """Index into the encoder's hidden states; -1 is the last, -2 the one before (LLaVA's choice)."""
+    """Index into the encoder's hidden states; -1 is the last, -2 (LLaVA's) the one before."""
     normed: bool = False
-    """Apply the encoder's final norm to the features. Raw hidden states are what LLaVA exports mean."""
+    """Apply the encoder's final norm to the features. Raw hidden states are what LLaVA's mean."""
     take: Literal["patches", "cls_patches"] = "patches"
     """Patch tokens alone, or the class token in front of them."""
 
@@ -39,7 +39,7 @@ class ImageSpec(Spec):
     """How a picture of any shape becomes the encoder's square."""
 
     policy: Literal["resize", "letterbox", "crop"] = "letterbox"
-    """Stretch to the square, pad with the encoder's mean colour, or resize the short side and crop."""
+    """Stretch to the square, pad with the encoder's mean colour, or fill it and crop."""
     size: int | None = Field(default=None, gt=0)
     """Pixels per side; null takes the encoder's own size."""
 
@@ -62,7 +62,7 @@ class MlpProjectorSpec(Spec):
     norm: bool = False
     """LayerNorm on the incoming features."""
     position: bool = False
-    """Add a learned vector per grid place; for convolutional encoders, whose features carry none."""
+    """Add a learned vector per grid place; convolutional features know no place."""
 
 
 ProjectorSpec = Annotated[LinearProjectorSpec | MlpProjectorSpec, Field(discriminator="kind")]
@@ -72,7 +72,7 @@ class LanguageSpec(Spec):
     """The language model and its tokenizer."""
 
     path: str
-    """Hub id, local Hugging Face folder, or `lucida:NAME` for a part that ships with the package."""
+    """Hub id, local Hugging Face folder, or `lucida:NAME` for a part that ships with Lucida."""
     template: TemplateName = "qa"
     """How turns become tokens. `tokenizer` follows the tokenizer's own chat template."""
     max_length: int = Field(default=2048, gt=0)
@@ -80,7 +80,7 @@ class LanguageSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """The parts of a VLM. Without `vision` it is the language-only (blind) model of the same recipe."""
+    """The parts of a VLM. Without `vision` it is the language-only (blind) model."""
 
     vision: VisionSpec | None
     """null: images contribute no tokens at all; the blind baseline."""
@@ -98,7 +98,8 @@ class WorldSourceSpec(Spec):
 
     kind: Literal["world"] = "world"
     tasks: list[str] = Field(min_length=1)
-    """Task families, as `lucida.world.tasks.TASKS` names them."""
+    """Task families, as `lucida.world.tasks.TASKS` names them; one named twice is asked twice as
+    often."""
     split: Literal["train", "validation", "test", "novel"] = "train"
     count: int = Field(default=4096, gt=0)
     """Number of samples (each one image with its questions, or one document)."""

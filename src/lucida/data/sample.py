@@ -43,8 +43,8 @@ Role = Literal["system", "user", "assistant", "text"]
 class ImageSource:
     """Where one image comes from; nothing is decoded before `load`.
 
-    `origin` names the file or generator for error messages. `key` identifies the content: equal keys
-    mean equal pixels (the feature cache relies on it). `load` gives an RGB Pillow image.
+    `origin` names the file or generator for error messages. `key` identifies the content: equal
+    keys mean equal pixels (the feature cache relies on it). `load` gives an RGB Pillow image.
     """
 
     origin: str

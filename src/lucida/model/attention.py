@@ -161,6 +161,7 @@ def attend(
     return torch.matmul(weights, value)
 
 
+@torch.compiler.disable
 def layout_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float
 ) -> Float[Tensor, "rows length heads size"]:

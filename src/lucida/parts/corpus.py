@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lucida.data.boxes import format_box
 from lucida.data.sample import IGNORED, Batch
 from lucida.parts.tokenizer import BINS
+from lucida.world.questions import INVENTORY, Exchange
 from lucida.world.scenes import Scene, Split
 from lucida.world.text import Exercise, document, exercise
 
@@ -25,6 +27,10 @@ class TextBatch:
 
     batch: Batch
     weight: torch.Tensor
+
+
+Told = Sequence[str | tuple[int, int, int, int]]
+"""Words and boxes (pixels) in the order in which they are said."""
 
 
 class Reader:
@@ -45,25 +51,43 @@ class Reader:
         frame = ((x0 + left) / side, (y0 + top) / side, (x1 + left) / side, (y1 + top) / side)
         return format_box(frame, BINS)
 
-    def row(self, told: Exercise) -> list[tuple[int, int, int, int, float]]:
-        """(token, branch, position, target, weight) per position of one exercise."""
-        stem = [self.tokenizer.bos_token_id]
-        for part in told.told:
-            if isinstance(part, str):
-                stem += self.ids(part.rstrip(" ")) + (self.ids(" ") if part.endswith(" ") else ())
-            else:
-                stem += self.ids(self.box(told.scene, part))
+    def row(self, told: Exercise, isolated: bool = True) -> list[tuple[int, int, int, int, float]]:
+        """(token, branch, position, target, weight) per position of one exercise.
+
+        Its last question asks for all that was told: copying at length is what a model learns
+        first, and looking things up grows from it. Not isolated, the questions follow each other
+        and later ones may read earlier ones.
+        """
+        words = self.words(told.scene, told.told)
+        stem = [self.tokenizer.bos_token_id, *words]
         rows = _line(stem, 0, 0, range(1, len(stem)), TEXT_WEIGHT)
-        for branch, exchange in enumerate(told.exchanges, start=1):
-            asked = [*self.ids("\nQuestion:"), *self.ids(f" {exchange.question}")]
-            asked += self.ids("\nAnswer:")
-            if exchange.box is None:
-                answer = self.ids(f" {exchange.answer}")
-            else:
-                answer = self.ids(" ") + self.ids(self.box(told.scene, exchange.box))
-            line = [*asked, *answer, self.tokenizer.eos_token_id]
-            rows += _line(line, branch, len(stem), range(len(asked), len(line)), 1.0)
+        asked = [
+            (exchange.question, self.answer(told.scene, exchange)) for exchange in told.exchanges
+        ]
+        for branch, (question, answer) in enumerate([*asked, (INVENTORY, words)], start=1):
+            before = [*self.ids("\nQuestion:"), *self.ids(f" {question}"), *self.ids("\nAnswer:")]
+            line = [*before, *answer, self.tokenizer.eos_token_id]
+            at, start = (branch, len(stem)) if isolated else (0, len(rows))
+            rows += _line(line, at, start, range(len(before), len(line)), 1.0)
         return rows
+
+    def words(self, scene: Scene, told: Told) -> tuple[int, ...]:
+        """Words and boxes as tokens; the space before a box is a token of its own."""
+        ids: tuple[int, ...] = ()
+        for part in told:
+            if isinstance(part, str):
+                ids += self.ids(part.rstrip(" ")) + (self.ids(" ") if part.endswith(" ") else ())
+            else:
+                ids += self.ids(self.box(scene, part))
+        return ids
+
+    def answer(self, scene: Scene, exchange: Exchange) -> tuple[int, ...]:
+        """An answer in words, as a box, or both."""
+        if exchange.box is not None:
+            return self.words(scene, (" ", exchange.box))
+        if exchange.told:
+            return self.words(scene, (f" {exchange.told[0]}", *exchange.told[1:]))
+        return self.ids(f" {exchange.answer}")
 
     def text_row(self, texts: list[str]) -> list[tuple[int, int, int, int, float]]:
         """Documents that are no exercises, side by side and hidden from each other."""
@@ -74,15 +98,19 @@ class Reader:
         return rows
 
     def batch(
-        self, seed: int, split: Split, step: int, size: int, progress: float, texts: float = 0.1
+        self, seed: int, split: Split, step: int, size: int, progress: float, texts: float = 0.15
     ) -> TextBatch:
-        """Batch number `step`: `size` rows, each an exercise or (share `texts`) four documents."""
+        """Batch number `step`: `size` rows, each an exercise or (share `texts`) four documents.
+
+        Every other exercise is an ordinary conversation.
+        """
         rows = []
         for index in range(step * size, (step + 1) * size):
             if index % 20 < round(20 * texts):
                 rows.append(self.text_row([document(seed, split, 4 * index + k) for k in range(4)]))
             else:
-                rows.append(self.row(exercise(seed, split, index, progress=progress)))
+                told = exercise(seed, split, index, progress=progress)
+                rows.append(self.row(told, isolated=index % 2 == 0))
         return self.stack(rows)
 
     def stack(self, rows: list[list[tuple[int, int, int, int, float]]]) -> TextBatch:

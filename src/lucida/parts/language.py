@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.tokenizer import make_tokenizer
 from lucida.world.text import ASKERS, document, exercise
 
-MUON_PEAK, ADAMW_PEAK = 4e-3, 3e-3
+MUON_PEAK, ADAMW_PEAK = 3e-3, 3e-3
 
 
 def build_base(
@@ -30,6 +31,9 @@ def build_base(
     tokenizer = make_tokenizer(seed)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(small_llama(tokenizer)).to(device)
+    if shutil.which("g++"):  # a third faster on a CPU, after a minute of compiling
+        for layer in model.model.layers:
+            layer.compile(dynamic=True)
     reader = Reader(tokenizer)
     started = time.time()
     loss = _pretrain(model, reader, steps, exercises, seed, device)

@@ -10,9 +10,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lucida.world.phrases import full_name, short_name
+from lucida.world.phrases import article, full_name, short_name, sign_name
 from lucida.world.scenes import COLOURS, HELD_OUT, POPULAR, SHAPES, SIZES, TEXTURES, Scene, Thing
 
+INVENTORY = "what is in the picture?"
 RELATIONS = ("left of", "right of", "above", "below")
 MARGIN = 6
 """Pixels by which two centres must differ before a relation counts as true (at 64 pixels)."""
@@ -20,7 +21,8 @@ MARGIN = 6
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question and its answer. `box` (pixels of image `image`) is the answer when it is given.
+    """A question and its answer. `box` (pixels of image `image`) is the answer when it is given;
+    `told` is the answer where it mixes words and boxes.
 
     `kind` names the sub-score (colour, adversarial, simple, ...). `options` are the candidate
     answers of tasks that the field scores by choice.
@@ -33,6 +35,7 @@ class Exchange:
     options: tuple[str, ...] = ()
     box: tuple[int, int, int, int] | None = None
     image: int = 0
+    told: tuple[str | tuple[int, int, int, int], ...] = ()
 
 
 Asker = Callable[[Scene, random.Random], Exchange | None]
@@ -88,6 +91,45 @@ def boxes(scene: Scene, rng: random.Random) -> Exchange | None:
     phrase = short_name(thing) if rng.random() < 0.5 else full_name(thing)
     kind = "free" if scene.clutter <= 2 else "touching" if scene.clutter <= 4 else "stacked"
     return Exchange("boxes", kind, f"where is the {phrase}?", "", box=thing.box)
+
+
+def region(scene: Scene, rng: random.Random) -> Exchange | None:
+    """Everything about one thing, its box included, asked by its shape, colour or both (the region
+    descriptions of Visual Genome)."""
+    thing = rng.choice(scene.things)
+    names = [
+        name
+        for name, field in ((thing.shape, "shape"), (f"{thing.colour} thing", "colour"))
+        if sum(getattr(t, field) == getattr(thing, field) for t in scene.things) == 1
+    ]
+    name = rng.choice([*names, short_name(thing)])
+    told = (f"{article(full_name(thing))} ", thing.box)
+    return Exchange("region", "thing", f"tell me about the {name}.", "", told=told)
+
+
+def inventory(scene: Scene, rng: random.Random) -> Exchange | None:
+    """Everything in the picture with its box, in reading order (grounded captioning)."""
+    return Exchange("inventory", "all", INVENTORY, "", told=told(scene, None))
+
+
+def told(scene: Scene, rng: random.Random | None) -> tuple[str | tuple[int, int, int, int], ...]:
+    """Words and boxes of everything in a scene, in random order or, without `rng`, from the top
+    left in rows of a third of the picture."""
+    entries = [(article(full_name(t)), t.box) for t in scene.things]
+    if scene.sign is not None:
+        entries.append((sign_name(scene.sign), scene.sign.box))
+    if rng is None:
+        entries.sort(
+            key=lambda entry: ((entry[1][1] + entry[1][3]) * 3 // (2 * scene.height), entry[1])
+        )
+    else:
+        rng.shuffle(entries)
+    parts: list[str | tuple[int, int, int, int]] = []
+    opening = f"picture: {article(scene.background)} background;"
+    for words, box in entries:
+        parts += [f"{opening} {words} ", box]
+        opening = ";"
+    return tuple(parts)
 
 
 def spatial(scene: Scene, rng: random.Random) -> Exchange | None:

@@ -7,16 +7,16 @@ remains for it to learn from pictures is where the facts stand.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 
 from lucida.world import documents, questions
-from lucida.world.phrases import article, full_name, long_caption, short_caption, sign_name
+from lucida.world.phrases import long_caption, short_caption
 from lucida.world.questions import Asker, Exchange
 from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
 
 ASKERS: dict[str, tuple[Asker, float, float]] = {
     "attribute": (questions.attribute, 6, 4),
+    "region": (questions.region, 6, 2),
     "reading": (questions.reading, 2, 1),
     "boxes": (questions.boxes, 2, 4),
     "spatial": (questions.spatial, 1, 8),
@@ -32,7 +32,7 @@ ASKERS: dict[str, tuple[Asker, float, float]] = {
 class Exercise:
     """A scene in words and isolated questions about it.
 
-    `told` alternates text and boxes (pixels of the scene); text-only documents have no exchanges.
+    `told` alternates text and boxes (pixels of the scene).
     """
 
     scene: Scene
@@ -45,12 +45,12 @@ def exercise(
 ) -> Exercise:
     """Scene number `index` told in words, with up to `count` questions.
 
-    `progress` (0 to 1) is where training stands: it begins with scenes of one or two things and with
-    looking up, and ends with whole scenes and many relations, the skill that comes last.
+    `progress` (0 to 1) is where training stands: it begins with scenes of two or three things and
+    with looking up, and ends with whole scenes and many relations, the skill that comes last.
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 555)
     scene = make_scene(seed, split, index)
-    limit = 1 + rng.randrange(1 + int(24 * progress))
+    limit = 2 + rng.randrange(2 + int(24 * progress))
     scene = replace(scene, things=scene.things[:limit])
     weights = [start + (end - start) * progress for _, start, end in ASKERS.values()]
     asked: dict[str, Exchange] = {}
@@ -60,33 +60,22 @@ def exercise(
             asked.setdefault(exchange.question, exchange)
         if len(asked) == count:
             break
-    return Exercise(scene, told(scene, rng), tuple(asked.values()))
-
-
-def told(scene: Scene, rng: random.Random) -> tuple[str | tuple[int, int, int, int], ...]:
-    """Everything in the scene in random order, each with its box."""
-    entries = [(article(full_name(t)), t.box) for t in scene.things]
-    if scene.sign is not None:
-        entries.append((sign_name(scene.sign), scene.sign.box))
-    rng.shuffle(entries)
-    parts: list[str | tuple[int, int, int, int]] = []
-    opening = f"picture: {article(scene.background)} background;"
-    for words, box in entries:
-        parts += [f"{opening} {words} ", box]
-        opening = ";"
-    return tuple(parts)
+    return Exercise(scene, questions.told(scene, rng), tuple(asked.values()))
 
 
 def document(seed: int, split: Split, index: int) -> str:
-    """A text that is no exercise: a story, captions, a small task and its answer."""
+    """A text that is no exercise: a story (at times told twice), captions, a small task."""
     rng = scene_rng(seed, SPLITS.index(split), index, 556)
     scene = make_scene(seed, split, index)
     draw = rng.random()
-    if draw < 0.4:
+    if draw < 0.3:
+        words = documents.story(scene, rng)
+        return f"{words} once more: {words}"
+    if draw < 0.5:
         return documents.story(scene, rng)
-    if draw < 0.6:
+    if draw < 0.65:
         return long_caption(scene, rng)
-    if draw < 0.7:
+    if draw < 0.75:
         return short_caption(scene, rng.randrange(5))
     if draw < 0.8:
         (line,) = documents.alt_text([scene], rng)

@@ -12,6 +12,7 @@ from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample, Turn
 from lucida.data.sources.conversation import one_conversation
 from lucida.world.drawing import draw
+from lucida.world.questions import Exchange
 from lucida.world.scenes import Scene, Split
 from lucida.world.tasks import TASKS, Item, mixed_item
 
@@ -65,13 +66,22 @@ def item_sample(item: Item) -> Sample:
         )
         return one_conversation(item.id, images, turns)
     stem = (Turn("user", tuple(ImagePart(number) for number in range(len(images)))),)
-    branches = []
-    for exchange in item.exchanges:
-        answer: Part = exchange.answer
-        if exchange.box is not None:
-            answer = BoxPart(exchange.image, *map(float, exchange.box))
-        branches.append((Turn("user", (exchange.question,)), Turn("assistant", (answer,))))
-    return Sample(item.id, images, stem, tuple(branches))
+    branches = tuple(
+        (Turn("user", (each.question,)), Turn("assistant", answer_parts(each)))
+        for each in item.exchanges
+    )
+    return Sample(item.id, images, stem, branches)
+
+
+def answer_parts(exchange: Exchange) -> tuple[Part, ...]:
+    """An answer in words, as a box, or both."""
+    if exchange.box is None and not exchange.told:
+        return (exchange.answer,)
+    said = exchange.told or (exchange.box,)
+    return tuple(
+        part if isinstance(part, str) else BoxPart(exchange.image, *map(float, part))
+        for part in said
+    )
 
 
 def scene_source(scene: Scene) -> ImageSource:
