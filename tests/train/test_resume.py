@@ -178,7 +178,7 @@ def test_two_processes_cannot_train_one_folder(recipe, launcher, tmp_path):
     folder = tmp_path / "run"
     child = launcher.start(recipe, folder)
     try:
-        while total_steps(folder) < 1:
+        while total_steps(folder) < 1 and sent(child, 0):
             time.sleep(0.001)
         os.kill(child, signal.SIGSTOP)
         with pytest.raises(RunError, match=f"process {child}"):

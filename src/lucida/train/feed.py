@@ -42,6 +42,10 @@ GROUP = 16
 the features of an image have the same bits whatever company it is computed in."""
 
 
+STORED_AT_ONCE = 256
+"""Images between two waits for the disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """A source without every `apart`-th record, or with those alone."""
@@ -75,6 +79,18 @@ class Feed:
     def batches(self, from_step: int) -> Iterator[list[Batch]]:
         """The passes of every step from `from_step` on."""
         return self.loader.batches(from_step)
+
+    def losses(self) -> list[str]:
+        """What this process left out or cut of the data so far, and features it could not keep."""
+        told = []
+        for name, many in sorted(self.loader.counts.items()):
+            source, _, what = name.rpartition("/")
+            if what != "samples" and many:
+                told.append(f"{source}: {many} {what.replace('_', ' ')}")
+        cache = None if self.features is None else self.features.cache
+        if cache is not None and cache.unstored:
+            told.append(f"feature cache: no room for {cache.unstored} images; computed each time")
+        return told
 
     def validation(self) -> list[Batch]:
         """The held-out batches, prepared at the first look; empty when there are none."""
@@ -171,7 +187,7 @@ class FrozenFeatures:
     def __call__(self, images: list[ImageSource]) -> torch.Tensor:
         if self.cache is None:
             self.cache = self.open()
-        return self.cache.get(images, self.compute, batch=GROUP)
+        return self.cache.get(images, self.compute, batch=STORED_AT_ONCE)
 
     def open(self) -> FeatureCache:
         """The cache of exactly these weights, image policy and precision."""
@@ -192,12 +208,12 @@ class FrozenFeatures:
         return FeatureCache(folder, spec_hash, shape, limit_bytes=half_of_the_disk)
 
     def compute(self, images: list[ImageSource]) -> torch.Tensor:
-        """Features of at most `GROUP` images."""
+        """Features of images, `GROUP` at a time."""
         pixels = self.processor.pixels(images)
-        full = pixels.new_zeros(GROUP, *pixels.shape[1:])
-        full[: len(pixels)] = pixels
+        blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
         with torch.no_grad(), self.precision.autocast():
-            features = self.model.encode_images(full.to(self.precision.device))
+            groups = torch.cat([pixels, blanks]).to(self.precision.device).split(GROUP)
+            features = torch.cat([self.model.encode_images(group) for group in groups])
         return features[: len(pixels)]
 
 

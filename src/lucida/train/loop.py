@@ -193,6 +193,8 @@ def train_stage(training: Training, index: int, what: StagePlan, feed: Feed) -> 
                 validate(training, stage, feed, progress)
             if last or due(stage.checkpoint_every, position.step):
                 checkpoint(training, optimizer, scaler)
+    for line in feed.losses():
+        say(f"stage {stage.name}, {line}")
 
 
 def prepare(

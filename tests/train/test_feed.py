@@ -1,0 +1,87 @@
+"""Held-out samples stay out of training; cached features do not depend on their company."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucida.core.spec import MixtureSpec, WorldSourceSpec
+from lucida.data.sources import open_source
+from lucida.model.checkpoint import build
+from lucida.train.feed import FrozenFeatures, Spread, mixtures, parts, stage_feed
+from lucida.train.precision import Precision
+from lucida.train.stage import plan_stage
+
+FP32 = Precision("fp32", torch.device("cpu"), "")
+
+
+@given(st.integers(0, 300), st.integers(2, 50))
+def test_the_two_parts_of_a_source_share_no_record_and_miss_none(size, apart):
+    records = list(range(size))
+    training, held = (Spread(records, apart, held_out=which) for which in (False, True))
+    assert len(held) == size // apart
+    both = [training[i] for i in range(len(training))] + [held[i] for i in range(len(held))]
+    assert sorted(both) == records
+
+
+def test_the_world_is_validated_on_its_own_split():
+    spec = WorldSourceSpec(tasks=["attribute"], count=300)
+    training, held = parts(spec)
+    assert (len(training), len(held)) == (300, 64)
+    keys = [{image.key for i in range(64) for image in part[i].images} for part in (training, held)]
+    assert keys[0].isdisjoint(keys[1])
+
+
+def test_a_source_that_is_too_small_holds_nothing_out(recipe, parts):
+    spec = recipe.stages[0].mixture
+    training, held = mixtures(spec, seed=0)
+    assert (len(training), len(held)) == (23, 1)
+    short = parts / "pictures" / "short.json"
+    whole = (parts / "pictures" / "pictures.json").read_text()
+    short.write_text(whole[: whole.index("}]}") + 3] + "]")
+    one = {"kind": "llava", "path": str(short)}
+    assert mixtures(MixtureSpec.model_validate({"sources": {"one": one}}), 0)[1] is None
+
+
+def test_the_features_of_an_image_do_not_depend_on_its_company(recipe):
+    model, processor = build(recipe.model)
+    source = open_source(recipe.stages[0].mixture.sources["pictures"])
+    images = [source[i].images[0] for i in range(20)]
+    features = FrozenFeatures(model, processor, FP32)
+    together = features.compute(images)
+    for number in (0, 7, 19):
+        assert torch.equal(features.compute([images[number]])[0], together[number])
+
+
+def test_pixels_when_the_encoder_trains_features_when_it_is_frozen(recipe, tmp_path):
+    model, processor = build(recipe.model)
+    for pattern, frozen in (("projector", True), ("vision", False)):
+        plan = plan_stage(model, {pattern: 1e-3}, "stage")
+        feed = stage_feed(recipe, 0, plan, model, processor, FP32, tmp_path / "dropped.jsonl")
+        stream = feed.batches(0)
+        batch = next(stream)[0]
+        stream.close()
+        assert (batch.features is not None) == frozen
+        assert (batch.pixel_values is not None) != frozen
+
+
+def test_what_was_cut_is_told(recipe, tmp_path):
+    language = recipe.model.language.model_copy(update={"max_length": 40})
+    short = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"language": language})}
+    )
+    model, processor = build(short.model)
+    plan = plan_stage(model, {"projector": 1e-3}, "stage")
+    feed = stage_feed(short, 0, plan, model, processor, FP32, tmp_path / "dropped.jsonl")
+    stream = feed.batches(0)
+    next(stream)
+    stream.close()
+    assert any("pictures: 4 samples cut" in line for line in feed.losses()), feed.losses()
+
+
+def test_the_cache_knows_other_weights_of_the_same_encoder(recipe, tmp_path):
+    model, processor = build(recipe.model)
+    first = FrozenFeatures(model, processor, FP32).open().path
+    assert FrozenFeatures(model, processor, FP32).open().path == first
+    with torch.no_grad():
+        next(model.vision.parameters()).add_(0.1)
+    assert FrozenFeatures(model, processor, FP32).open().path != first
