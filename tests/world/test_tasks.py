@@ -11,7 +11,7 @@ from lucida.world.tasks import TASKS, mixed_item
 from lucida.world.text import document, exercise
 
 ASKED = ["attribute", "reading", "boxes", "spatial", "counting", "presence", "unanswerable"]
-ASKED += ["region", "inventory"]
+ASKED += ["region", "inventory", "relation"]
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -40,6 +40,17 @@ def test_spatial_answers_follow_from_centres():
             (ax, ay), (bx, by) = (_by_name(item.scenes[0], n).centre for n in (first, second))
             holds = {"left of": ax < bx, "right of": ax > bx, "above": ay < by, "below": ay > by}
             assert exchange.answer == ("true" if holds[relation] else "false")
+
+
+def test_relations_agree_with_statements():
+    pattern = re.compile(r"is the (\w+ \w+) (?:left or right of|above or below) the (.+)\?")
+    for index in range(200):
+        item = TASKS["relation"].item(0, "test", index)
+        for exchange in item.exchanges:
+            names = pattern.match(exchange.question).groups()
+            (ax, ay), (bx, by) = (_by_name(item.scenes[0], n).centre for n in names)
+            holds = {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}
+            assert holds[exchange.answer]
 
 
 def test_presence_answers_follow_from_the_scene_and_adversarial_ones_are_hard():

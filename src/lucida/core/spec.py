@@ -1,8 +1,8 @@
 """Recipes as values: every choice that makes a model, validated before anything loads.
 
 A `Recipe` is a model, an ordered list of stages and an evaluation. Each default stands here once
-and nowhere else. Nothing in this file imports torch. How recipes are found, overridden, explained and
-hashed is in `lucida.core.recipe`.
+and nowhere else. Nothing in this file imports torch. How recipes are found, overridden, explained
+and hashed is in `lucida.core.recipe`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MaskName = Literal["causal", "image_block"]
 TemplateName = Literal["plain", "qa", "chatml", "vicuna", "tokenizer"]
 LossMode = Literal["answers", "all", "after_image"]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["frozen"]
 
 
 class Spec(BaseModel):
@@ -182,7 +183,7 @@ class StageSpec(Spec):
     """One stage of training. There is no code per stage: everything that differs stands here."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    train: dict[str, float | Literal["frozen"]] = Field(min_length=1)
+    train: dict[str, Rate] = Field(min_length=1)
     """Pattern of parameter names (shell style, a bare module name covers all below it) → peak
     learning rate or `frozen`. The last matching pattern wins; what no pattern names is frozen; a
     pattern that matches nothing is an error."""

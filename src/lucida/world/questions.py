@@ -15,6 +15,7 @@ from lucida.world.scenes import COLOURS, HELD_OUT, POPULAR, SHAPES, SIZES, TEXTU
 
 INVENTORY = "what is in the picture?"
 RELATIONS = ("left of", "right of", "above", "below")
+AXES = ("horizontal", "vertical")
 MARGIN = 6
 """Pixels by which two centres must differ before a relation counts as true (at 64 pixels)."""
 
@@ -134,6 +135,32 @@ def told(scene: Scene, rng: random.Random | None) -> tuple[str | tuple[int, int,
 
 def spatial(scene: Scene, rng: random.Random) -> Exchange | None:
     """A statement about where two things stand, true or false (VSR)."""
+    found = _apart(scene, rng)
+    if found is None:
+        return None
+    a, b, axis, number = found
+    truth = rng.random() < 0.5
+    relation = RELATIONS[number if truth else number ^ 1]
+    question = f"true or false: the {short_name(a)} is {relation} the {short_name(b)}."
+    answer = "true" if truth else "false"
+    return Exchange("spatial", AXES[axis], question, answer, ("true", "false"))
+
+
+def relation(scene: Scene, rng: random.Random) -> Exchange | None:
+    """Which of two relations holds (the "choose" questions of GQA)."""
+    found = _apart(scene, rng)
+    if found is None:
+        return None
+    a, b, axis, number = found
+    options = ("left", "right") if axis == 0 else ("above", "below")
+    words = "left or right of" if axis == 0 else "above or below"
+    question = f"is the {short_name(a)} {words} the {short_name(b)}?"
+    return Exchange("relation", AXES[axis], question, options[number % 2], options)
+
+
+def _apart(scene: Scene, rng: random.Random) -> tuple[Thing, Thing, int, int] | None:
+    """Two things, an axis on which they are clearly apart, and the number in `RELATIONS` of how the
+    first stands to the second."""
     if len(scene.things) < 2:
         return None
     margin = MARGIN * max(scene.width, scene.height) / 64
@@ -141,16 +168,8 @@ def spatial(scene: Scene, rng: random.Random) -> Exchange | None:
         a, b = rng.sample(scene.things, 2)
         axis = rng.randrange(2)
         gap = b.centre[axis] - a.centre[axis]
-        if abs(gap) < margin:
-            continue
-        true_relation = RELATIONS[2 * axis + (gap < 0)]
-        false_relation = RELATIONS[2 * axis + (gap > 0)]
-        truth = rng.random() < 0.5
-        relation = true_relation if truth else false_relation
-        question = f"true or false: the {short_name(a)} is {relation} the {short_name(b)}."
-        answer = "true" if truth else "false"
-        kind = "horizontal" if axis == 0 else "vertical"
-        return Exchange("spatial", kind, question, answer, ("true", "false"))
+        if abs(gap) >= margin:
+            return a, b, axis, 2 * axis + (gap < 0)
     return None
 
 
