@@ -33,8 +33,9 @@ def refuse(name: str, mistakes: Sequence[Mistake]) -> None:
     """Raises one RecipeError with every mistake; does nothing when there is none."""
     if not mistakes:
         return
-    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    lines = [f"recipe {name}: {count}", *(f"  {mistake}" for mistake in mistakes)]
+    told = list(dict.fromkeys(map(str, mistakes)))  # two checks may find the same
+    count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
+    lines = [f"recipe {name}: {count}", *(f"  {mistake}" for mistake in told)]
     raise RecipeError("\n".join(lines))
 
 
