@@ -54,7 +54,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
 def _train(recipe: Recipe, folder: Path) -> None:
     """Train the recipe and its blind baseline, and keep how long each took."""
     from lucida.train.blind import blind_recipe
-    from lucida.train.loop import train_run
+    from lucida.train.loop import train_alone
 
     phases = [("train", recipe, folder)]
     if recipe.blind is not None:
@@ -63,7 +63,7 @@ def _train(recipe: Recipe, folder: Path) -> None:
     for phase, each, place in phases:
         fresh = not RunFolder(place).exists  # a resumed phase is timed by its metrics instead
         begun = time.monotonic()
-        train_run(each, place, command_line())
+        train_alone(each, place, command_line())
         if fresh:
             taken[phase] = time.monotonic() - begun
     run = RunFolder(folder)

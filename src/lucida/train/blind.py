@@ -20,7 +20,7 @@ def names_only_sight(pattern: str) -> bool:
 
 
 def blind_recipe(recipe: Recipe) -> Recipe:
-    """The blind baseline of a recipe, as a recipe: no vision, `blind.steps` steps per stage.
+    """The blind baseline of a recipe, as a recipe: no vision, at most `blind.steps` steps a stage.
 
     Patterns that name vision or projector go, and so does a stage in which nothing else trained
     (aligning a projector has no blind counterpart).
@@ -40,7 +40,8 @@ def blind_recipe(recipe: Recipe) -> Recipe:
     for stage in recipe.stages:
         kept = {p: rate for p, rate in stage.train.items() if not names_only_sight(p)}
         if any(rate != "frozen" for rate in kept.values()):
-            budget = BudgetSpec(steps=recipe.blind.steps)
+            steps = min(recipe.blind.steps, stage.budget.steps or recipe.blind.steps)
+            budget = BudgetSpec(steps=steps)
             stages.append(stage.model_copy(update={"train": kept, "budget": budget}))
     if not stages:
         raise RecipeError(

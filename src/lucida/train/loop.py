@@ -1,6 +1,6 @@
-"""Training, top to bottom: `train_run` is a run, `train_stage` a stage, `step` an optimizer step.
+"""Training, top to bottom: `train_alone` is a run, `train_stage` a stage, `step` a step.
 
-    recipe ─▶ train_run ─▶ build the model ─▶ each stage in order ─▶ save the model
+    recipe ─▶ train_alone ─▶ build the model ─▶ each stage in order ─▶ save the model
                                train_stage: what trains, what it reads, then for every step
                                    step:  passes ─▶ loss / supervised tokens of the step ─▶ AdamW
                                    once in a while: metrics, validation, checkpoint, stop
@@ -23,13 +23,14 @@ import torch
 
 from lucida.core.errors import RunError
 from lucida.core.progress import Progress, say, table
-from lucida.core.recipe import diff_recipes, load_recipe, recipe_hash
+from lucida.core.recipe import diff_recipes, load_recipe
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
 from lucida.model.checkpoint import build, save
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train import state
+from lucida.train.blind import blind_recipe
 from lucida.train.feed import Feed, stage_feed
 from lucida.train.kernels import quicken
 from lucida.train.optim import adamw, schedule, set_learning_rate, warmup_steps
@@ -73,6 +74,14 @@ def train(recipe: Recipe | str | Path, folder: str | Path | None = None) -> Path
 
 
 def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
+    """Train a recipe in `folder`, and its blind baseline (if it asks for one) in `folder`/blind."""
+    train_alone(recipe, folder, command)
+    if recipe.blind is not None:
+        train_alone(blind_recipe(recipe), folder / "blind", command)
+    return folder
+
+
+def train_alone(recipe: Recipe, folder: Path, command: str = "") -> Path:
     """Train every stage of a recipe in `folder` and save the model there; gives the folder.
 
     RunError: the folder is used by another process or cannot be written, it holds a run of another
@@ -101,10 +110,10 @@ def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
 def check_folder(run: RunFolder, recipe: Recipe) -> None:
     """Refuse a folder that holds a run of another recipe, or a model of no run."""
     if run.exists:
-        if recipe_hash(run.recipe) != recipe_hash(recipe):
-            changes = "\n  ".join(diff_recipes(run.recipe, recipe))
+        if changes := diff_recipes(run.recipe, recipe):
+            told = "\n  ".join(changes)
             raise RunError(
-                f"this run was begun with another recipe:\n  {changes}\n",
+                f"this run was begun with another recipe:\n  {told}\n",
                 origin=run.path,
                 remedy="train in another folder with --run DIR, or take the changes back",
             )
