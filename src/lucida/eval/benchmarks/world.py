@@ -18,6 +18,7 @@ from lucida.eval.benchmark import Example, Guesses, Parsed, ReadBox
 from lucida.eval.metrics.boxes import Box, box_hit
 from lucida.eval.metrics.cider import cider_d, tokenize
 from lucida.eval.metrics.exact import exact_match
+from lucida.world.scenes import Split
 from lucida.world.tasks import TASKS, Exchange, Item
 
 QUESTIONS = 5
@@ -43,8 +44,10 @@ class WorldBenchmark:
     family's `twin` names the benchmark that it is the miniature of.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, split: Split = "test") -> None:
+        """`split` novel: pictures with a pair of colour and shape that no training has seen."""
+        self.name = name if split == "test" else f"{name}-{split}"
+        self.split: Split = split
         self.task = TASKS[name]
         self.metric = _METRICS[self.task.metric]
         self._examples: list[Example] = []
@@ -54,7 +57,7 @@ class WorldBenchmark:
         """The first `limit` of 1,000 questions about test pictures, up to five for each picture."""
         wanted = COUNT if limit is None else min(limit, COUNT)
         while len(self._examples) < wanted:
-            item = self.task.item(_SEED, "test", self._next_index, QUESTIONS)
+            item = self.task.item(_SEED, self.split, self._next_index, QUESTIONS)
             self._examples += item_examples(item)
             self._next_index += 1
         return self._examples[:wanted]
@@ -147,6 +150,7 @@ attribute = partial(WorldBenchmark, "attribute")
 unanswerable = partial(WorldBenchmark, "unanswerable")
 reading = partial(WorldBenchmark, "reading")
 boxes = partial(WorldBenchmark, "boxes")
+relation = partial(WorldBenchmark, "relation")
 spatial = partial(WorldBenchmark, "spatial")
 counting = partial(WorldBenchmark, "counting")
 presence = partial(WorldBenchmark, "presence")
@@ -155,3 +159,5 @@ presence_popular = partial(WorldBenchmark, "presence-popular")
 presence_adversarial = partial(WorldBenchmark, "presence-adversarial")
 diagram = partial(WorldBenchmark, "diagram")
 comparison = partial(WorldBenchmark, "comparison")
+attribute_novel = partial(WorldBenchmark, "attribute", "novel")
+boxes_novel = partial(WorldBenchmark, "boxes", "novel")
