@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lucida.data.boxes import format_box
+from lucida.data.boxes import box_tokens, format_box
 from lucida.data.sample import IGNORED, Batch
 from lucida.parts.tokenizer import BINS
-from lucida.world.questions import INVENTORY, Exchange
-from lucida.world.scenes import Scene, Split
+from lucida.world.questions import INVENTORY, RELATIONS, Exchange
+from lucida.world.scenes import Scene, Split, scene_rng
 from lucida.world.text import Exercise, document, exercise
 
 TEXT_WEIGHT = 0.25
@@ -51,7 +51,9 @@ class Reader:
         frame = ((x0 + left) / side, (y0 + top) / side, (x1 + left) / side, (y1 + top) / side)
         return format_box(frame, BINS)
 
-    def row(self, told: Exercise, isolated: bool = True) -> list[tuple[int, int, int, int, float]]:
+    def row(
+        self, told: Exercise, isolated: bool = True, more: Sequence[Exchange] = ()
+    ) -> list[tuple[int, int, int, int, float]]:
         """(token, branch, position, target, weight) per position of one exercise.
 
         Its last question asks for all that was told: copying at length is what a model learns
@@ -61,9 +63,8 @@ class Reader:
         words = self.words(told.scene, told.told)
         stem = [self.tokenizer.bos_token_id, *words]
         rows = _line(stem, 0, 0, range(1, len(stem)), TEXT_WEIGHT)
-        asked = [
-            (exchange.question, self.answer(told.scene, exchange)) for exchange in told.exchanges
-        ]
+        exchanges = (*told.exchanges, *more)
+        asked = [(each.question, self.answer(told.scene, each)) for each in exchanges]
         for branch, (question, answer) in enumerate([*asked, (INVENTORY, words)], start=1):
             before = [*self.ids("\nQuestion:"), *self.ids(f" {question}"), *self.ids("\nAnswer:")]
             line = [*before, *answer, self.tokenizer.eos_token_id]
@@ -110,7 +111,7 @@ class Reader:
                 rows.append(self.text_row([document(seed, split, 4 * index + k) for k in range(4)]))
             else:
                 told = exercise(seed, split, index, progress=progress)
-                rows.append(self.row(told, isolated=index % 2 == 0))
+                rows.append(self.row(told, index % 2 == 0, bare_comparisons(seed, index)))
         return self.stack(rows)
 
     def stack(self, rows: list[list[tuple[int, int, int, int, float]]]) -> TextBatch:
@@ -121,6 +122,27 @@ class Reader:
         segment = torch.arange(1, len(rows) + 1).repeat_interleave(lengths)[None]
         batch = Batch(token, segment, branch, position, torch.zeros_like(token), target)
         return TextBatch(batch, torch.from_numpy(cells[None, :, 4]).float())
+
+
+def bare_comparisons(seed: int, index: int) -> list[Exchange]:
+    """Two questions about coordinates alone: that <b03> is left of <b17> has to be known before it
+    can be said of two things that must first be looked up."""
+    rng = scene_rng(seed, index, 557)
+    exchanges = []
+    for statement in (False, True):
+        pair = rng.sample(range(BINS), 2)
+        a, b = (box_tokens(BINS)[number] for number in pair)
+        axis = rng.randrange(2)
+        holds = RELATIONS[2 * axis + (pair[0] > pair[1])]
+        if statement:
+            said = rng.choice(RELATIONS[2 * axis : 2 * axis + 2])
+            question = f"true or false: {a} is {said} {b}."
+            answer = "true" if said == holds else "false"
+        else:
+            question = f"is {a} {('left or right of', 'above or below')[axis]} {b}?"
+            answer = holds.split()[0]
+        exchanges.append(Exchange("comparison", "bare", question, answer))
+    return exchanges
 
 
 def _line(
