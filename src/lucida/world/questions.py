@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lucida.world.phrases import article, full_name, short_name, sign_name
 from lucida.world.scenes import COLOURS, HELD_OUT, POPULAR, SHAPES, SIZES, TEXTURES, Scene, Thing
 
+READ = ("what does the sign say?", "what word is on the sign?", "read the sign.")
 INVENTORY = "what is in the picture?"
 RELATIONS = ("left of", "right of", "above", "below")
 AXES = ("horizontal", "vertical")
@@ -83,7 +84,8 @@ def reading(scene: Scene, rng: random.Random) -> Exchange | None:
     """The word on the sign (TextVQA)."""
     if scene.sign is None:
         return None
-    return Exchange("reading", "word", "what does the sign say?", scene.sign.word)
+    question = rng.choice(READ)
+    return Exchange("reading", "word", question, scene.sign.word)
 
 
 def boxes(scene: Scene, rng: random.Random) -> Exchange | None:

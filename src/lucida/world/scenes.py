@@ -121,7 +121,7 @@ def make_scene(
         if thing is not None:
             things.append(thing)
             taken.append(_grown(thing.box, 1 + 5 * labelled))
-    sign = None if labelled or rng.random() < 0.45 else _place_sign(rng, taken, width, height)
+    sign = None if labelled or rng.random() < 0.15 else _place_sign(rng, taken, width, height)
     name = f"{split}-{seed}-{index}" + ("-96" if size == 96 else "") + ("-labels" * labelled)
     return Scene(name, width, height, rng.choice(BACKGROUNDS), tuple(things), sign)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -19,11 +20,13 @@ class MlpProjector(nn.Module):
 
         features → LayerNorm (norm) → + position (position) → linear, activation, … , linear
 
-    Positions are added after the norm, where the features have unit scale. They start at zero, so
-    that a fresh projector treats all places alike; they fix the number of patches.
+    Positions are added after the norm, where the features have unit scale. They start as sines and
+    cosines of row and column and are trained: from zero they stay an order of magnitude smaller
+    than the features, and boxes are not learnt (LOG.md). They fix the number of patches.
 
     Reference: Liu et al., Improved Baselines with Visual Instruction Tuning, 2023,
-    arXiv 2310.03744, section 3.
+    arXiv 2310.03744, section 3; He et al., Masked Autoencoders Are Scalable Vision Learners, 2021,
+    arXiv 2111.06377, appendix A.1 (two-dimensional sines and cosines).
     """
 
     def __init__(self, spec: MlpProjectorSpec, vision: int, language: int, patches: int) -> None:
@@ -31,7 +34,7 @@ class MlpProjector(nn.Module):
         hidden = spec.hidden or language
         widths = [vision, *[hidden] * (spec.depth - 1), language]
         self.norm = nn.LayerNorm(vision) if spec.norm else None
-        self.position = nn.Parameter(torch.zeros(patches, vision)) if spec.position else None
+        self.position = nn.Parameter(sinusoids(patches, vision)) if spec.position else None
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), ACTIVATIONS[spec.activation]()]
@@ -53,3 +56,24 @@ class MlpProjector(nn.Module):
                 )
             features = features + self.position
         return self.layers(features)
+
+
+def sinusoids(patches: int, width: int) -> Float[Tensor, "patches width"]:
+    """Sines and cosines of the row and the column of each place of a square grid, row by row.
+
+    A quarter of the width goes to each of the four; what is left over is zero. Wavelengths run from
+    the grid's two sides down to two places, so that near places differ little and far ones much.
+    """
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise ModelError(
+            "positions need a square grid of patches",
+            given=patches,
+            remedy="set model.projector.position=false",
+        )
+    count = width // 4
+    waves = 2 * torch.pi / torch.logspace(math.log10(2 * side), math.log10(2), count)
+    angles = torch.arange(side)[:, None] * waves  # [side, count]
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = line.repeat_interleave(side, 0), line.repeat(side, 1)
+    return nn.functional.pad(torch.cat([rows, columns], dim=1), (0, width - 4 * count))

@@ -1,0 +1,56 @@
+"""The parts that ship: small, whole, with cards; and the command that makes them works."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, ResNetModel
+
+from lucida.core.errors import PartError
+from lucida.model.parts import FOLDER, part_names
+from lucida.parts.probe import probe_patches
+from lucida.parts.table import BUILDERS, build_part, card_rows, cards
+from lucida.parts.vision import patches_of
+
+
+def test_every_shipped_part_has_a_builder_and_a_card():
+    assert part_names() == sorted(BUILDERS)
+    for card in cards():
+        assert card["made"].startswith(f"lucida parts build {card['name']} ")
+        assert card["measured"]
+        assert card["seconds"] <= 90 * 60
+    assert len(card_rows()) == len(part_names())
+
+
+def test_parts_are_small():
+    size = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
+    assert size <= 25e6
+    for name in part_names():
+        assert not list((FOLDER / name).glob("*.bin")), "weights are safetensors only"
+
+
+def test_the_encoder_passes_its_probe():
+    encoder = ResNetModel.from_pretrained(FOLDER / "siglip-mini", dtype=torch.float32).eval()
+    scores = probe_patches(lambda pixels: patches_of(encoder, pixels), fit=600, score=300)
+    assert min(scores[name] for name in ("shape", "colour", "size", "texture")) >= 90
+    assert scores["word"] >= 60
+
+
+def test_the_language_model_continues_text():
+    model = AutoModelForCausalLM.from_pretrained(FOLDER / "base-mini", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER / "base-mini")
+    text = "<bos>picture: a white background; a large red star <b03><b04><b11><b12>"
+    asked = f"{text}\nQuestion: what colour is the star?\nAnswer:"
+    ids = tokenizer(asked, return_tensors="pt", add_special_tokens=False).input_ids
+    said = model.generate(ids, max_new_tokens=2, do_sample=False)[0, ids.shape[1] :]
+    assert tokenizer.decode(said, skip_special_tokens=True).strip() == "red"
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_a_part_is_made_from_nothing_by_one_call(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("lucida.parts.language.shutil.which", lambda _: None)  # no compiling
+    card = build_part(name, tmp_path / name, steps=2)
+    assert json.loads((tmp_path / name / "card.json").read_text()) == card
+    assert (tmp_path / name / "model.safetensors").stat().st_size > 1e6
+    with pytest.raises(PartError, match="already"):
+        build_part(name, tmp_path / name, steps=2)
