@@ -25,7 +25,7 @@ MUON_PEAK, ADAMW_PEAK = 3e-3, 3e-3
 
 
 def build_base(
-    folder: Path, *, steps: int = 5000, exercises: int = 24, seed: int = 0, device: str = "cpu"
+    folder: Path, *, steps: int = 4800, exercises: int = 20, seed: int = 0, device: str = "cpu"
 ) -> dict:
     """Train tokenizer and model, write a Hugging Face folder (fp16 safetensors) and its card."""
     tokenizer = make_tokenizer(seed)
@@ -131,7 +131,7 @@ def _pretrain(
                 optimizer.step()
             running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
             progress.advance(1, loss=running)
-            if step % 250 == 249:
+            if step % 500 == 499:
                 model.eval()
                 say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
                 model.train()
