@@ -27,7 +27,8 @@ SHOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of the table; places are percent of the width of the track."""
+    """One line of the table; places are percent of the width of the track. ahead: the whole interval
+    of the gain over the blind model is above zero."""
 
     name: str
     metric: str
@@ -37,6 +38,7 @@ class Bar:
     blind: float | None
     chance: float
     gain: str
+    ahead: bool
     kinds: list[tuple[str, float, int]]
     n: int
     ceiling: float
@@ -128,6 +130,7 @@ def _bar(name: str, task: dict) -> Bar:
         blind=task["blind"],
         chance=task["chance"],
         gain=f"{100 * gain['mean']:+.1f}" if gain else "",
+        ahead=bool(gain) and gain["interval"][0] > 0,
         kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
         n=task["n"],
         ceiling=max(known),
