@@ -27,8 +27,8 @@ SHOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of the table; places are percent of the width of the track. ahead: the whole interval
-    of the gain over the blind model is above zero."""
+    """One line of the table; places are percent of the width of the track. ahead: the interval of
+    the gain over the blind model is above zero."""
 
     name: str
     metric: str
