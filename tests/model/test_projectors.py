@@ -10,6 +10,7 @@ from torch import nn
 from lucida.core.errors import ModelError
 from lucida.core.spec import MlpProjectorSpec, ProjectorSpec
 from lucida.model.projectors import PROJECTORS, make_projector
+from lucida.model.projectors.mlp import sinusoids
 
 VISION, LANGUAGE, PATCHES = 6, 10, 4
 
@@ -42,14 +43,25 @@ def test_mlp_follows_its_spec():
     assert [layer.out_features for layer in projector.layers[::2]] == [8, 8, LANGUAGE]
     features = torch.randn(1, PATCHES, VISION)
     moved = features[:, [1, 0, 2, 3]]
-    torch.testing.assert_close(projector(moved)[:, 0], projector(features)[:, 1])
-    with torch.no_grad():
-        projector.position[0] = 1.0
     assert (projector(moved)[:, 0] - projector(features)[:, 1]).abs().max() > 0.01
+    with torch.no_grad():
+        projector.position.zero_()
+    torch.testing.assert_close(projector(moved)[:, 0], projector(features)[:, 1])
     with pytest.raises(ModelError, match="another grid"):
         projector(torch.randn(1, PATCHES + 1, VISION))
     single = make_projector(MlpProjectorSpec(depth=1), VISION, LANGUAGE, PATCHES)
     assert len(single.layers) == 1
+
+
+def test_places_start_apart_and_farther_ones_farther():
+    places = sinusoids(64, 160).view(8, 8, 160)
+    assert torch.pdist(places.flatten(0, 1)).min() > 1.0
+    along = [(places[3, 0] - places[3, column]).norm() for column in range(8)]
+    assert along[0] == 0
+    assert along[1] < along[3] < along[7]
+    assert torch.equal(places[2, 5] - places[2, 1], places[6, 5] - places[6, 1])  # axes are apart
+    with pytest.raises(ModelError, match="square grid"):
+        sinusoids(60, 160)
 
 
 def test_an_unknown_projector_suggests_the_nearest():
