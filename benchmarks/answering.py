@@ -50,7 +50,10 @@ def main() -> None:
         "left-padded": lambda: [
             text for group in groups for text in generated(model, processor, group)
         ],
-        "shared stem": lambda: greedy(model, processor, [one for g in groups for one in g], NEW),
+        "shared stem": lambda: [
+            text.strip()
+            for text in greedy(model, processor, [one for g in groups for one in g], NEW)
+        ],
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     answers = {}
