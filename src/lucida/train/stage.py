@@ -17,13 +17,11 @@ import difflib
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 from torch import nn
 
 from lucida.core.errors import RecipeError
-
-Rate = float | Literal["frozen"]
+from lucida.core.spec import Rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,14 @@ def _ask(
     scene: Scene, rng: random.Random, askers: list[questions.Asker], count: int
 ) -> tuple[Exchange, ...]:
     """Up to `count` different questions about one scene."""
+    return _different(lambda: rng.choice(askers)(scene, rng), count)
+
+
+def _different(draw: Callable[[], Exchange | None], count: int) -> tuple[Exchange, ...]:
+    """Up to `count` different questions, balanced; a draw may fail or repeat one."""
     asked: dict[tuple[str, str], Exchange] = {}
     for _ in range(4 * count):
-        exchange = rng.choice(askers)(scene, rng)
+        exchange = draw()
         if exchange is not None:
             asked.setdefault((exchange.task, exchange.question), exchange)
         if len(asked) == count:
@@ -111,14 +116,7 @@ def _about_two_scenes(
     rng: random.Random, seed: int, split: Split, index: int, count: int, size: int
 ) -> tuple:
     pair = tuple(make_scene(seed, split, 2 * index + k, size) for k in (0, 1))
-    asked: dict[str, Exchange] = {}
-    for _ in range(4 * count):
-        exchange = questions.comparison(*pair, rng)
-        if exchange is not None:
-            asked.setdefault(exchange.question, exchange)
-        if len(asked) == count:
-            break
-    return pair, _balanced(list(asked.values())), ()
+    return pair, _different(lambda: questions.comparison(*pair, rng), count), ()
 
 
 def _told(
