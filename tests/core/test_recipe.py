@@ -75,7 +75,7 @@ def test_every_mistake_is_reported_at_once_with_line_and_nearest_key(tmp_path):
         "required: text",
         "line 6): unknown key; did you mean `depth`? known: kind, depth, hidden",
         "expected a whole number >= 1 and <= 8, got 'a'",
-        "expected `resize`, `letterbox` or `crop`, got 'letterbx'; did you mean `letterbox`?",
+        "or `native`, got 'letterbx'; did you mean `letterbox`?",
         "stages.sft.train.projector",
         "expected a number or `frozen`, got 'abc'",
         "expected a number or `frozen`, got true",

@@ -1,0 +1,81 @@
+"""Recipes as values: every choice that makes a model, validated before anything loads.
+
+A `Recipe` is a model, an ordered list of stages and an evaluation. Each default stands in this
+package once and nowhere else. Nothing here imports torch. How recipes are found, overridden,
+explained and hashed is in `lucida.core.recipe`.
+"""
+
+from lucida.core.spec.data import LlavaSourceSpec, MixtureSpec, SourceSpec, WorldSourceSpec
+from lucida.core.spec.evaluation import EvaluationSpec
+from lucida.core.spec.model import (
+    CrossAttentionSpec,
+    LanguageSpec,
+    MaskName,
+    ModelSpec,
+    TemplateName,
+)
+from lucida.core.spec.projector import (
+    AbstractorProjectorSpec,
+    DownsampleProjectorSpec,
+    ExpandProjectorSpec,
+    FusedMlpProjectorSpec,
+    IdentityProjectorSpec,
+    LinearProjectorSpec,
+    MlpProjectorSpec,
+    PerceiverProjectorSpec,
+    PixelShuffleProjectorSpec,
+    PoolProjectorSpec,
+    ProjectorSpec,
+    QFormerProjectorSpec,
+    TransformerProjectorSpec,
+)
+from lucida.core.spec.recipe import BlindSpec, Recipe
+from lucida.core.spec.training import (
+    BatchSpec,
+    BudgetSpec,
+    LoraSpec,
+    LossMode,
+    OptimSpec,
+    StageSpec,
+)
+from lucida.core.spec.value import Rate, Spec
+from lucida.core.spec.vision import EncoderSpec, ImageSpec, VisionSpec
+
+__all__ = [
+    "AbstractorProjectorSpec",
+    "BatchSpec",
+    "BlindSpec",
+    "BudgetSpec",
+    "CrossAttentionSpec",
+    "DownsampleProjectorSpec",
+    "EncoderSpec",
+    "EvaluationSpec",
+    "ExpandProjectorSpec",
+    "FusedMlpProjectorSpec",
+    "IdentityProjectorSpec",
+    "ImageSpec",
+    "LanguageSpec",
+    "LinearProjectorSpec",
+    "LlavaSourceSpec",
+    "LoraSpec",
+    "LossMode",
+    "MaskName",
+    "MixtureSpec",
+    "MlpProjectorSpec",
+    "ModelSpec",
+    "OptimSpec",
+    "PerceiverProjectorSpec",
+    "PixelShuffleProjectorSpec",
+    "PoolProjectorSpec",
+    "ProjectorSpec",
+    "QFormerProjectorSpec",
+    "Rate",
+    "Recipe",
+    "SourceSpec",
+    "Spec",
+    "StageSpec",
+    "TemplateName",
+    "TransformerProjectorSpec",
+    "VisionSpec",
+    "WorldSourceSpec",
+]

@@ -1,0 +1,54 @@
+"""The parts of a VLM as one value."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lucida.core.spec.projector import MlpProjectorSpec, ProjectorSpec
+from lucida.core.spec.value import Spec
+from lucida.core.spec.vision import ImageSpec, VisionSpec
+
+MaskName = Literal["causal", "image_block", "all_images", "prefix", "mutual", "diagonal"]
+TemplateName = Literal[
+    "plain", "qa", "chatml", "vicuna", "llama2", "mistral", "phi", "prismatic", "tokenizer"
+]
+
+
+class LanguageSpec(Spec):
+    """The language model and its tokenizer."""
+
+    path: str
+    """Hub id, local Hugging Face folder, or `lucida:NAME` for a part that ships with Lucida."""
+    template: TemplateName = "qa"
+    """How turns become tokens. `tokenizer` follows the tokenizer's own chat template."""
+    max_length: int = Field(default=2048, gt=0)
+    """Longest sample in tokens, visual tokens included."""
+    quantize: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen weights in fewer bits (bitsandbytes, an extra); with LoRA this is QLoRA."""
+
+
+class CrossAttentionSpec(Spec):
+    """Gated layers between those of the language model that read the visual features, instead of
+    visual tokens among the words (Flamingo)."""
+
+    every: int = Field(default=4, ge=1)
+    """One gated layer before every so many layers of the language model."""
+    heads: int = Field(default=8, ge=1)
+
+
+class ModelSpec(Spec):
+    """The parts of a VLM. Without `vision` it is the language-only (blind) model."""
+
+    vision: VisionSpec | None
+    """null: images contribute no tokens at all; the blind baseline."""
+    image: ImageSpec = ImageSpec()
+    projector: ProjectorSpec = MlpProjectorSpec()
+    language: LanguageSpec
+    attention_mask: MaskName = "causal"
+    """`image_block` lets the visual tokens of one image see each other (arXiv 2503.19508)."""
+    cross_attention: CrossAttentionSpec | None = None
+    """null puts visual tokens among the words; otherwise gated layers read them."""
+    coordinate_bins: int = Field(default=32, ge=8, le=1000)
+    """A box is written as four coordinates, each one of this many bins of the processed image."""

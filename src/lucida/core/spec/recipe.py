@@ -1,0 +1,49 @@
+"""A recipe: a model, its stages and its evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lucida.core.spec.evaluation import EvaluationSpec
+from lucida.core.spec.model import ModelSpec
+from lucida.core.spec.training import StageSpec
+from lucida.core.spec.value import Spec
+
+
+class BlindSpec(Spec):
+    """The language-only baseline that a recipe trains beside itself: same data, no images."""
+
+    steps: int = Field(gt=0)
+    """Steps of each stage; the blind model learns its priors sooner."""
+
+
+class Recipe(Spec):
+    """A model, its stages and its evaluation: everything that a run needs to be repeated."""
+
+    version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    provenance: Literal["own", "paper", "script", "reconstruction"] = "own"
+    """Where the numbers come from: ours, a paper, its authors' scripts, or our reading of an
+    incomplete description."""
+    sources: dict[str, str] = Field(default={})
+    """Dotted path in this recipe → where its value comes from; contradictions stay visible here."""
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` takes bf16 where the hardware multiplies it fast, fp16 on older GPUs, else fp32."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; null leaves torch's choice. Bit-identical resume needs the same number."""
+    model: ModelSpec
+    stages: list[StageSpec] = Field(min_length=1)
+    evaluation: EvaluationSpec = EvaluationSpec()
+    blind: BlindSpec | None = None
+
+    @model_validator(mode="after")
+    def stage_names_are_distinct(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two stages are called {', '.join(twice)}; give each its own name")
+        return self

@@ -1,0 +1,102 @@
+"""One stage of training: what trains, on what, for how long."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lucida.core.spec.data import MixtureSpec
+from lucida.core.spec.model import MaskName, TemplateName
+from lucida.core.spec.value import Rate, Spec
+
+LossMode = Literal["answers", "all", "after_image"]
+
+
+class BatchSpec(Spec):
+    """What one optimizer step sees."""
+
+    samples: int = Field(default=48, gt=0)
+    """Samples per optimizer step, over all ranks."""
+    accumulate: int = Field(default=1, gt=0)
+    """Forward and backward passes that one step is cut into; the gradient does not depend on it."""
+    pack: bool = True
+    """Lay samples end to end without padding, isolated by segment; off pads each to the longest."""
+    cache_features: bool = True
+    """Compute the features of a frozen vision encoder once and keep them on disk."""
+    workers: int = Field(default=0, ge=0)
+    """Data worker processes; 0 prepares batches in the training process."""
+
+
+class OptimSpec(Spec):
+    """AdamW and its schedule."""
+
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0)
+    """Warm-up: a share of the steps when below 1, a number of steps otherwise."""
+    final: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    clip: float | None = Field(default=1.0, gt=0)
+    """Largest global gradient norm; null does not clip."""
+
+
+class BudgetSpec(Spec):
+    """How long a stage lasts: steps or epochs, exactly one of them."""
+
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def one_of_them(self) -> BudgetSpec:
+        if (self.steps is None) == (self.epochs is None):
+            given = f"steps={self.steps}, epochs={self.epochs}"
+            raise ValueError(f"give exactly one of steps and epochs (got {given})")
+        return self
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters beside matrices that stay as they are.
+
+    Reference: Hu et al., LoRA, 2021, arXiv 2106.09685; Liu et al., DoRA, 2024, arXiv 2402.09353.
+    """
+
+    rate: float = Field(gt=0, allow_inf_nan=False)
+    """Peak learning rate of the adapters."""
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)
+    """The adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] = Field(default=["language"], min_length=1)
+    """Patterns of module names as in `train`; every linear layer below them gets an adapter."""
+    dora: bool = False
+    """Train the magnitudes of the adapted matrices as well."""
+
+
+class StageSpec(Spec):
+    """One stage of training. There is no code per stage: everything that differs stands here."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    train: dict[str, Rate] = Field(min_length=1)
+    """Pattern of parameter names (shell style, a bare module name covers all below it) → peak
+    learning rate or `frozen`. The last matching pattern wins; what no pattern names is frozen; a
+    pattern that matches nothing is an error."""
+    lora: LoraSpec | None = None
+    """Adapters that this stage trains; they are merged into the weights when the stage is over,
+    unless the next stage has the same."""
+    template: TemplateName | None = None
+    """Chat template of this stage; null is the language model's (`model.language.template`)."""
+    attention_mask: MaskName | None = None
+    """Attention mask of this stage; null is the model's."""
+    mixture: MixtureSpec
+    loss: LossMode = "answers"
+    """Supervise assistant turns only, every text token, or text after the first image only."""
+    budget: BudgetSpec
+    batch: BatchSpec = BatchSpec()
+    optim: OptimSpec = OptimSpec()
+    validate_every: int | None = Field(default=None, gt=0)
+    """Steps between looks at the validation loss; null looks at the end of the stage only."""
+    checkpoint_every: int | None = Field(default=200, gt=0)
+    """Steps between checkpoints; null keeps only the one at the end of the stage."""

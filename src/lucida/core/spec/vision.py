@@ -1,0 +1,52 @@
+"""How pictures are prepared and encoded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lucida.core.spec.value import Spec
+
+Take = Literal["patches", "cls_patches", "cls", "mean"]
+
+
+class EncoderSpec(Spec):
+    """One vision encoder and what is taken from it."""
+
+    path: str
+    """Hub id, local Hugging Face folder, `timm:NAME` (an extra), or `lucida:NAME` for a part that
+    ships with Lucida."""
+    feature_layer: int | list[int] = -1
+    """Index into the encoder's hidden states; -1 is the last, -2 (LLaVA's) the one before. Several
+    are concatenated along the channels."""
+    normed: bool = False
+    """Apply the encoder's final norm to the features. Raw hidden states are what LLaVA's mean."""
+    take: Take = "patches"
+    """Patch tokens, the class token in front of them, the class token alone, or the mean of the
+    patches."""
+
+
+class VisionSpec(EncoderSpec):
+    """The vision encoder, or several whose features are fused."""
+
+    more: list[EncoderSpec] = Field(default=[])
+    """Further encoders; each sees the picture with its own normalisation and size."""
+    fusion: Literal["channels", "tokens", "interleaved"] = "channels"
+    """Features of several encoders side by side in the channels of each patch (smaller grids are
+    resampled to the first encoder's), one after the other as tokens, or token by token in turn."""
+
+
+class ImageSpec(Spec):
+    """How a picture of any shape becomes what the encoder takes."""
+
+    policy: Literal["resize", "letterbox", "crop", "anyres", "split", "native"] = "letterbox"
+    """One square: stretched, padded with the encoder's mean colour, or filled and cropped. Several
+    squares: `anyres` is LLaVA-NeXT's best-fitting grid of tiles behind an overview, `split`
+    nanoVLM's and Idefics3's tiles, each named by row and column, with an overview at the end.
+    `native` keeps the shape and only rounds both sides to whole patches."""
+    size: int | None = Field(default=None, gt=0)
+    """Pixels per side of the square or tile; null takes the encoder's own size. Under `native`, the
+    longest side allowed."""
+    max_tiles: int = Field(default=4, ge=1, le=64)
+    """Largest number of tiles of one picture, the overview not counted (`anyres`, `split`)."""
