@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lucida.apps.cli import command_line
+from lucida.apps.command import command_line
 from lucida.core.progress import say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder

@@ -1,0 +1,53 @@
+"""Verbs about recipes: show, explain, schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from lucida.apps.command import Overrides, app, guarded
+
+
+@app.command()
+@guarded
+def show(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="Without it: all presets.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print a whole recipe, or list the presets."""
+    from lucida.core.recipe import dump_recipe, load_recipe, presets, recipe_hash
+
+    if recipe is None:
+        from lucida.core.progress import table
+
+        known = [load_recipe(name) for name in presets()]
+        table("presets", ["name", "description"], [[each.name, each.description] for each in known])
+        return
+    value = load_recipe(recipe, overrides or [])
+    typer.echo(f"# hash {recipe_hash(value)}\n{dump_recipe(value)}", nl=False)
+
+
+@app.command()
+@guarded
+def explain(
+    key: Annotated[
+        str, typer.Argument(metavar="[KEY]", help="A dotted key, such as model.projector.")
+    ] = "",
+) -> None:
+    """Say what may stand in a recipe, and its defaults."""
+    from lucida.core.recipe import explain as words
+
+    typer.echo(words(key))
+
+
+@app.command()
+@guarded
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from lucida.core.recipe import schema as recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))

@@ -1,0 +1,112 @@
+"""Verbs that make and use runs: train, eval, chat, runs, demo."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucida.apps.command import Overrides, RecipeName, Run, app, command_line, guarded, must_exist
+
+
+@app.command()
+@guarded
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder.", show_default="runs/NAME"),
+    ] = None,
+) -> None:
+    """Train a recipe; a stopped run continues by itself."""
+    from lucida.core.recipe import load_recipe
+
+    value = load_recipe(recipe, overrides or [])
+    folder = run or Path("runs") / value.name
+    from lucida.train.loop import train_run
+
+    train_run(value, folder, command_line())
+    typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
+
+
+@app.command("eval")
+@guarded
+def evaluate(
+    run: Run,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this task; may be repeated.", show_default="all"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest number of examples per task.", show_default="all"),
+    ] = None,
+) -> None:
+    """Measure a trained run: results.json, report.html."""
+    must_exist(run)
+    from lucida.apps.demo import show_scores
+    from lucida.eval.run import evaluate_run
+
+    show_scores(evaluate_run(run, task, limit))
+
+
+@app.command()
+@guarded
+def chat(
+    run: Run,
+    image: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Show this image; may be repeated.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask this once and leave.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")
+    ] = 0.0,
+) -> None:
+    """Talk with a trained model about images."""
+    must_exist(run)
+    from lucida.apps.chat import main as talk
+
+    talk(run, image or [], prompt, max_new_tokens, temperature)
+
+
+@app.command()
+@guarded
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to look.")] = Path("runs"),
+) -> None:
+    """List runs with their state and scores."""
+    from lucida.core.progress import table
+    from lucida.core.runs import list_runs
+
+    found = list_runs(folder)
+    if not found:
+        typer.echo(f"no runs in {folder}; `lucida train mini` makes one")
+        return
+    tasks = sorted({task for each in found for task in each.scores})
+    rows = [
+        [str(each.path), each.recipe, each.state, each.step, *(each.scores.get(t) for t in tasks)]
+        for each in found
+    ]
+    table("runs", ["run", "recipe", "state", "step", *tasks], rows)
+    for each in found:
+        if each.problem:
+            typer.echo(f"{each.path}: {each.problem}", err=True)
+
+
+@app.command()
+@guarded
+def demo(
+    overrides: Overrides = None,
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/demo"),
+    recipe: Annotated[str, typer.Option(metavar="NAME|FILE", help="What to train.")] = "mini",
+) -> None:
+    """Train, measure and show answers, in minutes."""
+    from lucida.apps.demo import main as run_demo
+
+    run_demo(run, recipe, overrides or [])
