@@ -20,6 +20,7 @@ from lucida.model.language import add_tokens, load_language
 from lucida.model.loading import complete, quiet_loading
 from lucida.model.parts import part_path
 from lucida.model.processing import LucidaProcessor
+from lucida.model.projectors import visual_tokens
 from lucida.model.vlm import LucidaModel
 
 CONFIG = "config.json"
@@ -57,7 +58,10 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
         text_config=language.config,
         spec=spec.model_dump(mode="json"),
         image_token_id=tokenizer.image_token_id,
-        visual_tokens=features.shape[1],
+        patches=features.shape[1],
+        visual_tokens=(
+            0 if encoder is None else visual_tokens(spec.projector, features.shape[1])
+        ),
         vision_width=features.shape[2],
         image_size=policy.size,
     )

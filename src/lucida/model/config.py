@@ -17,8 +17,9 @@ class LucidaConfig(PreTrainedConfig):
     """The configuration of a `LucidaModel`.
 
     vision_config is the encoder as it was cut at its feature layer, None for a blind model.
-    spec is the `ModelSpec` of the recipe as JSON. visual_tokens: for one image; vision_width: width
-    of the features; image_size: pixels per side of what the encoder gets.
+    spec is the `ModelSpec` of the recipe as JSON. patches, vision_width: shape of one image's
+    features; visual_tokens: what the projector makes of them; image_size: pixels per side of what
+    the encoder gets.
     """
 
     model_type = "lucida"
@@ -31,6 +32,7 @@ class LucidaConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     spec: dict | None = None
     image_token_id: int = 0
+    patches: int = 0
     visual_tokens: int = 0
     vision_width: int = 0
     image_size: int = 0

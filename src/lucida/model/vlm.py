@@ -76,7 +76,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
                 spec.projector,
                 config.vision_width,
                 self.get_input_embeddings().weight.shape[1],
-                config.visual_tokens,
+                config.patches,
             )
         for part in (vision, language):
             for module in () if part is None else part.modules():
@@ -145,7 +145,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         Otherwise a rank that has text only would leave the others waiting, and one rank would not
         equal two.
         """
-        shape = (1, self.config.visual_tokens, self.config.vision_width)
+        shape = (1, self.config.patches, self.config.vision_width)
         return 0.0 * self.projector(like.new_zeros(shape)).sum()
 
     # Images.

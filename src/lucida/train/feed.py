@@ -203,7 +203,7 @@ class FrozenFeatures:
             self.precision.name,
         )
         spec_hash = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-        shape = (config.visual_tokens, config.vision_width)
+        shape = (config.patches, config.vision_width)
         half_of_the_disk = shutil.disk_usage(folder).free // 2
         return FeatureCache(folder, spec_hash, shape, limit_bytes=half_of_the_disk)
 

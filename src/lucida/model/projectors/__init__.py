@@ -1,4 +1,18 @@
-"""Projectors: from the vision encoder's features to the language model's width."""
+"""Projectors: from the vision encoder's features to the language model's width.
+
+    features [images, patches, vision] ──projector──▶ visual tokens [images, tokens, language]
+
+A projector is one class in one file and one line in `PROJECTORS`:
+
+    class MyProjector(nn.Module):
+        def __init__(self, spec, vision: int, language: int, patches: Patches) -> None: ...
+        def forward(self, features, grid=None): ...
+        @staticmethod
+        def tokens(spec, patches: Patches) -> int: ...
+
+`tokens` knows without weights how many visual tokens come out; the data side keeps so many places
+for an image. `patches` is a number, or (height, width) where the grid is not square.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +20,7 @@ from torch import nn
 
 from lucida.core.registry import Table
 from lucida.core.spec import ProjectorSpec
+from lucida.model.projectors.grid import Patches
 
 PROJECTORS = Table(
     "projector",
@@ -17,6 +32,19 @@ PROJECTORS = Table(
 )
 
 
-def make_projector(spec: ProjectorSpec, vision: int, language: int, patches: int) -> nn.Module:
-    """The projector of a recipe. vision, language: widths; patches: visual tokens of an image."""
+def make_projector(spec: ProjectorSpec, vision: int, language: int, patches: Patches) -> nn.Module:
+    """The projector of a recipe. vision, language: widths; patches: features of one image.
+
+    ModelError names both values when the shapes do not fit.
+    """
+    visual_tokens(spec, patches)
     return PROJECTORS[spec.kind](spec, vision, language, patches)
+
+
+def visual_tokens(spec: ProjectorSpec, patches: Patches) -> int:
+    """How many visual tokens the projector makes of one image (or tile) of so many patches.
+
+    patches: their number, or (height, width) of their grid; a number that a projector needs as a
+    grid has to be a square. ModelError when the projector cannot take them.
+    """
+    return PROJECTORS[spec.kind].tokens(spec, patches)

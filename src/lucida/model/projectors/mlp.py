@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import MlpProjectorSpec
+from lucida.model.projectors.grid import Patches, count, sides
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -29,7 +30,9 @@ class MlpProjector(nn.Module):
     arXiv 2111.06377, appendix A.1 (two-dimensional sines and cosines).
     """
 
-    def __init__(self, spec: MlpProjectorSpec, vision: int, language: int, patches: int) -> None:
+    def __init__(
+        self, spec: MlpProjectorSpec, vision: int, language: int, patches: Patches
+    ) -> None:
         super().__init__()
         hidden = spec.hidden or language
         widths = [vision, *[hidden] * (spec.depth - 1), language]
@@ -40,8 +43,15 @@ class MlpProjector(nn.Module):
             layers += [nn.Linear(before, after), ACTIVATIONS[spec.activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 
+    @staticmethod
+    def tokens(spec: MlpProjectorSpec, patches: Patches) -> int:
+        """One for each patch."""
+        if spec.position:
+            sides(patches, "positions (model.projector.position) need")
+        return count(patches)
+
     def forward(
-        self, features: Float[Tensor, "images patches vision"]
+        self, features: Float[Tensor, "images patches vision"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "images patches width"]:
         """Visual tokens, one for each patch."""
         if self.norm is not None:
@@ -58,22 +68,16 @@ class MlpProjector(nn.Module):
         return self.layers(features)
 
 
-def sinusoids(patches: int, width: int) -> Float[Tensor, "patches width"]:
-    """Sines and cosines of the row and the column of each place of a square grid, row by row.
+def sinusoids(patches: Patches, width: int) -> Float[Tensor, "patches width"]:
+    """Sines and cosines of the row and the column of each place of a grid, row by row.
 
     A quarter of the width goes to each of the four; what is left over is zero. Wavelengths run from
     the grid's two sides down to two places, so that near places differ little and far ones much.
     """
-    side = round(patches**0.5)
-    if side * side != patches:
-        raise ModelError(
-            "positions need a square grid of patches",
-            given=patches,
-            remedy="set model.projector.position=false",
-        )
-    count = width // 4
-    waves = 2 * torch.pi / torch.logspace(math.log10(2 * side), math.log10(2), count)
-    angles = torch.arange(side)[:, None] * waves  # [side, count]
+    height, across = sides(patches, "positions need")
+    side, quarter = max(height, across), width // 4
+    waves = 2 * torch.pi / torch.logspace(math.log10(2 * side), math.log10(2), quarter)
+    angles = torch.arange(side)[:, None] * waves  # [side, quarter]
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows, columns = line.repeat_interleave(side, 0), line.repeat(side, 1)
-    return nn.functional.pad(torch.cat([rows, columns], dim=1), (0, width - 4 * count))
+    rows, columns = line[:height].repeat_interleave(across, 0), line[:across].repeat(height, 1)
+    return nn.functional.pad(torch.cat([rows, columns], dim=1), (0, width - 4 * quarter))
