@@ -1,6 +1,7 @@
 """What a benchmark is: examples to ask, a way to read the outputs, scores, and what guessing gives.
 
     examples ──ask──▶ outputs ──parse──▶ parsed ──scores──▶ one number per example
+        │                                   └────summary──▶ the named totals that papers print
         └────────────────guesses─────────────────────────▶ chance and majority, on the same scale
 
 Scores are computed for all examples together, because some metrics (CIDEr-D) weigh words by the
@@ -10,9 +11,11 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from lucida.data.sample import Sample
 from lucida.eval.metrics.boxes import Box
@@ -23,6 +26,15 @@ ReadBox = Callable[[str, int, int], Box | None]
 Parsed = str | Box | None
 """What an output says: an answer, a box, or None when it is malformed."""
 
+Way = Literal["generate", "likelihood", "loss"]
+"""How an example is asked.
+
+generate     the output is what the model writes, greedily.
+likelihood   the output is the one of `Example.candidates` that the model finds likeliest.
+loss         nothing is chosen: the output is the JSON text `{"nats": 12.5, "tokens": 7}`, the
+             negative log-likelihood of `candidates[0]` behind the prompt, summed over its tokens.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -30,7 +42,12 @@ class Example:
 
     `sample` has one branch that ends with the user's turn. `cluster` names what is resampled for
     intervals, usually the image. A box question has `box` in pixels of image `image` (0-based)
-    whose width and height are `size`; all others have `answers`, any of which is right.
+    whose width and height are `size`; all others have `answers`, any of which is right (for soft
+    scores: every annotator's, repeated as they were given).
+
+    `options` are the right and wrong answers that the question names, for chance. `candidates` are
+    the strings whose likelihoods are compared; the chosen one is parsed as if it had been written.
+    `details` hold what a benchmark's own scorer and report need: answer type, OCR tokens, group.
     """
 
     id: str
@@ -43,6 +60,16 @@ class Example:
     box: Box | None = None
     image: int = 0
     size: tuple[int, int] = (0, 0)
+    candidates: tuple[str, ...] = ()
+    details: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    @property
+    def answer(self) -> str:
+        """The answer a demonstration shows: the most frequent one, of several the first given.
+
+        Worked example: ("red", "maroon", "red") gives "red". A box question has none ("").
+        """
+        return Counter(self.answers).most_common(1)[0][0] if self.answers else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +77,94 @@ class Guesses:
     """Scores per example without looking at the picture, without a model.
 
     chance: a random option where there are options, otherwise the majority answer. majority: always
-    the most frequent answer of the training split to this kind of question.
+    the most frequent answer to this kind of question, of the training split in the miniature world
+    and of these very examples in a published benchmark (whose training split may not be at hand).
     """
 
     chance: list[float]
     majority: list[float]
 
 
-class Benchmark(Protocol):
+@dataclass(frozen=True, slots=True)
+class File:
+    """One published file. `path` is relative to the data root, `source` where the publisher offers
+    it, `size` about how large it is ("95 MB"). A folder of pictures ends with a slash.
+
+    `needed` is for what: the questions themselves, the pictures, or the training split (few-shot).
+    """
+
+    path: str
+    source: str
+    size: str
+    needed: Literal["questions", "images", "train"] = "questions"
+
+
+class Benchmark(ABC):
     """A task to measure. `metric` is its unit in words; a score of 1 is shown as 100."""
 
     name: str
     metric: str
+    family: str = ""
+    """What kind of prompt it takes, as `eval.prompts` lists them."""
+    prompts: str = "plain"
+    """The set of prompts that its examples are written in."""
+    twin: str = ""
+    """For the miniature world the benchmark it imitates, for a published one its miniature."""
+    licence: str = ""
+    source: str = ""
+    """Who publishes it, with the address."""
+    files: tuple[File, ...] = ()
+    count: int | None = None
+    """How many examples the whole benchmark has; None is not known before the files are read."""
+    headline: str = ""
+    """The entry of `summary` that papers quote; empty means the mean of the scores."""
+    max_new_tokens: int | None = None
+    """How long an answer can be; None leaves it to the recipe."""
+    stop: tuple[str, ...] = ()
+    """Texts at which an answer ends."""
+    ways: tuple[Way, ...] = ("generate",)
+    """How it can be asked, the usual way first."""
+    shots: int = 0
+    """Demonstrations that its prompt holds already."""
+    judged: bool = False
+    """True when nobody but an outside judge can score it: `scores` refuses, and `answers_file`
+    gives what the judge reads."""
+    higher_is_better: bool = True
 
+    @abstractmethod
     def examples(self, limit: int | None = None) -> list[Example]:
-        """The held-out examples, always the same ones in the same order; the first `limit`."""
-        ...
+        """The held-out examples, always the same ones in the same order; the first `limit`.
 
+        Questions that are only scored together (the rotations of one MMBench question, the two
+        questions of an MME picture) stay together: then there may be a few fewer than `limit`.
+        """
+
+    @abstractmethod
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """What the output says, before it is compared."""
-        ...
 
+    @abstractmethod
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """One score per example."""
-        ...
 
+    @abstractmethod
     def guesses(self, examples: Sequence[Example]) -> Guesses:
         """What chance and the majority answer score on the same examples."""
-        ...
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """Named totals beside the mean of the scores, in the field's own units (POPE F1, accuracy
+        per type of answer, MME totals); empty when there are none."""
+        return {}
+
+    def train_examples(self, limit: int | None = None) -> list[Example]:
+        """Examples of the training split for demonstrations, in one fixed shuffled order; the first
+        `limit`. Empty when there is no training split."""
+        return []
+
+    def answers_file(
+        self, examples: Sequence[Example], outputs: Sequence[str], model: str
+    ) -> tuple[str, str]:
+        """Name and content of the file that the official judge or server reads."""
+        raise NotImplementedError(f"{self.name} is scored here, it has no outside judge")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from lucida.core.spec.value import Spec
+
+PromptSetName = Literal["plain", "prismatic", "llava", "openflamingo", "lmms"]
 
 
 class EvaluationSpec(Spec):
@@ -17,3 +21,8 @@ class EvaluationSpec(Spec):
     max_new_tokens: int = Field(default=32, gt=0)
     samples: int = Field(default=2000, ge=100)
     """Bootstrap resamples behind each 95% interval."""
+    prompts: PromptSetName | None = None
+    """The wording of questions, by the name of its set; null takes each benchmark's own (`plain` in
+    the miniature world, `llava` for published benchmarks). `lucida benchmarks NAME` shows it."""
+    data: str | None = None
+    """Folder with the published files of benchmarks; null takes the environment's LUCIDA_DATA."""

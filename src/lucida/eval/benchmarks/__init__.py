@@ -33,10 +33,14 @@ BENCHMARKS = Table(
     group="lucida.benchmarks",
     error=RecipeError,
 )
-"""Name -> a class or function that gives a `Benchmark` when it is called without arguments."""
+"""Name -> what gives a `Benchmark` when called with the keywords `prompts` and `data`."""
 
 
 @cache
-def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name, made once per process; an unknown name is an error."""
-    return BENCHMARKS[name]()
+def benchmark(name: str, prompts: str | None = None, data: str | None = None) -> Benchmark:
+    """The benchmark of that name, made once per process; an unknown name is an error.
+
+    `prompts` names a set of prompts, None takes the benchmark's own; `data` is the folder of the
+    published files, None takes the environment's LUCIDA_DATA. Files are read by `examples` only.
+    """
+    return BENCHMARKS[name](prompts=prompts, data=data)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lucida.data.sample import Sample
 from lucida.data.sources.world import item_sample
-from lucida.eval.benchmark import Example, Guesses, Parsed, ReadBox
+from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox
 from lucida.eval.metrics.boxes import Box, box_hit
 from lucida.eval.metrics.cider import cider_d, tokenize
 from lucida.eval.metrics.exact import exact_match
@@ -31,7 +31,7 @@ _SEED = 0
 _METRICS = {"exact": "exact match", "box": "IoU ≥ 0.5", "caption": "CIDEr-D"}
 
 
-class WorldBenchmark:
+class WorldBenchmark(Benchmark):
     """Held-out questions of one task family, each asked by itself.
 
     exact: the answer after `metrics.exact.normalise`. box: IoU of at least 0.5 in pixels of the
@@ -44,8 +44,16 @@ class WorldBenchmark:
     family's `twin` names the benchmark that it is the miniature of.
     """
 
-    def __init__(self, name: str, split: Split = "test") -> None:
-        """`split` novel: pictures with a pair of colour and shape that no training has seen."""
+    def __init__(
+        self,
+        name: str,
+        split: Split = "test",
+        *,
+        prompts: str | None = None,
+        data: str | None = None,
+    ) -> None:
+        """`split` novel: pictures with a pair of colour and shape that no training has seen.
+        Its files are drawn, so `data` is not read."""
         self.name = name if split == "test" else f"{name}-{split}"
         self.split: Split = split
         self.task = TASKS[name]
