@@ -170,9 +170,10 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
 
     def project(
         self, features: Float[Tensor, "images patches vision"]
-    ) -> Float[Tensor, "images patches width"]:
+    ) -> Float[Tensor, "images tokens width"]:
         """Visual tokens of features."""
-        return self.projector(features.to(next(self.projector.parameters()).dtype))
+        weight = next(self.projector.parameters(), features)  # `identity` has none
+        return self.projector(features.to(weight.dtype))
 
     def visual(self, pixel_values: Tensor | None, features: Tensor | None) -> Tensor | None:
         """Visual tokens of images given as pixels or as features, or None without images."""

@@ -51,14 +51,17 @@ class PixelShuffleProjectorSpec(Spec):
 
     kind: Literal["pixel_shuffle"] = "pixel_shuffle"
     factor: int = Field(default=2, ge=1, le=8)
+    """Patches per side of a block; it has to divide the grid's sides."""
 
 
 class PoolProjectorSpec(Spec):
-    """The average of each block of neighbouring patches, then an MLP."""
+    """The average of each block of neighbouring patches, then an MLP with GELU."""
 
     kind: Literal["pool"] = "pool"
     factor: int = Field(default=2, ge=1, le=8)
+    """Patches per side of a block; those at the edge may be smaller."""
     depth: int = Field(default=2, ge=1, le=8)
+    """Number of linear layers."""
 
 
 class TransformerProjectorSpec(Spec):
@@ -67,6 +70,7 @@ class TransformerProjectorSpec(Spec):
     kind: Literal["transformer"] = "transformer"
     layers: int = Field(default=1, ge=1, le=12)
     heads: int = Field(default=8, ge=1)
+    """They have to divide the vision encoder's width."""
 
 
 class PerceiverProjectorSpec(Spec):
@@ -85,6 +89,8 @@ class QFormerProjectorSpec(Spec):
     queries: int = Field(default=32, ge=1)
     layers: int = Field(default=2, ge=1, le=12)
     heads: int = Field(default=8, ge=1)
+    cross_every: int = Field(default=2, ge=1)
+    """The first of every so many layers reads the patches, the others only the queries."""
 
 
 class AbstractorProjectorSpec(Spec):

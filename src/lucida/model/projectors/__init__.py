@@ -27,6 +27,16 @@ PROJECTORS = Table(
     {
         "linear": "lucida.model.projectors.linear:LinearProjector",
         "mlp": "lucida.model.projectors.mlp:MlpProjector",
+        "fused_mlp": "lucida.model.projectors.fused_mlp:FusedMlpProjector",
+        "downsample": "lucida.model.projectors.downsample:DownsampleProjector",
+        "pixel_shuffle": "lucida.model.projectors.pixel_shuffle:PixelShuffleProjector",
+        "pool": "lucida.model.projectors.pool:PoolProjector",
+        "transformer": "lucida.model.projectors.transformer:TransformerProjector",
+        "perceiver": "lucida.model.projectors.perceiver:PerceiverProjector",
+        "qformer": "lucida.model.projectors.qformer:QFormerProjector",
+        "c_abstractor": "lucida.model.projectors.c_abstractor:AbstractorProjector",
+        "expand": "lucida.model.projectors.expand:ExpandProjector",
+        "identity": "lucida.model.projectors.identity:IdentityProjector",
     },
     group="lucida.projectors",
 )

@@ -59,3 +59,22 @@ def into_channels(
     rows, columns = (height + below) // factor, (width + beside) // factor
     cut = padded.view(images, rows, factor, columns, factor, vision).transpose(2, 3)
     return cut.reshape(images, rows * columns, factor * factor * vision)
+
+
+def grid_of(
+    features: Float[Tensor, "images patches vision"],
+    grid: tuple[int, int] | None,
+    usual: Patches,
+    why: str,
+) -> tuple[int, int]:
+    """(height, width) of these features: as given, or as usual, or else the square they make."""
+    number = features.shape[1]
+    if grid is None:
+        grid = sides(usual if count(usual) == number else number, why)
+    if count(grid) != number:
+        raise ModelError(
+            "the grid and the patches of an image differ",
+            expected=f"{grid[0]} x {grid[1]} = {count(grid)} patches",
+            given=number,
+        )
+    return grid
