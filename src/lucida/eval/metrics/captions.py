@@ -1,0 +1,181 @@
+"""Captions: BLEU-1..4 and ROUGE-L as coco-caption computes them, and all scores in one call.
+
+Everything works on tokens; `score_captions` takes texts and tokenises them with `ptb.tokenize`.
+CIDEr-D is in `cider`, METEOR and SPICE (Java) in `java_captions`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lucida.core.errors import DataError
+from lucida.eval.metrics.cider import cider_d
+from lucida.eval.metrics.ptb import tokenize
+
+LONGEST = 4
+_TINY, _SMALL = 1e-15, 1e-9  # the published smoothing: (matches + 1e-15) / (guesses + 1e-9)
+_BETA = 1.2
+
+Tokens = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """What BLEU counts of one caption, or the sum over captions; n-gram counts by n - 1."""
+
+    length: int
+    reference_length: int
+    guesses: tuple[int, ...]
+    correct: tuple[int, ...]
+
+
+def _ngrams(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def _matches(candidate: Tokens, references: Sequence[Tokens]) -> _Matches:
+    guesses, correct = [], []
+    for n in range(1, LONGEST + 1):
+        most: Counter[tuple[str, ...]] = Counter()
+        for reference in references:
+            most |= _ngrams(reference, n)
+        own = _ngrams(candidate, n)
+        guesses.append(max(0, len(candidate) - n + 1))
+        correct.append(sum(min(count, most[ngram]) for ngram, count in own.items()))
+    closest = min((abs(len(r) - len(candidate)), len(r)) for r in references)[1]
+    return _Matches(len(candidate), closest, tuple(guesses), tuple(correct))
+
+
+def _bleu(counts: _Matches) -> list[float]:
+    ratio = (counts.length + _TINY) / (counts.reference_length + _SMALL)
+    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
+    scores, product = [], 1.0
+    for n, (correct, guesses) in enumerate(zip(counts.correct, counts.guesses, strict=True), 1):
+        product *= (correct + _TINY) / (guesses + _SMALL)
+        scores.append(product ** (1 / n) * brevity)
+    return scores
+
+
+def bleu(
+    candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
+) -> tuple[list[float], list[list[float]]]:
+    """BLEU-1..4 of the corpus, and of every caption: (4 numbers, per caption 4 numbers).
+
+    Clipped n-gram precision, geometric mean up to n, and a penalty for captions shorter than their
+    closest reference (of two equally close ones the shorter). The corpus is scored from summed
+    counts; it is not the mean of the captions. Raises DataError when the two differ in length or a
+    caption has no reference.
+
+    Worked example: "a red star" against "a red star here": every n-gram is right for n <= 3 and the
+    penalty is exp(1 - 4/3) = 0.717, so BLEU-1, -2, -3 are 0.717; there is no 4-gram, BLEU-4 is 0.0
+    (about 0.0007 by the published smoothing).
+
+    Reference: Papineni et al., BLEU, 2002; constants as in tylin/coco-caption.
+    """
+    check_captions(candidates, references)
+    counted = [_matches(c, r) for c, r in zip(candidates, references, strict=True)]
+    if not counted:
+        return [0.0] * LONGEST, []
+    total = _Matches(
+        sum(counts.length for counts in counted),
+        sum(counts.reference_length for counts in counted),
+        tuple(map(sum, zip(*(counts.guesses for counts in counted), strict=True))),
+        tuple(map(sum, zip(*(counts.correct for counts in counted), strict=True))),
+    )
+    return _bleu(total), [_bleu(counts) for counts in counted]
+
+
+def longest_common_subsequence(first: Tokens, second: Tokens) -> int:
+    """Length of the longest sequence that both contain in order, gaps allowed.
+
+    Bit-parallel: one integer holds a row of the usual table.
+
+    Worked example: "a red star" and "a big red" share "a red": 2.
+
+    Reference: Hyyro, Bit-parallel LCS-length computation revisited, 2004.
+    """
+    places: dict[str, int] = {}
+    for i, token in enumerate(first):
+        places[token] = places.get(token, 0) | 1 << i
+    full = (1 << len(first)) - 1
+    row = full
+    for token in second:
+        matched = row & places.get(token, 0)
+        row = ((row + matched) | (row - matched)) & full
+    return len(first) - row.bit_count()
+
+
+def rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
+    """ROUGE-L of one caption: F-measure of the best precision and the best recall, beta 1.2.
+
+    The two maxima are taken over the references separately, as coco-caption does. The corpus score
+    is the mean. Raises DataError without a reference; a caption without tokens scores 0.
+
+    Worked example: "a red star" against "a big red star" shares 3: precision 1, recall 0.75, so
+    (1 + 1.44) * 0.75 / (0.75 + 1.44) = 0.836.
+
+    Reference: Lin, ROUGE, 2004; beta as in tylin/coco-caption.
+    """
+    check_captions([candidate], [references])
+    shared = [longest_common_subsequence(candidate, reference) for reference in references]
+    precision = max(n / len(candidate) if candidate else 0.0 for n in shared)
+    recall = max(n / len(r) if r else 0.0 for n, r in zip(shared, references, strict=True))
+    if precision == 0.0 or recall == 0.0:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def check_captions(candidates: Sequence[Any], references: Sequence[Sequence[Any]]) -> None:
+    """DataError unless there is one list of references per caption, with at least one in each."""
+    if len(candidates) != len(references):
+        raise DataError(
+            "captions and sets of references differ in number",
+            expected=f"{len(references)} captions",
+            given=len(candidates),
+        )
+    for number, captions in enumerate(references):
+        if isinstance(captions, str) or not captions:
+            raise DataError(
+                f"caption {number} needs a list of reference captions",
+                expected="one or more",
+                given=f"the text {captions[:40]!r}" if isinstance(captions, str) else "none",
+            )
+
+
+def score_captions(
+    predictions: Sequence[str | None], references: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """CIDEr-D, BLEU-1..4 and ROUGE-L of caption texts, as coco-caption reports them.
+
+    Under "per_image" the same names give a list with one score per image. CIDEr-D is 0 to 10, the
+    others 0 to 1. Weights of CIDEr-D come from these very references, so scores of different
+    subsets cannot be compared. None is an empty caption. Raises DataError like `check_captions`.
+
+    Worked example: with the prediction equal to a reference everywhere, ROUGE-L is 1.0 and BLEU-4
+    is 1.0 for captions of at least four words.
+
+    Reference: Chen et al., Microsoft COCO Captions, 2015, arXiv 1504.00325.
+    """
+    check_captions(predictions, references)
+    candidates = [tokenize(text) for text in predictions]
+    truths = [[tokenize(text) for text in captions] for captions in references]
+    cider = cider_d(candidates, truths)
+    corpus_bleu, image_bleu = bleu(candidates, truths)
+    rouge = [rouge_l(c, r) for c, r in zip(candidates, truths, strict=True)]
+    names = [f"BLEU-{n}" for n in range(1, LONGEST + 1)]
+    per_image = {"CIDEr-D": cider, "ROUGE-L": rouge}
+    per_image |= {name: [row[i] for row in image_bleu] for i, name in enumerate(names)}
+    return {
+        "CIDEr-D": _mean(cider),
+        "ROUGE-L": _mean(rouge),
+        **dict(zip(names, corpus_bleu, strict=True)),
+        "per_image": per_image,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,94 @@
+"""Counting (TallyQA): the number in an answer, accuracy and root mean square error."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+NUMBER_WORDS = {
+    word: value
+    for value, word in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        ]
+    )
+}
+_DIGITS = re.compile(r"[0-9]+")
+_EDGES = ".,;:!?\"'()[]*"
+_MOST_DIGITS = 18  # a longer run of digits is no count, and int() refuses some
+
+
+def number(text: str | None) -> int | None:
+    """The count that an output states, or None when it states none.
+
+    The first run of digits, otherwise the first word that is a number word (zero to twenty, or
+    "none"), without punctuation around it. Unlike VILA's parser it reads "two." and "02".
+
+    Worked example: "There are 3 dogs and 2 cats" -> 3; "Two." -> 2; "None" -> 0; "many" -> None.
+
+    Reference: Acharya et al., TallyQA, 2019, arXiv 1810.12440 (the task; it defines no parser).
+    """
+    output = text or ""
+    digits = _DIGITS.search(output)
+    if digits:
+        return int(digits.group()) if len(digits.group()) <= _MOST_DIGITS else None
+    for word in output.lower().split():
+        bare = word.strip(_EDGES)
+        if bare == "none":
+            return 0
+        if bare in NUMBER_WORDS:
+            return NUMBER_WORDS[bare]
+    return None
+
+
+def count_match(prediction: str | None, answer: int | str) -> float:
+    """1.0 when the output states exactly the right count, else 0.0.
+
+    Worked example: "two dogs" against 2 is 1; "no idea" against 0 is 0.
+
+    Reference: Acharya et al., TallyQA, 2019, arXiv 1810.12440.
+    """
+    found = number(prediction)
+    wanted = answer if isinstance(answer, int) else number(answer)
+    return float(found is not None and found == wanted)
+
+
+def root_mean_square_error(
+    predicted: Sequence[int | None], truth: Sequence[int], unread: int = 0
+) -> float:
+    """Root of the mean squared difference; an output without a number counts as `unread`.
+
+    Raises ValueError when the two differ in length or are empty.
+
+    Worked example: 2, 5 and nothing against 2, 3, 1: squares 0, 4, 1, so sqrt(5/3) = 1.29.
+
+    Reference: Acharya et al., TallyQA, 2019, arXiv 1810.12440.
+    """
+    squares = [
+        ((unread if found is None else found) - wanted) ** 2
+        for found, wanted in zip(predicted, truth, strict=True)
+    ]
+    if not squares:
+        raise ValueError("no counts to compare")
+    return math.sqrt(sum(squares) / len(squares))

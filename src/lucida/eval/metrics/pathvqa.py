@@ -1,0 +1,77 @@
+"""PathVQA: yes/no accuracy, exact match, token F1 and BLEU of open answers.
+
+The published script's "exact match" is a share of words and its BLEU is at its best when nothing
+agrees, so numbers from it say little; `published_scores` gives them under their own names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lucida.eval.metrics.captions import bleu as corpus_bleu
+from lucida.eval.metrics.ptb import tokenize
+from lucida.eval.metrics.yesno import truth_value
+
+_EDGES = ".,;:!?\"'`()[]{}"
+
+
+def is_yes_no(answer: str) -> bool:
+    """Whether the true answer makes the question a yes/no question.
+
+    Worked example: "Yes" -> True; "yes, both" -> False.
+    """
+    return normalise(answer) in ("yes", "no")
+
+
+def yes_no_score(prediction: str | None, answer: str) -> float:
+    """1.0 when the first yes or no in the output (also true, false) is the answer, else 0.0.
+
+    Worked example: "No, it is benign." against "no" is 1; "benign" is 0.
+
+    Reference: He et al., PathVQA, 2020, arXiv 2003.10286.
+    """
+    return float(truth_value(prediction) == (normalise(answer) == "yes"))
+
+
+def normalise(text: str | None) -> str:
+    """Lower case, single spaces, no punctuation around words.
+
+    Worked example: " In the  Liver. " -> "in the liver"; "H&E" -> "h&e".
+    """
+    words = (word.strip(_EDGES) for word in (text or "").lower().split())
+    return " ".join(word for word in words if word)
+
+
+def exact_match(prediction: str | None, answer: str) -> float:
+    """1.0 when prediction and answer are the same after `normalise`, else 0.0.
+
+    Worked example: "The liver." against "the liver" is 1; "liver" against it is 0.
+
+    Reference: He et al., PathVQA, 2020, arXiv 2003.10286.
+    """
+    return float(normalise(prediction) == normalise(answer))
+
+
+def token_f1(prediction: str | None, answer: str) -> float:
+    """Harmonic mean of the shares of words of each side that the other has too.
+
+    Repeated words count as often as both have them; 0 when nothing is shared.
+
+    Worked example: "in the liver" against "the liver": precision 2/3, recall 1, F1 0.8.
+
+    Reference: Rajpurkar et al., SQuAD, 2016, arXiv 1606.05250, section 6.
+    """
+    found, wanted = normalise(prediction).split(), normalise(answer).split()
+    shared = (Counter(found) & Counter(wanted)).total()
+    return 2 * shared / (len(found) + len(wanted)) if shared else 0.0
+
+
+def bleu(predictions: Sequence[str | None], answers: Sequence[str]) -> list[float]:
+    """BLEU-1..4 of the corpus by coco-caption's definition on its tokens.
+
+    Worked example: predictions equal to answers of four words and more give 1, 1, 1, 1.
+
+    Reference: Papineni et al., BLEU, 2002; see `captions.bleu`.
+    """
+    return corpus_bleu([tokenize(p) for p in predictions], [[tokenize(a)] for a in answers])[0]
