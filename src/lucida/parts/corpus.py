@@ -17,8 +17,14 @@ from lucida.world.questions import INVENTORY, RELATIONS, Exchange
 from lucida.world.scenes import Scene, Split, scene_rng
 from lucida.world.text import Exercise, document, exercise
 
-TEXT_WEIGHT = 0.25
-"""Weight of a text token against an answer token: descriptions are mostly unpredictable."""
+TEXT_WEIGHT = 0.1
+"""Weight of a token of a description, which is mostly unpredictable. A token of an answer of n
+tokens weighs 1/√n: otherwise long answers drown the ones that take a comparison or a count.
+
+Reference: Chen et al., InternVL 2.5, 2024, arXiv 2412.05271, section 3.3 (square averaging).
+"""
+COMPARISONS = 3
+"""Pairs of bare comparisons behind every exercise."""
 
 
 @dataclass
@@ -69,7 +75,8 @@ class Reader:
             before = [*self.ids("\nQuestion:"), *self.ids(f" {question}"), *self.ids("\nAnswer:")]
             line = [*before, *answer, self.tokenizer.eos_token_id]
             at, start = (branch, len(stem)) if isolated else (0, len(rows))
-            rows += _line(line, at, start, range(len(before), len(line)), 1.0)
+            weight = (len(answer) + 1) ** -0.5
+            rows += _line(line, at, start, range(len(before), len(line)), weight)
         return rows
 
     def words(self, scene: Scene, told: Told) -> tuple[int, ...]:
@@ -111,7 +118,8 @@ class Reader:
                 rows.append(self.text_row([document(seed, split, 4 * index + k) for k in range(4)]))
             else:
                 told = exercise(seed, split, index, progress=progress)
-                rows.append(self.row(told, index % 2 == 0, bare_comparisons(seed, index)))
+                bare = bare_comparisons(seed, index, COMPARISONS)
+                rows.append(self.row(told, index % 2 == 0, bare))
         return self.stack(rows)
 
     def stack(self, rows: list[list[tuple[int, int, int, int, float]]]) -> TextBatch:
@@ -124,12 +132,12 @@ class Reader:
         return TextBatch(batch, torch.from_numpy(cells[None, :, 4]).float())
 
 
-def bare_comparisons(seed: int, index: int) -> list[Exchange]:
-    """Two questions about coordinates alone: that <b03> is left of <b17> has to be known before it
-    can be said of two things that must first be looked up."""
+def bare_comparisons(seed: int, index: int, pairs: int) -> list[Exchange]:
+    """Questions about coordinates alone, a choice and a statement a pair: that <b03> is left of
+    <b17> has to be known before it can be said of two things that must first be looked up."""
     rng = scene_rng(seed, index, 557)
     exchanges = []
-    for statement in (False, True):
+    for statement in (False, True) * pairs:
         pair = rng.sample(range(BINS), 2)
         a, b = (box_tokens(BINS)[number] for number in pair)
         axis = rng.randrange(2)

@@ -160,6 +160,18 @@ def relation(scene: Scene, rng: random.Random) -> Exchange | None:
     return Exchange("relation", AXES[axis], question, options[number % 2], options)
 
 
+def side(scene: Scene, rng: random.Random) -> Exchange | None:
+    """On which side of the picture a thing stands (the position questions of GQA)."""
+    thing, axis = rng.choice(scene.things), rng.randrange(2)
+    extent = (scene.width, scene.height)
+    gap = thing.centre[axis] - extent[axis] / 2
+    if abs(gap) < MARGIN * max(extent) / 128:
+        return None
+    options = ("left", "right") if axis == 0 else ("top", "bottom")
+    question = f"is the {short_name(thing)} on the {options[0]} or the {options[1]} side?"
+    return Exchange("side", AXES[axis], question, options[gap > 0], options)
+
+
 def _apart(scene: Scene, rng: random.Random) -> tuple[Thing, Thing, int, int] | None:
     """Two things, an axis on which they are clearly apart, and the number in `RELATIONS` of how the
     first stands to the second."""

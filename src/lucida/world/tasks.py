@@ -146,6 +146,7 @@ _SHARING: dict[str, questions.Asker] = {
     "region": questions.region,
     "inventory": questions.inventory,
     "relation": questions.relation,
+    "side": questions.side,
     "spatial": questions.spatial,
     "counting": questions.counting,
     "presence": questions.presence,
@@ -178,6 +179,7 @@ def _table() -> dict[str, Task]:
         ("conversation", "LLaVA-Instruct", "none", one(_told, documents.conversation, 1)),
         ("instruction", "ShareGPT, FLAN", "none", one(_told, documents.instruction, 1)),
         ("text", "plain text", "none", one(_told, documents.plain_text, 1)),
+        ("side", "GQA position", "exact", one(_about_one_scene, questions.side)),
     ]
     return {
         name: Task(name, twin, metric, make, number)

@@ -7,10 +7,11 @@ remains for it to learn from pictures is where the facts stand.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 from lucida.world import documents, questions
-from lucida.world.phrases import long_caption, short_caption
+from lucida.world.phrases import long_caption, short_caption, sign_name
 from lucida.world.questions import Asker, Exchange
 from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
 
@@ -19,14 +20,27 @@ ASKERS: dict[str, tuple[Asker, float, float]] = {
     "region": (questions.region, 6, 2),
     "reading": (questions.reading, 2, 1),
     "boxes": (questions.boxes, 2, 4),
-    "relation": (questions.relation, 1, 8),
-    "spatial": (questions.spatial, 1, 6),
+    "side": (questions.side, 3, 2),
+    "relation": (questions.relation, 4, 6),
+    "spatial": (questions.spatial, 2, 6),
     "counting": (questions.counting, 3, 4),
     "presence": (questions.presence, 4, 3),
     "unanswerable": (questions.unanswerable, 1, 1),
     "caption": (documents.caption, 0.5, 1),
 }
 """Task → how it is asked, its weight at the beginning of training and its weight at the end."""
+
+
+SIGNS = (
+    "a sign that says {}",
+    "a sign with {} on it",
+    "{} on a sign",
+    "a sign: {}",
+    "the word {} on a white sign",
+)
+
+Told = tuple[str | tuple[int, int, int, int], ...]
+"""Text and boxes (pixels of the scene) in the order in which they are said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +51,7 @@ class Exercise:
     """
 
     scene: Scene
-    told: tuple[str | tuple[int, int, int, int], ...]
+    told: Told
     exchanges: tuple[Exchange, ...] = ()
 
 
@@ -61,7 +75,17 @@ def exercise(
             asked.setdefault(exchange.question, exchange)
         if len(asked) == count:
             break
-    return Exercise(scene, questions.told(scene, rng), tuple(asked.values()))
+    return Exercise(scene, _signs(questions.told(scene, rng), scene, rng), tuple(asked.values()))
+
+
+def _signs(told: Told, scene: Scene, rng: random.Random) -> Told:
+    """The same with the sign told in one of several ways: what is read must not hang on one word
+    that happens to stand before it."""
+    if scene.sign is None:
+        return told
+    plain = sign_name(scene.sign)
+    other = rng.choice(SIGNS).format(scene.sign.word)
+    return tuple(part.replace(plain, other) if isinstance(part, str) else part for part in told)
 
 
 def document(seed: int, split: Split, index: int) -> str:
