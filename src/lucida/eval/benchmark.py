@@ -31,8 +31,9 @@ Way = Literal["generate", "likelihood", "loss"]
 
 generate     the output is what the model writes, greedily.
 likelihood   the output is the one of `Example.candidates` that the model finds likeliest.
-loss         nothing is chosen: the output is the JSON text `{"nats": 12.5, "tokens": 7}`, the
-             negative log-likelihood of `candidates[0]` behind the prompt, summed over its tokens.
+loss         nothing is chosen: `sample` is a document (a turn of role `text`, which `candidates[0]`
+             repeats) and the output is the JSON text `{"nats": 12.5, "tokens": 7}`: its negative
+             log-likelihood summed over its tokens, and how many those are.
 """
 
 
@@ -40,7 +41,7 @@ loss         nothing is chosen: the output is the JSON text `{"nats": 12.5, "tok
 class Example:
     """One question with its truth.
 
-    `sample` has one branch that ends with the user's turn. `cluster` names what is resampled for
+    `sample` has one branch that ends with the user's turn (or is a document, way `loss`). `cluster` names what is resampled for
     intervals, usually the image. A box question has `box` in pixels of image `image` (0-based)
     whose width and height are `size`; all others have `answers`, any of which is right (for soft
     scores: every annotator's, repeated as they were given).
