@@ -8,28 +8,75 @@ from lucida.core.errors import RecipeError
 from lucida.core.registry import Table
 from lucida.eval.benchmark import Benchmark
 
-_WORLD = "lucida.eval.benchmarks.world"
+_HERE = "lucida.eval.benchmarks"
+
+WORLD = {
+    name: f"{_HERE}.world:{name.replace('-', '_')}"
+    for name in (
+        "caption",
+        "attribute",
+        "unanswerable",
+        "reading",
+        "boxes",
+        "relation",
+        "spatial",
+        "counting",
+        "presence",
+        "presence-random",
+        "presence-popular",
+        "presence-adversarial",
+        "diagram",
+        "comparison",
+        "attribute-novel",
+        "boxes-novel",
+    )
+}
+"""The miniature world's: every task family that has one answer."""
+
+PUBLISHED = {
+    "vqav2": f"{_HERE}.vqa:VQAv2",
+    "gqa": f"{_HERE}.gqa:GQA",
+    "vizwiz": f"{_HERE}.vqa:VizWiz",
+    "textvqa": f"{_HERE}.textvqa:TextVQA",
+    "textvqa-ocr": f"{_HERE}.textvqa:TextVQAOCR",
+    "okvqa": f"{_HERE}.vqa:OKVQA",
+    "refcoco-val": f"{_HERE}.grounding:refcoco_val",
+    "refcoco-testA": f"{_HERE}.grounding:refcoco_testA",
+    "refcoco-testB": f"{_HERE}.grounding:refcoco_testB",
+    "refcoco+-val": f"{_HERE}.grounding:refcoco_plus_val",
+    "refcoco+-testA": f"{_HERE}.grounding:refcoco_plus_testA",
+    "refcoco+-testB": f"{_HERE}.grounding:refcoco_plus_testB",
+    "refcocog-val": f"{_HERE}.grounding:refcocog_val",
+    "refcocog-test": f"{_HERE}.grounding:refcocog_test",
+    "ocid-ref": f"{_HERE}.grounding:OCIDRef",
+    "vsr": f"{_HERE}.yes_no:VSR",
+    "tallyqa": f"{_HERE}.counting:TallyQA",
+    "pope-random": f"{_HERE}.yes_no:pope_random",
+    "pope-popular": f"{_HERE}.yes_no:pope_popular",
+    "pope-adversarial": f"{_HERE}.yes_no:pope_adversarial",
+    "ai2d": f"{_HERE}.choice:AI2D",
+    "coco-captions": f"{_HERE}.captions:CocoCaptions",
+    "flickr30k": f"{_HERE}.captions:Flickr30k",
+    "nocaps": f"{_HERE}.captions:NoCaps",
+    "pathvqa": f"{_HERE}.pathvqa:PathVQA",
+    "scienceqa-img": f"{_HERE}.choice:ScienceQA",
+    "mmbench": f"{_HERE}.mmbench:mmbench",
+    "mmbench-cn": f"{_HERE}.mmbench:mmbench_cn",
+    "mme": f"{_HERE}.mme:MME",
+    "seed-bench": f"{_HERE}.choice:SEEDBench",
+    "mmmu": f"{_HERE}.mmmu:MMMU",
+    "mm-vet": f"{_HERE}.judged:MMVet",
+    "llava-bench": f"{_HERE}.judged:LLaVABench",
+    "mmlu": f"{_HERE}.text:MMLU",
+    "bbh": f"{_HERE}.text:BBH",
+    "drop": f"{_HERE}.text:DROP",
+    "perplexity": f"{_HERE}.perplexity:Perplexity",
+}
+"""The field's, read from the files that their publishers offer."""
 
 BENCHMARKS = Table(
     "benchmark",
-    {
-        "caption": f"{_WORLD}:caption",
-        "attribute": f"{_WORLD}:attribute",
-        "unanswerable": f"{_WORLD}:unanswerable",
-        "reading": f"{_WORLD}:reading",
-        "boxes": f"{_WORLD}:boxes",
-        "relation": f"{_WORLD}:relation",
-        "spatial": f"{_WORLD}:spatial",
-        "counting": f"{_WORLD}:counting",
-        "presence": f"{_WORLD}:presence",
-        "presence-random": f"{_WORLD}:presence_random",
-        "presence-popular": f"{_WORLD}:presence_popular",
-        "presence-adversarial": f"{_WORLD}:presence_adversarial",
-        "diagram": f"{_WORLD}:diagram",
-        "comparison": f"{_WORLD}:comparison",
-        "attribute-novel": f"{_WORLD}:attribute_novel",
-        "boxes-novel": f"{_WORLD}:boxes_novel",
-    },
+    WORLD | PUBLISHED,
     group="lucida.benchmarks",
     error=RecipeError,
 )

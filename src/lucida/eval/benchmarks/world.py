@@ -12,12 +12,13 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from lucida.data.sample import Sample
+from lucida.data.sample import Sample, Turn
 from lucida.data.sources.world import item_sample
 from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox
 from lucida.eval.metrics.boxes import Box, box_hit
 from lucida.eval.metrics.cider import cider_d, tokenize
 from lucida.eval.metrics.exact import exact_match
+from lucida.eval.prompts import prompt_set, write
 from lucida.world.scenes import Split
 from lucida.world.tasks import TASKS, Exchange, Item
 
@@ -28,6 +29,19 @@ COUNT = 1000
 TRAIN_ITEMS = 300
 """Pictures of the training split from whose answers the majority is taken."""
 _SEED = 0
+_FAMILIES = {
+    "caption": "caption",
+    "unanswerable": "vizwiz",
+    "reading": "textvqa",
+    "boxes": "box",
+    "spatial": "statement",
+    "counting": "vqa",
+    "presence": "yes-no",
+    "presence-random": "yes-no",
+    "presence-popular": "yes-no",
+    "presence-adversarial": "yes-no",
+}
+"""What kind of prompt a task takes; the others take that of short answers."""
 _METRICS = {"exact": "exact match", "box": "IoU ≥ 0.5", "caption": "CIDEr-D"}
 
 
@@ -44,6 +58,10 @@ class WorldBenchmark(Benchmark):
     family's `twin` names the benchmark that it is the miniature of.
     """
 
+    licence = "Lucida's own"
+    source = "drawn by lucida.world, no files"
+    count = COUNT
+
     def __init__(
         self,
         name: str,
@@ -53,11 +71,18 @@ class WorldBenchmark(Benchmark):
         data: str | None = None,
     ) -> None:
         """`split` novel: pictures with a pair of colour and shape that no training has seen.
-        Its files are drawn, so `data` is not read."""
+
+        `prompts` is by default `plain`, the words of the training data; another set rewrites the
+        questions. There are no files, so `data` is not looked at.
+        """
+        self.prompts = prompt_set(prompts or "plain").name
+        self.family = _FAMILIES.get(name, "vqa")
         self.name = name if split == "test" else f"{name}-{split}"
         self.split: Split = split
         self.task = TASKS[name]
         self.metric = _METRICS[self.task.metric]
+        self.twin = self.task.twin
+        self.ways = ("generate", "likelihood") if self.task.metric == "exact" else ("generate",)
         self._examples: list[Example] = []
         self._next_index = 0
 
@@ -66,9 +91,16 @@ class WorldBenchmark(Benchmark):
         wanted = COUNT if limit is None else min(limit, COUNT)
         while len(self._examples) < wanted:
             item = self.task.item(_SEED, self.split, self._next_index, QUESTIONS)
-            self._examples += item_examples(item)
+            self._examples += item_examples(item, self.prompts, self.family)
             self._next_index += 1
         return self._examples[:wanted]
+
+    def train_examples(self, limit: int | None = None) -> list[Example]:
+        """Questions about training pictures, one of each, so that demonstrations differ."""
+        wanted = COUNT if limit is None else min(limit, COUNT)
+        first = 1_000_000  # beyond what recipes train on: a demonstration is seen once
+        items = (self.task.item(_SEED, "train", first + n, QUESTIONS) for n in range(wanted))
+        return [item_examples(item, self.prompts, self.family)[0] for item in items]
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """The answer without the space around it, or the box in pixels of the original picture."""
@@ -125,7 +157,7 @@ class WorldBenchmark(Benchmark):
         return [(item, exchange) for item in items for exchange in item.exchanges]
 
 
-def item_examples(item: Item) -> list[Example]:
+def item_examples(item: Item, prompts: str = "plain", family: str = "vqa") -> list[Example]:
     """Every question of an item as an example by itself: the training sample's stem and one branch
     of it, without the answer."""
     sample = item_sample(item)
@@ -133,16 +165,18 @@ def item_examples(item: Item) -> list[Example]:
     for number, exchange in enumerate(item.exchanges):
         scene = item.scenes[exchange.image]
         name = f"{item.id}/{number}"
-        question = sample.branches[number][:-1]
+        question = reworded(exchange.question, prompts, family)
         captions = exchange.task == "caption"
         answers = exchange.options if captions else (exchange.answer,)
+        options = () if captions or exchange.box else exchange.options
         examples.append(
             Example(
                 id=name,
-                sample=Sample(name, sample.images, sample.stem, (question,)),
-                question=exchange.question,
+                sample=Sample(name, sample.images, sample.stem, ((Turn("user", (question,)),),)),
+                question=question,
                 answers=() if exchange.box else answers,
-                options=() if captions else exchange.options,
+                options=options,
+                candidates=options,
                 kind=exchange.kind,
                 cluster=item.id,
                 box=exchange.box,
@@ -151,6 +185,19 @@ def item_examples(item: Item) -> list[Example]:
             )
         )
     return examples
+
+
+def reworded(question: str, prompts: str, family: str) -> str:
+    """A question of the world in the words of a set; `plain` leaves it as it was trained.
+
+    Worked example: "where is the red star?" in `llava` asks for the box of "the red star".
+    """
+    if prompts == "plain":
+        return question
+    core = question.removeprefix("true or false: ")
+    if family == "box":
+        core = core.removeprefix("where is ").removesuffix("?")
+    return write(prompts, family, question=core)
 
 
 caption = partial(WorldBenchmark, "caption")

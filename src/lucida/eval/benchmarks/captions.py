@@ -1,0 +1,181 @@
+"""Captions: COCO (Karpathy's split), Flickr30k, NoCaps; CIDEr-D against all references."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from lucida.eval.benchmark import Example, File, Parsed
+from lucida.eval.benchmarks.annotations import Record, listed, read_object
+from lucida.eval.benchmarks.coco import FOLDERS, TRAIN2014, VAL2014
+from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
+from lucida.eval.metrics.captions import score_captions
+
+_KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+_TRAINING = ("train", "restval")
+
+
+class Captioning(PublishedBenchmark):
+    """One caption for a picture. The score is CIDEr-D (1 is shown as 100), whose weights come from
+    the examples that are scored together: numbers of different limits cannot be compared."""
+
+    family, metric = "caption", "CIDEr-D"
+    twin = "caption"
+    max_new_tokens = 64
+    _last: tuple[object, dict] | None = None
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """CIDEr-D of each caption."""
+        return self._scored(examples, parsed)["per_image"]["CIDEr-D"]
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """CIDEr-D, BLEU-1 to 4 and ROUGE-L of the corpus, all times 100."""
+        scored = self._scored(examples, parsed)
+        return {name: 100 * value for name, value in scored.items() if name != "per_image"}
+
+    def _scored(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict:
+        """Both ask for the same seconds of work in turn, so the last is kept."""
+        asked = tuple(e.id for e in examples), tuple(parsed)
+        if self._last is None or self._last[0] != asked:
+            references = [list(e.answers) for e in examples]
+            self._last = asked, score_captions(list(parsed), references)
+        return self._last[1]
+
+
+class CocoCaptions(Captioning):
+    """COCO Captions, Karpathy's test split: 5,000 pictures with five or more captions each.
+
+    dataset_coco.json: {"images": [{cocoid, filepath (val2014 or train2014), filename, split,
+    sentences: [{raw}]}]}. Training is `train` and `restval`.
+
+    Reference: Chen et al., Microsoft COCO Captions, 2015, arXiv 1504.00325; Karpathy and Li, Deep
+    Visual-Semantic Alignments, 2015, arXiv 1412.2306 (the split).
+    """
+
+    name, folder, family = "coco-captions", "coco-captions", "karpathy"
+    licence = "CC BY 4.0 (annotations); pictures: Flickr's terms"
+    source = _KARPATHY
+    count = 5_000
+    has_train = True
+    files = (
+        File("coco-captions/dataset_coco.json", _KARPATHY, "144 MB"),
+        VAL2014,
+        TRAIN2014,
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """Every picture of the split."""
+        path = self.path(self.files[0])
+        wanted = ("test",) if split == "test" else _TRAINING
+        pictures = listed(read_object(path)["images"], path, "cocoid", "image")
+        return [each for each in pictures if each.text("split") in wanted]
+
+    def example(self, record: Record) -> Example:
+        """A picture with its captions."""
+        folder = FOLDERS.get(record.text("filepath"))
+        if folder is None:
+            raise record.wrong("filepath", "val2014 or train2014", record["filepath"])
+        return self.asked(
+            record,
+            [self.picture(folder, record.text("filename"), record)],
+            "",
+            answers=_raw(record),
+        )
+
+
+class Flickr30k(Captioning):
+    """Flickr30k, Karpathy's test split: 1,000 pictures with five captions each.
+
+    dataset_flickr30k.json: {"images": [{imgid, filename, split, sentences: [{raw}]}]}.
+
+    Reference: Young et al., From image descriptions to visual denotations, TACL 2014; Karpathy and
+    Li, 2015, arXiv 1412.2306 (the split).
+    """
+
+    name, folder = "flickr30k", "flickr30k"
+    licence = "for non-commercial research only; pictures: Flickr's terms"
+    source = "https://shannon.cs.illinois.edu/DenotationGraph/"
+    count = 1_000
+    has_train = True
+    files = (
+        File("flickr30k/dataset_flickr30k.json", _KARPATHY, "35 MB"),
+        File("flickr30k/flickr30k-images/", f"{source} (form)", "4 GB", "images"),
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """Every picture of the split."""
+        path = self.path(self.files[0])
+        pictures = listed(read_object(path)["images"], path, "imgid", "image")
+        return [each for each in pictures if each.text("split") == split]
+
+    def example(self, record: Record) -> Example:
+        """A picture with its captions."""
+        return self.asked(
+            record,
+            [self.picture(self.files[1], record.text("filename"), record)],
+            "",
+            answers=_raw(record),
+        )
+
+
+class NoCaps(Captioning):
+    """NoCaps, validation: 4,500 pictures of Open Images with ten captions each.
+
+    nocaps_val_4500_captions.json: {"images": [{id, file_name, domain}], "annotations": [{image_id,
+    caption}]}. The summary has the mean by domain with the weights of all that was scored; the
+    server of the challenge weighs each domain by itself.
+
+    Reference: Agrawal et al., nocaps, 2019, arXiv 1812.08658.
+    """
+
+    name, folder = "nocaps", "nocaps"
+    licence = "CC BY 2.0"
+    source = "https://nocaps.org/download"
+    count = 4_500
+    files = (
+        File(
+            "nocaps/nocaps_val_4500_captions.json",
+            "https://s3.amazonaws.com/nocaps/nocaps_val_4500_captions.json",
+            "6 MB",
+        ),
+        File("nocaps/val/", f"{source} (each picture has its coco_url)", "1.5 GB", "images"),
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """Every picture with its captions."""
+        path = self.path(self.files[0])
+        content = read_object(path)
+        captions: dict[str, list[str]] = defaultdict(list)
+        for each in content.records("annotations"):
+            captions[each.text("image_id")].append(each.text("caption"))
+        return [
+            Record(each.id, {**each.value, "captions": captions[each.id]}, each.origin)
+            for each in listed(content["images"], path, "id", "image")
+        ]
+
+    def example(self, record: Record) -> Example:
+        """A picture with its captions; the kind is the domain."""
+        if not record.texts("captions"):
+            raise record.wrong("captions", "at least one annotation", [])
+        return self.asked(
+            record,
+            [self.picture(self.files[1], record.text("file_name"), record)],
+            "",
+            answers=tuple(record.texts("captions")),
+            kind=record.text("domain"),
+        )
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """The corpus' numbers and CIDEr-D by domain, all times 100."""
+        return super().summary(examples, parsed, scores) | by_kind(examples, scores)
+
+
+def _raw(record: Record) -> tuple[str, ...]:
+    captions = tuple(each.text("raw") for each in record.records("sentences"))
+    if not captions:
+        raise record.wrong("sentences", "at least one caption", [])
+    return captions

@@ -1,0 +1,94 @@
+"""TallyQA: how many, in simple and complex questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lucida.eval.benchmark import Example, File, Parsed, ReadBox
+from lucida.eval.benchmarks.annotations import Record, listed, read_json
+from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
+from lucida.eval.metrics.choice import letter
+from lucida.eval.metrics.counting import number, root_mean_square_error
+from lucida.eval.prompts import LETTERS, form
+
+_PAGE = "https://github.com/manoja328/TallyQA_dataset"
+_GENOME = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
+_MOST = 15
+"""The largest count of the test split."""
+
+
+class TallyQA(PublishedBenchmark):
+    """TallyQA, test: 38,589 questions, simple (22,991) and complex (15,598).
+
+    test.json: [{image, question, answer, question_id, issimple, data_source}]. `image` is a path
+    like VG_100K/1.jpg or val2014/COCO_val2014_….jpg; both kinds of folder lie in `tallyqa/`.
+    Simple and complex follow `issimple` (`data_source` is kept in the details).
+
+    Where a set of prompts asks for a letter (Prismatic's: 0 to 15 as A to P) the letter is read,
+    otherwise the first number.
+
+    Reference: Acharya et al., TallyQA, 2019, arXiv 1810.12440.
+    """
+
+    name, folder, family, metric = "tallyqa", "tallyqa", "counting", "accuracy"
+    twin = "counting"
+    licence = "Apache-2.0 (annotations); pictures: Visual Genome's and COCO's terms"
+    source = _PAGE
+    count = 38_589
+    has_train = True
+    ways = ("generate", "likelihood")
+    max_new_tokens = 16
+    files = (
+        File("tallyqa/test.json", _PAGE, "7 MB"),
+        File("tallyqa/", f"{_GENOME} and http://images.cocodataset.org", "30 GB", "images"),
+        File("tallyqa/train.json", _PAGE, "45 MB", "train"),
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """Every question of the split."""
+        path = self.path(self.files[0 if split == "test" else 2])
+        return listed(read_json(path), path, "question_id")
+
+    def example(self, record: Record) -> Example:
+        """A question with its count; the kind is simple or complex."""
+        counts = tuple(str(n) for n in range(_MOST + 1))
+        simple = record.get("issimple")
+        kind = {True: "simple", False: "complex"}.get(simple, "training")
+        return self.asked(
+            record,
+            [self.picture(self.files[1], record.text("image"), record)],
+            record.text("question"),
+            choices=counts,
+            answers=(str(record.whole("answer")),),
+            options=counts,
+            candidates=tuple(LETTERS[: len(counts)]) if self._by_letter else counts,
+            kind=kind,
+            details={"data_source": record.get("data_source", "")},
+        )
+
+    @property
+    def _by_letter(self) -> bool:
+        return "{options}" in form(self.prompts, self.family)
+
+    def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
+        """The count that is named, or None."""
+        if self._by_letter and (named := letter(output, example.options)):
+            return example.options[LETTERS.index(named)]
+        found = number(output)
+        return None if found is None else str(found)
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """1 for the right count."""
+        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """Accuracy in percent, simple and complex, and the root mean squared error of both."""
+        rows = by_kind(examples, scores)
+        for kind in list(rows):
+            chosen = [(e, p) for e, p in zip(examples, parsed, strict=True) if e.kind == kind]
+            found = [None if p is None else int(p) for _, p in chosen]
+            truth = [int(e.answers[0]) for e, _ in chosen]
+            rows[f"{kind} RMSE"] = root_mean_square_error(found, truth)
+        return rows

@@ -1,0 +1,77 @@
+"""GQA: questions about scene graphs, with one right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lucida.eval.benchmark import Example, File, Parsed
+from lucida.eval.benchmarks.annotations import Record, as_record, read_object
+from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
+from lucida.eval.metrics.gqa import gqa_match
+
+_PAGE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
+
+
+class GQA(PublishedBenchmark):
+    """GQA, balanced test-dev: 12,578 questions about 398 pictures.
+
+    testdev_balanced_questions.json: {id: {imageId, question, answer, types: {structural, ...}}}.
+    The official script compares strings as they are and leaves normalising to the caller; the
+    score is LLaVA's (lower case, no final period), the summary has the other two.
+
+    Reference: Hudson and Manning, GQA, 2019, arXiv 1902.09506.
+    """
+
+    name, folder, family, metric = "gqa", "gqa", "vqa", "exact match (LLaVA's)"
+    twin = "attribute, relation"
+    licence = "CC BY 4.0"
+    source = _PAGE
+    count = 12_578
+    has_train = True
+    max_new_tokens = 16
+    files = (
+        File("gqa/testdev_balanced_questions.json", f"{_PAGE} (questions1.2.zip)", "9 MB"),
+        File("gqa/images/", f"{_PAGE} (images.zip)", "20 GB", "images"),
+        File("gqa/train_balanced_questions.json", f"{_PAGE} (questions1.2.zip)", "1 GB", "train"),
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """Every question of the file, by its id."""
+        path = self.path(self.files[0 if split == "test" else 2])
+        questions = read_object(path).value
+        return [as_record(v, name, f"{path}: question {name}") for name, v in questions.items()]
+
+    def example(self, record: Record) -> Example:
+        """A question with its answer; the kind is its structural type."""
+        types = record.inside("types")
+        return self.asked(
+            record,
+            [self.picture(self.files[1], f"{record.text('imageId')}.jpg", record)],
+            record.text("question"),
+            answers=(record.text("answer"),),
+            kind=types.text("structural"),
+            details={"semantic": types.get("semantic", "")},
+        )
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """1 for the same answer but for capitals and a final period."""
+        return self._matches(examples, parsed, "llava")
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """Accuracy in percent by structural type, binary (all types but query) against open, and
+        under the two other readings."""
+        pairs = list(zip(examples, scores, strict=True))
+        return by_kind(examples, scores) | {
+            "binary": percent([score for e, score in pairs if e.kind != "query"]),
+            "open": percent([score for e, score in pairs if e.kind == "query"]),
+            "official": percent(self._matches(examples, parsed, "official")),
+            "lmms": percent(self._matches(examples, parsed, "lmms")),
+        }
+
+    def _matches(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], variant: str
+    ) -> list[float]:
+        pairs = zip(examples, parsed, strict=True)
+        return [gqa_match(text, example.answers[0], variant=variant) for example, text in pairs]

@@ -1,0 +1,116 @@
+"""MMBench, English and Chinese: every question once for each rotation of its options."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+
+from lucida.eval.benchmark import Example, File, Parsed
+from lucida.eval.benchmarks.annotations import Record, embedded_picture, read_table, unique
+from lucida.eval.benchmarks.choice import LetterChoice
+from lucida.eval.benchmarks.published import Split, percent
+
+_PAGE = "https://github.com/open-compass/MMBench"
+_FILES = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
+_ROTATIONS = 1_000_000
+"""A question's rotations have its index plus a multiple of this."""
+
+
+class MMBench(LetterChoice):
+    """MMBench, development part: 1,164 questions, 4,377 with their rotations.
+
+    mmbench_dev_20230712.tsv (Chinese: mmbench_dev_cn_20231003.tsv): index, question, hint, A, B, C,
+    D, answer, category, image (base64), source, l2-category. The rotations are rows of the file: a
+    question counts only when all of its rows are right (`circular`, the headline); `vanilla` looks
+    at the first row alone. A row may hold, in place of its picture, the index of the row that has
+    it.
+
+    Reference: Liu et al., MMBench, 2023, arXiv 2307.06281.
+    """
+
+    folder, metric = "mmbench", "accuracy of rotations"
+    twin = "attribute, relation, counting"
+    licence = "Apache-2.0"
+    source = _PAGE
+    headline = "circular"
+    count = 4_377
+
+    def __init__(
+        self, language: str = "en", *, prompts: str | None = None, data: str | None = None
+    ) -> None:
+        super().__init__(prompts=prompts, data=data)
+        file = {"en": "mmbench_dev_20230712.tsv", "cn": "mmbench_dev_cn_20231003.tsv"}[language]
+        self.name = "mmbench" if language == "en" else f"mmbench-{language}"
+        self.family = self.name
+        self.files = (File(f"mmbench/{file}", f"{_FILES}/{file}", "40 MB"),)
+
+    @property
+    def prefix(self) -> str:
+        """Each language apart."""
+        return self.name
+
+    def records(self, split: Split) -> list[Record]:
+        """Every row, with its picture in place of a reference to another row."""
+        path = self.path(self.files[0])
+        rows = {row.text("index"): row for row in read_table(path, "\t")}
+        records = []
+        for name, row in rows.items():
+            image = row.text("image")
+            if image in rows:  # base64 of a picture is never that short
+                image = rows[image].text("image")
+            records.append(Record(name, {**row.value, "image": image}, row.origin))
+        return unique(records, path)
+
+    def unit(self, record: Record) -> str:
+        """The question that a row is a rotation of."""
+        return str(record.whole("index") % _ROTATIONS)
+
+    def example(self, record: Record) -> Example:
+        """A row with the letter of its answer; the kind is the fine category."""
+        texts = [record.value.get(letter, "") for letter in "ABCD"]
+        choices = [text for text in texts if text not in ("", "nan")]
+        answer = record.text("answer")
+        if answer not in tuple("ABCD"[: len(choices)]):
+            raise record.wrong("answer", "the letter of an option", answer)
+        hint = record.value.get("hint", "")
+        question = self.unit(record)
+        return self.choose(
+            record,
+            [embedded_picture(record.text("image"), record)],
+            record.text("question"),
+            choices,
+            "ABCD".index(answer),
+            hint="" if hint == "nan" else hint,
+            kind=record.text("category"),
+            cluster=question,
+            details={
+                "question": question,
+                "first": record.whole("index") < _ROTATIONS,
+                "l2-category": record.value.get("l2-category", ""),
+            },
+        )
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """In percent: circular (all rotations right), vanilla, circular by coarse category."""
+        questions: dict[str, list[float]] = defaultdict(list)
+        coarse: dict[str, str] = {}
+        first = []
+        for example, score in zip(examples, scores, strict=True):
+            name = str(example.details["question"])
+            questions[name].append(score)
+            coarse[name] = str(example.details["l2-category"])
+            if example.details["first"]:
+                first.append(score)
+        hits = {name: float(min(rows)) for name, rows in questions.items()}
+        groups: dict[str, list[float]] = defaultdict(list)
+        for name, hit in hits.items():
+            groups[coarse[name]].append(hit)
+        totals = {"circular": percent(list(hits.values())), "vanilla": percent(first)}
+        return totals | {name: percent(groups[name]) for name in sorted(groups) if name}
+
+
+mmbench = partial(MMBench, "en")
+mmbench_cn = partial(MMBench, "cn")

@@ -1,0 +1,162 @@
+"""MMMU: college questions with up to seven pictures among the words."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lucida.core.errors import DataError
+from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
+from lucida.eval.benchmark import Example, File, Parsed, ReadBox
+from lucida.eval.benchmarks.annotations import Record, needed, picture_of, unique
+from lucida.eval.benchmarks.choice import LetterChoice
+from lucida.eval.benchmarks.published import Split, by_kind, percent
+from lucida.eval.metrics.exact import exact_match
+
+_HUB = "https://huggingface.co/datasets/MMMU/MMMU"
+_MARK = re.compile(r"<image (\d)>")
+DISCIPLINES = {
+    "Art and Design": "Art Art_Theory Design Music",
+    "Business": "Accounting Economics Finance Manage Marketing",
+    "Science": "Biology Chemistry Geography Math Physics",
+    "Health and Medicine": "Basic_Medical_Science Clinical_Medicine "
+    "Diagnostics_and_Laboratory_Medicine Pharmacy Public_Health",
+    "Humanities and Social Science": "History Literature Sociology Psychology",
+    "Tech and Engineering": "Agriculture Architecture_and_Engineering Computer_Science "
+    "Electronics Energy_and_Power Materials Mechanical_Engineering",
+}
+"""The thirty subjects, each a folder of the release, by discipline."""
+
+
+class MMMU(LetterChoice):
+    """MMMU, validation: 900 questions of thirty subjects; pictures stand where the text has them.
+
+    SUBJECT/validation-00000-of-00001.parquet (the Hub's release; needs pyarrow): id, question,
+    options (a list as text), answer, question_type, image_1 ... image_7. An option's letter is read
+    by MMBench's rules and an output without one is wrong, where the official script guesses at
+    random. Open questions (about one in seventeen) must equal an answer after normalising, which
+    is stricter than the official search for it in the text. Demonstrations come from `dev`.
+
+    Reference: Yue et al., MMMU, 2023, arXiv 2311.16502.
+    """
+
+    name, folder, family = "mmmu", "mmmu", "mmmu-choice"
+    twin = "diagram, comparison"
+    licence = "Apache-2.0"
+    source = _HUB
+    count = 900
+    has_train = True
+    files = (File("mmmu/", _HUB, "0.4 GB without test"),)
+
+    def records(self, split: Split) -> list[Record]:
+        """Every question of every subject."""
+        part = "validation" if split == "test" else "dev"
+        records = []
+        for subjects in DISCIPLINES.values():
+            for subject in subjects.split():
+                name = f"mmmu/{subject}/{part}-00000-of-00001.parquet"
+                path = needed(self.root, File(name, _HUB, "up to 60 MB"), self.name)
+                rows = enumerate(read_parquet(path))
+                records += [
+                    Record(str(row.get("id", n)), {**row, "subject": subject}, f"{path}: row {n}")
+                    for n, row in rows
+                ]
+        return unique(records, self.path(self.files[0]))
+
+    def example(self, record: Record) -> Example:
+        """A question with its pictures among the words; the kind is the discipline."""
+        options = self._list(record, "options")
+        subject = record.text("subject")
+        kind = next(name for name, each in DISCIPLINES.items() if subject in each.split())
+        rest = {"kind": kind, "cluster": record.id}
+        if record.text("question_type") == "multiple-choice":
+            answer = record.text("answer")
+            letters = "ABCDEFGHI"[: len(options)]
+            if answer not in tuple(letters):
+                raise record.wrong("answer", "the letter of an option", answer)
+            right = letters.index(answer)
+            rest["details"] = {"subject": subject}
+            made = self.choose(record, [], record.text("question"), options, right, **rest)
+        else:
+            text = record.text("answer")
+            answers = self._list(record, "answer") if text.startswith("[") else [text]
+            rest |= {"answers": tuple(answers), "details": {"subject": subject}}
+            made = self.asked(record, [], record.text("question"), family="mmmu-open", **rest)
+        return replace(made, sample=_among(made.question, record))
+
+    @staticmethod
+    def _list(record: Record, field: str) -> list[str]:
+        try:
+            values = ast.literal_eval(record.text(field))
+        except (ValueError, SyntaxError):
+            raise record.wrong(field, "a list as text", record[field]) from None
+        if not isinstance(values, list):
+            raise record.wrong(field, "a list as text", record[field])
+        return [str(value) for value in values]
+
+    def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
+        """The letter of the option, or the open answer without the space around it."""
+        if example.options:
+            return super().parse(example, output, read_box)
+        return output.strip()
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """1 for the right letter or an equal answer."""
+        return [
+            float(p == e.answers[0]) if e.options else exact_match(p or "", e.answers)
+            for e, p in zip(examples, parsed, strict=True)
+        ]
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """Accuracy in percent by discipline and subject, of choices and of open questions."""
+        pairs = list(zip(examples, scores, strict=True))
+        return (
+            by_kind(examples, scores)
+            | by_kind(examples, scores, "subject")
+            | {
+                "choice": percent([score for e, score in pairs if e.options]),
+                "open": percent([score for e, score in pairs if not e.options]),
+            }
+        )
+
+
+def _among(text: str, record: Record) -> Sample:
+    """The question with every picture where the text first names it; later mentions stay words."""
+    sources: list[ImageSource] = []
+    placed: dict[str, int] = {}
+    parts: list[str | ImagePart] = []
+    done = 0
+    for mark in _MARK.finditer(text):
+        number = mark[1]
+        if number not in placed:
+            image = record.get(f"image_{number}")
+            if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+                raise record.wrong(f"image_{number}", "a picture", image)
+            placed[number] = len(sources)
+            sources.append(picture_of(image["bytes"], record))
+            parts += [text[done : mark.start()], ImagePart(placed[number])]
+            done = mark.end()
+    if not sources:
+        raise DataError("the question names no picture", given=text[:60], origin=record.origin)
+    shown = tuple(part for part in (*parts, text[done:]) if part != "")
+    return Sample(record.origin, tuple(sources), (), ((Turn("user", shown),),))
+
+
+def read_parquet(path: Path) -> list[dict]:
+    """The rows of a parquet file."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        message = "reading parquet files needs the package pyarrow"
+        raise DataError(message, origin=path, remedy="pip install pyarrow") from error
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        message = f"the file is damaged: {str(error).splitlines()[0]}"
+        raise DataError(message, origin=path, remedy="download the file again") from None
