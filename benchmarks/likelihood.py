@@ -1,0 +1,117 @@
+"""Likelihoods of four candidate answers: three ways with the same model.
+
+    loop            one forward for each candidate, logits everywhere (lmms-eval's `loglikelihood`)
+    padded batch    transformers' forward, the candidates of a question as one padded batch
+    shared prefix   Lucida: pictures and questions once, candidates as twigs, many in one forward
+
+All must choose the same candidates with log-likelihoods within 1e-4. CPU time with one thread,
+fp32; the ways alternate.
+
+    python benchmarks/likelihood.py [--pictures 8] [--questions 1] [--candidates 4] [--repetitions 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lucida.core.progress import table
+from lucida.core.recipe import load_recipe
+from lucida.data.sample import Sample, Tokens
+from lucida.data.sources.world import WorldSource
+from lucida.eval.likelihood import continued, likelihoods
+from lucida.model.checkpoint import build
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+
+ANSWERS = ["red", "blue", "two", "a large green square", "no", "three circles", "yes", "above"]
+
+
+def main() -> None:
+    """Time the ways and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--questions", type=int, default=1)
+    parser.add_argument("--candidates", type=int, default=4)
+    parser.add_argument("--repetitions", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    model, processor = build(load_recipe("mini").model)
+    model.eval()
+    source = WorldSource(["attribute", "counting", "presence"], "test", given.pictures * 4)
+    groups = [questions_of(sample, given.questions) for sample in source]
+    asked = [one for group in groups if len(group) == given.questions for one in group]
+    asked = asked[: given.pictures * given.questions]
+    texts = ANSWERS[: given.candidates]
+    ways: dict[str, Callable[[], list[list[float]]]] = {
+        "loop": lambda: [
+            [padded(model, processor, one, [text])[0] for text in texts] for one in asked
+        ],
+        "padded batch": lambda: [padded(model, processor, one, texts) for one in asked],
+        "shared prefix": lambda: [
+            [each.whole for each in one]
+            for one in likelihoods(model, processor, asked, [texts] * len(asked))
+        ],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    found = {}
+    for repetition in range(given.repetitions + 1):
+        for name, way in ways.items():
+            begun = time.process_time()
+            found[name] = torch.tensor(way())
+            if repetition:  # the first warms up
+                taken[name].append(time.process_time() - begun)
+    first = statistics.median(taken["loop"])
+    rows = [
+        [
+            name,
+            f"{1000 * statistics.median(times) / len(asked):.2f}",
+            f"{1000 * min(times) / len(asked):.2f} to {1000 * max(times) / len(asked):.2f}",
+            f"{first / statistics.median(times):.2f}",
+        ]
+        for name, times in taken.items()
+    ]
+    columns = ["way", "CPU ms a question (median)", "range", "times faster"]
+    title = (
+        f"{len(asked)} questions, {given.questions} a picture, {given.candidates} candidates each"
+    )
+    table(title, columns, rows)
+    for name, values in found.items():
+        error = float((values - found["loop"]).abs().max())
+        same = bool((values.argmax(1) == found["loop"].argmax(1)).all())
+        if error > 1e-4 or not same:
+            raise SystemExit(f"`{name}` differs from `loop` by {error:.1e}")
+
+
+def questions_of(sample: Sample, count: int) -> list[Sample]:
+    """Each question of a sample by itself, its answer removed."""
+    branches = sample.branches[:count]
+    return [Sample(sample.origin, sample.images, sample.stem, (b[:1],)) for b in branches]
+
+
+@torch.no_grad()
+def padded(
+    model: LucidaModel, processor: LucidaProcessor, sample: Sample, texts: list[str]
+) -> list[float]:
+    """Log-likelihoods by transformers' forward: padded on the right, logits everywhere."""
+    rows: list[Tokens] = [continued(processor, sample, text) for text in texts]
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), processor.tokenizer.pad_token_id)
+    seen, target = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.from_numpy(row.input_ids)
+        seen[number, : len(row)] = 1
+        target[number, : len(row)] = torch.from_numpy(row.target)
+    pixels = processor.pixels([source for row in rows for source in row.images])
+    logits = model(input_ids=ids, attention_mask=seen, pixel_values=pixels).logits
+    losses = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+    return (-losses.view(len(rows), length).sum(1)).tolist()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""How likely a model finds each of several answers: the prompt once, the answers as its branches.
+
+    stem       [image, question]     once for all candidates
+    branches   [yes] [no]            the candidates, never seeing one another
+
+Every question is a segment of a packed row (`model.masks`), many of them share one forward, and
+logits are computed only at positions that predict a token of a candidate. The stem's last position
+predicts the first token of every candidate. Questions about one picture share its features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lucida.core.errors import DataError
+from lucida.data.collate import collate, images_of
+from lucida.data.sample import IGNORED, Sample, Tokens, Turn
+from lucida.model.masks import ASK_WHOLE
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+BATCH_TOKENS = 8192
+"""Positions of one forward."""
+CHUNK_LOGITS = 2**24
+"""Most logits alive at once: 64 MiB in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Log-probabilities (nats) of one candidate: of its first token, and of all `tokens` of it.
+
+    The end token is one of them: an answer is the text and then nothing.
+    """
+
+    first: float
+    whole: float
+    tokens: int
+
+    @property
+    def normalised(self) -> float:
+        """Per token, so that long candidates are not worse for being long."""
+        return self.whole / self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with candidates as ids, or one of them where a mask lets images see the question.
+
+    `targets` are the ids of each candidate; all but the last of them are fed behind `stem`.
+    `number` counts the questions that one prompt was split into.
+    """
+
+    index: int
+    stem: Tokens
+    targets: tuple[np.ndarray, ...]
+    number: int = 0
+
+    def __len__(self) -> int:
+        return len(self.stem) + sum(len(target) - 1 for target in self.targets)
+
+
+@torch.no_grad()
+def likelihoods(
+    model: LucidaModel,
+    processor: LucidaProcessor,
+    samples: Sequence[Sample],
+    candidates: Sequence[Sequence[str]],
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[Likelihood]]:
+    """For each sample (one branch that ends with the user's turn) the likelihoods of its candidates.
+
+    A sample whose branch is a document (role `text`) is continued by its candidates, without an end
+    token. DataError: no candidates, an empty one, or one that does not fit the context.
+
+    Worked example: a picture, "is it red?", candidates "yes" and "no". The segment is
+    image, question | yes | no with branches 0 .., 1, 2; three positions have logits: the question's
+    last (of "yes" and "no"), and the two candidates' (of the end token).
+    """
+    found: list[list[Likelihood]] = [[] for _ in samples]
+    for number, scored in stream(model, processor, samples, candidates, batch_tokens):
+        found[number] = scored
+    return found
+
+
+@torch.no_grad()
+def stream(
+    model: LucidaModel,
+    processor: LucidaProcessor,
+    samples: Sequence[Sample],
+    candidates: Sequence[Sequence[str]],
+    batch_tokens: int = BATCH_TOKENS,
+) -> Iterator[tuple[int, list[Likelihood]]]:
+    """The same as they are found: (number of the sample, its likelihoods)."""
+    pairs = zip(samples, candidates, strict=True)
+    questions = [question(processor, n, sample, texts) for n, (sample, texts) in enumerate(pairs)]
+    if model.mask in ASK_WHOLE:  # several branches cannot share what sees them
+        questions = [
+            replace(each, targets=(target,), number=number)
+            for each in questions
+            for number, target in enumerate(each.targets)
+        ]
+    waiting = Counter(each.index for each in questions)
+    found: dict[int, dict[int, list[Likelihood]]] = {}
+    training = model.training
+    model.eval()
+    try:
+        for batch in batches(questions, batch_tokens):
+            for each, scored in scored_batch(model, processor, batch):
+                parts = found.setdefault(each.index, {})
+                parts[each.number] = scored
+                if len(parts) == waiting[each.index]:
+                    whole = found.pop(each.index)
+                    yield each.index, [one for number in sorted(whole) for one in whole[number]]
+    finally:
+        model.train(training)
+
+
+def question(
+    processor: LucidaProcessor, index: int, sample: Sample, texts: Sequence[str]
+) -> Question:
+    """A sample and its candidates, tokenised together and cut where they begin to differ."""
+    if not texts:
+        raise DataError(
+            "there are no candidates to compare",
+            origin=sample.origin,
+            remedy="ask this task with the protocol `generate`",
+        )
+    prompt = processor.prompt(sample)
+    whole = [continued(processor, sample, text) for text in texts]
+    shared = min(common_prefix(prompt.input_ids, tokens.input_ids) for tokens in whole)
+    if shared == 0:
+        raise DataError(
+            "nothing stands before the candidates, so their first token has no likelihood",
+            origin=sample.origin,
+            remedy="use a tokenizer with a start token, or give the text a beginning",
+        )
+    document = sample.branches[0][-1].role == "text" if sample.branches else False
+    targets = []
+    for text, tokens in zip(texts, whole, strict=True):
+        ids = tokens.input_ids[shared : len(tokens) - 1 if document else _end(tokens)]
+        if len(ids) == 0:
+            raise DataError("a candidate has no tokens", given=repr(text), origin=sample.origin)
+        targets.append(ids)
+    if prompt.image[shared:].any():
+        raise DataError(
+            "a candidate changes how the images before it are written", origin=sample.origin
+        )
+    fields = ("input_ids", "branch", "position", "image", "target")
+    stem = replace(prompt, **{name: getattr(prompt, name)[:shared] for name in fields})
+    return Question(index, stem, tuple(targets))
+
+
+def continued(processor: LucidaProcessor, sample: Sample, text: str) -> Tokens:
+    """The sample with one candidate as its answer; DataError when it does not fit whole."""
+    (branch,) = sample.branches or ((),)
+    lost: Counter[str] = Counter()
+    if branch and branch[-1].role == "text":
+        branch = (*branch[:-1], Turn("text", (*branch[-1].parts, text)))
+    else:
+        branch = (*branch, Turn("assistant", (text,)))
+    tokens = processor.encode(replace(sample, branches=(branch,)), counts=lost)
+    if lost:
+        raise DataError(
+            "a candidate does not fit into the context",
+            expected=f"at most {processor.max_length} tokens",
+            given=f"{len(tokens) + lost['tokens_cut']}",
+            origin=sample.origin,
+            remedy="shorten it or raise model.language.max_length",
+        )
+    return tokens
+
+
+def common_prefix(first: np.ndarray, second: np.ndarray) -> int:
+    """How many ids two prompts begin with together."""
+    size = min(len(first), len(second))
+    differ = np.flatnonzero(first[:size] != second[:size])
+    return int(differ[0]) if len(differ) else size
+
+
+def _end(tokens: Tokens) -> int:
+    """Behind the last supervised token: what a template writes after the end token is no answer."""
+    return int(np.flatnonzero(tokens.target != IGNORED)[-1]) + 2
+
+
+def batches(questions: Sequence[Question], batch_tokens: int) -> Iterator[list[Question]]:
+    """Questions within the budget, those of similar length together; a picture's side by side."""
+    order = sorted(questions, key=lambda each: (len(each), pictures(each)))
+    batch: list[Question] = []
+    for each in order:
+        if batch and sum(map(len, batch)) + len(each) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
+
+
+def pictures(question: Question) -> tuple[str, ...]:
+    """What identifies the pictures of a question."""
+    return tuple(source.key for source in question.stem.images)
+
+
+def packed(question: Question) -> tuple[Tokens, list[np.ndarray]]:
+    """A segment as tokens, and for each candidate the positions that predict its tokens."""
+    stem, count = question.stem, len(question.stem)
+    fed = [target[:-1] for target in question.targets]
+    ends = count + np.cumsum([len(ids) for ids in fed])
+    places = [
+        np.concatenate([[count - 1], np.arange(end - len(ids), end)])
+        for ids, end in zip(fed, ends, strict=True)
+    ]
+    behind = int(ends[-1]) - count
+    target = np.full(count + behind, IGNORED, dtype=np.int64)
+    target[count - 1] = question.targets[0][0]  # masks take what stands before it for the prompt
+    tokens = Tokens(
+        origin=stem.origin,
+        images=stem.images,
+        input_ids=np.concatenate([stem.input_ids, *fed]),
+        branch=np.repeat(np.arange(len(fed) + 1), [count, *map(len, fed)]),
+        position=np.concatenate([np.arange(count), *(count + np.arange(len(ids)) for ids in fed)]),
+        image=np.concatenate([stem.image, np.zeros(behind, dtype=np.int64)]),
+        target=target,
+    )
+    return tokens, places
+
+
+def scored_batch(
+    model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Question]
+) -> Iterator[tuple[Question, list[Likelihood]]]:
+    """One forward, and the likelihoods of every candidate in it, question by question."""
+    rows, places = zip(*map(packed, batch), strict=True)
+    fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id).to(model.device)
+    fields.features = features(model, processor, rows)
+    hidden = model.hidden(fields)[0]
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    where = [p + start for start, own in zip(starts, places, strict=False) for p in own]
+    wanted = [target for each in batch for target in each.targets]
+    scores = log_probabilities(
+        model,
+        hidden,
+        torch.from_numpy(np.concatenate(where)).to(model.device),
+        torch.from_numpy(np.concatenate(wanted)).to(model.device),
+    )
+    begin = 0
+    for each in batch:
+        found = []
+        for target in each.targets:
+            part = scores[begin : begin + len(target)]
+            found.append(Likelihood(float(part[0]), float(part.sum()), len(target)))
+            begin += len(target)
+        yield each, found
+
+
+def features(
+    model: LucidaModel, processor: LucidaProcessor, rows: Sequence[Tokens]
+) -> Tensor | None:
+    """Features of the images of these rows, in order; equal pictures go through the encoder once."""
+    sources = images_of(rows)
+    first = {source.key: source for source in sources}
+    pixels = processor.pixels(list(first.values()))
+    if pixels is None:
+        return None
+    number = {key: place for place, key in enumerate(first)}
+    places = torch.tensor([number[source.key] for source in sources], device=model.device)
+    return model.encode_images(pixels.to(model.device))[places]
+
+
+def log_probabilities(
+    model: LucidaModel, hidden: Tensor, where: Tensor, wanted: Tensor
+) -> np.ndarray:
+    """log p(wanted[i] | position where[i]) as float64; each position's logits are computed once."""
+    places, row = where.unique(return_inverse=True)
+    size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
+    result = torch.empty(len(where), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(places), size):
+        logits = model.logits(hidden[places[start : start + size]]).float()
+        scores = functional.log_softmax(logits, dim=-1)
+        inside = ((row >= start) & (row < start + size)).nonzero().squeeze(1)
+        result[inside] = scores[row[inside] - start, wanted[inside]]
+    return result.double().cpu().numpy()
