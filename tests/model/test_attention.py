@@ -22,7 +22,7 @@ IDS = torch.arange(3, 24)[None] * 7 % 200 + 3
 
 def layout() -> Layout:
     nothing = torch.zeros_like(IDS)
-    return Layout(Fields(SEGMENTS, nothing, torch.arange(21)[None], nothing), "causal")
+    return Layout(Fields(SEGMENTS, nothing, torch.arange(21)[None], nothing, nothing), "causal")
 
 
 def packed(language, **more):
@@ -90,7 +90,7 @@ def test_both_ways_to_attend_are_equal(length, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, length, 8, generator=generator)
     nothing = torch.zeros(1, length, dtype=torch.long)
-    fields = Fields(nothing + 1, nothing, torch.arange(length)[None], nothing)
+    fields = Fields(nothing + 1, nothing, torch.arange(length)[None], nothing, nothing)
     results = []
     for limit in (0, 1000):
         monkeypatch.setitem(attention.EAGER_LENGTH, torch.float32, limit)

@@ -8,6 +8,7 @@ from tiny import picture, tiny_model
 
 from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.model.decode import batches, greedy, greedy_tokens, request
+from lucida.model.masks import MASKS
 from lucida.model.messages import image_source, sample_of
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ SAMPLES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mask", ["causal", "image_block"])
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("vision", ["siglip", None])
 @pytest.mark.parametrize("batch_tokens", [16_384, 100])
 def test_equal_to_generate_one_at_a_time(mask, vision, batch_tokens):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,43 +11,106 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lucida.core.errors import ModelError
+from lucida.data.sample import Batch
 from lucida.model.attention import Layout, blocks_of, layout_attention
-from lucida.model.masks import MASKS, Fields, dense_mask
+from lucida.model.masks import MASKS, Fields, cells, dense_mask, fields_of, picture, prompts
 
 torch.set_num_threads(1)
 
 
-def fields(segment: list, branch: list, image: list) -> Fields:
-    """Fields of one row."""
-    order = torch.arange(len(segment))[None]
-    return Fields(torch.tensor([segment]), torch.tensor([branch]), order, torch.tensor([image]))
+def fields(
+    segment: list, branch: list | None = None, image: list | None = None, prompt: list | None = None
+) -> Fields:
+    """Fields of one row: one branch, no image, all prompt unless given."""
+    length = len(segment)
+    rest = (branch or [1] * length, [*range(length)], image or [0] * length, prompt or [1] * length)
+    return Fields(*(torch.tensor([values]) for values in (segment, *rest)))
 
 
 def drawn(mask: Tensor) -> list[str]:
     return ["".join("x" if seen else "." for seen in row) for row in mask[0, 0]]
 
 
-def test_causal_as_drawn_in_its_docstring():
-    one = fields([1] * 6, [0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 0, 0])
-    expected = ["x.....", "xx....", "xxx...", "xxxx..", "xx..x.", "xx..xx"]
-    assert drawn(dense_mask(one, "causal")) == expected
-
-
-def test_image_block_as_drawn_in_its_docstring():
-    two = fields([1] * 5, [0, 0, 0, 1, 1], [1, 1, 2, 0, 0])
-    assert drawn(dense_mask(two, "image_block")) == ["xx...", "xx...", "xxx..", "xxxx.", "xxxxx"]
+@pytest.mark.parametrize("name", MASKS)
+def test_every_mask_is_as_drawn_in_its_docstring(name):
+    """Fields stand on the left of the worked example, who sees whom on its right."""
+    given, expected = {}, []
+    for line in (MASKS[name].__doc__ or "").splitlines():
+        field = re.match(r" +(branch|image|prompt) +((?:\d\s+)+)", line + " ")
+        if field:
+            given[field[1]] = [int(value) for value in field[2].split()]
+        row = re.search(r"  \S   ((?:[x.] )+)", line + " ")
+        if row:
+            expected.append(row[1].replace(" ", ""))
+    assert len(expected) == len(given["image"]) >= 5
+    assert drawn(dense_mask(fields([1] * len(expected), **given), name)) == expected
 
 
 def test_segments_and_padding_keep_to_themselves():
-    row = fields([1, 1, 2, 2, 0, 0], [1] * 4 + [0, 0], [1, 1, 1, 1, 0, 0])
-    for name, block in (("causal", "x."), ("image_block", "xx")):
-        expected = [f"{block}....", "xx....", f"..{block}..", "..xx..", "....x.", ".....x"]
-        assert drawn(dense_mask(row, name)) == expected
+    """Two segments of two visual tokens; every mask that lets them look ahead stops at the seam."""
+    row = fields([1, 1, 2, 2, 0, 0], [1] * 4 + [0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0])
+    for name in MASKS:
+        block = {"causal": ("x.", "xx"), "diagonal": ("x.", ".x")}.get(name, ("xx", "xx"))
+        expected = [f"{line}...." for line in block] + [f"..{line}.." for line in block]
+        assert drawn(dense_mask(row, name)) == [*expected, "....x.", ".....x"], name
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_prompts_end_at_the_first_answer_on_their_path(data):
+    """Against a slow version that walks back from every position."""
+    row = data.draw(random_fields())
+    shape = row.segment.shape
+    marks = data.draw(st.lists(st.booleans(), min_size=row.segment.numel(),
+                               max_size=row.segment.numel()))  # fmt: skip
+    supervised = torch.tensor(marks).view(shape) & (row.segment > 0)
+    given = prompts(row.segment, row.branch, supervised)
+    for r in range(shape[0]):
+        for i in range(shape[1]):
+            path = [
+                j
+                for j in range(i)
+                if row.segment[r, j] == row.segment[r, i]
+                and row.branch[r, j] in (0, row.branch[r, i])
+            ]
+            wanted = row.segment[r, i] > 0 and not any(supervised[r, j] for j in path)
+            assert given[r, i] == int(wanted)
+
+
+def test_a_stem_with_one_branch_is_one_conversation():
+    """So its image may see the question; with two branches it sees neither."""
+    target = [-100, -100, -100, 7, -100]
+    for branch, expected in (([0, 0, 1, 1, 1], "xxxx."), ([0, 0, 1, 2, 2], "xx...")):
+        batch = Batch(
+            input_ids=torch.zeros(1, 5, dtype=torch.long),
+            segment=torch.ones(1, 5, dtype=torch.long),
+            branch=torch.tensor([branch]),
+            position=torch.arange(5)[None],
+            image=torch.tensor([[1, 1, 0, 0, 0]]),
+            target=torch.tensor([target]),
+        )
+        assert drawn(dense_mask(fields_of(batch), "prefix"))[0] == expected
+        assert drawn(dense_mask(fields_of(batch), "mutual"))[1] == expected
+
+
+def test_a_picture_for_the_terminal():
+    row = fields([1] * 5, image=[1, 1, 2, 0, 0], prompt=[1, 1, 1, 1, 0])
+    expected = """
+I1 ###=.
+I1 ###=.
+I2 ###=.
+ t ooox.
+ t oooxx
+""".strip("\n")
+    assert picture(row, "mutual") == expected
+    named = picture(row, "causal", labels=["I", "I", "J", "what", "red"])
+    assert named.splitlines()[3] == "what ooox."
+    assert cells(row, "diagonal").tolist()[2] == [0, 0, 4, 0, 0]
 
 
 def test_unknown_mask_suggests_the_nearest():
     with pytest.raises(ModelError, match="did you mean `causal`"):
-        dense_mask(fields([1], [0], [0]), "casual")
+        dense_mask(fields([1]), "casual")
 
 
 @st.composite
@@ -67,7 +132,11 @@ def random_fields(draw: st.DrawFn) -> Fields:
     longest = max(1, *(len(row[0]) for row in rows)) + draw(st.integers(0, 3))
     padded = [[values + [0] * (longest - len(values)) for values in row] for row in rows]
     segment, branch, image = (torch.tensor(column) for column in zip(*padded, strict=True))
-    return Fields(segment, branch, torch.arange(longest).expand_as(segment), image)
+    order = torch.arange(longest).expand_as(segment)
+    prompt = torch.zeros_like(segment)
+    for row, column in enumerate(draw(st.lists(st.integers(0, longest), max_size=len(rows)))):
+        prompt[row, :column] = 1
+    return Fields(segment, branch, order, image, prompt * (segment > 0))
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,7 +181,7 @@ def test_blocks_cover_all_segments_with_little_waste(lengths):
 
 
 def test_layout_of_unequal_segments_is_cut_into_blocks():
-    row = fields([1] * 4 + [2] * 2 + [3] * 4 + [0], [1] * 10 + [0], [0] * 11)
+    row = fields([1] * 4 + [2] * 2 + [3] * 4 + [0], [1] * 10 + [0])
     layout = Layout(row, "causal")
     assert [(block.segments, block.length) for block in layout.blocks] == [(2, 4), (1, 2), (1, 1)]
     assert torch.equal(layout.slots[layout.place], torch.arange(11))

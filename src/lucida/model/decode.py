@@ -10,6 +10,8 @@
 
 Equal to `model.generate` one question at a time (tests/model/test_decode.py), at a fraction of the
 cost: with 64 visual tokens, 8 questions an image and 5 new tokens the prompt is 5 times shorter.
+Under a mask that lets an image see its question (`prefix`, `mutual`) nothing can be shared: each
+prompt is run whole.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from transformers import Cache
 
 from lucida.core.errors import DataError
 from lucida.data.sample import Sample, Tokens
+from lucida.model.masks import ASK_WHOLE
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -40,7 +43,10 @@ cache, so doing it for every row would cost more than it saves."""
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt, cut behind its last visual token (or its stem, whichever ends later)."""
+    """One prompt, cut behind its last visual token (or its stem, whichever ends later).
+
+    At 0 it is not cut: nothing of it is shared.
+    """
 
     index: int
     prompt: Tokens
@@ -81,7 +87,8 @@ def greedy_tokens(
     """
     training = model.training
     model.eval()
-    requests = [request(index, prompt) for index, prompt in enumerate(prompts)]
+    whole = model.mask in ASK_WHOLE
+    requests = [request(index, prompt, whole) for index, prompt in enumerate(prompts)]
     answers: list[list[int]] = [[] for _ in prompts]
     for batch in batches(requests, max_new_tokens, batch_tokens):
         for asked, ids in zip(batch, answer(model, processor, batch, max_new_tokens), strict=True):
@@ -90,8 +97,8 @@ def greedy_tokens(
     return answers
 
 
-def request(index: int, prompt: Tokens) -> Request:
-    """Cuts a prompt; DataError when it has several branches."""
+def request(index: int, prompt: Tokens, whole: bool = False) -> Request:
+    """Cuts a prompt unless it is wanted whole; DataError when it has several branches."""
     if len(prompt) and int(prompt.branch.max()) > 1:
         raise DataError(
             "each prompt to be answered has one branch",
@@ -100,6 +107,8 @@ def request(index: int, prompt: Tokens) -> Request:
             origin=prompt.origin,
             remedy="ask each branch as its own sample; equal stems are shared anyway",
         )
+    if whole:
+        return Request(index, prompt, 0)
     shared = np.flatnonzero((prompt.image > 0) | (prompt.branch == 0))
     cut = int(shared[-1]) + 1 if len(shared) else 1
     return Request(index, prompt, min(cut, len(prompt) - 1))
@@ -136,6 +145,7 @@ def answer(
         ids[row, -length:] = torch.from_numpy(asked.prompt.input_ids[cut:])
         seen[row, cut : cut + max(lengths) - length] = 0
     ids, seen = ids.to(model.device), seen.to(model.device)
+    pixels = pixels_of(model, processor, batch) if cache is None else None
     ends = torch.tensor(model.generation_config.eos_token_id, device=model.device)
     never = model.generation_config.suppress_tokens or []
     written = torch.full((len(batch), new), -1, device=model.device)
@@ -144,6 +154,7 @@ def answer(
     for step in range(new):
         output = model(
             input_ids=ids,
+            pixel_values=pixels if step == 0 else None,
             attention_mask=seen,
             past_key_values=cache,
             use_cache=True,
@@ -172,7 +183,7 @@ def run_stems(
 ) -> tuple[Cache | None, Tensor]:
     """The cache of the different stems of a batch, and for each request which row of it is its own.
 
-    None when the prompts are one token long and nothing stands before it.
+    None when nothing is shared: prompts of one token, or a mask that needs them whole.
     """
     place: dict[tuple, int] = {}
     first: list[Request] = []
@@ -187,11 +198,18 @@ def run_stems(
     if cut == 0:
         return None, indices
     ids = np.stack([asked.prompt.input_ids[:cut] for asked in first])
-    pixels = processor.pixels([source for asked in first for source in asked.prompt.images])
     output = model(
         input_ids=torch.from_numpy(ids).to(model.device),
-        pixel_values=None if pixels is None else pixels.to(model.device),
+        pixel_values=pixels_of(model, processor, first),
         use_cache=True,
         logits_to_keep=1,
     )
     return output.past_key_values, indices
+
+
+def pixels_of(
+    model: LucidaModel, processor: LucidaProcessor, requests: list[Request]
+) -> Tensor | None:
+    """Pixels of the images of these requests, in order, or None without images."""
+    pixels = processor.pixels([source for asked in requests for source in asked.prompt.images])
+    return None if pixels is None else pixels.to(model.device)

@@ -1,4 +1,4 @@
-"""What `generate` needs beyond a language model's own: image blocks in the prompt's mask."""
+"""What `generate` needs beyond a language model's own: the attention mask of a prompt."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers import Cache
 from transformers.masking_utils import create_masks_for_generate
 
 from lucida.model.config import LucidaConfig
+from lucida.model.masks import MASKS, Fields, causal
 
 
 def image_numbers(
@@ -24,32 +25,69 @@ def image_numbers(
     return torch.where(placeholder, number, 0)
 
 
-def image_block_mask(
+def prompt_mask(
     config: LucidaConfig,
-    placeholder: Bool[Tensor, "rows length"],
+    name: str,
+    image: Int[Tensor, "rows length"],
     attention_mask: Tensor | dict | None,
     cache: Cache | None,
     dtype: torch.dtype,
 ) -> Tensor | dict | None:
-    """The mask of rank 4 (one for each kind of layer) in which an image's tokens see each other.
+    """The mask `name` for inputs that come without the fields of a batch, in transformers' form.
 
-    A mask that is made already is returned as it is. What stands in the cache is seen by all and,
-    like all text, belongs to no block.
+    image: 0 text, k a visual token of the row's k-th image. What is given at once is one prompt,
+    unless something stands in the cache: that was the prompt, and what follows is causal but for
+    its images. Nothing is made where transformers' own causal mask is the same, and a mask that is
+    made already (of rank 4, or one for each kind of layer) is returned as it is.
     """
-    if isinstance(attention_mask, dict) or (
-        attention_mask is not None and attention_mask.ndim == 4
-    ):
-        return attention_mask
     past = 0 if cache is None else int(cache.get_seq_length())
-    block = image_numbers(placeholder, config.visual_tokens) - 1  # -1 is text
-    rows, length = placeholder.shape
+    made = isinstance(attention_mask, dict) or (
+        attention_mask is not None and attention_mask.ndim == 4
+    )
+    plain = name == "causal" or (bool((image == 0).all()) and (name != "prefix" or past > 0))
+    if made or plain:
+        return attention_mask
+    fields = given_fields(image, attention_mask, past, room(cache))
+    query = Fields(*(field[:, past : past + image.shape[1]] for field in fields)).queries()
+    allowed = MASKS[name](query, fields.keys())
+    # Two parts, so that what a layer's own rule forbids (a sliding window) stays forbidden.
+    ahead = allowed & ~causal(query, fields.keys())
+
+    def or_ahead(row: Tensor, head: Tensor, asking: Tensor, key: Tensor) -> Tensor:
+        return ahead[row, asking - past, key]
+
+    def and_allowed(row: Tensor, head: Tensor, asking: Tensor, key: Tensor) -> Tensor:
+        return allowed[row, asking - past, key] | (asking == key)
+
     return create_masks_for_generate(
         config=config,
-        inputs_embeds=torch.empty(rows, length, 0, dtype=dtype, device=placeholder.device),
+        inputs_embeds=torch.empty(*image.shape, 0, dtype=dtype, device=image.device),
         attention_mask=attention_mask,
         past_key_values=cache,
-        block_sequence_ids=functional.pad(block, (past, 0), value=-1),
+        or_mask_function=or_ahead,
+        and_mask_function=and_allowed,
     )
+
+
+def room(cache: Cache | None) -> int:
+    """Positions that a cache of fixed size has, 0 for one that grows."""
+    return 0 if cache is None else max(0, cache.get_max_length())
+
+
+def given_fields(
+    image: Int[Tensor, "rows length"], attention_mask: Tensor | None, past: int, least: int
+) -> Fields:
+    """Fields of what is cached and what is given now, at least so many positions."""
+    rows, length = image.shape
+    if attention_mask is None:
+        attention_mask = image.new_ones(rows, past + length)
+    segment = attention_mask[:, : past + length].long()
+    segment = functional.pad(segment, (0, max(0, least - segment.shape[1])))
+    behind = segment.shape[1] - past - length
+    order = torch.arange(segment.shape[1], device=image.device).expand_as(segment)
+    now = functional.pad(image, (past, behind))
+    prompt = segment if past == 0 else torch.zeros_like(segment)
+    return Fields(segment, segment, order, now, prompt)
 
 
 def repeated_by_row(images: Tensor, counts: Int[Tensor, " rows"], times: int) -> Tensor:

@@ -117,7 +117,7 @@ def check_packing(language: PreTrainedModel, origin: str) -> None:
     position = torch.tensor([[0, 1, 2, 0, 1, 2]], device=device)
     segment = torch.tensor([[1, 1, 1, 2, 2, 2]], device=device)
     order, nothing = torch.arange(6, device=device)[None], torch.zeros_like(ids)
-    layout = Layout(Fields(segment, nothing, order, nothing), "causal")
+    layout = Layout(Fields(segment, nothing, order, nothing, nothing), "causal")
     layout.witnesses = []
     training = language.training
     language.eval()

@@ -18,8 +18,8 @@ from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
 from lucida.model.encoders.encoder import VisionEncoder, new_model
 from lucida.model.fuse import fuse
-from lucida.model.generation import image_block_mask, repeated_by_row
-from lucida.model.masks import fields_of
+from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
+from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
 
 
@@ -120,6 +120,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
                 given=self.language.config._attn_implementation,
                 remedy=f'call model.language.set_attn_implementation("{attention.NAME}")',
             )
+        check_branches(batch, self.mask)
         visual = self.visual(batch.pixel_values, batch.features)
         embedded = self.embed(batch.input_ids, batch.image > 0, visual)
         if visual is None and self.projector is not None and self.training:
@@ -221,16 +222,14 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("give exactly one of input_ids and inputs_embeds")
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+            counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+            position_ids = counted[:, -given.shape[1] :]
         if inputs_embeds is None:
             placeholder = self.placeholders(input_ids)
             inputs_embeds = self.embed(input_ids, placeholder, self.visual(pixel_values, features))
-            if self.mask == "image_block" and bool(placeholder.any()):
-                attention_mask = image_block_mask(
-                    self.config, placeholder, attention_mask, past_key_values, inputs_embeds.dtype
-                )
-        if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-            position_ids = counted[:, -inputs_embeds.shape[1] :]
+            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values)
         output = self.language(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -244,6 +243,13 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
             size = output.logits.shape[-1]
             output.loss = ForCausalLMLoss(output.logits, labels, size, **kwargs)
         return output
+
+    def prompt_mask(
+        self, placeholder: Tensor, attention_mask: Tensor | dict | None, cache: Cache | None
+    ) -> Tensor | dict | None:
+        """This model's mask over inputs that come without the fields of a batch."""
+        image = image_numbers(placeholder, max(1, self.config.visual_tokens))
+        return prompt_mask(self.config, self.mask, image, attention_mask, cache, self.dtype)
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Where visual tokens belong; nowhere in a blind model."""
@@ -263,12 +269,10 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         if not is_first_iteration:
             kwargs.pop("features", None)
         compiled = isinstance(past_key_values, Cache) and past_key_values.is_compileable
-        if compiled and is_first_iteration and self.mask == "image_block":
-            # Of a static cache transformers would make the mask itself, without image blocks.
+        if compiled and is_first_iteration:
+            # Of a static cache transformers would make the mask itself, a causal one.
             placeholder = self.placeholders(input_ids)
-            attention_mask = image_block_mask(
-                self.config, placeholder, attention_mask, past_key_values, self.dtype
-            )
+            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values)
         return super().prepare_inputs_for_generation(
             input_ids,
             past_key_values=past_key_values,
