@@ -5,17 +5,18 @@ stages.0.budget.steps=10         … or by index, from 0
 stages.sft.train.language=1e-3   keys of a mapping; parameter patterns may contain dots
 model.projector.kind=linear      a new kind drops the keys that only the old kind has
 model.projector=linear           the same, shorter
+stages.align=null                an entry of a list or mapping that cannot be null is removed
 evaluation.tasks=[caption]       values are YAML
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from lucida.core.document import Document, parse_value
+from lucida.core.document import Document, Place, parse_value
 from lucida.core.errors import suggestion
 from lucida.core.fields import Shape, default_kind, shape, short
 from lucida.core.mistakes import Mistake
@@ -35,14 +36,43 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Mistak
         try:
             if not equals or not key.strip("."):
                 raise WrongOverride("expected key=value, for instance seed=1")
-            place = _assign(document.data, key.strip().split("."), _value(text))
+            change = (key.strip(), _value(text), origin)
         except WrongOverride as problem:
             mistakes.append(Mistake(key.strip(), str(problem), origin))
         else:
-            for inner in [known for known in document.origins if known[: len(place)] == place]:
-                del document.origins[inner]
+            mistakes += apply_changes(document, [change])
+    return mistakes
+
+
+def apply_changes(document: Document, changes: Iterable[tuple[str, object, str]]) -> list[Mistake]:
+    """The same for (dotted key, value, where it was written)."""
+    mistakes = []
+    for key, value, origin in changes:
+        try:
+            place, removed = _assign(document.data, key.split("."), value)
+        except WrongOverride as problem:
+            mistakes.append(Mistake(key, str(problem), origin))
+            continue
+        for inner in [known for known in document.origins if known[: len(place)] == place]:
+            del document.origins[inner]
+        if removed:
+            _close_gap(document.origins, place)
+        else:
             document.origins[place] = origin
     return mistakes
+
+
+def _close_gap(origins: dict[Place, str], gone: Place) -> None:
+    """Entries of a list behind the one that went have moved up by one."""
+    *above, index = gone
+    if not isinstance(index, int):
+        return
+    depth = len(above)
+    moved = {}
+    for place in list(origins):
+        if place[:depth] == tuple(above) and len(place) > depth and place[depth] > index:
+            moved[*above, place[depth] - 1, *place[depth + 1 :]] = origins.pop(place)
+    origins |= moved
 
 
 def _value(text: str) -> object:
@@ -52,8 +82,8 @@ def _value(text: str) -> object:
         raise WrongOverride(f"the value is not YAML: {problem}") from problem
 
 
-def _assign(data: dict, keys: list[str], value: object) -> tuple[str | int, ...]:
-    """Sets the value and returns its place."""
+def _assign(data: dict, keys: list[str], value: object) -> tuple[Place, bool]:
+    """Sets the value; returns its place, and whether the entry there was removed."""
     here: Any = data
     accepted = shape(Recipe)
     place: list[str | int] = []
@@ -70,13 +100,23 @@ def _assign(data: dict, keys: list[str], value: object) -> tuple[str | int, ...]
         if not isinstance(inner, dict | list):
             inner = here[key] = _fresh(below, info, place, keys)
         here, accepted = inner, below
+    if value is None and not accepted.specs and not below.null:
+        _remove(here, key, place)
+        return tuple(place), True
     if key == "kind" and accepted.tagged:
         _change_kind(here, accepted, current_kind, value)
     elif below.tagged and isinstance(value, str):
         _put_kind(here, key, below, info, value)
     else:
         here[key] = value
-    return tuple(place)
+    return tuple(place), False
+
+
+def _remove(here: Any, key: str | int, place: list[str | int]) -> None:
+    if isinstance(here, dict) and key not in here:
+        where = ".".join(str(each) for each in place[:-1])
+        raise WrongOverride(f"{where} has no `{key}` to remove; {suggestion(str(key), here)}")
+    del here[key]
 
 
 def _next_key(

@@ -1,23 +1,27 @@
 """Recipes on disk and on the command line: found, overridden, checked, printed, compared.
 
 load_recipe("mini", ["stages.sft.budget.steps=10", "model.projector=linear"])
-    name or file ──▶ YAML with line numbers ──▶ overrides ──▶ Recipe
+    name or file ──▶ YAML with line numbers ──▶ bases unfolded ──▶ overrides ──▶ Recipe
                                  every mistake on the way is reported at once
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from lucida.core.document import dump_document, read_document
-from lucida.core.errors import RecipeError, nearest
+from lucida.core.document import Document, dump_document, read_document
+from lucida.core.errors import RecipeError, nearest, suggestion
 from lucida.core.explain import explain as explain
 from lucida.core.explain import schema as schema
+from lucida.core.families import is_family, members, unfold
 from lucida.core.fields import short
 from lucida.core.mistakes import mistakes_of, odd_values, refuse
 from lucida.core.overrides import apply_overrides
@@ -26,46 +30,119 @@ from lucida.core.spec import Recipe
 PRESETS = Path(__file__).parent.parent / "recipes"
 
 
-def presets() -> dict[str, Path]:
-    """Name → file of every recipe that ships with Lucida."""
-    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"), key=lambda path: path.stem)}
+@dataclass(frozen=True)
+class Preset:
+    """A recipe that ships with Lucida: the file it stands in, its family (empty for a file of its
+    own), and what is written there."""
+
+    path: Path
+    family: str
+    document: Document
+
+
+@functools.cache
+def presets() -> dict[str, Preset]:
+    """Name → preset, families in the order of their files."""
+    alone, together = {}, {}
+    for path in sorted(PRESETS.glob("*.yaml")):
+        document = read_document(path)
+        if is_family(document):
+            family = document.data["family"]
+            for name, member in members(document, path).items():
+                together[name] = Preset(path, family, member)
+        else:
+            alone[path.stem] = Preset(path, "", document)
+    return alone | together
 
 
 def find_recipe(name: str | Path) -> Path:
     """The file behind a preset's name, a file's path, or a run folder (its recipe.yaml)."""
-    known = presets()
-    if str(name) in known:
-        return known[str(name)]
-    path = Path(name).expanduser()
+    path, known = Path(name).expanduser(), {}
+    if path.name == str(name):
+        if (PRESETS / f"{name}.yaml").is_file():
+            return PRESETS / f"{name}.yaml"  # without reading the families
+        known = presets()
+        if str(name) in known:
+            return known[str(name)].path
     if path.is_dir() and (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
     if path.is_file():
         return path
-    listed = ", ".join(known) or "none"
+    known = known or presets()
     if "=" in str(name):
         remedy = f"name the recipe first: lucida train NAME {name}"
     elif close := nearest(str(name), known):
-        remedy = f"did you mean `{close}`? presets: {listed}"
+        near = difflib.get_close_matches(str(name), known, n=6, cutoff=0.5)
+        others = ", ".join(each for each in near if each != close)
+        remedy = f"did you mean `{close}`? " + (f"also near: {others}; " if others else "")
+        remedy += "`lucida show` lists the presets"
     else:
-        remedy = f"presets: {listed}; anything else must be a file"
+        remedy = f"`lucida show` lists the {len(known)} presets; anything else must be a file"
     raise RecipeError(f"there is no recipe `{name}`, neither a preset nor a file", remedy=remedy)
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of that name or path with `key=value` overrides applied.
 
-    RecipeError lists every mistake of the file and of the overrides together.
+    A file of several recipes is followed by the one that is meant: `family.yaml#NAME`. RecipeError
+    lists every mistake of the file and of the overrides together.
     """
-    path = find_recipe(name)
-    document = read_document(path)
+    document, origin = _whole(str(name), ())
     mistakes = apply_overrides(document, overrides)
     mistakes += odd_values(document.data, document.origins)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as problem:
         mistakes += mistakes_of(problem, document.data, document.origins)
-    refuse(str(path), mistakes)
+    refuse(origin, mistakes)
     return recipe
+
+
+def _whole(name: str, asking: tuple[str, ...]) -> tuple[Document, str]:
+    """The unfolded recipe of a name, and how messages call it; `asking` are the recipes that led
+    here as bases."""
+    document, origin, siblings, folder = _written(name)
+    if origin in asking:
+        loop = " -> ".join([*asking[asking.index(origin) :], origin])
+        raise RecipeError(f"a recipe is its own base: {loop}")
+
+    def find(base: str) -> Document:
+        if base in siblings:
+            base = siblings[base]
+        elif (folder / base.partition("#")[0]).is_file():
+            base = str(folder / base)
+        return _whole(base, (*asking, origin))[0]
+
+    return unfold(document, origin, find), origin
+
+
+def _written(name: str) -> tuple[Document, str, dict[str, str], Path]:
+    """What is written under a name: the document, how messages call it, other recipes of the same
+    file by the names that find them from anywhere, and the folder."""
+    file, _, member = name.partition("#")
+    path = find_recipe(file if member else name)
+    if path.parent == PRESETS and not member and (known := presets_of(path, name)):
+        return known.document, f"{path}#{name}" if known.family else str(path), {}, PRESETS
+    document = read_document(path)
+    if not is_family(document):
+        if member:
+            raise RecipeError(f"there is one recipe in this file, not `{member}`", origin=path)
+        return document, str(path), {}, path.parent
+    family = members(document, path)
+    if member not in family:
+        what = f"there is no `{member}` in this family" if member else "the file holds a family"
+        listed = suggestion(member, family) if member else f"{path}#{next(iter(family))}"
+        raise RecipeError(what, origin=path, remedy=f"name one of its recipes: {listed}")
+    siblings = {each: f"{path}#{each}" for each in family}
+    return family[member], f"{path}#{member}", siblings, path.parent
+
+
+def presets_of(path: Path, name: str) -> Preset | None:
+    """The preset `name`; one in a file of its own without reading the families."""
+    if path.stem == name:
+        document = read_document(path)
+        return None if is_family(document) else Preset(path, "", document)
+    return presets().get(name)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -24,8 +24,12 @@ def show(
     if recipe is None:
         from lucida.core.progress import table
 
-        known = [load_recipe(name) for name in presets()]
-        table("presets", ["name", "description"], [[each.name, each.description] for each in known])
+        known = presets()
+        for family in dict.fromkeys(preset.family for preset in known.values()):
+            names = [name for name, preset in known.items() if preset.family == family]
+            values = [load_recipe(name) for name in names]
+            rows = [[each.name, each.provenance, each.description] for each in values]
+            table(family or "The miniature world", ["name", "numbers from", "description"], rows)
         return
     value = load_recipe(recipe, overrides or [])
     typer.echo(f"# hash {recipe_hash(value)}\n{dump_recipe(value)}", nl=False)

@@ -19,11 +19,22 @@ class BlindSpec(Spec):
     """Steps of each stage; the blind model learns its priors sooner."""
 
 
+class EngineSpec(Spec):
+    """How the steps are computed; none of it changes what they compute, up to rounding."""
+
+    kind: Literal["auto", "single", "ddp", "fsdp"] = "auto"
+    """One process; a whole model on each of several (`ddp`); or the language model cut into shares
+    (`fsdp`). `auto` is ddp under torchrun, else single."""
+    compile: bool = False
+    """Compile the layers of the language model with torch.compile: slow to begin, then faster,
+    chiefly on a GPU. Bits may differ from run to run."""
+
+
 class Recipe(Spec):
     """A model, its stages and its evaluation: everything that a run needs to be repeated."""
 
     version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._+-]*$")
     description: str = ""
     provenance: Literal["own", "paper", "script", "reconstruction"] = "own"
     """Where the numbers come from: ours, a paper, its authors' scripts, or our reading of an
@@ -35,6 +46,7 @@ class Recipe(Spec):
     """`auto` takes bf16 where the hardware multiplies it fast, fp16 on older GPUs, else fp32."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; null leaves torch's choice. Bit-identical resume needs the same number."""
+    engine: EngineSpec = EngineSpec()
     model: ModelSpec
     stages: list[StageSpec] = Field(min_length=1)
     evaluation: EvaluationSpec = EvaluationSpec()
