@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from lucida.apps.command import app
-from lucida.apps.verbs import parts, recipes, runs
+from lucida.apps.verbs import benchmarks, parts, recipes, runs
 
-VERBS = (runs, recipes, parts)
+VERBS = (runs, recipes, benchmarks, parts)
 """Importing a file of verbs puts them on the command line, in this order."""
 
 

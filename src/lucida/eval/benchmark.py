@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from lucida.data.sample import Sample
@@ -131,6 +132,12 @@ class Benchmark(ABC):
     """True when nobody but an outside judge can score it: `scores` refuses, and `answers_file`
     gives what the judge reads."""
     higher_is_better: bool = True
+
+    @property
+    def root(self) -> Path | None:
+        """The folder that the paths of `files` start from; None where there are no files. DataError
+        when nobody said where it is."""
+        return None
 
     @abstractmethod
     def examples(self, limit: int | None = None) -> list[Example]:

@@ -19,6 +19,7 @@ WORLD = {
         "reading",
         "boxes",
         "relation",
+        "side",
         "spatial",
         "counting",
         "presence",

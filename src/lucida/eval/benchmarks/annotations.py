@@ -15,7 +15,7 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ def needed(root: Path, file: File, name: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Record(Mapping[str, object]):
+class Record:
     """One record of an annotation file with where it stands, for errors. `id` is the publisher's
     and unique in its file."""
 
@@ -72,11 +72,9 @@ class Record(Mapping[str, object]):
             )
         return self.value[field]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.value)
-
-    def __len__(self) -> int:
-        return len(self.value)
+    def get(self, field: str, default: object = None) -> object:
+        """A field that need not be there."""
+        return self.value.get(field, default)
 
     def text(self, field: str) -> str:
         """A field that must be text; numbers are written out, as publishers mix them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, listed, read_object
@@ -62,7 +63,7 @@ class CocoCaptions(Captioning):
     files = (
         File("coco-captions/dataset_coco.json", _KARPATHY, "144 MB"),
         VAL2014,
-        TRAIN2014,
+        replace(TRAIN2014, needed="train"),
     )
 
     def records(self, split: Split) -> list[Record]:

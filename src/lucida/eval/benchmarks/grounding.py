@@ -21,6 +21,11 @@ from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.boxes import box_hit
 
 _REFER = "https://github.com/lichengunc/refer (data/README.md has the links)"
+_SENTENCES = {
+    "refcoco": {"val": 10_834, "testA": 5_657, "testB": 5_095},
+    "refcoco+": {"val": 10_758, "testA": 5_726, "testB": 4_889},
+    "refcocog": {"val": 4_896, "test": 9_602},
+}
 _BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 
 
@@ -75,6 +80,7 @@ class RefCOCO(Grounding):
         super().__init__(prompts=prompts, data=data)
         self.folder, self.part = dataset, part
         self.name = f"{dataset}-{part}"
+        self.count = _SENTENCES[dataset][part]
         self.files = (
             File(f"{dataset}/instances.json", _REFER, "40 MB"),
             File(f"{dataset}/refs({_BY[dataset]}).p", _REFER, "20 MB"),

@@ -8,7 +8,14 @@ from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, as_record, read_pickle
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, percent
-from lucida.eval.metrics.pathvqa import bleu, exact_match, is_yes_no, token_f1, yes_no_score
+from lucida.eval.metrics.pathvqa import (
+    bleu,
+    exact_match,
+    is_yes_no,
+    normalise,
+    token_f1,
+    yes_no_score,
+)
 
 _PAGE = "https://github.com/UCSD-AI4H/PathVQA"
 
@@ -53,13 +60,14 @@ class PathVQA(PublishedBenchmark):
     def example(self, record: Record) -> Example:
         """A question with its answer; the kind is yes/no or open."""
         image, answer = record.text("image"), record.text("answer")
+        closed = is_yes_no(answer)
         return self.asked(
             record,
             [self.picture(self.files[1], f"{image.split('_')[0]}/{image}.jpg", record)],
             record.text("question"),
-            answers=(answer,),
-            options=("yes", "no") if is_yes_no(answer) else (),
-            kind="yes/no" if is_yes_no(answer) else "open",
+            answers=(normalise(answer) if closed else answer,),
+            options=("yes", "no") if closed else (),
+            kind="yes/no" if closed else "open",
         )
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:

@@ -13,6 +13,7 @@ from lucida.eval.benchmarks.coco import TRAIN2014, VAL2014, file_name
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.vqa import okvqa_score, vizwiz_score, vqa_score
 
+_TRAINING = replace(TRAIN2014, needed="train")
 _VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 _OKVQA = "https://okvqa.allenai.org/download.html"
 
@@ -106,7 +107,7 @@ class VQAv2(CocoQuestions):
             "365 MB",
             "train",
         ),
-        TRAIN2014,
+        _TRAINING,
     )
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
@@ -144,7 +145,7 @@ class OKVQA(CocoQuestions):
         VAL2014,
         File("okvqa/OpenEnded_mscoco_train2014_questions.json", _OKVQA, "1 MB", "train"),
         File("okvqa/mscoco_train2014_annotations.json", _OKVQA, "12 MB", "train"),
-        TRAIN2014,
+        _TRAINING,
     )
 
     def example(self, record: Record) -> Example:

@@ -16,8 +16,9 @@ from lucida.data.sample import Sample, Turn
 from lucida.data.sources.world import item_sample
 from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox
 from lucida.eval.metrics.boxes import Box, box_hit
-from lucida.eval.metrics.cider import cider_d, tokenize
+from lucida.eval.metrics.cider import cider_d
 from lucida.eval.metrics.exact import exact_match
+from lucida.eval.metrics.ptb import tokenize
 from lucida.eval.prompts import prompt_set, write
 from lucida.world.scenes import Split
 from lucida.world.tasks import TASKS, Exchange, Item
@@ -206,6 +207,7 @@ unanswerable = partial(WorldBenchmark, "unanswerable")
 reading = partial(WorldBenchmark, "reading")
 boxes = partial(WorldBenchmark, "boxes")
 relation = partial(WorldBenchmark, "relation")
+side = partial(WorldBenchmark, "side")
 spatial = partial(WorldBenchmark, "spatial")
 counting = partial(WorldBenchmark, "counting")
 presence = partial(WorldBenchmark, "presence")

@@ -37,6 +37,7 @@ class POPE(PublishedBenchmark):
         self.kind = kind
         self.name = f"pope-{kind}"
         self.twin = f"presence-{kind}"
+        self.count = 2_910 if kind == "random" else 3_000
         self.files = (File(f"pope/coco_pope_{kind}.json", _POPE, "0.4 MB"), VAL2014)
 
     @property
