@@ -82,7 +82,7 @@ def test_every_mistake_is_reported_at_once_with_line_and_nearest_key(tmp_path):
         "expected a number or `frozen`, got nan",
         "unknown kind `wrld`; did you mean `world`?",
         "required: a key `kind`, one of world, llava",
-        "give exactly one of steps and epochs (got steps=1, epochs=2.0)",
+        "give exactly one of steps, epochs, tokens and minutes (got steps=1, epochs=2.0)",
         "blind.steps",
         "stages.sft.optim.warmup (override stages.sft.optim.warmup=x): expected a number >= 0",
         "unknown key `seeed`; did you mean `seed`?",

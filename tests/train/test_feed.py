@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from lucida.core.spec import MixtureSpec, WorldSourceSpec
 from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
+from lucida.train.engine import Engine
 from lucida.train.feed import FrozenFeatures, Spread, mixtures, parts, stage_feed
 from lucida.train.precision import Precision
 from lucida.train.stage import plan_stage
@@ -56,7 +57,9 @@ def test_pixels_when_the_encoder_trains_features_when_it_is_frozen(recipe, tmp_p
     model, processor = build(recipe.model)
     for pattern, frozen in (("projector", True), ("vision", False)):
         plan = plan_stage(model, {pattern: 1e-3}, "stage")
-        feed = stage_feed(recipe, 0, plan, model, processor, FP32, tmp_path / "dropped.jsonl")
+        feed = stage_feed(
+            recipe, 0, plan, model, processor, FP32, tmp_path / "dropped.jsonl", Engine()
+        )
         stream = feed.batches(0)
         batch = next(stream)[0]
         stream.close()
@@ -71,7 +74,7 @@ def test_what_was_cut_is_told(recipe, tmp_path):
     )
     model, processor = build(short.model)
     plan = plan_stage(model, {"projector": 1e-3}, "stage")
-    feed = stage_feed(short, 0, plan, model, processor, FP32, tmp_path / "dropped.jsonl")
+    feed = stage_feed(short, 0, plan, model, processor, FP32, tmp_path / "dropped.jsonl", Engine())
     stream = feed.batches(0)
     next(stream)
     stream.close()

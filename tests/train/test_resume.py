@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from tiny_training import tiny_recipe
+from tiny_training import adapted_recipe, tiny_recipe
 
 from lucida.core.errors import RunError
 from lucida.train.loop import train_run
@@ -135,7 +135,19 @@ def exit_code_of(number) -> int:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(seed, recipe, launcher, uninterrupted, tmp_path):
-    moments, folder = random.Random(seed), tmp_path / "run"
+    kill_at_random(seed, recipe, launcher, uninterrupted, tmp_path / "run")
+
+
+def test_adapters_killed_at_random_moments(parts, launcher, tmp_path):
+    recipe, whole = adapted_recipe(parts), tmp_path / "whole"
+    launcher.start(recipe, whole)
+    assert launcher.wait() == 0, launcher.log.read_text()
+    kill_at_random(0, recipe, launcher, whole, tmp_path / "run")
+
+
+def kill_at_random(seed, recipe, launcher, uninterrupted, folder):
+    """Stop a run four times, twice without notice, and compare it with one never stopped."""
+    moments = random.Random(seed)
     kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
     moments.shuffle(kinds)
     for number in kinds:

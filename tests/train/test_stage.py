@@ -81,7 +81,7 @@ def test_a_stage_in_which_nothing_trains_is_refused():
 
 def test_frozen_parts_need_no_gradient_and_leave_training_mode():
     model = Small().train()
-    apply_plan(model, plan_stage(model, {"projector.2": 1e-3}, "stage"))
+    apply_plan(model, plan_stage(model, {"projector.2": 1e-3}, "stage").trained)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == [
         "projector.2.weight",
         "projector.2.bias",

@@ -31,8 +31,8 @@ class Parts(nn.Module):
 def new(train=None):
     model = Parts()
     plan = plan_stage(model, train or {"projector": 1e-2, "language": 1e-2}, "stage")
-    apply_plan(model, plan)
-    return model, adamw(plan, OptimSpec()), torch.amp.GradScaler("cpu", enabled=False), plan
+    apply_plan(model, plan.trained)
+    return model, adamw(plan.trained, OptimSpec()), torch.amp.GradScaler("cpu", enabled=False), plan
 
 
 def move(model, optimizer, steps):

@@ -131,3 +131,13 @@ def tiny_recipe(parts: Path, language: str = "language") -> Recipe:
         ],
     }
     return Recipe.model_validate(values)
+
+
+def adapted_recipe(parts: Path) -> Recipe:
+    """The same with adapters: DoRA in the first stage, merged, and then wider LoRA with dropout."""
+    values = tiny_recipe(parts).model_dump(mode="json")
+    align, sft = values["stages"]
+    align["lora"] = {"rate": 1e-2, "rank": 2, "dora": True, "targets": ["language.last(1)"]}
+    sft["train"] = {"projector": 1e-3, "*norm": 1e-3, "vision": "frozen"}
+    sft["lora"] = {"rate": 1e-2, "rank": 3, "dropout": 0.2}
+    return Recipe.model_validate(values)

@@ -29,6 +29,7 @@ from lucida.data.sample import Batch, ImageSource, Sample
 from lucida.data.sources import open_source
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
+from lucida.train.engine import Engine
 from lucida.train.precision import Precision
 from lucida.train.stage import StagePlan
 from lucida.train.state import fingerprint
@@ -68,11 +69,12 @@ class Spread:
 
 @dataclass(slots=True)
 class Feed:
-    """The data of one stage. `batches(from_step)` never ends; the stage lasts `steps` of it."""
+    """The data of one stage. `batches(from_step)` never ends; the stage lasts `steps` of it, or
+    (`steps` None) until its tokens or its time are spent."""
 
     loader: Loader
     held_out: Loader | None
-    steps: int
+    steps: int | None
     features: FrozenFeatures | None
     _validation: list[Batch] = field(default_factory=list)
 
@@ -110,6 +112,7 @@ def stage_feed(
     processor: LucidaProcessor,
     precision: Precision,
     dropped: Path,
+    engine: Engine,
 ) -> Feed:
     """Open the sources of stage number `index`; nothing is read before its first batch.
 
@@ -128,6 +131,8 @@ def stage_feed(
         features=features,
         on_error=stage.mixture.on_error,
         max_dropped=stage.mixture.max_dropped,
+        rank=engine.rank,
+        world=engine.world,
     )
     loader = make(training, batch=stage.batch, dropped=dropped)
     validation = None
@@ -135,7 +140,8 @@ def stage_feed(
         in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)
         update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
         validation = make(held_out, batch=stage.batch.model_copy(update=update))
-    return Feed(loader, validation, loader.steps(stage.budget), features)
+    counted = stage.budget.steps is not None or stage.budget.epochs is not None
+    return Feed(loader, validation, loader.steps(stage.budget) if counted else None, features)
 
 
 def sees(model: LucidaModel) -> bool:
@@ -145,7 +151,7 @@ def sees(model: LucidaModel) -> bool:
 
 def vision_is_frozen(plan: StagePlan) -> bool:
     """True when a stage leaves the whole vision encoder alone."""
-    return not any(name.startswith("vision.") for name in plan.trained)
+    return not plan.touches("vision")
 
 
 def mixtures(spec: MixtureSpec, seed: int) -> tuple[Mixture, Mixture | None]:

@@ -7,252 +7,201 @@
 
 A run that was stopped at any moment goes on from its newest checkpoint and ends with the same
 weights, on a CPU bit for bit: what a step does depends on weights, optimizer, random generators and
-the step's number only, and all four are in the checkpoint.
+the step's number only, and all four are in the checkpoint. (A budget of minutes also depends on the
+clock, and compiled layers on the compiler.)
 """
 
 from __future__ import annotations
 
-import random
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from lucida.core.errors import RunError
 from lucida.core.progress import Progress, say, table
-from lucida.core.recipe import diff_recipes, load_recipe
-from lucida.core.runs import RunFolder
+from lucida.core.recipe import load_recipe
+from lucida.core.runs import RunFolder, plain
 from lucida.core.spec import Recipe, StageSpec
-from lucida.model.checkpoint import build, save
-from lucida.model.processing import LucidaProcessor
-from lucida.model.vlm import LucidaModel
+from lucida.data.sample import Batch
+from lucida.model.checkpoint import save
 from lucida.train import state
+from lucida.train.begin import (
+    Plan,
+    Set,
+    Training,
+    Watch,
+    begin,
+    check_folder,
+    plan,
+    prepare,
+    restore_adapters,
+    settle,
+    sign,
+)
 from lucida.train.blind import blind_recipe
-from lucida.train.feed import Feed, stage_feed
-from lucida.train.kernels import quicken
-from lucida.train.optim import adamw, schedule, set_learning_rate, warmup_steps
-from lucida.train.precision import Precision, choose_device, choose_precision
-from lucida.train.stage import StagePlan, apply_plan, describe, plan_stage
-from lucida.train.state import Position, Setting, checkpoints
+from lucida.train.engine import choose_engine
+from lucida.train.optim import set_learning_rate
+from lucida.train.stage import describe
+from lucida.train.state import Position
 from lucida.train.step import StepResult, step
-from lucida.train.stopping import Interrupted, StopRequest, stop_request
-from lucida.train.validate import validation_loss
+from lucida.train.stopping import Interrupted, stop_request
+from lucida.train.validate import untouched, validation_loss
 
 
-@dataclass(slots=True)
-class Training:
-    """A run under way: the only thing that the functions below share.
-
-    `touched` names the parameters that any stage so far has trained. `saved` is the checkpoint that
-    this process continues from, None when it began the run.
-    """
-
-    recipe: Recipe
-    run: RunFolder
-    model: LucidaModel
-    processor: LucidaProcessor
-    precision: Precision
-    setting: Setting
-    stop: StopRequest
-    position: Position
-    touched: set[str]
-    saved: Path | None
-
-
-def train(recipe: Recipe | str | Path, folder: str | Path | None = None) -> Path:
+def train(
+    recipe: Recipe | str | Path, folder: str | Path | None = None, watch: Watch | None = None
+) -> Path:
     """Train a recipe, given as a value, a preset's name or a file, and give the run folder.
 
     The default folder is `runs/NAME`. A run that stands there goes on; a finished one stays as it
-    is.
+    is. `watch` is called where stages ask for `evaluate_every`.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe))
-    return train_run(recipe, Path("runs") / recipe.name if folder is None else Path(folder))
+    place = Path("runs") / recipe.name if folder is None else Path(folder)
+    return train_run(recipe, place, watch=watch)
 
 
-def train_run(recipe: Recipe, folder: Path, command: str = "") -> Path:
+def train_run(recipe: Recipe, folder: Path, command: str = "", watch: Watch | None = None) -> Path:
     """Train a recipe in `folder`, and its blind baseline (if it asks for one) in `folder`/blind."""
-    train_alone(recipe, folder, command)
+    train_alone(recipe, folder, command, watch)
     if recipe.blind is not None:
-        train_alone(blind_recipe(recipe), folder / "blind", command)
+        train_alone(blind_recipe(recipe), folder / "blind", command, watch)
     return folder
 
 
-def train_alone(recipe: Recipe, folder: Path, command: str = "") -> Path:
+def train_alone(
+    recipe: Recipe, folder: Path, command: str = "", watch: Watch | None = None
+) -> Path:
     """Train every stage of a recipe in `folder` and save the model there; gives the folder.
 
     RunError: the folder is used by another process or cannot be written, it holds a run of another
     recipe, or a number stopped being finite. Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     run = RunFolder(folder)
-    with run.locked(), stop_request() as stop:
-        run.prepare()
-        check_folder(run, recipe)
+    with ExitStack() as held:
+        stop = held.enter_context(stop_request())
+        engine = choose_engine(recipe.engine)
+        if engine.main:
+            held.enter_context(run.locked())
+            run.prepare()
+            check_folder(run, recipe)
+        engine.wait()
         if (run.path / "config.json").exists():  # written last of all
             say(f"{run.path}: already trained; nothing to do")
             return run.path
-        training = begin(recipe, run, stop)
+        training = begin(recipe, run, engine, stop)
+        training.watch = watch
         # All stages are planned now: a mistake in the last one should not cost the first.
-        planned = [plan(training, index) for index in range(len(recipe.stages))]
-        sign(training, command)
-        for index, (what, feed) in enumerate(planned):
-            if not done(training.position, index, feed.steps):
-                train_stage(training, index, what, feed)
-        save(training.model, training.processor, run.path)
+        plans = [plan(training, index) for index in range(len(recipe.stages))]
+        restore_adapters(training, plans)
+        if engine.main:
+            sign(training, command)
+        for index, current in enumerate(plans):
+            if not done(training.position, index, current):
+                train_stage(training, index, current)
+        settle(training)
+        if engine.main:
+            save(training.model, training.processor, run.path)
+        engine.wait()
         position = training.position
         say(f"{run.path}: trained {position.total} steps in {position.seconds:.0f} s")
     return run.path
 
 
-def check_folder(run: RunFolder, recipe: Recipe) -> None:
-    """Refuse a folder that holds a run of another recipe, or a model of no run."""
-    if run.exists:
-        if changes := diff_recipes(run.recipe, recipe):
-            told = "\n  ".join(changes)
-            raise RunError(
-                f"this run was begun with another recipe:\n  {told}\n",
-                origin=run.path,
-                remedy="train in another folder with --run DIR, or take the changes back",
-            )
-    elif (run.path / "config.json").exists():
-        raise RunError(
-            "there is a model in this folder that is not from a run; training would overwrite it",
-            origin=run.path,
-            remedy="choose another folder with --run DIR",
-        )
-
-
-def begin(recipe: Recipe, run: RunFolder, stop: StopRequest) -> Training:
-    """Build the model, or take the run up where its newest checkpoint left it."""
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    device = choose_device()
-    precision = choose_precision(recipe.precision, device)
-    setting = Setting(precision.name, str(device), torch.get_num_threads(), torch.__version__)
-    say(f"precision: {precision}")
-    seed_everything(recipe.seed)
-    model, processor = build(recipe.model)
-    if device.type == "cpu":
-        quicken(model.language)
-    position, touched, saved = Position(), set(), None
-    if whole := checkpoints(run.path):
-        saved = whole[-1]
-        position, before, stored = state.read_state(saved)
-        touched = state.load_weights(saved, stored, model)
-        say(f"going on from step {position.total} of {run.path}")
-        if changes := before.differences(setting):
-            say(f"note: {changes}; the last bits of the weights may differ")
-    model.to(device)
-    return Training(
-        recipe, run, model, processor, precision, setting, stop, position, touched, saved
-    )
-
-
-def sign(training: Training, command: str) -> None:
-    """Write recipe and environment, and forget what was recorded after the newest checkpoint."""
-    run, position = training.run, training.position
-    if not run.exists:
-        run.write_recipe(training.recipe)
-    run.metrics.keep(lambda record: record["total_step"] <= position.total)
-    run.environment(
-        command,
-        precision=str(training.precision),
-        device=training.setting.device,
-        threads=training.setting.threads,
-    )
-
-
-def seed_everything(seed: int) -> None:
-    """Set Python's, NumPy's and torch's generators."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's code draws from it
-    torch.manual_seed(seed)
-
-
-def train_stage(training: Training, index: int, what: StagePlan, feed: Feed) -> None:
+def train_stage(training: Training, index: int, current: Plan) -> None:
     """One stage from where the run stands to its last step, with a checkpoint at the end."""
-    stage, position = training.recipe.stages[index], training.position
-    optimizer, scaler = prepare(training, index, what)
-    say_plan(stage, what, feed)
+    stage, position, engine = current.stage, training.position, training.engine
+    ready = prepare(training, index, current)
+    say_plan(current)
+    if stage.evaluate_every is not None and training.watch is None:
+        say(f"stage {stage.name}: evaluate_every has no effect here, nobody watches this training")
+    begun, spent = time.perf_counter(), position.stage_seconds
     with (
-        closing(feed.batches(position.step)) as batches,
-        Progress(f"train {stage.name}", feed.steps, "step", done=position.step) as progress,
+        closing(current.feed.batches(position.step)) as batches,
+        Progress(
+            f"train {stage.name}", current.horizon.steps, "step", done=position.step
+        ) as progress,
     ):
-        while position.step < feed.steps:
-            if training.stop:
-                raise interrupted(training, checkpoint(training, optimizer, scaler))
-            begun = time.perf_counter()
-            passes = next(batches)
-            waited = time.perf_counter() - begun
-            lr = set_learning_rate(optimizer, schedule(position.step, feed.steps, stage.optim))
-            result = step(
-                training.model, passes, optimizer, scaler, training.precision, stage.optim.clip
-            )
-            seconds = time.perf_counter() - begun
-            count(position, result, seconds)
-            record = step_record(stage, position, result, lr, seconds, waited)
-            training.run.metrics.append(record)
-            progress.advance(loss=result.loss)
-
-            last = position.step == feed.steps
+        while not current.horizon.over(position):
+            if any(engine.total(bool(training.stop))):
+                raise interrupted(training, checkpoint(training, current, ready))
+            take_step(training, index, current, ready, batches, progress)
+            position.stage_seconds = engine.agreed(spent + time.perf_counter() - begun)
+            last = current.horizon.over(position)
             if last or due(stage.validate_every, position.step):
-                validate(training, stage, feed, progress)
+                validate(training, current, progress)
+            if due(stage.evaluate_every, position.step):
+                evaluate(training, current)
             if last or due(stage.checkpoint_every, position.step):
-                checkpoint(training, optimizer, scaler)
-    for line in feed.losses():
+                checkpoint(training, current, ready)
+    for line in current.feed.losses():
         say(f"stage {stage.name}, {line}")
 
 
-def prepare(
-    training: Training, index: int, what: StagePlan
-) -> tuple[torch.optim.AdamW, torch.amp.GradScaler]:
-    """Freeze, make the optimizer, and restore it when the newest checkpoint is of this stage."""
-    position, spec = training.position, training.recipe.stages[index].optim
-    apply_plan(training.model, what)
-    training.touched |= set(what.trained)
-    optimizer, scaler = adamw(what, spec), training.precision.scaler()
-    if position.stage < index:
-        position.stage, position.step = index, 0
-    if position.step == 0:
-        # Its own seed: how many numbers the stage before drew does not matter.
-        seed_everything(training.recipe.seed + 1000 * (index + 1))
-    else:
-        state.load_moments(training.saved, optimizer, scaler)
-    return optimizer, scaler
-
-
-def plan(training: Training, index: int) -> tuple[StagePlan, Feed]:
-    """What stage number `index` trains and reads, checked without changing anything."""
-    recipe = training.recipe
-    stage = recipe.stages[index]
-    what = plan_stage(training.model, stage.train, f"stage {stage.name} of recipe {recipe.name}")
-    feed = stage_feed(
-        recipe,
-        index,
-        what,
+def take_step(
+    training: Training,
+    index: int,
+    current: Plan,
+    ready: Set,
+    batches: Iterator[list[Batch]],
+    progress: Progress,
+) -> None:
+    """Read a step's passes, move the weights, and record it."""
+    stage, position, engine = current.stage, training.position, training.engine
+    begun = time.perf_counter()
+    passes = next(batches)
+    waited = time.perf_counter() - begun
+    lr = set_learning_rate(ready.optimizer, current.horizon.factor(position, stage.optim))
+    engine.own_randomness(training.recipe.seed, index, position.step)
+    result = step(
+        engine,
         training.model,
-        training.processor,
+        ready.loss_of,
+        passes,
+        ready.optimizer,
+        ready.scaler,
         training.precision,
-        training.run.dropped.path,
+        stage.optim.clip,
     )
-    warmup_steps(feed.steps, stage.optim)
-    return what, feed
+    seconds = time.perf_counter() - begun
+    count(position, result, seconds)
+    record(training, stage, step_record(position, result, lr, seconds, waited))
+    shown = {"loss": result.loss}
+    if current.horizon.steps is None:
+        shown["done"] = f"{current.horizon.share(position):.0%}"
+    progress.advance(**shown)
 
 
-def done(position: Position, index: int, steps: int) -> bool:
-    """Is stage number `index` of so many steps behind this position?"""
-    return index < position.stage or (index == position.stage and position.step >= steps)
+def done(position: Position, index: int, current: Plan) -> bool:
+    """Is stage number `index` behind this position?"""
+    return index < position.stage or (index == position.stage and current.horizon.over(position))
 
 
-def validate(training: Training, stage: StageSpec, feed: Feed, progress: Progress) -> None:
+def record(training: Training, stage: StageSpec, values: Mapping[str, object]) -> None:
+    """Write a line of metrics.jsonl, with its place in the run; `step` counts within the stage."""
+    if training.engine.main:
+        position = training.position
+        place = {"stage": stage.name, "step": position.step, "total_step": position.total}
+        training.run.metrics.append(place | dict(values))
+
+
+def validate(training: Training, current: Plan, progress: Progress) -> None:
     """Record the loss on the held-out samples, when there are any."""
-    if batches := feed.validation():
-        loss = validation_loss(training.model, batches, training.precision)
-        training.run.metrics.append(place(stage, training.position) | {"validation_loss": loss})
+    if batches := current.feed.validation():
+        loss = validation_loss(training.model, batches, training.precision, training.engine)
+        record(training, current.stage, {"validation_loss": loss})
         progress.advance(0, validation=loss)
+
+
+def evaluate(training: Training, current: Plan) -> None:
+    """Let the watcher ask the model, on rank 0, and record what it found; see `untouched`."""
+    if training.watch is not None and training.engine.main:
+        with untouched(training.model), training.precision.autocast():
+            found = training.watch(training.model, current.processor, training.position.total)
+        if found:
+            record(training, current.stage, {"evaluation": plain(found)})
+    training.engine.wait()
 
 
 def due(every: int | None, step: int) -> bool:
@@ -266,24 +215,15 @@ def count(position: Position, result: StepResult, seconds: float) -> None:
     position.total += 1
     position.samples += result.samples
     position.tokens += result.tokens
+    position.stage_tokens += result.tokens
     position.seconds += seconds
 
 
-def place(stage: StageSpec, position: Position) -> dict:
-    """Where in the run a record of metrics.jsonl belongs; `step` counts within the stage."""
-    return {"stage": stage.name, "step": position.step, "total_step": position.total}
-
-
 def step_record(
-    stage: StageSpec,
-    position: Position,
-    result: StepResult,
-    lr: float,
-    seconds: float,
-    waited: float,
+    position: Position, result: StepResult, lr: float, seconds: float, waited: float
 ) -> dict:
-    """The line of metrics.jsonl for one step; rates are of this step alone."""
-    return place(stage, position) | {
+    """The values of one step; rates are of this step alone."""
+    return {
         "loss": result.loss,
         "lr": lr,
         "grad_norm": result.grad_norm,
@@ -298,37 +238,38 @@ def step_record(
     }
 
 
-def say_plan(stage: StageSpec, what: StagePlan, feed: Feed) -> None:
+def say_plan(current: Plan) -> None:
     """Tell what the stage trains and reads."""
-    trained, every = what.counts
+    trained, every = current.what.counts
     table(
-        f"stage {stage.name}: {feed.steps} steps, {trained:,} of {every:,} parameters train",
+        f"stage {current.stage.name}: {current.horizon}, {trained:,} of {every:,} parameters train",
         ["pattern", "learning rate", "tensors", "parameters"],
-        describe(what),
+        describe(current.what),
     )
-    if feed.held_out is None:
+    if current.feed.held_out is None:
         say("no validation: the sources are too small to hold samples out")
 
 
-def checkpoint(
-    training: Training, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler
-) -> Path:
-    """Save all that a resumption needs."""
+def checkpoint(training: Training, current: Plan, ready: Set) -> Path:
+    """Save all that a resumption needs; rank 0 writes."""
+    if not training.engine.main:
+        return state.checkpoint_path(training.run.path, training.position)
     return state.save_checkpoint(
         training.run.path,
         training.position,
         training.setting,
         training.model,
         training.touched,
-        optimizer,
-        scaler,
+        ready.optimizer,
+        ready.scaler,
+        current.stage.lora,
     )
 
 
 def interrupted(training: Training, path: Path) -> Interrupted:
     """The message of a clean stop."""
     return Interrupted(
-        f"stopped by {training.stop.signal.name} at step {training.position.total}; "
+        f"stopped by {training.stop} at step {training.position.total}; "
         f"everything up to there is in {path}",
         remedy="the same command goes on from it",
     )

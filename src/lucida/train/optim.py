@@ -19,7 +19,10 @@ import torch
 
 from lucida.core.errors import RecipeError
 from lucida.core.spec import OptimSpec
-from lucida.train.stage import StagePlan
+
+FIRST_FACTOR = 0.01
+"""Where a warm-up by the clock begins: at its first step no time has passed, and a rate of 0 would
+waste it."""
 
 
 def warmup_steps(total: int, spec: OptimSpec) -> int:
@@ -39,7 +42,23 @@ def schedule(step: int, total: int, spec: OptimSpec) -> float:
     warm = warmup_steps(total, spec)
     if step < warm:
         return (step + 1) / warm
-    done = (step - warm) / (total - warm)  # 0 at the peak, 1 one step after the last
+    return decay((step - warm) / (total - warm), spec)  # 0 at the peak, 1 one step after the last
+
+
+def schedule_by_share(share: float, step: int, spec: OptimSpec) -> float:
+    """The same for a stage of unknown length, of which this share (0 to 1) is done.
+
+    A warm-up of 1 or more counts steps here too, and then the decay runs over the whole stage.
+    """
+    if spec.warmup >= 1:
+        return min(1.0, (step + 1) / spec.warmup) * decay(share, spec)
+    if share < spec.warmup:
+        return max(share / spec.warmup, FIRST_FACTOR)
+    return decay((share - spec.warmup) / (1.0 - spec.warmup), spec)
+
+
+def decay(done: float, spec: OptimSpec) -> float:
+    """Factor after the warm-up: 1 at its end (`done` 0), `spec.final` at the stage's (1)."""
     match spec.schedule:
         case "constant":
             return 1.0
@@ -50,28 +69,32 @@ def schedule(step: int, total: int, spec: OptimSpec) -> float:
     return spec.final + (1.0 - spec.final) * shape
 
 
-def parameter_groups(plan: StagePlan, spec: OptimSpec) -> list[dict]:
+Trained = dict[str, tuple[torch.nn.Parameter, float]]
+"""Name → parameter and peak learning rate: `StagePlan.trained`, with the adapters of the stage."""
+
+
+def parameter_groups(trained: Trained, spec: OptimSpec) -> list[dict]:
     """Optimizer groups: one per peak learning rate and weight decay.
 
     Norms, biases and every other vector are not decayed: decay pulls towards zero, and zero is not
     a neutral value for a scale. `peak` keeps the stage's learning rate; `lr` follows the schedule.
     """
     groups: dict[tuple[float, float], dict] = {}
-    for name, (parameter, lr) in plan.trained.items():
-        decay = spec.weight_decay if parameter.ndim >= 2 else 0.0
-        if (lr, decay) not in groups:
-            empty: dict = {"params": [], "names": [], "lr": lr, "peak": lr, "weight_decay": decay}
-            groups[lr, decay] = empty
-        groups[lr, decay]["params"].append(parameter)
-        groups[lr, decay]["names"].append(name)
+    for name, (parameter, lr) in trained.items():
+        shrink = spec.weight_decay if parameter.ndim >= 2 else 0.0
+        if (lr, shrink) not in groups:
+            empty: dict = {"params": [], "names": [], "lr": lr, "peak": lr, "weight_decay": shrink}
+            groups[lr, shrink] = empty
+        groups[lr, shrink]["params"].append(parameter)
+        groups[lr, shrink]["names"].append(name)
     return list(groups.values())
 
 
-def adamw(plan: StagePlan, spec: OptimSpec) -> torch.optim.AdamW:
+def adamw(trained: Trained, spec: OptimSpec) -> torch.optim.AdamW:
     """AdamW over what the stage trains, fused (one kernel for all tensors, 4x a loop on CPU)."""
-    devices = {parameter.device.type for parameter, _ in plan.trained.values()}
+    devices = {parameter.device.type for parameter, _ in trained.values()}
     return torch.optim.AdamW(
-        parameter_groups(plan, spec),
+        parameter_groups(trained, spec),
         betas=(spec.beta1, spec.beta2),
         fused=devices <= {"cpu", "cuda", "mps"},
     )

@@ -6,22 +6,33 @@
       projector: 1e-3       vision.embed.weight        frozen  (no pattern)
 
 A pattern is matched, shell style, against the full name of a parameter and against the name of
-every module above it, so a bare module name covers all below. `*` also crosses dots. What no
-pattern names is frozen; a pattern that matches nothing is refused, because it is a typing mistake
-or belongs to another model. Weights that two modules share answer to both names.
+every module above it, so a bare module name covers all below. `*` also crosses dots.
+`vision.last(2)` names the last two layers of `vision` and nothing else (its final norm is no
+layer). What no pattern names is frozen; a pattern that matches nothing is refused, because it is a
+typing mistake or belongs to another model. Weights that two modules share answer to both names.
+
+Adapters (`lora`) stand beside the linear layers that their own patterns name, and train whatever
+`train` says of the matrix under them, which must be frozen.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from lucida.core.errors import RecipeError
-from lucida.core.spec import Rate
+from lucida.core.spec import LoraSpec, Rate
+from lucida.model.adapters import adaptable, adapter_size
+from lucida.train.blocks import blocks, whole_models
+
+LAST = re.compile(r"(?P<module>.+)\.last\((?P<count>[^()]*)\)")
+"""`MODULE.last(K)`: the last K layers of a module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +41,25 @@ class StagePlan:
 
     trained: name → (parameter, peak learning rate), in the model's order.
     rows: (pattern, rate, tensors, parameters) that each pattern decided, for the log.
+    adapted: names of the linear layers that get an adapter; adapters: their weights in all.
     """
 
     trained: dict[str, tuple[nn.Parameter, float]]
     frozen: dict[str, nn.Parameter]
     rows: list[tuple[str, Rate, int, int]]
+    adapted: tuple[str, ...] = ()
+    adapters: int = 0
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Numbers of trained scalars and of all."""
-        trained = sum(parameter.numel() for parameter, _ in self.trained.values())
+        """Numbers of trained scalars and of all, adapters among them."""
+        trained = sum(parameter.numel() for parameter, _ in self.trained.values()) + self.adapters
         return trained, trained + sum(parameter.numel() for parameter in self.frozen.values())
+
+    def touches(self, module: str) -> bool:
+        """Does anything of this module, or an adapter in it, train?"""
+        names = (*self.trained, *self.adapted)
+        return any(name == module or name.startswith(f"{module}.") for name in names)
 
 
 def ancestry(name: str) -> list[str]:
@@ -54,11 +73,51 @@ def matches(pattern: str, name: str) -> bool:
     return any(fnmatchcase(part, pattern) for part in ancestry(name))
 
 
-def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePlan:
-    """Decide for every parameter; touches nothing.
+def expand(model: nn.Module, pattern: str, origin: str) -> list[str]:
+    """The pattern itself, or the names of the layers that `MODULE.last(K)` stands for.
+
+    RecipeError when there is no such module, K is no number from 1 on, or there are fewer layers.
+    """
+    parts = LAST.fullmatch(pattern)
+    if parts is None:
+        return [pattern]
+    module, count = parts["module"], parts["count"].strip()
+    modules = dict(model.named_modules())
+    if module not in modules:
+        raise idle(pattern, module, [name for name in modules if name], origin)
+    if not count.isdecimal() or int(count) == 0:
+        raise RecipeError(
+            f"{pattern!r} has to say how many layers",
+            expected="a number from 1 on",
+            given=count or "nothing",
+            origin=origin,
+        )
+    inside = whole_models(modules[module], module)
+    if len(inside) > 1:
+        raise RecipeError(
+            f"{pattern!r} is not clear: {module} holds {len(inside)} models",
+            origin=origin,
+            remedy=f"name one of {', '.join(f'{name}.last({count})' for name in inside)}",
+        )
+    layers = [f"{module}.{name}" for name in blocks(modules[module])]
+    if len(layers) < int(count):
+        raise RecipeError(
+            f"{module} has fewer layers than {pattern!r} names",
+            expected=f"at most {len(layers)}",
+            given=int(count),
+            origin=origin,
+        )
+    return layers[-int(count) :]
+
+
+def plan_stage(
+    model: nn.Module, train: dict[str, Rate], origin: str, lora: LoraSpec | None = None
+) -> StagePlan:
+    """Decide for every parameter of a model without adapters; touches nothing.
 
     `origin` says whose patterns these are ("stage align of recipe mini"). RecipeError when a
-    pattern is idle, a rate is not above zero, or nothing would train.
+    pattern is idle, a rate is not above zero, a quantised weight or one under an adapter would
+    train, or nothing would.
     """
     for pattern, rate in train.items():
         if rate != "frozen" and not (rate > 0 and math.isfinite(rate)):
@@ -73,10 +132,11 @@ def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePl
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
         parameters[id(parameter)] = parameter
-
+    everything = [name for names in aliases.values() for name in names]
+    meant = {pattern: expand(model, pattern, origin) for pattern in train}
     trained, frozen, winner, met = {}, {}, {}, set()
     for key, names in aliases.items():
-        hits = [pattern for pattern in train if any(matches(pattern, name) for name in names)]
+        hits = [pattern for pattern in train if named(meant[pattern], names)]
         met.update(hits)
         rate = train[hits[-1]] if hits else "frozen"
         winner[key] = hits[-1] if hits else "(no pattern)"
@@ -84,12 +144,13 @@ def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePl
             frozen[names[0]] = parameters[key]
         else:
             trained[names[0]] = (parameters[key], float(rate))
-
     for pattern in train:
         if pattern not in met:
-            everything = [name for names in aliases.values() for name in names]
-            raise idle(pattern, everything, origin)
-    if not trained:
+            raise idle(pattern, pattern, everything, origin)
+    refuse_quantised(trained, origin)
+    adapted = () if lora is None else adapter_targets(model, lora, origin)
+    refuse_twice(trained, adapted, origin)
+    if not trained and not adapted:
         raise RecipeError(
             "nothing trains: every parameter ends up frozen",
             given=", ".join(f"{pattern}: {rate}" for pattern, rate in train.items()),
@@ -102,31 +163,100 @@ def plan_stage(model: nn.Module, train: dict[str, Rate], origin: str) -> StagePl
         if decided or pattern in train:
             size = sum(parameter.numel() for parameter in decided)
             rows.append((pattern, train.get(pattern, "frozen"), len(decided), size))
-    return StagePlan(trained, frozen, rows)
+    adapters = 0
+    if lora is not None:
+        adapters = adapter_size(model, adapted, lora)
+        tensors = (3 if lora.dora else 2) * len(adapted)
+        rows.append((adapter_label(lora), lora.rate, tensors, adapters))
+    return StagePlan(trained, frozen, rows, adapted, adapters)
 
 
-def idle(pattern: str, names: list[str], origin: str) -> RecipeError:
-    """The error for a pattern that matches nothing, with the nearest names there are."""
+def named(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    """Does one of the patterns match one of the names?"""
+    return any(matches(pattern, name) for pattern in patterns for name in names)
+
+
+def adapter_label(lora: LoraSpec) -> str:
+    """How the log calls the adapters: `DoRA of rank 16 on language`."""
+    kind = "DoRA" if lora.dora else "LoRA"
+    return f"{kind} of rank {lora.rank} on {', '.join(lora.targets)}"
+
+
+def adapter_targets(model: nn.Module, lora: LoraSpec, origin: str) -> tuple[str, ...]:
+    """Names of the linear layers that the patterns of `lora.targets` name, in the model's order.
+
+    RecipeError for a pattern that names no linear layer.
+    """
+    linear = adaptable(model)
+    found: set[str] = set()
+    for pattern in lora.targets:
+        meant = expand(model, pattern, origin)
+        hits = [name for name in linear if named(meant, [name])]
+        if not hits:
+            raise idle(pattern, pattern, list(linear), origin, "lora target", "linear layer")
+        found.update(hits)
+    return tuple(name for name in linear if name in found)
+
+
+def refuse_quantised(trained: dict[str, tuple[nn.Parameter, float]], origin: str) -> None:
+    """RecipeError when a weight that is held in a few bits would train by itself."""
+    for name, (parameter, rate) in trained.items():
+        if not parameter.is_floating_point():
+            raise RecipeError(
+                f"{name} is quantised ({parameter.dtype}) and cannot train by itself",
+                given=f"rate {rate:g}",
+                origin=origin,
+                remedy="freeze it and train adapters beside it (`lora`), or set "
+                "model.language.quantize=null",
+            )
+
+
+def refuse_twice(
+    trained: dict[str, tuple[nn.Parameter, float]], adapted: Iterable[str], origin: str
+) -> None:
+    """RecipeError when a matrix would train both by itself and through its adapter."""
+    for name in adapted:
+        if f"{name}.weight" in trained:
+            rate = trained[f"{name}.weight"][1]
+            raise RecipeError(
+                f"{name} would train twice: by itself and through its adapter",
+                given=f"rate {rate:g} in `train`, and a target of `lora`",
+                origin=origin,
+                remedy="freeze it in `train`, or take it out of lora.targets",
+            )
+
+
+def idle(
+    pattern: str,
+    meant: str,
+    names: list[str],
+    origin: str,
+    kind: str = "train pattern",
+    wanted: str = "parameter",
+) -> RecipeError:
+    """The error for a pattern that matches nothing, with the names nearest to what was `meant`."""
     candidates = list(dict.fromkeys(part for name in names for part in reversed(ancestry(name))))
-    near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(meant, candidates, n=3, cutoff=0.5)
     tops = list(dict.fromkeys(name.split(".")[0] for name in names))
     return RecipeError(
-        f"train pattern {pattern!r} matches no parameter of this model",
+        f"{kind} {pattern!r} matches no {wanted} of this model",
         origin=origin,
         remedy=f"nearest names: {', '.join(near)}" if near else f"its modules: {', '.join(tops)}",
     )
 
 
-def apply_plan(model: nn.Module, plan: StagePlan) -> None:
-    """Freeze and unfreeze; what is wholly frozen also leaves training mode.
+def apply_plan(model: nn.Module, trained: dict[str, tuple[nn.Parameter, float]]) -> None:
+    """Unfreeze what trains, freeze the rest; what is wholly frozen also leaves training mode.
+
+    `trained` is `StagePlan.trained`, with the adapters of the stage where there are any.
 
     Evaluation mode keeps the running statistics of a frozen convolutional encoder where they are
     and switches its dropout off, so that frozen means unchanged.
     """
-    for parameter in plan.frozen.values():
+    for parameter in model.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None
-    for parameter, _ in plan.trained.values():
+    for parameter, _ in trained.values():
         parameter.requires_grad_(True)
     set_mode(model, training=True)
 

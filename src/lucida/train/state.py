@@ -3,6 +3,7 @@
     checkpoints/step-000400/
       weights.safetensors     parameters that any stage so far has trained, and buffers
       optimizer.safetensors   AdamW's moments, by parameter name
+      adapter/                the adapters of a stage with `lora`, as PEFT keeps them
       state.json              stage, step, counters, random generators, loss scale
 
 A checkpoint is written aside, forced to disk and renamed, so what stands under its final name is
@@ -28,18 +29,24 @@ from torch import nn
 
 from lucida.core.errors import RunError
 from lucida.core.files import atomic_folder
+from lucida.core.spec import LoraSpec
+from lucida.model.adapters import adapted_layers, named_weights, plain_name, save_adapter
 
 FORMAT = 1
 """Raised when the layout of a checkpoint changes; another number is refused."""
+
+ADAPTER = "adapter"
+"""The folder of a checkpoint that holds the adapters."""
 
 NAME = re.compile(r"step-(\d{6,})$")
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a run stands. `step` counts within the stage, the rest over the whole run.
+    """Where a run stands. `step` and `stage_…` count within the stage, the rest over the whole run.
 
-    `seconds` is training time, interruptions left out.
+    `seconds` is the time of the steps; `stage_seconds` that of the stage, looks and checkpoints
+    included. Interruptions are left out of both.
     """
 
     stage: int = 0
@@ -48,6 +55,12 @@ class Position:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    stage_tokens: int = 0
+    stage_seconds: float = 0.0
+
+    def next_stage(self, index: int) -> None:
+        """Move to the beginning of a later stage."""
+        self.stage, self.step, self.stage_tokens, self.stage_seconds = index, 0, 0, 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,7 @@ class Setting:
     device: str
     threads: int
     torch: str
+    processes: int = 1
 
     def differences(self, now: Setting) -> str:
         """What has changed since, as in "threads 2 → 1"; empty when nothing has."""
@@ -94,11 +108,14 @@ def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None
 
 
 def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tensor]:
-    """The parameters in `touched` and every persistent buffer, by name."""
-    parameters = dict(model.named_parameters())
-    kept = {name: parameters[name] for name in parameters if name in touched}
+    """The parameters in `touched` and every persistent buffer, by name; no adapters."""
+    kept = {name: value for name, value in named_weights(model) if name in touched}
     every_name = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    kept |= {name: v for name, v in model.state_dict().items() if name not in every_name}
+    layers = adapted_layers(model)
+    for name, value in model.state_dict().items():
+        plain = plain_name(name, layers)
+        if name not in every_name and plain is not None:
+            kept[plain] = value
     return {name: value.detach() for name, value in kept.items()}
 
 
@@ -115,7 +132,7 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 def frozen_parts(model: nn.Module, touched: set[str]) -> str:
     """Fingerprint of the parameters that no stage has touched."""
-    return fingerprint(item for item in model.named_parameters() if item[0] not in touched)
+    return fingerprint(item for item in named_weights(model) if item[0] not in touched)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -147,6 +164,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(NAME.search(path.name).group(1)))
 
 
+def checkpoint_path(folder: Path, position: Position) -> Path:
+    """Where the checkpoint of this position stands."""
+    return folder / "checkpoints" / f"step-{position.total:06d}"
+
+
 def save_checkpoint(
     folder: Path,
     position: Position,
@@ -155,9 +177,13 @@ def save_checkpoint(
     touched: set[str],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    lora: LoraSpec | None = None,
 ) -> Path:
-    """Write a checkpoint of the run in `folder`, then remove the older ones."""
-    path = folder / "checkpoints" / f"step-{position.total:06d}"
+    """Write a checkpoint of the run in `folder`, then remove the older ones.
+
+    `lora` describes the adapters of the model, None when it has none.
+    """
+    path = checkpoint_path(folder, position)
     older = [each for each in checkpoints(folder) if each != path]
     values, tensors = random_state()
     state = {
@@ -174,6 +200,9 @@ def save_checkpoint(
             save_file(to_disk(stored_tensors(model, touched)), aside / "weights.safetensors")
             moments = to_disk(optimizer_tensors(optimizer) | tensors)
             save_file(moments, aside / "optimizer.safetensors")
+            if lora is not None:
+                (aside / ADAPTER).mkdir()
+                save_adapter(model, aside / ADAPTER, lora)
             (aside / "state.json").write_text(json.dumps(state))
     for each in older:
         shutil.rmtree(each)

@@ -11,6 +11,7 @@ from torch import nn
 from lucida.core.errors import DataError, RunError
 from lucida.data.sample import Batch
 from lucida.train.diagnose import first_bad_module
+from lucida.train.engine import Engine, Loss
 from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
 
@@ -32,18 +33,26 @@ class StepResult:
 
 
 def step(
+    engine: Engine,
     model: nn.Module,
+    loss_of: Loss,
     passes: list[Batch],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     precision: Precision,
     clip: float | None,
 ) -> StepResult:
-    """Move the weights once by the mean gradient over the supervised tokens of all passes.
+    """Move the weights once by the mean gradient over all supervised tokens of passes and ranks.
 
-    RunError, before anything has moved, when the loss or the gradient is not finite.
+    `loss_of` is the engine's loss of `model`. RunError, before anything has moved, when the loss or
+    the gradient is not finite.
     """
-    supervised = sum(batch.supervised for batch in passes)
+    counted = engine.total(
+        sum(batch.supervised for batch in passes),
+        sum(int((batch.segment > 0).sum()) for batch in passes),
+        sum(len(batch.origins) for batch in passes),
+    )
+    supervised, tokens, samples = map(int, counted)
     if supervised == 0:
         raise DataError(
             "a step has no supervised token",
@@ -52,11 +61,13 @@ def step(
         )
     before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
     summed = torch.zeros((), device=precision.device)
-    for batch in passes:
+    for number, batch in enumerate(passes, start=1):
         batch = batch.to(precision.device)
-        with precision.autocast():
-            loss, _ = supervised_loss(model, batch)
-        scaler.scale(loss / supervised).backward()
+        with engine.last_pass(loss_of, number == len(passes)):
+            with precision.autocast():
+                loss, _ = loss_of(batch)
+            # Engines average over ranks; the loss is already divided by what all of them hold.
+            scaler.scale(loss * engine.world / supervised).backward()
         summed += loss.detach()
     scaler.unscale_(optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
@@ -64,24 +75,28 @@ def step(
     norm = nn.utils.get_total_norm(gradients)
     # The one wait for the device in a step.
     loss, grad_norm = torch.stack([summed / supervised, norm.float()]).tolist()
+    (loss,) = engine.total(loss)
 
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
     if not finite and not overflow:
         torch.set_rng_state(before)
-        raise not_finite(model, passes, precision, loss, grad_norm)
+        raise not_finite(engine, model, passes, precision, loss, grad_norm)
     if clip is not None and finite:
         nn.utils.clip_grads_with_norm_(trained, clip, norm)
     scaler.step(optimizer)  # leaves the weights alone after an overflow
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    tokens = sum(int((batch.segment > 0).sum()) for batch in passes)
-    samples = sum(len(batch.origins) for batch in passes)
     return StepResult(loss, grad_norm, samples, tokens, supervised, overflow)
 
 
 def not_finite(
-    model: nn.Module, passes: list[Batch], precision: Precision, loss: float, grad_norm: float
+    engine: Engine,
+    model: nn.Module,
+    passes: list[Batch],
+    precision: Precision,
+    loss: float,
+    grad_norm: float,
 ) -> RunError:
     """The error that names the module at fault and the samples it happened on."""
     for batch in passes:
@@ -93,7 +108,7 @@ def not_finite(
         cause = first_bad_module(model, forward)
         if cause is not None:
             break
-    cause = cause or "not reproducibly: a second run of the batch gave finite numbers"
+    cause = engine.first(cause) or "not reproducibly: a second run of the batch gave finite numbers"
     shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")
     return RunError(
         f"training stopped: {cause}",

@@ -30,6 +30,9 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    def __str__(self) -> str:
+        return "another rank" if self.signal is None else self.signal.name
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; give way to the second."""
         if os.getpid() != self.owner:  # a data worker, which inherited this handler

@@ -1,4 +1,4 @@
-"""The loss on held-out samples, looked at without leaving a trace in the training.
+"""Looks at the model during training that leave no trace in it; the loss on held-out samples.
 
 Nothing of the training may depend on when or whether one looks: the random generators and the
 modules' modes are put back, and the held-out batches do not come from the training stream.
@@ -6,31 +6,44 @@ modules' modes are put back, and the held-out batches do not come from the train
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from lucida.data.sample import Batch
-from lucida.train.objective import supervised_loss
+from lucida.train.engine import Engine
 from lucida.train.precision import Precision
 from lucida.train.state import random_state, restore_random_state
 
 
-def validation_loss(model: nn.Module, batches: Iterable[Batch], precision: Precision) -> float:
-    """Mean loss per supervised token over `batches`, without dropout."""
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """A look at the model in evaluation mode and without gradients; afterwards the modules' modes
+    and all random generators are what they were."""
     generators = random_state()
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    summed, count = 0.0, 0
     try:
-        with torch.inference_mode(), precision.autocast():
-            for batch in batches:
-                loss, supervised = supervised_loss(model, batch.to(precision.device))
-                summed += loss.item()
-                count += supervised
+        with torch.no_grad():
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
         restore_random_state(*generators)
+
+
+def validation_loss(
+    model: nn.Module, batches: Iterable[Batch], precision: Precision, engine: Engine
+) -> float:
+    """Mean loss per supervised token over the `batches` of all ranks, without dropout."""
+    loss_of = engine.look(model)
+    summed, count = 0.0, 0
+    with untouched(model), precision.autocast():
+        for batch in batches:
+            loss, supervised = loss_of(batch.to(precision.device))
+            summed += loss.item()
+            count += supervised
+    summed, count = engine.total(summed, count)
     return summed / count

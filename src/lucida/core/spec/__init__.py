@@ -29,7 +29,7 @@ from lucida.core.spec.projector import (
     QFormerProjectorSpec,
     TransformerProjectorSpec,
 )
-from lucida.core.spec.recipe import BlindSpec, Recipe
+from lucida.core.spec.recipe import BlindSpec, EngineSpec, Recipe
 from lucida.core.spec.training import (
     BatchSpec,
     BudgetSpec,
@@ -49,6 +49,7 @@ __all__ = [
     "CrossAttentionSpec",
     "DownsampleProjectorSpec",
     "EncoderSpec",
+    "EngineSpec",
     "EvaluationSpec",
     "ExpandProjectorSpec",
     "FusedMlpProjectorSpec",

@@ -26,6 +26,10 @@ class BatchSpec(Spec):
     """Compute the features of a frozen vision encoder once and keep them on disk."""
     workers: int = Field(default=0, ge=0)
     """Data worker processes; 0 prepares batches in the training process."""
+    checkpointing: Literal["none", "full", "selective"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing; every layer of the
+    language model and of a trained encoder, from its input on (a third more computing, least
+    memory); or all of it but the products with weight matrices, which cost the most to repeat."""
 
 
 class OptimSpec(Spec):
@@ -44,16 +48,21 @@ class OptimSpec(Spec):
 
 
 class BudgetSpec(Spec):
-    """How long a stage lasts: steps or epochs, exactly one of them."""
+    """How long a stage lasts: steps, epochs, tokens or minutes, exactly one of them."""
 
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
+    """One epoch is as many samples as the mixture has records."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens that the model reads, visual tokens included; the step that reaches it is the last."""
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Training time by the clock, interruptions left out. The learning rate follows the time."""
 
     @model_validator(mode="after")
     def one_of_them(self) -> BudgetSpec:
-        if (self.steps is None) == (self.epochs is None):
-            given = f"steps={self.steps}, epochs={self.epochs}"
-            raise ValueError(f"give exactly one of steps and epochs (got {given})")
+        if len(given := self.model_dump(exclude_none=True)) != 1:
+            shown = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
+            raise ValueError(f"give exactly one of steps, epochs, tokens and minutes (got {shown})")
         return self
 
 
@@ -70,7 +79,8 @@ class LoraSpec(Spec):
     """The adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: list[str] = Field(default=["language"], min_length=1)
-    """Patterns of module names as in `train`; every linear layer below them gets an adapter."""
+    """Patterns of module names as in `train`; every linear layer below them gets an adapter, except
+    the output matrix over the vocabulary."""
     dora: bool = False
     """Train the magnitudes of the adapted matrices as well."""
 
@@ -79,17 +89,20 @@ class StageSpec(Spec):
     """One stage of training. There is no code per stage: everything that differs stands here."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    train: dict[str, Rate] = Field(min_length=1)
+    train: dict[str, Rate]
     """Pattern of parameter names (shell style, a bare module name covers all below it) → peak
-    learning rate or `frozen`. The last matching pattern wins; what no pattern names is frozen; a
-    pattern that matches nothing is an error."""
+    learning rate or `frozen`. `vision.last(2)` names the last two layers of a module. The last
+    matching pattern wins; what no pattern names is frozen; a pattern that matches nothing is an
+    error."""
     lora: LoraSpec | None = None
     """Adapters that this stage trains; they are merged into the weights when the stage is over,
     unless the next stage has the same."""
     template: TemplateName | None = None
-    """Chat template of this stage; null is the language model's (`model.language.template`)."""
+    """Chat template of this stage; null is the language model's (`model.language.template`). A
+    finished run is saved with the template and the mask of its last stage, so that it is asked as
+    it was trained."""
     attention_mask: MaskName | None = None
-    """Attention mask of this stage; null is the model's."""
+    """Attention mask of this stage; null is the model's (`model.attention_mask`)."""
     mixture: MixtureSpec
     loss: LossMode = "answers"
     """Supervise assistant turns only, every text token, or text after the first image only."""
@@ -98,5 +111,14 @@ class StageSpec(Spec):
     optim: OptimSpec = OptimSpec()
     validate_every: int | None = Field(default=None, gt=0)
     """Steps between looks at the validation loss; null looks at the end of the stage only."""
+    evaluate_every: int | None = Field(default=None, gt=0)
+    """Steps between evaluations on a slim set of benchmark questions; null does none in training.
+    They leave no trace in it."""
     checkpoint_every: int | None = Field(default=200, gt=0)
     """Steps between checkpoints; null keeps only the one at the end of the stage."""
+
+    @model_validator(mode="after")
+    def something_trains(self) -> StageSpec:
+        if not self.train and self.lora is None:
+            raise ValueError("nothing trains: give patterns in `train`, or `lora`")
+        return self

@@ -1,0 +1,240 @@
+"""Low-rank adapters: set beside linear layers, saved small, merged away. PEFT does the arithmetic.
+
+    linear   y = W x          adapted   y = W x + (alpha / rank) B A x          merged   W + ...
+
+An adapted model has other parameter names than the plain one: PEFT hangs the matrix one level lower
+(`q_proj.base_layer.weight`). Everything that is kept on disk, and everything that decides by name,
+uses the plain names; `named_weights` and `named_adapters` are the only two places that translate.
+PEFT is an extra and is imported inside functions; a model without adapters never needs it.
+
+Reference: Hu et al., LoRA, 2021, arXiv 2106.09685, section 4.1; Liu et al., DoRA, 2024, arXiv
+2402.09353.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lucida.core.errors import ModelError, RunError
+from lucida.core.spec import LoraSpec
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+NAME = "default"
+"""PEFT's name for an adapter that is the only one."""
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+"""What PEFT writes in front of every name, because it wraps the model twice."""
+
+
+def adaptable(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear layers that can get an adapter, by name, in the model's order.
+
+    Not the output matrix over the vocabulary (it may be the embedding as well), and not the inner
+    matrix of torch's own attention module, which is read without ever being called.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    inner = nn.modules.linear.NonDynamicallyQuantizableLinear
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if not isinstance(module, inner)
+    }
+
+
+def adapter_size(model: nn.Module, names: Iterable[str], lora: LoraSpec) -> int:
+    """Number of weights that adapters on these layers have."""
+    modules = dict(model.named_modules())
+    total = 0
+    for name in names:
+        outputs, inputs = sides(modules[name])
+        total += lora.rank * (outputs + inputs) + (outputs if lora.dora else 0)
+    return total
+
+
+def sides(module: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer, not read from its matrix, which may be quantised."""
+    if isinstance(module, Conv1D):
+        return module.nf, module.nx
+    return module.out_features, module.in_features
+
+
+def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers with an adapter, by their plain name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer") and hasattr(module, "lora_A")
+    }
+
+
+def named_weights(
+    model: nn.Module, remove_duplicate: bool = True
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """Plain name and parameter of everything but adapters, in the plain model's order."""
+    layers = adapted_layers(model)
+    for name, parameter in model.named_parameters(remove_duplicate=remove_duplicate):
+        plain = plain_name(name, layers)
+        if plain is not None:
+            yield plain, parameter
+
+
+def plain_name(name: str, layers: Iterable[str]) -> str | None:
+    """The name of a tensor in the model without adapters; None for a part of an adapter.
+
+    Worked example: with an adapter on `q`, `q.base_layer.weight` → `q.weight`,
+    `q.lora_A.default.weight` → None, `norm.weight` stays.
+    """
+    for layer in layers:
+        if name.startswith(f"{layer}."):
+            rest = name.removeprefix(f"{layer}.")
+            inner = rest.removeprefix("base_layer.")
+            return None if inner == rest else f"{layer}.{inner}"
+    return name
+
+
+def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapters' own weights, by the names that PEFT's files use (without its prefix)."""
+    found = {}
+    for layer, module in adapted_layers(model).items():
+        for name, parameter in module.named_parameters():
+            if not name.startswith("base_layer."):
+                short = name.removesuffix(f".{NAME}.weight")
+                ending = "" if short == "lora_magnitude_vector" else ".weight"
+                found[f"{layer}.{short}{ending}"] = parameter
+    return found
+
+
+def lora_config(lora: LoraSpec, names: Sequence[str], base: str | None = None) -> LoraConfig:
+    """The same in PEFT's words; ModelError when PEFT is not installed."""
+    try:
+        from peft import LoraConfig
+    except ImportError as problem:
+        raise ModelError(
+            "adapters (`lora`) need PEFT, which is not installed",
+            remedy="pip install 'lucida[lora]'",
+        ) from problem
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        target_modules=list(names),
+        base_model_name_or_path=base,
+    )
+
+
+def attach(model: nn.Module, names: Sequence[str], lora: LoraSpec) -> None:
+    """Put new adapters beside these layers; they change nothing until they are trained.
+
+    Their start is drawn from torch's generator. What needs gradients afterwards is PEFT's choice:
+    call `apply_plan`.
+    """
+    config = lora_config(lora, names)
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(config, model, NAME)
+    if given := sorted(set(adapted_layers(model)) ^ set(names)):
+        raise ModelError(
+            "PEFT gave adapters to other layers than it was asked to",
+            given=", ".join(given[:3]),
+            remedy="name the layers by narrower patterns in lora.targets",
+        )
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> list[str]:
+    """Add every adapter to its matrix and remove it; the plain names of the changed weights.
+
+    The results stay the same up to the rounding of the matrices. ModelError when a merged matrix
+    would not be finite.
+    """
+    changed = []
+    for name, module in adapted_layers(model).items():
+        try:
+            module.merge(safe_merge=True)
+        except ValueError as problem:
+            raise ModelError(f"the adapter of {name} cannot be merged: {problem}") from problem
+        above, _, own = name.rpartition(".")
+        setattr(model.get_submodule(above), own, module.get_base_layer())
+        changed.append(f"{name}.weight")
+    if changed:
+        del model.peft_config
+    return changed
+
+
+def save_adapter(
+    model: nn.Module, folder: Path, lora: LoraSpec, below: str = "", base: str | None = None
+) -> None:
+    """Write the adapters in PEFT's layout into a folder that exists: safetensors and JSON.
+
+    `below` names the sub-module that PEFT will load them onto ("language"), and `base` where that
+    one comes from; without it they are for the whole model.
+    """
+    lead = f"{below}." if below else ""
+    tensors = {
+        PREFIX + name.removeprefix(lead): value.detach().cpu().contiguous()
+        for name, value in named_adapters(model).items()
+    }
+    names = sorted(name.removeprefix(lead) for name in adapted_layers(model))
+    values = lora_config(lora, names, base).to_dict() | {"inference_mode": True}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(values, indent=2, sort_keys=True, default=sorted)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def load_adapter(model: nn.Module, folder: Path, lora: LoraSpec) -> None:
+    """Fill the adapters of a model with those that `save_adapter` wrote for the whole model.
+
+    RunError, with both values, when they were made with another rank, scale, kind or target.
+    """
+    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    here = lora_config(lora, sorted(adapted_layers(model))).to_dict()
+    compared = {"r": "rank", "lora_alpha": "alpha", "use_dora": "dora", "target_modules": "targets"}
+    for field, called in compared.items():
+        expected, given = here[field], values[field]
+        if field == "target_modules":
+            expected, given = sorted(expected), sorted(given)
+        if expected != given:
+            raise RunError(
+                f"the adapter was trained with other lora.{called}",
+                expected=shortened(expected),
+                given=shortened(given),
+                origin=folder,
+                remedy="use the stage's `lora` it was trained with, or train in another folder",
+            )
+    stored = load_file(folder / WEIGHTS)
+    places = named_adapters(model)
+    for name in sorted({key.removeprefix(PREFIX) for key in stored} ^ set(places)):
+        raise RunError(
+            f"the adapter and the model hold different tensors, {name} for one", origin=folder
+        )
+    with torch.no_grad():
+        for name, place in places.items():
+            value = stored[PREFIX + name]
+            if value.shape != place.shape:
+                raise RunError(
+                    f"{name} has another shape",
+                    expected=tuple(place.shape),
+                    given=tuple(value.shape),
+                    origin=folder,
+                )
+            place.copy_(value)
+
+
+def shortened(value: object) -> object:
+    """A list of names as its number and its first three."""
+    if not isinstance(value, list):
+        return value
+    more = ", …" if len(value) > 3 else ""
+    return f"{len(value)} layers ({', '.join(value[:3])}{more})"

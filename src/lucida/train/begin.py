@@ -1,0 +1,306 @@
+"""Before the first step: the folder, the model, the plan of every stage; and between two stages.
+
+check_folder ─▶ begin: parts, newest checkpoint ─▶ plan each stage ─▶ prepare: set stage number i
+                                                                      settle: the model at the end
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lucida.core.errors import RecipeError, RunError, suggestion
+from lucida.core.files import atomic_folder
+from lucida.core.progress import say
+from lucida.core.recipe import diff_recipes
+from lucida.core.runs import RunFolder
+from lucida.core.spec import Recipe, StageSpec
+from lucida.model import adapters
+from lucida.model.checkpoint import build, generation_defaults
+from lucida.model.masks import MASKS
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+from lucida.train import state
+from lucida.train.budget import Horizon, horizon
+from lucida.train.engine import Engine, Loss
+from lucida.train.feed import Feed, stage_feed
+from lucida.train.kernels import quicken
+from lucida.train.layers import able_to_compile, equip
+from lucida.train.optim import adamw
+from lucida.train.precision import Precision, choose_device, choose_precision
+from lucida.train.stage import StagePlan, apply_plan, plan_stage
+from lucida.train.state import Position, Setting, checkpoints
+from lucida.train.stopping import StopRequest
+
+Watch = Callable[[LucidaModel, LucidaProcessor, int], Mapping[str, float] | None]
+"""Called with the model, its processor as the stage sets it, and the steps of the run so far. What
+it gives is recorded in metrics.jsonl under `evaluation`."""
+
+
+@dataclass(slots=True)
+class Training:
+    """A run under way: the only thing that the functions of the loop share.
+
+    `touched` names the parameters that any stage so far has trained. `saved` is the checkpoint that
+    this process continues from, None when it began the run.
+    """
+
+    recipe: Recipe
+    run: RunFolder
+    model: LucidaModel
+    processor: LucidaProcessor
+    precision: Precision
+    setting: Setting
+    engine: Engine
+    stop: StopRequest
+    position: Position
+    touched: set[str]
+    saved: Path | None
+    compiled: bool
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one stage trains, reads, and when it ends; `processor` writes its template."""
+
+    stage: StageSpec
+    what: StagePlan
+    feed: Feed
+    horizon: Horizon
+    processor: LucidaProcessor
+
+
+@dataclass(slots=True)
+class Set:
+    """A stage that is ready: what moves the weights, and the loss that does."""
+
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    loss_of: Loss
+
+
+def check_folder(run: RunFolder, recipe: Recipe) -> None:
+    """Refuse a folder that holds a run of another recipe, or a model of no run."""
+    if run.exists:
+        if changes := diff_recipes(run.recipe, recipe):
+            told = "\n  ".join(changes)
+            raise RunError(
+                f"this run was begun with another recipe:\n  {told}\n",
+                origin=run.path,
+                remedy="train in another folder with --run DIR, or take the changes back",
+            )
+    elif (run.path / "config.json").exists():
+        raise RunError(
+            "there is a model in this folder that is not from a run; training would overwrite it",
+            origin=run.path,
+            remedy="choose another folder with --run DIR",
+        )
+
+
+def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> Training:
+    """Build the model, or take the run up where its newest checkpoint left it (adapters excepted:
+    `restore_adapters` brings them once the stages are planned)."""
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    device = choose_device()
+    precision = choose_precision(recipe.precision, device)
+    setting = Setting(
+        precision.name, str(device), torch.get_num_threads(), torch.__version__, engine.world
+    )
+    say(f"precision: {precision}")
+    if engine.world > 1:
+        say(f"engine: {engine.kind}, {engine.world} processes")
+    seed_everything(recipe.seed)
+    model, processor = build(recipe.model)
+    if device.type == "cpu":
+        quicken(model.language)
+    position, touched, saved = Position(), set(), None
+    if whole := checkpoints(run.path):
+        saved = whole[-1]
+        position, before, stored = state.read_state(saved)
+        touched = state.load_weights(saved, stored, model)
+        say(f"going on from step {position.total} of {run.path}")
+        if changes := before.differences(setting):
+            say(f"note: {changes}; the last bits of the weights may differ")
+    model.to(device)
+    compiled = recipe.engine.compile and able_to_compile()
+    return Training(
+        recipe,
+        run,
+        model,
+        processor,
+        precision,
+        setting,
+        engine,
+        stop,
+        position,
+        touched,
+        saved,
+        compiled,
+    )
+
+
+def sign(training: Training, command: str) -> None:
+    """Write recipe and environment, and forget what was recorded after the newest checkpoint."""
+    run, position = training.run, training.position
+    if not run.exists:
+        run.write_recipe(training.recipe)
+    run.metrics.keep(lambda record: record["total_step"] <= position.total)
+    run.environment(
+        command,
+        precision=str(training.precision),
+        device=training.setting.device,
+        threads=training.setting.threads,
+        engine=training.engine.kind,
+        processes=training.engine.world,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Set Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's code draws from it
+    torch.manual_seed(seed)
+
+
+def plan(training: Training, index: int) -> Plan:
+    """What stage number `index` does, checked without changing anything.
+
+    The model has no adapters yet: plans name its weights as they are without.
+    """
+    recipe, stage = training.recipe, training.recipe.stages[index]
+    origin = f"stage {stage.name} of recipe {recipe.name}"
+    what = plan_stage(training.model, stage.train, origin, stage.lora)
+    if stage.lora is not None:
+        adapters.lora_config(stage.lora, what.adapted)  # is PEFT there?
+    check_mask(stage, origin)
+    processor = with_template(training.processor, stage)
+    feed = stage_feed(
+        recipe,
+        index,
+        what,
+        training.model,
+        processor,
+        training.precision,
+        training.run.dropped.path,
+        training.engine,
+    )
+    end = horizon(stage.budget, feed.steps)
+    end.check(stage.optim)
+    return Plan(stage, what, feed, end, processor)
+
+
+def check_mask(stage: StageSpec, origin: str) -> None:
+    """RecipeError for a mask that this version cannot draw."""
+    if stage.attention_mask is not None and stage.attention_mask not in MASKS:
+        raise RecipeError(
+            f"there is no attention mask {stage.attention_mask!r}",
+            origin=origin,
+            remedy=suggestion(stage.attention_mask, list(MASKS)),
+        )
+
+
+def with_template(processor: LucidaProcessor, stage: StageSpec) -> LucidaProcessor:
+    """The processor as this stage writes its turns; the same object when the template is its own.
+
+    DataError when the tokenizer cannot follow the template.
+    """
+    if stage.template is None or stage.template == processor.template:
+        return processor
+    other = copy(processor)
+    other.template = stage.template
+    other.end_tokens()
+    return other
+
+
+def restore_adapters(training: Training, plans: list[Plan]) -> None:
+    """Bring back the adapters of the newest checkpoint, which was of a stage with `lora`."""
+    if training.saved is None or not (training.saved / state.ADAPTER).is_dir():
+        return
+    current = plans[training.position.stage]
+    adapters.attach(training.model, current.what.adapted, current.stage.lora)
+    adapters.load_adapter(training.model, training.saved / state.ADAPTER, current.stage.lora)
+
+
+def prepare(training: Training, index: int, current: Plan) -> Set:
+    """Set the stage: mask, adapters, what is frozen, how layers compute, and the optimizer, which
+    is restored when the newest checkpoint is of this stage."""
+    position, stage, model = training.position, current.stage, training.model
+    if position.stage < index:
+        before = training.recipe.stages[position.stage]
+        if before.lora != stage.lora:
+            merge_adapters(training)
+        position.next_stage(index)
+    model.mask = stage.attention_mask or training.recipe.model.attention_mask
+    if stage.lora is not None and not adapters.adapted_layers(model):
+        seed_everything(training.recipe.seed + 1000 * (index + 1) + 1)
+        adapters.attach(model, current.what.adapted, stage.lora)
+    trained = dict(current.what.trained)
+    if stage.lora is not None:
+        rate = stage.lora.rate
+        trained |= {name: (each, rate) for name, each in adapters.named_adapters(model).items()}
+    apply_plan(model, trained)
+    training.touched |= set(current.what.trained)
+    equip(model, stage.batch.checkpointing, training.compiled)
+    optimizer, scaler = adamw(trained, stage.optim), training.precision.scaler()
+    if position.step == 0:
+        # Its own seed: how many numbers the stage before drew does not matter.
+        seed_everything(training.recipe.seed + 1000 * (index + 1))
+    else:
+        state.load_moments(training.saved, optimizer, scaler)
+    return Set(optimizer, scaler, training.engine.prepare(model))
+
+
+def merge_adapters(training: Training) -> None:
+    """Add the adapters to their matrices; these are then weights that the run has changed."""
+    training.touched |= set(adapters.merge(training.model))
+
+
+def settle(training: Training) -> None:
+    """Make of the trained model what is saved: adapters merged, and asked as it was last trained.
+
+    The adapters of a last stage with `lora` are kept beside it as well, in `adapter/`.
+    """
+    model, processor, last = training.model, training.processor, training.recipe.stages[-1]
+    equip(model, "none", compiled=False)
+    if last.lora is not None:
+        keep_adapter(training)
+    merge_adapters(training)
+    spec = training.recipe.model
+    if last.template is None and last.attention_mask is None:
+        return
+    model.mask = last.attention_mask or spec.attention_mask
+    processor.template = last.template or spec.language.template
+    language = spec.language.model_copy(update={"template": processor.template})
+    told = spec.model_copy(update={"language": language, "attention_mask": model.mask})
+    model.config.spec = told.model_dump(mode="json")
+    model.generation_config = generation_defaults(model.language, processor)
+
+
+def keep_adapter(training: Training) -> None:
+    """Write the last stage's adapters into `adapter/`, for PEFT to put onto the parts again.
+
+    Adapters of the language model alone are laid out for it, and name it as their base. They are
+    left out, and this is said, when another stage has changed the weights that they belong to.
+    """
+    lora, model = training.recipe.stages[-1].lora, training.model
+    layers = adapters.adapted_layers(model)
+    below = "language" if all(name.startswith("language.") for name in layers) else ""
+    tops = {name.split(".")[0] for name in layers}
+    changed = sorted(name for name in training.touched if name.split(".")[0] in tops)
+    if changed:
+        say(
+            f"no adapter/ beside the model: its base is not a published part, the run changed "
+            f"{changed[0]} too ({len(changed)} tensors)"
+        )
+        return
+    base = training.recipe.model.language.path if below else None
+    with atomic_folder(training.run.path / "adapter") as aside:
+        adapters.save_adapter(model, aside, lora, below, base)

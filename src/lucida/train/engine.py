@@ -1,0 +1,169 @@
+"""How a step is spread: over one process, or over several that torchrun has started.
+
+    every rank   its samples of the step ─▶ loss / supervised tokens of *all* ranks ─▶ backward
+                 ─▶ the sum of all ranks' gradients ─▶ the same update everywhere
+
+The stream of samples is that of one process, dealt out in turn, so the number of ranks changes
+neither the data nor the gradient, and a run may go on with another number. Rank 0 writes.
+
+    torchrun --nproc-per-node 2 -m lucida train mini
+
+Reference: Li et al., PyTorch Distributed, 2020, arXiv 2006.15704, section 3.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lucida.core.errors import RecipeError
+from lucida.core.progress import say
+from lucida.core.spec import EngineSpec
+from lucida.data.sample import Batch
+from lucida.train.objective import supervised_loss
+
+Loss = Callable[[Batch], tuple[torch.Tensor, int]]
+"""From a batch to the sum of its losses and the number of its supervised positions."""
+
+
+class Objective(nn.Module):
+    """The loss as a module, because wrappers watch `forward` and training goes through `hidden`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
+        """See `supervised_loss`."""
+        return supervised_loss(self.model, batch)
+
+
+class Engine:
+    """One process. The other engines change what has to be different."""
+
+    rank, world = 0, 1
+    kind = "single"
+
+    @property
+    def main(self) -> bool:
+        """Is this the process that writes?"""
+        return self.rank == 0
+
+    def place(self, model: nn.Module) -> None:
+        """Spread the model before anything trains; called once for a run."""
+
+    def prepare(self, model: nn.Module) -> Loss:
+        """The loss of a model whose stage is set: what trains needs gradients, the rest none."""
+        return Objective(model)
+
+    def look(self, model: nn.Module) -> Loss:
+        """The loss for a look without gradients."""
+        return Objective(model)
+
+    def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
+        """Around a forward and backward pass: gradients are summed over ranks in the last one."""
+        return nullcontext()
+
+    def total(self, *numbers: float) -> list[float]:
+        """Each number summed over all ranks."""
+        return list(numbers)
+
+    def agreed(self, number: float) -> float:
+        """Rank 0's number."""
+        return number
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+
+    def first(self, text: str | None) -> str | None:
+        """The first text that any rank has."""
+        return text
+
+    def own_randomness(self, *place: int) -> None:
+        """On ranks above 0, a generator that follows from the place in the run alone: every rank
+        drops out differently, and only rank 0's generator has to be in a checkpoint."""
+
+
+class DataParallel(Engine):
+    """The whole model on every rank; torch's DDP sums the gradients while they are computed."""
+
+    kind = "ddp"
+
+    def __init__(self) -> None:
+        join_group()
+        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+
+    def prepare(self, model: nn.Module) -> Loss:
+        device = next(model.parameters()).device
+        return DistributedDataParallel(
+            Objective(model),
+            device_ids=[device] if device.type == "cuda" else None,
+            # A rank with text only leaves a trained encoder unused; without this the others wait.
+            find_unused_parameters=True,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
+        return nullcontext() if last else loss.no_sync()
+
+    def total(self, *numbers: float) -> list[float]:
+        shared = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(shared)
+        return shared.tolist()
+
+    def agreed(self, number: float) -> float:
+        return self.total(number if self.main else 0.0)[0]
+
+    def wait(self) -> None:
+        self.total(0.0)
+
+    def first(self, text: str | None) -> str | None:
+        texts: list[str | None] = [None] * self.world
+        distributed.all_gather_object(texts, text)
+        return next((each for each in texts if each), None)
+
+    def own_randomness(self, *place: int) -> None:
+        if self.rank:
+            seed = 0
+            for number in (*place, self.rank):
+                seed = (seed * 1_000_003 + number + 1) % 2**63
+            torch.manual_seed(seed)
+
+
+def join_group() -> None:
+    """Meet the other processes that torchrun started; once for a process."""
+    if distributed.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend)
+    atexit.register(distributed.destroy_process_group)
+
+
+def choose_engine(spec: EngineSpec) -> Engine:
+    """The engine that a recipe names, or the one that fits how the process was started.
+
+    RecipeError when a recipe for one process runs under torchrun.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        if spec.kind in ("ddp", "fsdp"):
+            say(f"engine {spec.kind}: alone; `torchrun --nproc-per-node N -m lucida train …` adds")
+        return Engine()
+    if spec.kind == "single":
+        raise RecipeError(
+            "the recipe is for one process",
+            expected="engine.kind auto, ddp or fsdp under torchrun",
+            given=f"engine.kind=single and {world} processes",
+            remedy="start it without torchrun, or set engine.kind=ddp",
+        )
+    return DataParallel()
