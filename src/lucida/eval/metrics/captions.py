@@ -6,58 +6,35 @@ CIDEr-D is in `cider`, METEOR and SPICE (Java) in `java_captions`.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.eval.metrics.cider import cider_d
+from lucida.eval.metrics.ngrams import LONGEST, Counts, count_ngrams, find
 from lucida.eval.metrics.ptb import tokenize
 
-LONGEST = 4
 _TINY, _SMALL = 1e-15, 1e-9  # the published smoothing: (matches + 1e-15) / (guesses + 1e-9)
 _BETA = 1.2
 
 Tokens = Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Matches:
-    """What BLEU counts of one caption, or the sum over captions; n-gram counts by n - 1."""
-
-    length: int
-    reference_length: int
-    guesses: tuple[int, ...]
-    correct: tuple[int, ...]
+def _words(tokens: Tokens) -> list[str]:
+    """BLEU and CIDEr split tokens once more: "1 1/2" is one token of two words."""
+    return [word for token in tokens for word in token.split()]
 
 
-def _ngrams(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
-
-
-def _matches(candidate: Tokens, references: Sequence[Tokens]) -> _Matches:
-    guesses, correct = [], []
-    for n in range(1, LONGEST + 1):
-        most: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            most |= _ngrams(reference, n)
-        own = _ngrams(candidate, n)
-        guesses.append(max(0, len(candidate) - n + 1))
-        correct.append(sum(min(count, most[ngram]) for ngram, count in own.items()))
-    closest = min((abs(len(r) - len(candidate)), len(r)) for r in references)[1]
-    return _Matches(len(candidate), closest, tuple(guesses), tuple(correct))
-
-
-def _bleu(counts: _Matches) -> list[float]:
-    ratio = (counts.length + _TINY) / (counts.reference_length + _SMALL)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    scores, product = [], 1.0
-    for n, (correct, guesses) in enumerate(zip(counts.correct, counts.guesses, strict=True), 1):
-        product *= (correct + _TINY) / (guesses + _SMALL)
-        scores.append(product ** (1 / n) * brevity)
-    return scores
+def _bleu(
+    correct: np.ndarray, guesses: np.ndarray, lengths: np.ndarray, closest: np.ndarray
+) -> np.ndarray:
+    """BLEU-1..4 from counts: [..., 4], [..., 4], [...], [...] -> [..., 4]."""
+    ratio = (lengths + _TINY) / (closest + _SMALL)
+    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    precision = np.cumprod((correct + _TINY) / (guesses + _SMALL), axis=-1)
+    return precision ** (1 / np.arange(1, LONGEST + 1)) * brevity[..., None]
 
 
 def bleu(
@@ -71,22 +48,43 @@ def bleu(
     caption has no reference.
 
     Worked example: "a red star" against "a red star here": every n-gram is right for n <= 3 and the
-    penalty is exp(1 - 4/3) = 0.717, so BLEU-1, -2, -3 are 0.717; there is no 4-gram, BLEU-4 is 0.0
-    (about 0.0007 by the published smoothing).
+    penalty is exp(1 - 4/3) = 0.717, so BLEU-1, -2, -3 are 0.717; there is no 4-gram, and the
+    published smoothing makes BLEU-4 0.023.
 
     Reference: Papineni et al., BLEU, 2002; constants as in tylin/coco-caption.
     """
     check_captions(candidates, references)
-    counted = [_matches(c, r) for c, r in zip(candidates, references, strict=True)]
-    if not counted:
+    if not candidates:
         return [0.0] * LONGEST, []
-    total = _Matches(
-        sum(counts.length for counts in counted),
-        sum(counts.reference_length for counts in counted),
-        tuple(map(sum, zip(*(counts.guesses for counts in counted), strict=True))),
-        tuple(map(sum, zip(*(counts.correct for counts in counted), strict=True))),
+    images = len(candidates)
+    captions = [*candidates, *(tokens for group in references for tokens in group)]
+    groups = np.repeat(np.arange(images), [len(group) for group in references])
+    owner = np.concatenate([np.arange(images), groups])
+    correct = np.stack([_clipped(c, owner, images) for c in count_ngrams(captions)], axis=1)
+    lengths = np.array([len(tokens) for tokens in candidates])
+    guesses = np.maximum(lengths[:, None] - np.arange(LONGEST), 0)
+    closest = np.array(
+        [
+            min((abs(len(r) - own), len(r)) for r in group)[1]
+            for own, group in zip(lengths, references, strict=True)
+        ]
     )
-    return _bleu(total), [_bleu(counts) for counts in counted]
+    corpus = _bleu(correct.sum(0), guesses.sum(0), lengths.sum(), closest.sum())
+    return corpus.tolist(), _bleu(correct, guesses, lengths, closest).tolist()
+
+
+def _clipped(counts: Counts, owner: np.ndarray, images: int) -> np.ndarray:
+    """Matches of every candidate for one n: counts no higher than in the reference with most."""
+    key = owner[counts.caption] * max(1, counts.kinds) + counts.gram
+    is_reference = counts.caption >= images
+    in_reference, in_candidate = find(key[is_reference], key[~is_reference])
+    own = counts.count[~is_reference]
+    most = np.zeros_like(own)
+    np.maximum.at(most, in_candidate, counts.count[is_reference][in_reference])
+    matches = np.bincount(
+        counts.caption[~is_reference], weights=np.minimum(own, most), minlength=images
+    )
+    return matches[:images]
 
 
 def longest_common_subsequence(first: Tokens, second: Tokens) -> int:
@@ -163,8 +161,10 @@ def score_captions(
     check_captions(predictions, references)
     candidates = [tokenize(text) for text in predictions]
     truths = [[tokenize(text) for text in captions] for captions in references]
-    cider = cider_d(candidates, truths)
-    corpus_bleu, image_bleu = bleu(candidates, truths)
+    words = [_words(tokens) for tokens in candidates]
+    true_words = [[_words(tokens) for tokens in captions] for captions in truths]
+    cider = cider_d(words, true_words)
+    corpus_bleu, image_bleu = bleu(words, true_words)
     rouge = [rouge_l(c, r) for c, r in zip(candidates, truths, strict=True)]
     names = [f"BLEU-{n}" for n in range(1, LONGEST + 1)]
     per_image = {"CIDEr-D": cider, "ROUGE-L": rouge}

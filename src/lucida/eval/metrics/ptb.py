@@ -47,12 +47,12 @@ _A = r"[^\W_]"  # a letter or digit
 _END = rf"(?!{_A})"
 _PATH = r"(?:/[^\s\"<>|()]*[^\s\"<>|.!?(){},-])?"
 _ABBREVIATIONS = _any(
-    "mr mrs ms messrs drs? profs? sens? reps? attys? lt col gen govs? adm rev maj sgt cpl pvt capt "
-    "ste? ave pres lieut hon brig co?mdr pfc spc supts? det mt ft vs alex wm jos cie cf treas "
-    "jr sr bros (?:ed|ph)\\.d blvd rd esq inc cos? corp pp?t[ye]s? ltd plc rt bancorp dept bhd assn "
-    "univ intl sys etc al seq jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs "
-    "fri ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn mo mont neb nev okla pa "
-    "penn tenn va vt wisc? wyo prop"
+    "mr mrs ms messrs drs? profs? sens? reps? attys? lt col gen govs? adm rev maj sgt cpl pvt "
+    "capt ste? ave pres lieut hon brig co?mdr pfc spc supts? det mt ft vs alex wm jos cie cf "
+    "treas jr sr bros (?:ed|ph)\\.d blvd rd esq inc cos? corp pp?t[ye]s? ltd plc rt bancorp "
+    "dept bhd assn univ intl sys etc al seq jan feb mar apr jun jul aug sept? oct nov dec mon "
+    "tues? wed thu thurs fri ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn "
+    "mo mont neb nev okla pa penn tenn va vt wisc? wyo prop"
 )
 _CAPITALISED = _any("Az Ark Del Ill La Mass Miss Ore Tex Wash")
 _APOSTROPHED = _any(
