@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lucida.core.errors import DataError
 from lucida.data.chat import encode, encode_prompt
-from lucida.data.images import ImagePolicy
+from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, ImageSource, Sample, Turn
 from lucida.data.vocabulary import vocabulary
 

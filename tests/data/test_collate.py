@@ -74,7 +74,7 @@ def test_features_in_place_of_pixels():
     assert batch.pixel_values is None
 
 
-@pytest.mark.parametrize("marks", [[0, 0], [1, 0, 1], [0, 2], [1, 2], [2, 1]])
+@pytest.mark.parametrize("marks", [[0, 0], [1, 2, 1], [0, 2], [1, 2], [2, 1]])
 def test_placeholders_have_to_fit_the_images(marks):
     marks = np.array(marks, dtype=np.int64)
     sample = Tokens("here", (image(0),), *[marks] * 3, marks, marks)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lucida.core.errors import DataError
-from lucida.data.images import ImagePolicy, decode, file_source, open_image
+from lucida.data.images import file_source, open_image
+from lucida.data.policies import ImagePolicy, decode
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
 POLICIES = ("resize", "letterbox", "crop")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lucida.data.boxes import format_box
-from lucida.data.images import ImagePolicy
+from lucida.data.policies import ImagePolicy
 from lucida.data.sources.world import WorldSource
 from lucida.eval.asking import box_reader
 from lucida.eval.benchmark import Example

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from lucida.data.images import Box
+from lucida.data.policies import Box
 
 
 @lru_cache(maxsize=8)

@@ -25,8 +25,8 @@ import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.core.spec import LossMode, TemplateName
-from lucida.data.images import ImagePolicy
-from lucida.data.pieces import Piece, Writing
+from lucida.data.pieces import Piece, Runs, Writing
+from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def encode(
     sample: Sample,
     tokenizer: PreTrainedTokenizerBase,
     template: TemplateName,
-    visual_tokens: int,
+    visual_tokens: int | Runs,
     image_policy: ImagePolicy,
     bins: int,
     loss: LossMode,
@@ -48,11 +48,11 @@ def encode(
 ) -> Tokens:
     """The sample as tokens with their targets.
 
-    Each image is `visual_tokens` copies of `image_token_id` in one run; with 0 (a blind model)
-    images contribute nothing. A sample longer than `max_length` first loses whole branches, the
-    last first; a single branch that is still too long is cut at its end, and a cut that would fall
-    into an image moves before it. `counts` then grows by `branches_dropped`, `samples_cut`,
-    `tokens_cut` and `images_dropped`.
+    Each image is `visual_tokens` copies of `image_token_id` in one run, or the runs that it gives
+    for this image; with 0 (a blind model) images contribute nothing. A sample longer than
+    `max_length` first loses whole branches, the last first; a single branch that is still too long
+    is cut at its end, and a cut that would fall into an image moves before it. `counts` then grows
+    by `branches_dropped`, `samples_cut`, `tokens_cut` and `images_dropped`.
 
     DataError: images and their places differ in number, an answer is empty, the stem alone fills
     `max_length`, nothing is supervised, or the template cannot be followed.
@@ -74,7 +74,7 @@ def encode_prompt(
     sample: Sample,
     tokenizer: PreTrainedTokenizerBase,
     template: TemplateName,
-    visual_tokens: int,
+    visual_tokens: int | Runs,
     image_policy: ImagePolicy,
     bins: int,
     max_length: int,
@@ -182,6 +182,8 @@ def _assembled(
             if count:
                 images.append(sample.images[piece.image])
                 image += [len(images)] * count
+                for name in piece.names:
+                    image[name - count] = 0
         lengths.append(len(ids) - before)
 
     size, stem_length = len(ids), lengths[0]

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from lucida.core.errors import DataError
-from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
 
-Images = Callable[[list[ImageSource]], "np.ndarray | torch.Tensor"]
-"""From sources to one array with an entry for each: pixels or features."""
+Pixels = np.ndarray | torch.Tensor | Views
+Images = Callable[[list[ImageSource]], Pixels]
+"""From sources to pixels or features, with an entry for each."""
 
 FIELDS = ("input_ids", "segment", "branch", "position", "image", "target")
 
@@ -30,8 +31,8 @@ def collate(
     *,
     features: Images | None = None,
 ) -> Batch:
-    """The samples as one batch. `pixels` gives [images, 3, height, width] or, instead, `features`
-    gives [images, patches, width]; without either a batch carries no images (see `with_images`).
+    """The samples as one batch. `pixels` gives [images, 3, height, width] or `Views`; `features`,
+    instead, gives [images, patches, width]; without either a batch carries no images.
 
     Worked example: samples of 3 and 2 tokens.
 
@@ -49,10 +50,18 @@ def collate(
     batch = Batch(**tensors, origins=[sample.origin for sample in samples])
     sources = images_of(samples)
     if sources and pixels is not None:
-        batch.pixel_values = torch.as_tensor(pixels(sources))
+        batch.pixel_values = joined([pixels(sources)])
     if sources and features is not None:
         batch.features = torch.as_tensor(features(sources))
     return batch
+
+
+def joined(pixels: Sequence[Pixels]) -> torch.Tensor | Views:
+    """The images of all parts, one part after the other."""
+    if isinstance(pixels[0], Views):
+        return Views.joined(pixels)
+    tensors = [torch.as_tensor(part) for part in pixels]
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def images_of(samples: Sequence[Tokens]) -> list[ImageSource]:
@@ -84,13 +93,13 @@ def _padded(samples: Sequence[Tokens], pad_id: int) -> dict[str, np.ndarray]:
 
 
 def _check_placeholders(sample: Tokens) -> None:
-    """Placeholders count 1, 2, .. up to the number of images, each in one run."""
-    begins = (sample.image > 0) & (np.diff(sample.image, prepend=0) != 0)
-    runs = sample.image[begins]
+    """Placeholders count 1, 2, .. up to the number of images; the names of tiles may part them."""
+    numbers = sample.image[sample.image > 0]
+    runs = numbers[np.diff(numbers, prepend=0) != 0]
     if not np.array_equal(runs, np.arange(1, len(sample.images) + 1)):
         raise DataError(
             "images and runs of placeholders differ",
-            expected=f"images 1 to {len(sample.images)}, each in one run",
+            expected=f"images 1 to {len(sample.images)}, one after the other",
             given=runs.tolist(),
             origin=sample.origin,
         )

@@ -1,18 +1,15 @@
-"""Opening any picture safely, and making it the encoder's square.
+"""Opening any picture safely.
 
 `open_image` gives an RGB Pillow image or a `DataError` that names the file and says what to do.
-`ImagePolicy` turns that image into normalised pixels and carries boxes into that frame and back.
+What the encoder is shown of it is decided in `policies`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -23,8 +20,8 @@ from lucida.data.sample import ImageSource
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded; it is the size from which Pillow warns."""
 
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1: left, top, right, bottom."""
+ORIENTATION, QUARTER_TURNS = 0x0112, 5
+"""The EXIF tag, and the first of its values that swap width and height."""
 
 
 def open_image(file: str | Path | bytes, origin: str | None = None) -> Image.Image:
@@ -136,102 +133,29 @@ def file_source(path: str | Path, record: str | None = None) -> ImageSource:
         raise DataError(message, origin=origin, remedy=remedy) from error
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    return ImageSource(origin=origin, key=f"file:{key}", load=partial(open_image, path, origin))
+    load, measure = partial(open_image, path, origin), partial(measured, path, origin)
+    return ImageSource(origin=origin, key=f"file:{key}", load=load, measure=measure)
 
 
-@dataclass(frozen=True)
-class ImagePolicy:
-    """How a picture of any shape becomes a square of `size` pixels, normalised by `mean` and `std`.
-
-    resize      stretches both sides to the square
-    letterbox   keeps the shape and pads with the mean colour (zero after normalisation)
-    crop        scales the short side to the square and keeps the middle
-
-    Resampling is Pillow's antialiased bicubic. `mean` and `std` are per channel, for values 0 to 1.
-
-    Worked example: a box in a 200 x 100 picture, letterbox, size 100. The picture becomes 100 x 50
-    with 25 rows of padding above, so (0, 0, 200, 100) is (0, 0.25, 1, 0.75) in the frame.
-    """
-
-    policy: Literal["resize", "letterbox", "crop"]
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @cached_property
-    def _normalised(self) -> np.ndarray:
-        """What each of the 256 levels becomes, per channel: float32 [3, 256]."""
-        levels = np.arange(256, dtype=np.float64) / 255
-        mean, std = (np.asarray(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
-        return ((levels - mean) / std).astype(np.float32)
-
-    def square(self, image: Image.Image) -> Image.Image:
-        """The RGB square before normalisation: what the model is shown, for people to look at."""
-        width, height = image.size
-        new_width, new_height, left, top = self._placed(width, height)
-        if self.policy == "crop":
-            # The same pixels as scaling whole and cutting the middle, without ever holding the
-            # scaled whole: a 1 x 10000 strip would become 224 x 2240000.
-            x, y = width / new_width, height / new_height
-            middle = (-left * x, -top * y, (self.size - left) * x, (self.size - top) * y)
-            return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=middle)
-        scaled = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-        if (new_width, new_height) == (self.size, self.size):
-            return scaled
-        colour = tuple(round(255 * value) for value in self.mean)
-        padded = Image.new("RGB", (self.size, self.size), colour)
-        padded.paste(scaled, (left, top))
-        return padded
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """The square as the encoder takes it: float32 [3, size, size]."""
-        levels = np.asarray(self.square(image))  # [size, size, 3] uint8
-        planes = [self._normalised[channel][levels[..., channel]] for channel in range(3)]
-        return np.stack(planes)
-
-    def to_frame(self, box: Box, width: int, height: int) -> Box:
-        """A box in pixels of a `width` x `height` picture → its place in shares of the square.
-
-        Under `crop` a box may leave [0, 1]; it is `boxes.format_box` that clamps.
-        """
-        new_width, new_height, left, top = self._placed(width, height)
-        x0, y0, x1, y1 = box
-        x, y = new_width / width, new_height / height
-        return (
-            (x0 * x + left) / self.size,
-            (y0 * y + top) / self.size,
-            (x1 * x + left) / self.size,
-            (y1 * y + top) / self.size,
-        )
-
-    def from_frame(self, box: Box, width: int, height: int) -> Box:
-        """The inverse of `to_frame`: a box in shares of the square → pixels of the picture."""
-        new_width, new_height, left, top = self._placed(width, height)
-        x0, y0, x1, y1 = box
-        x, y = new_width / width, new_height / height
-        return (
-            (x0 * self.size - left) / x,
-            (y0 * self.size - top) / y,
-            (x1 * self.size - left) / x,
-            (y1 * self.size - top) / y,
-        )
-
-    def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Width and height of the scaled picture, and where its corner stands in the square."""
-        size = self.size
-        if self.policy == "resize":
-            return size, size, 0, 0
-        side = max(width, height) if self.policy == "letterbox" else min(width, height)
-        new_width = max(1, round(width * size / side))
-        new_height = max(1, round(height * size / side))
-        # Floor division of a negative number would shift odd crops the other way than padding.
-        left = (size - new_width) // 2 if new_width <= size else -((new_width - size) // 2)
-        top = (size - new_height) // 2 if new_height <= size else -((new_height - size) // 2)
-        return new_width, new_height, left, top
+def measured(path: Path, origin: str) -> tuple[int, int]:
+    """Width and height of an image file as `open_image` would give them, from its header alone."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= QUARTER_TURNS
+            return (image.height, image.width) if turned else image.size
+    except Exception:  # noqa: BLE001 (decoders raise anything; opening it whole says what)
+        return open_image(path, origin).size
 
 
-def decode(sources: Sequence[ImageSource], policy: ImagePolicy) -> np.ndarray:
-    """The processed pixels of many images: float32 [images, 3, size, size]."""
-    if not sources:
-        return np.zeros((0, 3, policy.size, policy.size), dtype=np.float32)
-    return np.stack([policy.pixels(source.load()) for source in sources])
+_sizes: dict[str, tuple[int, int]] = {}
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Width and height of a source; found once and remembered by content key."""
+    size = _sizes.get(source.key)
+    if size is None:
+        if len(_sizes) >= 1_000_000:  # about 200 MB of keys: begin again
+            _sizes.clear()
+        size = source.load().size if source.measure is None else source.measure()
+        _sizes[source.key] = size
+    return size

@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lucida.core.errors import DataError, LucidaError, RecipeError, RunError
 from lucida.core.files import disk_errors
 from lucida.core.spec import BatchSpec, BudgetSpec
-from lucida.data.collate import Images, collate, images_of
+from lucida.data.collate import Images, Pixels, collate, images_of, joined
 from lucida.data.mixture import Draw, Mixture
 from lucida.data.sample import Batch, ImageSource, Tokens
 
@@ -80,13 +79,13 @@ class _Preparation:
         batch = collate(tokens, self.batch.pack, self.pad_id)
         pixels = [values for _, values in found if values is not None]
         if pixels:
-            batch.pixel_values = torch.from_numpy(np.concatenate(pixels))
+            batch.pixel_values = joined(pixels)
         images = [] if pixels else images_of(tokens)
         return _Pass(batch, images, counts, dropped)
 
     def _sample(
         self, n: int, counts: Counter[str], dropped: list[dict[str, str | int]]
-    ) -> tuple[Tokens, np.ndarray | None]:
+    ) -> tuple[Tokens, Pixels | None]:
         draw = self.mixture.draw(n)
         source = self.mixture.sources[draw.source]
         for attempt in range(SUBSTITUTES if self.skip else 1):
@@ -106,11 +105,11 @@ class _Preparation:
             return tokens, pixels
         raise _broken(draw, dropped)
 
-    def _pixels(self, tokens: Tokens) -> np.ndarray | None:
+    def _pixels(self, tokens: Tokens) -> Pixels | None:
         if not tokens.images:
             return None
         if self.pixels is not None:
-            return np.asarray(self.pixels(list(tokens.images)))
+            return self.pixels(list(tokens.images))
         if self.verify:
             # Features are taken later; a picture that cannot be opened has to show itself here,
             # where its record can still be replaced.

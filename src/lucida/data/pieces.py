@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from lucida.core.errors import DataError
 from lucida.core.spec import TemplateName
 from lucida.data.boxes import box_tokens, format_box
-from lucida.data.images import ImagePolicy
+from lucida.data.images import image_size
+from lucida.data.policies import ImagePolicy
 from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample, Turn
 from lucida.data.templates import TEMPLATES, Frame, Layout, document_frame
-from lucida.data.vocabulary import Ids, vocabulary
+from lucida.data.vocabulary import Ids, Vocabulary, vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,12 +25,34 @@ class Piece:
     """A run of ids with one meaning.
 
     `answer`: the model shall write it when only answers are supervised. `image`: the placeholders
-    of this image of the sample (no ids at all in a blind model), None for text.
+    of this image of the sample (no ids at all in a blind model), None for text. `names`: the
+    indices of `ids` that are no placeholders but name the tile that follows.
     """
 
     ids: Ids
     answer: bool = False
     image: int | None = None
+    names: tuple[int, ...] = ()
+
+
+Runs = Callable[[ImageSource], tuple[int | str, ...]]
+"""What stands for an image: numbers of placeholders, and between them names of tiles."""
+
+
+def image_piece(
+    index: int, runs: Sequence[int | str], placeholder: int, words: Vocabulary
+) -> Piece:
+    """The piece of image number `index`: (2, "<b>", 1) becomes the ids I I <b> I, names (2,)."""
+    ids: list[int] = []
+    names: list[int] = []
+    for run in runs:
+        if isinstance(run, int):
+            ids += [placeholder] * run
+        else:
+            name = words.literal(run)
+            names += range(len(ids), len(ids) + len(name))
+            ids += name
+    return Piece(tuple(ids), image=index, names=tuple(names))
 
 
 @dataclass(slots=True)
@@ -52,7 +75,7 @@ class Writing:
 
     tokenizer: PreTrainedTokenizerBase
     template: TemplateName
-    visual_tokens: int
+    visual_tokens: int | Runs
     image_policy: ImagePolicy
     bins: int
     image_token_id: int | None
@@ -179,13 +202,17 @@ class _Conversation:
         for part in parts:
             if isinstance(part, ImagePart):
                 # Added even when it is empty: a blind model's `after_image` begins here too.
-                writing = self.writing
-                ids = (writing.image_token_id or 0,) * writing.visual_tokens
-                pieces.append(Piece(ids, image=part.index))
+                pieces.append(self._image(part.index))
                 continue
             ids = self.vocabulary.words(part) if isinstance(part, str) else self._box(part)
             if ids:
                 pieces.append(Piece(ids, answer))
+
+    def _image(self, index: int) -> Piece:
+        places, placeholder = self.writing.visual_tokens, self.writing.image_token_id or 0
+        if isinstance(places, int):
+            return Piece((placeholder,) * places, image=index)
+        return image_piece(index, places(self.sample.images[index]), placeholder, self.vocabulary)
 
     def _box(self, part: BoxPart) -> Ids:
         images = self.sample.images
@@ -196,7 +223,7 @@ class _Conversation:
                 given=part.index,
                 origin=self.sample.origin,
             )
-        width, height = _image_size(images[part.index])
+        width, height = image_size(images[part.index])
         box = (part.x0, part.y0, part.x1, part.y1)
         frame = self.writing.image_policy.to_frame(box, width, height)
         if not all(abs(value) < float("inf") for value in frame):
@@ -228,19 +255,6 @@ def _layout(
 ) -> Layout:
     # `key` holds what may change inside a tokenizer that stays the same object.
     return TEMPLATES[template](tokenizer, roles)
-
-
-_sizes: dict[str, tuple[int, int]] = {}
-
-
-def _image_size(image: ImageSource) -> tuple[int, int]:
-    """Width and height; the image is opened once and its size remembered by content key."""
-    size = _sizes.get(image.key)
-    if size is None:
-        if len(_sizes) >= 1_000_000:  # about 200 MB of keys: begin again
-            _sizes.clear()
-        size = _sizes[image.key] = image.load().size
-    return size
 
 
 def _check_images(sample: Sample) -> None:

@@ -23,9 +23,10 @@ branches, because the stem's last position would need two answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -44,12 +45,15 @@ class ImageSource:
     """Where one image comes from; nothing is decoded before `load`.
 
     `origin` names the file or generator for error messages. `key` identifies the content: equal
-    keys mean equal pixels (the feature cache relies on it). `load` gives an RGB Pillow image.
+    keys mean equal pixels (the feature cache relies on it). `load` gives an RGB Pillow image;
+    `measure`, where there is one, gives its width and height without decoding it
+    (`images.image_size` asks whichever there is, once).
     """
 
     origin: str
     key: str
     load: Callable[[], PillowImage.Image]
+    measure: Callable[[], tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,9 @@ class Tokens:
 
     branch: 0 stem, 1.. branches in order. position: rotary position, restarting after the stem in
     every branch. image: 0 text, k for a placeholder of the sample's k-th image (1-based).
-    target: next token or IGNORED. Visual placeholders of an image are one contiguous run.
+    target: next token or IGNORED. The placeholders of an image are one contiguous run, or one for
+    each of its tiles with nothing between them but the names of the tiles (policy `split`), which
+    are text (image 0) and never a target.
     """
 
     origin: str
@@ -118,13 +124,47 @@ class Tokens:
         return len(self.input_ids)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Views:
+    """Pixels of images where one tensor cannot tell all: tiles, own shapes, or several encoders.
+
+    `pixels[e][i]` is what encoder e sees of image i, float32 [views, 3, height, width]: one square,
+    or tiles and an overview, or one rectangle of this picture's shape. Views number e and i of
+    different encoders show the same part of the picture. `sizes[i]` is the width and height of the
+    whole picture, from which the number and the places of its visual tokens follow.
+    """
+
+    pixels: tuple[tuple[torch.Tensor, ...], ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, *args: Any, **kwargs: Any) -> Views:
+        """The same on another device or in another dtype; arguments as of `Tensor.to`."""
+        moved = (tuple(image.to(*args, **kwargs) for image in images) for images in self.pixels)
+        return Views(tuple(moved), self.sizes)
+
+    def select(self, numbers: Sequence[int]) -> Views:
+        """These images, in this order; a number may come several times."""
+        chosen = (tuple(images[n] for n in numbers) for images in self.pixels)
+        return Views(tuple(chosen), tuple(self.sizes[n] for n in numbers))
+
+    @staticmethod
+    def joined(parts: Sequence[Views]) -> Views:
+        """All images of the parts, one part after the other."""
+        encoders = zip(*(part.pixels for part in parts), strict=True)
+        pixels = tuple(tuple(chain.from_iterable(images)) for images in encoders)
+        return Views(pixels, tuple(chain.from_iterable(part.sizes for part in parts)))
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Samples side by side: the only thing that crosses from data to model.
 
     All integer fields are int64 of shape [rows, length]. segment: which packed sample of its row,
     1-based, 0 = padding. branch, position, image, target: as in `Tokens` (image counts within its
-    segment). Exactly one of `pixel_values` [images, 3, height, width] and `features`
+    segment). Exactly one of `pixel_values` ([images, 3, height, width], or `Views`) and `features`
     [images, patches, width] is given when there are images, none otherwise; images are ordered as
     their placeholders are met row by row, left to right.
     """
@@ -135,7 +175,7 @@ class Batch:
     position: torch.Tensor
     image: torch.Tensor
     target: torch.Tensor
-    pixel_values: torch.Tensor | None = None
+    pixel_values: torch.Tensor | Views | None = None
     features: torch.Tensor | None = None
     origins: list[str] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from lucida.core.errors import ModelError
 from lucida.core.files import ASIDE, atomic_folder, disk_errors
 from lucida.core.spec import ModelSpec
 from lucida.data.boxes import box_tokens
-from lucida.data.images import ImagePolicy
+from lucida.data.policies import ImagePolicy
 from lucida.model.config import LucidaConfig
 from lucida.model.encoders import load_encoder, read_preprocessing
 from lucida.model.language import add_tokens, load_language

@@ -12,7 +12,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from lucida.core.errors import DataError
 from lucida.core.spec import LossMode, TemplateName
 from lucida.data.chat import encode, encode_prompt
-from lucida.data.images import ImagePolicy, decode
+from lucida.data.policies import ImagePolicy, decode
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn
 from lucida.model.language import name_placeholder
 from lucida.model.messages import Message, Picture, image_source, sample_of

@@ -1,0 +1,272 @@
+"""From a picture of any shape to what the encoder takes, and boxes into that frame and back.
+
+    resize      one square, both sides stretched to it
+    letterbox   one square that keeps the shape, padded with the mean colour
+    crop        one square: the short side scaled to it, the middle kept
+    anyres      an overview, then tiles: the best-fitting grid, padded with black (LLaVA-NeXT)
+    split       tiles row by row, then an overview; a small picture is one square (Idefics3)
+    native      one rectangle that keeps the shape, both sides rounded to whole patches
+
+A picture becomes one or more *views*. Which, and how many, follows from its width and height alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from lucida.data.sample import ImageSource
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1: left, top, right, bottom."""
+
+Grid = tuple[int, int]
+"""Rows and columns."""
+
+ONE_SQUARE = ("resize", "letterbox", "crop")
+"""Policies under which every picture is one square, whatever its shape."""
+
+
+@dataclass(frozen=True)
+class ImagePolicy:
+    """How pictures become views of `size` pixels a side, normalised by `mean` and `std`.
+
+    Resampling is Pillow's antialiased bicubic. `mean` and `std` are per channel, for values 0 to 1.
+    `grids` are the grids of tiles that `anyres` chooses from (null: all of 2 to `max_tiles` tiles);
+    `max_tiles` limits `split` too; `unit` is what sides are rounded to under `native`, in pixels,
+    and `size` then its longest side.
+
+    Worked example: a box in a 200 x 100 picture, letterbox, size 100. The picture becomes 100 x 50
+    with 25 rows of padding above, so (0, 0, 200, 100) is (0, 0.25, 1, 0.75) in the frame.
+
+    Reference: Liu et al., LLaVA-NeXT, 2024 (`anyres`); Laurençon et al., Building and better
+    understanding vision-language models, 2024, arXiv 2408.12637, section 3 (`split`).
+    """
+
+    policy: Literal["resize", "letterbox", "crop", "anyres", "split", "native"]
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    max_tiles: int = 4
+    grids: tuple[Grid, ...] | None = None
+    unit: int = 1
+
+    @property
+    def one_square(self) -> bool:
+        """Whether every picture becomes one square of the same size."""
+        return self.policy in ONE_SQUARE
+
+    @cached_property
+    def _normalised(self) -> np.ndarray:
+        """What each of the 256 levels becomes, per channel: float32 [3, 256]."""
+        levels = np.arange(256, dtype=np.float64) / 255
+        mean, std = (np.asarray(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
+        return ((levels - mean) / std).astype(np.float32)
+
+    def grid(self, width: int, height: int) -> Grid:
+        """Rows and columns of tiles; under `native`, of units. (1, 1) for one square."""
+        if self.policy == "anyres":
+            grids = candidates(self.max_tiles) if self.grids is None else self.grids
+            return best_grid(width, height, grids, self.size)
+        if self.policy == "split":
+            return split_grid(width, height, self.size, self.max_tiles)
+        if self.policy == "native":
+            return rounded_grid(width, height, self.size, self.unit)
+        return 1, 1
+
+    def square(self, image: Image.Image) -> Image.Image:
+        """The RGB square of a one-square policy before normalisation, for people to look at."""
+        return self.views(image)[0]
+
+    def views(self, image: Image.Image, grid: Grid | None = None) -> list[Image.Image]:
+        """RGB views before normalisation, in the order of their visual tokens.
+
+        A second encoder follows the `grid` of the first, so that both see the same parts.
+        """
+        if self.one_square:
+            return [self._square(image)]
+        grid = grid or self.grid(*image.size)
+        if self.policy == "native":
+            return [_scaled(image, grid[1] * self.unit, grid[0] * self.unit)]
+        overview = (self.size, self.size)
+        if self.policy == "anyres":
+            whole = fitted(image, grid[1] * self.size, grid[0] * self.size)
+            return [_scaled(image, *overview), *tiles(whole, grid)]
+        # Scaled twice, as Idefics3 does it: its longest side to whole tiles, then the other one.
+        longest = self.size * (grid[1] if image.width >= image.height else grid[0])
+        first = _scaled(image, *longest_side(*image.size, longest))
+        whole = _scaled(first, grid[1] * self.size, grid[0] * self.size)
+        return [*tiles(whole, grid), _scaled(whole, *overview)] if grid != (1, 1) else [whole]
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The one square as the encoder takes it: float32 [3, size, size]."""
+        return self._levels(self._square(image))
+
+    def stack(self, image: Image.Image, grid: Grid | None = None) -> np.ndarray:
+        """All views as the encoder takes them: float32 [views, 3, height, width]."""
+        return np.stack([self._levels(view) for view in self.views(image, grid)])
+
+    def _levels(self, view: Image.Image) -> np.ndarray:
+        levels = np.asarray(view)  # [height, width, 3] uint8
+        planes = [self._normalised[channel][levels[..., channel]] for channel in range(3)]
+        return np.stack(planes)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        new_width, new_height, left, top = self._placed(width, height)
+        if self.policy == "crop":
+            # The same pixels as scaling whole and cutting the middle, without ever holding the
+            # scaled whole: a 1 x 10000 strip would become 224 x 2240000.
+            x, y = width / new_width, height / new_height
+            middle = (-left * x, -top * y, (self.size - left) * x, (self.size - top) * y)
+            return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=middle)
+        scaled = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        if (new_width, new_height) == (self.size, self.size):
+            return scaled
+        colour = tuple(round(255 * value) for value in self.mean)
+        padded = Image.new("RGB", (self.size, self.size), colour)
+        padded.paste(scaled, (left, top))
+        return padded
+
+    def to_frame(self, box: Box, width: int, height: int) -> Box:
+        """A box in pixels of a `width` x `height` picture → its place in shares of the frame.
+
+        The frame is the square, or the whole picture where that is shown in tiles or in its own
+        shape. Under `crop` a box may leave [0, 1]; it is `boxes.format_box` that clamps.
+        """
+        x, y, left, top = self._frame(width, height)
+        x0, y0, x1, y1 = box
+        return x0 * x + left, y0 * y + top, x1 * x + left, y1 * y + top
+
+    def from_frame(self, box: Box, width: int, height: int) -> Box:
+        """The inverse of `to_frame`: a box in shares of the frame → pixels of the picture."""
+        x, y, left, top = self._frame(width, height)
+        x0, y0, x1, y1 = box
+        return (x0 - left) / x, (y0 - top) / y, (x1 - left) / x, (y1 - top) / y
+
+    def _frame(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Shares of the frame for one pixel of the picture, across and down, and its corner's."""
+        if not self.one_square:
+            return 1 / width, 1 / height, 0.0, 0.0
+        new_width, new_height, left, top = self._placed(width, height)
+        size = self.size
+        return new_width / width / size, new_height / height / size, left / size, top / size
+
+    def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width and height of the scaled picture, and where its corner stands in the square."""
+        size = self.size
+        if self.policy == "resize":
+            return size, size, 0, 0
+        side = max(width, height) if self.policy == "letterbox" else min(width, height)
+        new_width = max(1, round(width * size / side))
+        new_height = max(1, round(height * size / side))
+        # Floor division of a negative number would shift odd crops the other way than padding.
+        left = (size - new_width) // 2 if new_width <= size else -((new_width - size) // 2)
+        top = (size - new_height) // 2 if new_height <= size else -((new_height - size) // 2)
+        return new_width, new_height, left, top
+
+
+def decode(sources: Sequence[ImageSource], policy: ImagePolicy) -> np.ndarray:
+    """The squares of many images, under a one-square policy: float32 [images, 3, size, size]."""
+    if not sources:
+        return np.zeros((0, 3, policy.size, policy.size), dtype=np.float32)
+    return np.stack([policy.pixels(source.load()) for source in sources])
+
+
+@lru_cache
+def candidates(max_tiles: int) -> tuple[Grid, ...]:
+    """All grids of 2 to `max_tiles` tiles, the smallest first; the one tile when 1 is allowed."""
+    every = [(r, c) for r in range(1, max_tiles + 1) for c in range(1, max_tiles // r + 1)]
+    several = sorted((grid for grid in every if grid != (1, 1)), key=lambda g: (g[0] * g[1], g))
+    return tuple(several) or ((1, 1),)
+
+
+@lru_cache(maxsize=65536)
+def best_grid(width: int, height: int, grids: tuple[Grid, ...], size: int) -> Grid:
+    """The grid that keeps most pixels of the picture, and of those the one that wastes fewest.
+
+    Kept are the pixels of the picture scaled into the grid, enlargement not counted. The first of
+    equal grids wins.
+    """
+
+    def merit(grid: Grid) -> tuple[int, int]:
+        rows, columns = grid
+        scale = min(columns * size / width, rows * size / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - rows * columns * size * size
+
+    return max(grids, key=merit)
+
+
+@lru_cache(maxsize=65536)
+def split_grid(width: int, height: int, size: int, max_tiles: int) -> Grid:
+    """The grid of tiles of `size` pixels: as many as the picture fills, at most `max_tiles`.
+
+    The long side decides: it takes as many whole tiles as it fills (none is invented by
+    enlarging), the other side follows in proportion, rounded up.
+    """
+    for along in range(min(max_tiles, math.ceil(max(width, height) / size)), 0, -1):
+        wide, high = longest_side(width, height, along * size)
+        if width >= height:
+            across = math.ceil(int(along * size / (wide / high)) / size)
+            grid = across, along
+        else:
+            across = math.ceil(int(along * size * (wide / high)) / size)
+            grid = along, across
+        if grid[0] * grid[1] <= max_tiles:
+            return max(1, grid[0]), max(1, grid[1])
+    return 1, 1
+
+
+def longest_side(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height scaled so that the longer is `longest`; the other is even where it can."""
+    if width >= height:
+        other = int(longest / (width / height))
+        return longest, max(1, min(longest, other + other % 2))
+    other = int(longest * (width / height))
+    return max(1, min(longest, other + other % 2)), longest
+
+
+def rounded_grid(width: int, height: int, longest: int, unit: int) -> Grid:
+    """Rows and columns of units nearest to the picture's own size, or that of the largest allowed.
+
+    A picture is never enlarged but to reach one unit, and no side is longer than `longest`.
+    """
+    scale = min(1.0, longest / max(width, height))
+    most = max(1, longest // unit)
+    rows, columns = (round(side * scale / unit) for side in (height, width))
+    return min(most, max(1, rows)), min(most, max(1, columns))
+
+
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture scaled to touch two sides of a black rectangle, in its middle."""
+    across, down = width / image.width, height / image.height
+    if across < down:
+        new_width, new_height = width, min(math.ceil(image.height * across), height)
+    else:
+        new_width, new_height = min(math.ceil(image.width * down), width), height
+    black = Image.new("RGB", (width, height))
+    scaled = _scaled(image, new_width, new_height)
+    black.paste(scaled, ((width - new_width) // 2, (height - new_height) // 2))
+    return black
+
+
+def tiles(whole: Image.Image, grid: Grid) -> list[Image.Image]:
+    """The tiles of a picture that divides into this grid, row by row."""
+    rows, columns = grid
+    wide, high = whole.width // columns, whole.height // rows
+    return [
+        whole.crop((column * wide, row * high, (column + 1) * wide, (row + 1) * high))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.BICUBIC)
