@@ -106,6 +106,13 @@ class Record:
                 raise self.wrong(field, "a list of texts", value)
         return values
 
+    def answers(self, field: str, count: int, inside: str | None = None) -> tuple[str, ...]:
+        """The answers of `count` people: a list of texts, or of objects with a text `inside`."""
+        given = self.texts(field) if inside is None else self.records(field)
+        if len(given) != count:
+            raise self.wrong(field, f"{count} answers", f"{len(given)} answers")
+        return tuple(each if inside is None else each.text(inside) for each in given)
+
     def numbers(self, field: str, count: int) -> list[float]:
         """A field that must be a list of `count` numbers."""
         values = self.sequence(field)
@@ -129,9 +136,8 @@ class Record:
     def wrong(self, field: str, expected: str, given: object) -> DataError:
         """The error for a field of another kind than it must be."""
         shown = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:60]}…"
-        return DataError(
-            f"`{field}` is no good", expected=expected, given=shown, origin=self.origin
-        )
+        message = f"`{field}` is of the wrong kind"
+        return DataError(message, expected=expected, given=shown, origin=self.origin)
 
 
 def as_record(value: object, name: str, origin: str) -> Record:
@@ -161,7 +167,7 @@ def unique(records: list[Record], path: Path) -> list[Record]:
     for record in records:
         if record.id in seen:
             raise DataError(
-                f"two records have the id {record.id}: {seen[record.id].origin} and",
+                f"the id {record.id} is that of {seen[record.id].origin} too",
                 origin=record.origin,
                 remedy=f"download {path.name} again",
             )

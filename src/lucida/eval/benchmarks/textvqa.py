@@ -56,7 +56,7 @@ class TextVQA(PublishedBenchmark):
             record.text("question"),
             family=self.family if tokens else "textvqa",
             tokens=tokens,
-            answers=tuple(record.texts("answers")),
+            answers=record.answers("answers", 10),
             details={"ocr_tokens": tokens},
         )
 

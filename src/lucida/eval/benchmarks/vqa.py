@@ -62,7 +62,7 @@ class CocoQuestions(PublishedBenchmark):
             record,
             [self.picture(folder, name, record)],
             record.text("question"),
-            answers=tuple(each.text("answer") for each in annotation.records("answers")),
+            answers=annotation.answers("answers", 10, "answer"),
             kind=annotation.text("answer_type"),
             details={"question_type": annotation.text("question_type")},
         )
@@ -213,7 +213,7 @@ class VizWiz(PublishedBenchmark):
             record,
             [self.picture(folder, record.text("image"), record)],
             record.text("question"),
-            answers=tuple(each.text("answer") for each in record.records("answers")),
+            answers=record.answers("answers", 10, "answer"),
             kind=record.text("answer_type"),
             details={"answerable": bool(record.whole("answerable"))},
         )
