@@ -7,7 +7,7 @@ import torch
 from tiny import picture, tiny_model
 
 from lucida.data.sample import ImagePart, Sample, Turn
-from lucida.model.decode import batches, greedy, greedy_tokens, request
+from lucida.model.decode import WASTE, batches, greedy, greedy_tokens, request
 from lucida.model.masks import MASKS
 from lucida.model.messages import image_source, sample_of
 
@@ -64,13 +64,34 @@ def test_each_stem_runs_once_and_texts_come_back_in_order(monkeypatch):
     assert texts == [greedy(model, processor, [sample], 3)[0] for sample in SAMPLES]
 
 
-def test_batches_hold_stems_of_one_length_within_the_limit():
+def test_batches_hold_similar_stems_within_the_limit():
     _, processor = tiny_model()
     requests = [request(n, processor.prompt(sample)) for n, sample in enumerate(SAMPLES)]
     met = []
-    for batch in batches(requests, new=5, batch_tokens=120):
-        assert len({asked.cut for asked in batch}) == 1
-        size = len(batch) * (max(len(asked.prompt) for asked in batch) + 5)
-        assert len(batch) == 1 or size <= 120
-        met += [asked.index for asked in batch]
+    for batch in batches(requests, new=5, batch_tokens=150):
+        cuts = [row[0].cut for row in batch]
+        assert min(cuts) >= (1 - WASTE) * max(cuts)
+        behind = max(sum(asked.rest for asked in row) for row in batch)
+        size = len(batch) * (max(cuts) + behind + 5 * max(map(len, batch)))
+        assert len(batch) == 1 or size <= 150
+        for row in batch:
+            assert len({asked.stem for asked in row}) == 1
+        met += [asked.index for row in batch for asked in row]
     assert sorted(met) == list(range(len(SAMPLES)))
+
+
+def test_prompts_with_different_numbers_of_images_share_a_batch():
+    model, processor = tiny_model()
+    shown = [tuple(range(k)) for k in (3, 4, 3, 4)]
+    samples = []
+    for number, seeds in enumerate(shown):
+        images = tuple(image_source(picture(10 * number + s), s + 1) for s in seeds)
+        parts = tuple(part for s in seeds for part in (ImagePart(s), f"picture {s}. "))
+        samples.append(Sample("shots", images, (), ((Turn("user", (*parts, "what?")),),)))
+    prompts = [processor.prompt(sample) for sample in samples]
+    requests = [request(n, prompt) for n, prompt in enumerate(prompts)]
+    assert len({asked.cut for asked in requests}) == 2
+    assert len(list(batches(requests, 5, 10_000))) < 4
+    written = greedy_tokens(model, processor, prompts, 5)
+    for prompt, ids in zip(prompts, written, strict=True):
+        assert ids == greedy_tokens(model, processor, [prompt], 5)[0]
