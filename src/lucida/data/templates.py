@@ -8,7 +8,11 @@ supervised tokens are known by construction, and text of the data can never be t
     qa         {images}\\nQuestion: {user}\\nAnswer: {assistant}<eos>     for base language models
     chatml     <|im_start|>user\\n{images}\\n{user}<|im_end|>\\n<|im_start|>assistant\\n...
     vicuna     {system} USER: {images}\\n{user} ASSISTANT: {assistant}</s>USER: ...
-    tokenizer  whatever the tokenizer's own `chat_template` writes
+    llama2     <s>[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{user} [/INST] {assistant} </s><s>...
+    mistral    <s>[INST] {images}\\n{user} [/INST] {assistant}</s>[INST] ...
+    phi        Input: {images}\\n{user}\\nOutput: {assistant}\\n<|endoftext|>  Prismatic's for Phi-2
+    prismatic  {images}In: {user}\\nOut: {assistant}</s>In: ...       Prismatic's for base models
+    tokenizer  whatever the tokenizer's own `chat_template` writes (own_template.py)
 
 Consecutive turns of one role are one turn, and images that open a turn stand before its text.
 Role `text` is a document: no template writes anything around it but the end token after it.
@@ -17,14 +21,12 @@ Role `text` is a document: no template writes anything around it but the end tok
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from lucida.core.errors import DataError
+from lucida.data.frames import Frame, Layout
+from lucida.data.own_template import tokenizer_template
 from lucida.data.sample import Role
-from lucida.data.vocabulary import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,39 +35,6 @@ VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The literal text around one turn, in the order in which it is written.
-
-    before     opens the turn; for an assistant it is the prompt that generation starts from
-    lead       white space that belongs to the data's first word (tokens of " red", not "red")
-    opening    after the images that open the turn, before its text; only if there is text
-    glue       the same, but only if there are images and text
-    end        ends the turn; supervised for an assistant, so that generation learns to stop
-    after      the rest, never supervised in the `answers` loss mode
-    generated  written before the answer by the template but not by its generation prompt, so the
-               model has to write it: supervised
-    shows_text whether the turn's text is shown at all
-    """
-
-    before: str = ""
-    lead: str = ""
-    opening: str = ""
-    glue: str = ""
-    end: str = ""
-    after: str = ""
-    generated: str = ""
-    shows_text: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Frames of a conversation, and whether the template itself decides about the first token."""
-
-    frames: tuple[Frame, ...]
-    begins_itself: bool = False
 
 
 Template = Callable[["PreTrainedTokenizerBase", Sequence[Role]], Layout]
@@ -135,37 +104,72 @@ def vicuna(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
     return Layout(tuple(frames))
 
 
-def tokenizer_template(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
-    """Follows the tokenizer's own chat template by rendering marks instead of text.
+def llama2(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
+    """Llama-2-chat: `<s>[INST] <<SYS>>...<</SYS>>` and user, ` [/INST]`, answer, ` </s>`.
 
-    The conversation is rendered with one unmistakable mark per turn, so that all literal text lies
-    between marks. It can be followed when every mark comes out once and in order, and when each
-    rendering up to a question, generation prompt included, begins the rendering of what follows:
-    otherwise the model would be trained behind another context than it is asked in. Anything else
-    is a `DataError`, never a sample with loss 0.
+    The letter of the tokenizer's own template: each question begins with a start token, and no
+    system text is added that the data lack. (Prismatic's differs: one start token, a system text of
+    its own, no space in front of the end.)
     """
-    if not tokenizer.chat_template:
-        raise _cannot_follow(tokenizer, "it has no chat template")
-    marks = [f"\ue000{number}\ue001" for number in range(len(roles))]
-    messages = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
-    whole = _render(tokenizer, messages, prompt=False)
-    literals = _between(tokenizer, whole, marks)
+    start, end = _start_token(tokenizer, "llama2"), _end_token(tokenizer, "llama2")
+    told = Frame(before=f"{start}[INST] <<SYS>>\n", end="\n<</SYS>>\n\n")
+    return _instructed("llama2", roles, f"{start}[INST]", told, f" {end}")
+
+
+def mistral(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
+    """Mistral-7B-Instruct v0.1 and v0.2: `[INST] user [/INST] answer</s>`, one start token.
+
+    Its own template knows no system text; one in the data opens the first question, above a blank
+    line, as Mistral's later templates have it.
+    """
+    told = Frame(before="[INST]", lead=" ", end="\n\n")
+    return _instructed("mistral", roles, "[INST]", told, _end_token(tokenizer, "mistral"))
+
+
+def phi(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
+    """Prismatic's for Phi-2: `Input: user\\nOutput: answer\\n<|endoftext|>`."""
+    end = f"\n{_end_token(tokenizer, 'phi')}"
+    frames = {
+        "system": Frame(after="\n"),
+        "user": Frame(before="Input:", lead=" ", glue="\n"),
+        "assistant": Frame(before="\nOutput:", lead=" ", end=end),
+    }
+    return Layout(tuple(frames[role] for role in roles))
+
+
+def prismatic(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
+    """Prismatic's for base language models: images, then `In: user\\nOut: answer</s>`.
+
+    Images that open a turn stand before `In:`, the first right behind the start token, as there.
+    """
+    frames = {
+        "system": Frame(after="\n"),
+        "user": Frame(opening="In:", lead=" "),
+        "assistant": Frame(before="\nOut:", lead=" ", end=_end_token(tokenizer, "prismatic")),
+    }
+    return Layout(tuple(frames[role] for role in roles))
+
+
+def _instructed(template: str, roles: Sequence[Role], opens: str, told: Frame, end: str) -> Layout:
+    """Questions between `opens` and ` [/INST]`; a system text stands inside the first of them."""
     frames = []
     for number, role in enumerate(roles):
-        before, lead, generated, end = literals[number], "", "", ""
         if role == "assistant":
-            before, generated = _asked(tokenizer, whole, messages, number, before)
-            end, literals[number + 1] = _split_end(tokenizer, literals[number + 1])
-            if not generated.strip():
-                lead, generated = generated, ""
+            frames.append(Frame(lead=" ", end=end))
+        elif role == "system":
+            if number or roles[1:2] != ("user",):
+                raise DataError(
+                    f"the template `{template}` shows a system text inside the first question",
+                    expected="system, user, assistant, …",
+                    given=", ".join(roles),
+                    remedy="choose another model.language.template (chatml, vicuna, qa)",
+                )
+            frames.append(told)
+        elif roles[:number] == ("system",):
+            frames.append(Frame(glue="\n", end=" [/INST]"))
         else:
-            # A space before the text belongs to its first word.
-            before, lead = before.rstrip(" "), before[len(before.rstrip(" ")) :]
-        after = literals[-1] if number == len(roles) - 1 else ""
-        frames.append(
-            Frame(before=before, lead=lead, glue="\n", end=end, after=after, generated=generated)
-        )
-    return Layout(tuple(frames), begins_itself=True)
+            frames.append(Frame(before=opens, lead=" ", glue="\n", end=" [/INST]"))
+    return Layout(tuple(frames))
 
 
 TEMPLATES: dict[str, Template] = {
@@ -173,6 +177,10 @@ TEMPLATES: dict[str, Template] = {
     "qa": qa,
     "chatml": chatml,
     "vicuna": vicuna,
+    "llama2": llama2,
+    "mistral": mistral,
+    "phi": phi,
+    "prismatic": prismatic,
     "tokenizer": tokenizer_template,
 }
 
@@ -187,71 +195,11 @@ def _end_token(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     return tokenizer.eos_token
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool
-) -> str:
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise _cannot_follow(tokenizer, f"it refuses the turns {roles}: {error}") from error
-
-
-def _between(tokenizer: PreTrainedTokenizerBase, whole: str, marks: Sequence[str]) -> list[str]:
-    """The literal text before each mark, and after the last."""
-    literals, rest = [], whole
-    for number, mark in enumerate(marks):
-        times = whole.count(mark)
-        if times != 1:
-            reason = f"the text of turn {number + 1} is written {times} times"
-            raise _cannot_follow(tokenizer, reason)
-        if mark not in rest:
-            raise _cannot_follow(tokenizer, "it changes the order of the turns")
-        literal, _, rest = rest.partition(mark)
-        literals.append(literal)
-    return [*literals, rest]
-
-
-def _asked(
-    tokenizer: PreTrainedTokenizerBase,
-    whole: str,
-    messages: list[dict[str, str]],
-    number: int,
-    before: str,
-) -> tuple[str, str]:
-    """Divides the text before answer `number` into its prompt's and what must be generated.
-
-    Refuses a template under which that answer stands behind another text than when it is asked for,
-    or under which a conversation that ends here is written otherwise than one that goes on.
-    """
-    prompt = _render(tokenizer, messages[:number], prompt=True)
-    context = whole[: whole.index(messages[number]["content"])]
-    ended = _render(tokenizer, messages[: number + 1], prompt=False)
-    if not context.startswith(prompt) or len(context) - len(prompt) > len(before):
-        reason = f"answer {number + 1} stands behind another text than its generation prompt"
-        raise _cannot_follow(tokenizer, reason)
-    if not whole.startswith(ended):
-        reason = f"turn {number + 1} is written otherwise when the conversation goes on behind it"
-        raise _cannot_follow(tokenizer, reason)
-    generated = context[len(prompt) :]
-    return before[: len(before) - len(generated)], generated
-
-
-def _split_end(tokenizer: PreTrainedTokenizerBase, literal: str) -> tuple[str, str]:
-    """Cuts the text after an answer behind its first special token: (`<|im_end|>`, `\\n`)."""
-    specials = [token for token in special_tokens(tokenizer) if token in literal]
-    if not specials:
-        reason = f"no special token ends an answer, so generation would never stop ({literal!r})"
-        raise _cannot_follow(tokenizer, reason)
-    # The earliest; of two that begin at one place, the longer.
-    first = min(specials, key=lambda token: (literal.index(token), -len(token)))
-    cut = literal.index(first) + len(first)
-    return literal[:cut], literal[cut:]
-
-
-def _cannot_follow(tokenizer: PreTrainedTokenizerBase, reason: str) -> DataError:
-    return DataError(
-        f"the tokenizer's own chat template cannot be followed: {reason}",
-        origin=tokenizer.name_or_path or None,
-        remedy="choose another model.language.template (chatml, vicuna, qa)",
-    )
+def _start_token(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    if tokenizer.bos_token is None:
+        raise DataError(
+            f"`{template}` begins a question with the start token, and this tokenizer has none",
+            origin=tokenizer.name_or_path or None,
+            remedy="choose another model.language.template (chatml, vicuna, qa)",
+        )
+    return tokenizer.bos_token
