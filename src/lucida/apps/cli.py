@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from lucida.apps.command import app
-from lucida.apps.verbs import benchmarks, parts, recipes, runs
+from lucida.apps.verbs import benchmarks, export, parts, recipes, runs
 
-VERBS = (runs, recipes, benchmarks, parts)
+VERBS = (runs, recipes, benchmarks, export, parts)
 """Importing a file of verbs puts them on the command line, in this order."""
 
 

@@ -1,0 +1,1 @@
+"""Trained models for other programs, and other programs' models for Lucida."""

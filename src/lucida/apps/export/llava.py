@@ -1,0 +1,106 @@
+"""A folder that `LlavaForConditionalGeneration` and `AutoProcessor` load without Lucida."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoProcessor, CLIPImageProcessorPil, LlavaForConditionalGeneration
+from transformers.models.llava.processing_llava import LlavaProcessor
+
+from lucida.apps.export.probes import Agreement, Conversation, compare
+from lucida.apps.export.template import chat_jinja
+from lucida.model.conversion.llava import llava_config, to_llava
+from lucida.model.loading import complete, quiet_loading
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+BICUBIC = 3
+
+
+def write_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> None:
+    """Weights, configuration, tokenizer, image processor and chat template, into a folder that
+    exists."""
+    with quiet_loading():
+        to_llava(model).save_pretrained(folder)
+        llava_processor(model, processor).save_pretrained(folder)
+
+
+def read_llava(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The folder as transformers alone reads it; every weight has to be there."""
+    with quiet_loading():
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, output_loading_info=True
+        )
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    complete(report, str(folder))
+    return model.eval(), processor
+
+
+@dataclass(frozen=True, slots=True)
+class Llava:
+    """A Llava and its processor, as `compare` asks them."""
+
+    model: LlavaForConditionalGeneration
+    processor: LlavaProcessor
+
+    def inputs(self, group: list[Conversation]) -> dict[str, torch.Tensor]:
+        """What its processor makes of conversations."""
+        return self.processor.apply_chat_template(
+            group,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+
+    def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What its model makes of them."""
+        return self.model(**inputs).logits
+
+
+def check_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> Agreement:
+    """Reload the folder and compare it with the model; ModelError when they differ."""
+    return compare(model, processor, Llava(*read_llava(folder)), folder.name)
+
+
+def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> LlavaProcessor:
+    """transformers' processor for the same images, tokens and template."""
+    config = llava_config(model)
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.chat_template = chat_jinja(processor)
+    tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side  # else it is not saved
+    return LlavaProcessor(
+        image_processor=image_processor(processor),
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        chat_template=tokenizer.chat_template,
+        image_token=processor.image_token,
+        num_additional_image_tokens=model.vision.family.prefix(config.vision_config),
+    )
+
+
+def image_processor(processor: LucidaProcessor) -> CLIPImageProcessorPil:
+    """transformers' image processor for the policies `resize` and `crop`."""
+    policy = processor.image_policy
+    square = {"height": policy.size, "width": policy.size}
+    crop = policy.policy == "crop"
+    return CLIPImageProcessorPil(
+        do_resize=True,
+        size={"shortest_edge": policy.size} if crop else square,
+        do_center_crop=crop,
+        crop_size=square,
+        resample=BICUBIC,
+        do_rescale=True,
+        do_normalize=True,
+        image_mean=list(policy.mean),
+        image_std=list(policy.std),
+        do_convert_rgb=True,
+    )

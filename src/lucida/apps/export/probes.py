@@ -1,0 +1,152 @@
+"""Conversations that an export is asked before and after: the comparison behind "done"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lucida.core.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+LOGITS = 1e-5
+"""Largest difference between two logits in fp32."""
+PIXELS = 1e-5
+"""Largest difference between two normalised pixel values."""
+
+Conversation = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What was compared and how far it lies apart at most."""
+
+    prompts: int
+    images: int
+    logits: float
+    pixels: float
+
+
+def picture(number: int, width: int, height: int) -> Image.Image:
+    """A picture with slopes and noise, always the same for the same number."""
+    noise = np.random.default_rng(number).integers(0, 64, (height, width, 3))
+    across = np.linspace(0, 190, width)[None, :, None]
+    down = np.linspace(0, 190, height)[:, None, None]
+    slopes = np.concatenate([across + 0 * down, down + 0 * across, 0.5 * (across + down)], axis=2)
+    return Image.fromarray((slopes + noise).astype(np.uint8))
+
+
+def conversations() -> list[Conversation]:
+    """One image, several, none; wide, high and square; one round and more."""
+    wide, high, square = picture(1, 97, 64), picture(2, 60, 121), picture(3, 64, 64)
+
+    def user(*parts: str | Image.Image) -> dict[str, Any]:
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "image": part}
+            for part in parts
+        ]
+        return {"role": "user", "content": content}
+
+    def assistant(text: str) -> dict[str, Any]:
+        return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+    return [
+        [user(wide, "What is this?")],
+        [user(high, square, "Compare the two.")],
+        [user("First", square, "then", wide, "which one is red?")],
+        [user("How many sides has a square?")],
+        [user(square, "What colour?"), assistant("red"), user("And the shape?")],
+        [{"role": "system", "content": "Be brief."}, user(wide, "What is this?")],
+    ]
+
+
+def asked(processor: LucidaProcessor) -> list[Conversation]:
+    """Those of `conversations()` that this model's template writes and that fit its context."""
+    kept, why = [], None
+    for conversation in conversations():
+        try:
+            processor.apply_chat_template(conversation)
+        except DataError as problem:
+            why = problem
+        else:
+            kept.append(conversation)
+    if not kept:
+        raise ModelError(f"no prompt can be asked of this model: {why}")
+    return kept
+
+
+def groups(probes: list[Conversation]) -> list[list[Conversation]]:
+    """Each by itself, and all of them as one batch with padding."""
+    return [*([each] for each in probes), probes]
+
+
+class Exported(Protocol):
+    """A model and its processor as somebody without Lucida has them."""
+
+    def inputs(self, group: list[Conversation]) -> dict[str, torch.Tensor]: ...
+
+    def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor: ...
+
+
+@torch.no_grad()
+def compare(
+    model: LucidaModel, processor: LucidaProcessor, other: Exported, origin: object
+) -> Agreement:
+    """Ask both the same and give the largest differences; ModelError for any that counts.
+
+    Prompt by prompt and as one padded batch: ids and masks equal, pixels within `PIXELS`, logits
+    (at every position that is no padding) within `LOGITS`.
+    """
+    probes = asked(processor)
+    logits = pixels = 0.0
+    images = 0
+    for group in groups(probes):
+        ours = dict(processor.apply_chat_template(group))
+        given = other.inputs(group)
+        for name in ("input_ids", "attention_mask"):
+            if not torch.equal(ours[name], given[name]):
+                raise differs(name, ours[name], given[name], origin)
+        if ("pixel_values" in ours) != ("pixel_values" in given):
+            raise differs("the images", sorted(ours), sorted(given), origin)
+        if "pixel_values" in ours:
+            images += len(ours["pixel_values"])
+            pixels = max(pixels, apart(ours["pixel_values"], given["pixel_values"], origin))
+        seen = ours["attention_mask"].bool()
+        # Rotary phases of shifted rows round differently; both count from the first real token.
+        ours["position_ids"] = (ours["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        difference = model(**ours).logits - other.logits(ours)
+        logits = max(logits, float(difference[seen].abs().max()))
+    if not pixels <= PIXELS:
+        raise differs("normalised pixels", f"at most {PIXELS:g} apart", f"{pixels:.3g}", origin)
+    if not logits <= LOGITS:
+        raise differs("logits", f"at most {LOGITS:g} apart", f"{logits:.3g}", origin)
+    return Agreement(len(probes), images, logits, pixels)
+
+
+def apart(ours: torch.Tensor, given: torch.Tensor, origin: object) -> float:
+    """The largest difference of two tensors of one shape."""
+    if ours.shape != given.shape:
+        raise differs("the images", tuple(ours.shape), tuple(given.shape), origin)
+    return float((ours - given).abs().max())
+
+
+def differs(what: str, expected: object, given: object, origin: object) -> ModelError:
+    """The error for an export that is not the model it was made from."""
+    shown = [
+        value.flatten().tolist()[:24] if isinstance(value, torch.Tensor) else value
+        for value in (expected, given)
+    ]
+    return ModelError(
+        f"the export does not equal the model: {what} differ",
+        expected=shown[0],
+        given=shown[1],
+        origin=origin,
+    )

@@ -1,0 +1,154 @@
+"""A chat template of Lucida as the Jinja text that transformers renders.
+
+`lucida.data.templates` gives a frame for each turn. A Jinja template is written from those frames:
+one branch for each (role, role before) that conversations have. Nothing here knows any template by
+name; one whose frames depend on more than that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lucida.core.errors import DataError, ModelError
+from lucida.data.templates import TEMPLATES, Frame
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+
+START = "start"
+ROUNDS = 3
+"""Conversations of so many rounds are looked at; a frame that depends on more is not known."""
+
+Key = tuple[str, str]
+"""A role and the role before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How every kind of turn is written: inside a conversation and at its end."""
+
+    inside: dict[Key, Frame]
+    last: dict[Key, Frame]
+    start: str
+    """The start token, when it stands in front of the first turn."""
+
+
+def chat_jinja(processor: LucidaProcessor) -> str:
+    """The Jinja text that writes conversations as this processor does.
+
+    ModelError when the template cannot be written so: then only its code can follow it.
+    """
+    turns = turns_of(processor)
+    image = literal(processor.image_token)
+    keys = list(dict.fromkeys([*turns.inside, *turns.last]))
+    branches = []
+    for number, key in enumerate(keys):
+        test = f"m['role'] == {literal(key[0])} and ns.before == {literal(key[1])}"
+        branches.append(f"{{%- {'elif' if number else 'if'} {test} -%}}{written(turns, key)}")
+    unknown = literal("this model's template has no such turn: roles have to alternate")
+    asked = [key for key in keys if key[0] == "assistant"]
+    prompts = "".join(
+        f"{{%- {'elif' if number else 'if'} ns.before == {literal(before)} -%}}"
+        f"{said(body(turns, ('assistant', before)).before)}"
+        for number, (_, before) in enumerate(asked)
+    )
+    return (
+        f"{{%- set ns = namespace(before={literal(START)}) -%}}{said(turns.start)}"
+        "{%- for m in messages -%}"
+        "{%- set ns.pictures = '' -%}{%- set ns.words = '' -%}{%- set ns.every = '' -%}"
+        "{%- if m['content'] is string -%}{%- set ns.words = m['content'] -%}{%- else -%}"
+        "{%- for part in m['content'] -%}{%- if part['type'] == 'image' -%}"
+        f"{{%- set ns.every = ns.every + {image} -%}}{{%- if ns.words | trim -%}}"
+        f"{{%- set ns.words = ns.words + {image} -%}}{{%- else -%}}"
+        f"{{%- set ns.words = '' -%}}{{%- set ns.pictures = ns.pictures + {image} -%}}"
+        "{%- endif -%}{%- else -%}"
+        "{%- set ns.words = ns.words + part['text'] -%}{%- endif -%}{%- endfor -%}{%- endif -%}"
+        "{%- set ns.words = ns.words | trim -%}"
+        f"{''.join(branches)}{{%- else -%}}{{{{- raise_exception({unknown}) -}}}}{{%- endif -%}}"
+        "{%- set ns.before = m['role'] -%}{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{prompts}{{%- endif -%}}{{%- endif -%}}"
+    )
+
+
+def turns_of(processor: LucidaProcessor) -> Turns:
+    """What the template writes around turns; ModelError when it depends on more than the role
+    before."""
+    tokenizer = processor.tokenizer
+    inside: dict[Key, Frame] = {}
+    last: dict[Key, Frame] = {}
+    start: str | None = None
+    for roles in conversations():
+        try:
+            layout = TEMPLATES[processor.template](tokenizer, roles)
+        except DataError:
+            continue  # the template has no such conversation; the Jinja text refuses it too
+        if start is None:
+            bos = tokenizer.bos_token or ""
+            begun = layout.begins_itself or layout.frames[0].before.startswith(bos)
+            start = "" if begun else bos
+        before = START
+        for number, (role, frame) in enumerate(zip(roles, layout.frames, strict=True)):
+            known = last if number == len(roles) - 1 else inside
+            key = (role, before)
+            first = known.setdefault(key, frame)
+            other = (inside if known is last else last).get(key, frame)
+            if first != frame or replace(other, after="") != replace(frame, after=""):
+                raise ModelError(
+                    f"the template `{processor.template}` writes the turn {role} behind {before} "
+                    "in more than one way",
+                    given=" - ".join(roles),
+                    remedy="export with --format remote-code, which carries the template's code",
+                )
+            before = role
+    if start is None:
+        raise ModelError(f"the template `{processor.template}` writes no conversation at all")
+    return Turns(inside, last, start)
+
+
+def conversations() -> Iterator[tuple[str, ...]]:
+    """Roles of conversations with and without a system turn, ended and to be answered."""
+    for rounds in range(1, ROUNDS + 1):
+        for system in ((), ("system",)):
+            yield (*system, *("user", "assistant") * rounds)
+
+
+def body(turns: Turns, key: Key) -> Frame:
+    """The frame of a kind of turn, wherever it was seen."""
+    return turns.inside.get(key) or turns.last[key]
+
+
+def written(turns: Turns, key: Key) -> str:
+    """Jinja for one kind of turn, in the order that `Frame` describes."""
+    frame = body(turns, key)
+    pictures, words = "{{- ns.pictures -}}", "{{- ns.words -}}"
+    after = said(frame.after)
+    if key in turns.inside and key in turns.last and turns.last[key].after != frame.after:
+        end = said(turns.last[key].after)
+        after = f"{{%- if loop.last -%}}{end}{{%- else -%}}{after}{{%- endif -%}}"
+    if not frame.shows_text:
+        middle = "{{- ns.every -}}"  # whatever is said is left out
+    elif frame.glue:
+        middle = (
+            f"{{%- if ns.pictures -%}}{said(frame.lead)}{pictures}"
+            f"{{%- if ns.words -%}}{said(frame.opening + frame.glue)}{words}{{%- endif -%}}"
+            f"{{%- elif ns.words -%}}{said(frame.opening)}{said(frame.lead)}{words}{{%- endif -%}}"
+        )
+    else:
+        middle = (
+            f"{pictures}{{%- if ns.words -%}}{said(frame.opening)}{said(frame.lead)}{words}"
+            "{%- endif -%}"
+        )
+    return said(frame.before) + said(frame.generated) + middle + said(frame.end) + after
+
+
+def said(text: str) -> str:
+    """Jinja that writes this text."""
+    return f"{{{{- {literal(text)} -}}}}" if text else ""
+
+
+def literal(text: str) -> str:
+    """A string of Jinja's."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + "'"

@@ -1,0 +1,86 @@
+"""Exporting a run: choose the format, write aside, reload, compare, and only then give the name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lucida.apps.export.template import chat_jinja
+from lucida.core.errors import ModelError, RunError
+from lucida.core.files import atomic_folder
+from lucida.model.conversion.fits import llava_obstacles
+
+if TYPE_CHECKING:
+    from lucida.apps.export.probes import Agreement
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+Format = Literal["auto", "llava", "remote-code"]
+FORMATS: tuple[Format, ...] = ("auto", "llava", "remote-code")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the format, why it is no Llava (empty when it is one), how well it agrees."""
+
+    format: Format
+    obstacles: list[str]
+    agreement: Agreement
+
+
+def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
+    """Write the trained model of a run as a folder for programs that know nothing of Lucida.
+
+    `auto` takes `llava` where the design fits and `remote-code` otherwise. The folder is reloaded
+    from disk and has to give equal tokens, pixels and logits; then it is renamed to `out`.
+    ModelError with every reason when the design does not fit the format, or when the comparison
+    fails; nothing is left at `out` then.
+    """
+    from lucida.model.checkpoint import load
+
+    if wanted not in FORMATS:
+        raise ModelError("unknown export format", expected=", ".join(FORMATS), given=wanted)
+    must_be_free(out)
+    model, processor = load(run)
+    obstacles = reasons(model, processor)
+    if wanted == "llava" and obstacles:
+        listed = "".join(f"\n  - {each}" for each in obstacles)
+        raise ModelError(
+            f"this design is no Llava:{listed}\n",
+            origin=run,
+            remedy="export with --format remote-code, which carries its own code",
+        )
+    chosen: Format = "remote-code" if obstacles or wanted == "remote-code" else "llava"
+    if chosen == "llava":
+        from lucida.apps.export.llava import check_llava as check
+        from lucida.apps.export.llava import write_llava as write
+    else:
+        from lucida.apps.export.remote import check_remote as check
+        from lucida.apps.export.remote import write_remote as write
+    with atomic_folder(out) as aside:
+        write(model, processor, aside)
+        agreement = check(model, processor, aside)
+    return Exported(chosen, obstacles, agreement)
+
+
+def reasons(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
+    """Every reason why this model is no Llava, those of its weights and template included."""
+    config = model.config
+    vision = None if model.vision is None else config.vision_config
+    found = llava_obstacles(config.model_spec, vision, config.text_config, config.image_size)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        found.append(f"{type(model.language).__name__} has an output bias: Llava's head has none")
+    try:
+        chat_jinja(processor)
+    except ModelError as problem:
+        found.append(str(problem))
+    return found
+
+
+def must_be_free(out: Path) -> None:
+    """Refuse a place where something stands already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(
+            "something stands there already", origin=out, remedy="give a folder that is new"
+        )

@@ -1,0 +1,1 @@
+"""Between Lucida's layout of weights and those of other programs: key maps and what fits."""

@@ -1,0 +1,119 @@
+"""Which designs `LlavaForConditionalGeneration` can hold: a question of specs and configurations.
+
+No weights are needed, so `lucida plan` answers it before anything is trained.
+"""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+from lucida.core.spec import ModelSpec
+from lucida.model.encoders.families import family_of
+
+
+def llava_obstacles(
+    spec: ModelSpec,
+    vision: PreTrainedConfig | None,
+    language: PreTrainedConfig | None,
+    image_size: int | None = None,
+) -> list[str]:
+    """Every reason why a design is no Llava, in the recipe's words; empty when it is one.
+
+    vision, language: the configurations of the parts, None where they are not at hand. image_size:
+    pixels per side that the encoder gets, None for its own.
+    """
+    found = [*joint_obstacles(spec), *image_obstacles(spec)]
+    if spec.vision is None:
+        return ["model.vision is null: Llava always has a vision encoder", *found]
+    found += vision_obstacles(spec, vision, image_size)
+    found += projector_obstacles(spec, vision, language)
+    return found
+
+
+def joint_obstacles(spec: ModelSpec) -> list[str]:
+    """What speaks against it in the way the parts are joined."""
+    found = []
+    if spec.attention_mask != "causal":
+        found.append(f"model.attention_mask is {spec.attention_mask}: Llava's is causal")
+    if spec.cross_attention is not None:
+        found.append("model.cross_attention is set: Llava puts visual tokens among the words")
+    if spec.language.quantize is not None:
+        found.append(
+            f"model.language.quantize is {spec.language.quantize}: "
+            "an export holds plain weights; load the run without it"
+        )
+    return found
+
+
+def image_obstacles(spec: ModelSpec) -> list[str]:
+    """What speaks against it in how pictures are prepared."""
+    why = {
+        "letterbox": "Llava's processor pads before it resizes, so edges get other pixels",
+        "anyres": "Llava has one square per picture (tiles are LlavaNext's)",
+        "split": "Llava has one square per picture (tiles are Idefics3's)",
+        "native": "Llava has one square size",
+    }
+    policy = spec.image.policy
+    return [f"model.image.policy is {policy}: {why[policy]}"] if policy in why else []
+
+
+def vision_obstacles(
+    spec: ModelSpec, config: PreTrainedConfig | None, image_size: int | None
+) -> list[str]:
+    """What speaks against it in the encoder and in what is taken from it."""
+    vision = spec.vision
+    found = []
+    if vision.more:
+        count = 1 + len(vision.more)
+        found.append(f"model.vision.more makes {count} encoders: Llava has one")
+    if vision.normed:
+        found.append("model.vision.normed is true: Llava takes hidden states before the norm")
+    if vision.take not in ("patches", "cls_patches"):
+        found.append(f"model.vision.take is {vision.take}: Llava takes patches or all tokens")
+    if vision.path.startswith("timm:"):
+        found.append("a timm encoder is loaded by timm, not by transformers alone")
+    if config is None:
+        return found
+    family = family_of(config)
+    prefix = family.prefix(config)
+    if family.stages:
+        found.append(f"{config.model_type} gives maps: Llava reads sequences of patches")
+        return found
+    if prefix > 1:
+        found.append(f"{config.model_type} has {prefix} prefix tokens: Llava drops one or none")
+    patch = getattr(config, "patch_size", None)
+    if not isinstance(patch, int):
+        found.append(f"{config.model_type} names no patch_size, from which Llava counts tokens")
+    own = getattr(config, "image_size", None)
+    if family.resolution == "flag" and image_size not in (None, own):
+        found.append(
+            f"images have {image_size} pixels per side and the encoder's positions {own}: "
+            "Llava does not interpolate them"
+        )
+    return found
+
+
+def projector_obstacles(
+    spec: ModelSpec, vision: PreTrainedConfig | None, language: PreTrainedConfig | None
+) -> list[str]:
+    """What speaks against it in the projector. Llava's is linear, activation, linear; one matrix is
+    the same with an identity behind it, and a narrower hidden layer is one with zeros."""
+    projector = spec.projector
+    if projector.kind == "linear":
+        return []
+    if projector.kind != "mlp":
+        return [f"model.projector.kind is {projector.kind}: Llava's is an MLP of two layers"]
+    found = []
+    if projector.depth > 2:
+        found.append(f"model.projector.depth is {projector.depth}: Llava's MLP has two layers")
+    if projector.norm:
+        found.append("model.projector.norm is true: Llava's MLP has no norm")
+    if projector.position:
+        found.append("model.projector.position is true: Llava's MLP knows no places")
+    width = None if language is None else language.get_text_config().hidden_size
+    if projector.hidden and width and projector.hidden > width:
+        found.append(
+            f"model.projector.hidden is {projector.hidden}: Llava's hidden layer is as wide as "
+            f"the language model ({width})"
+        )
+    return found
