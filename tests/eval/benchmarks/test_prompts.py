@@ -18,9 +18,7 @@ CORNERS = (
     "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, "
     "bottom-right y). All values are floating point numbers bounded between 0 and 1. "
 )
-TRUE = (
-    'Based on the image, is this statement "True" or "False"? Q?\nRespond with "True" or '
-)
+TRUE = 'Based on the image, is this statement "True" or "False"? Q?\nRespond with "True" or '
 CAPTION = "Provide a one-sentence caption for the provided image."
 MANY = "Q?\nA. ear\nB. eye"
 

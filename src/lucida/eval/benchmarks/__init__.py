@@ -31,8 +31,11 @@ WORLD = {
         "attribute-novel",
         "boxes-novel",
     )
+} | {
+    "text-questions": f"{_HERE}.world_text:TextQuestions",
+    "text-documents": f"{_HERE}.world_text:TextDocuments",
 }
-"""The miniature world's: every task family that has one answer."""
+"""The miniature world's: every task family that has one answer, and text without pictures."""
 
 PUBLISHED = {
     "vqav2": f"{_HERE}.vqa:VQAv2",

@@ -43,6 +43,8 @@ _FAMILIES = {
     "presence-adversarial": "yes-no",
 }
 """What kind of prompt a task takes; the others take that of short answers."""
+_OPEN = {"unanswerable", "reading"}
+"""Tasks whose questions name no options."""
 _METRICS = {"exact": "exact match", "box": "IoU ≥ 0.5", "caption": "CIDEr-D"}
 
 
@@ -83,7 +85,8 @@ class WorldBenchmark(Benchmark):
         self.task = TASKS[name]
         self.metric = _METRICS[self.task.metric]
         self.twin = self.task.twin
-        self.ways = ("generate", "likelihood") if self.task.metric == "exact" else ("generate",)
+        choice = self.task.metric == "exact" and name not in _OPEN
+        self.ways = ("generate", "likelihood") if choice else ("generate",)
         self._examples: list[Example] = []
         self._next_index = 0
 

@@ -1,0 +1,157 @@
+"""The miniature of text retention: questions and documents of the world without any picture.
+
+What a language model knew of plain text before it was shown pictures, it should still know after.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from lucida.data.sample import Sample, Turn
+from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox
+from lucida.eval.benchmarks.perplexity import Perplexity
+from lucida.eval.benchmarks.published import by_kind
+from lucida.eval.metrics.exact import exact_match
+from lucida.eval.prompts import prompt_set, write
+from lucida.world.questions import Exchange
+from lucida.world.scenes import Split
+from lucida.world.text import document, exercise
+
+COUNT = 1000
+QUESTIONS = 4
+TRAIN_ITEMS = 200
+TASKS = ("attribute", "counting", "presence", "reading", "unanswerable")
+"""Questions that words answer; where things stand would need boxes."""
+_SEED = 0
+
+
+class TextQuestions(Benchmark):
+    """Reading comprehension: a scene told in words, then a question about it.
+
+    Worked example: "picture: a grey background; a small red dotted star" and "how many stars are
+    there?" is answered by 1.
+    """
+
+    name, family, metric = "text-questions", "text", "exact match"
+    twin = "MMLU, BBH, DROP"
+    licence = "Lucida's own"
+    source = "written by lucida.world, no files"
+    count = COUNT
+    ways = ("generate",)
+
+    def __init__(self, *, prompts: str | None = None, data: str | None = None) -> None:
+        """`prompts` is by default `plain`; there are no files, so `data` is not looked at."""
+        self.prompts = prompt_set(prompts or "plain").name
+
+    def examples(self, limit: int | None = None) -> list[Example]:
+        """The first `limit` of 1,000 questions about test scenes, up to four for each."""
+        return self._take("test", 0, limit)
+
+    def train_examples(self, limit: int | None = None) -> list[Example]:
+        """Questions about training scenes."""
+        return self._take("train", 1_000_000, limit)
+
+    def _take(self, split: Split, first: int, limit: int | None) -> list[Example]:
+        wanted = COUNT if limit is None else min(limit, COUNT)
+        taken: list[Example] = []
+        index = first
+        while len(taken) < wanted:
+            name = f"{self.name}/{split}-{_SEED}-{index}"
+            words, asked = _told(split, index)
+            taken += [self._example(f"{name}/{n}", name, words, x) for n, x in enumerate(asked)]
+            index += 1
+        return taken[:wanted]
+
+    def _example(self, name: str, cluster: str, words: str, asked: Exchange) -> Example:
+        text = write(self.prompts, self.family, question=f"{words}\n{asked.question}")
+        return Example(
+            id=name,
+            sample=Sample(name, branches=((Turn("user", (text,)),),)),
+            question=text,
+            answers=(asked.answer,),
+            options=asked.options,
+            candidates=asked.options,
+            kind=asked.task,
+            cluster=cluster,
+        )
+
+    def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
+        """The answer without the space around it."""
+        return output.strip()
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """1 for the same answer after `metrics.exact.normalise`."""
+        return [exact_match(p or "", e.answers) for e, p in zip(examples, parsed, strict=True)]
+
+    def guesses(self, examples: Sequence[Example]) -> Guesses:
+        """Chance: an option; majority: the training scenes' most frequent answer of that kind."""
+        majority = self.scores(examples, [self._usual.get(e.kind, "") for e in examples])
+        chance = [
+            1 / len(example.options) if example.options else score
+            for example, score in zip(examples, majority, strict=True)
+        ]
+        return Guesses(chance, majority)
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """Accuracy in percent by kind of question."""
+        return by_kind(examples, scores)
+
+    @cached_property
+    def _usual(self) -> dict[str, str]:
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for index in range(TRAIN_ITEMS):
+            for asked in _told("train", index)[1]:
+                counts[asked.task][asked.answer] += 1
+        return {kind: counter.most_common(1)[0][0] for kind, counter in counts.items()}
+
+
+class TextDocuments(Perplexity):
+    """Perplexity of the world's stories and captions: 300 documents of the test split.
+
+    A score is the bits per byte of a document; the summary is that of `perplexity`.
+    """
+
+    name, folder = "text-documents", "text-documents"
+    twin = "perplexity of a text file"
+    licence = "Lucida's own"
+    source = "written by lucida.world, no files"
+    files = ()
+    count = 300
+
+    def __init__(self, *, prompts: str | None = None, data: str | None = None) -> None:
+        """A document has no prompt and no files."""
+        super().__init__(prompts=prompts or "plain")
+
+    @property
+    def root(self) -> None:
+        """No files."""
+        return
+
+    def examples(self, limit: int | None = None) -> list[Example]:
+        """The first `limit` of 300 documents."""
+        wanted = self.count if limit is None else min(limit, self.count)
+        return [example for example, _ in zip(self._documents(), range(wanted), strict=False)]
+
+    def _documents(self) -> Iterator[Example]:
+        for index in range(self.count):
+            name = f"{self.name}/test-{_SEED}-{index}"
+            text = document(_SEED, "test", index)
+            yield Example(
+                id=name,
+                sample=Sample(name, branches=((Turn("text", (text,)),),)),
+                question="",
+                answers=(),
+                candidates=(text,),
+                cluster=name,
+            )
+
+
+def _told(split: Split, index: int) -> tuple[str, list[Exchange]]:
+    """A scene in words without its boxes, and what is asked about it."""
+    told = exercise(_SEED, split, index)
+    words = "".join(part.rstrip() for part in told.told if isinstance(part, str))
+    return words, [each for each in told.exchanges if each.task in TASKS][:QUESTIONS]
