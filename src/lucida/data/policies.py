@@ -26,6 +26,9 @@ from lucida.data.sample import ImageSource
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1: left, top, right, bottom."""
 
+MOST_SCALED = 16
+"""`crop` scales the whole picture up to so many squares, and beyond that only the middle of it."""
+
 Grid = tuple[int, int]
 """Rows and columns."""
 
@@ -121,10 +124,14 @@ class ImagePolicy:
         width, height = image.size
         new_width, new_height, left, top = self._placed(width, height)
         if self.policy == "crop":
-            # The same pixels as scaling whole and cutting the middle, without ever holding the
-            # scaled whole: a 1 x 10000 strip would become 224 x 2240000.
+            place = (-left, -top, self.size - left, self.size - top)
+            if new_width * new_height <= MOST_SCALED * self.size**2:
+                scaled = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+                return scaled.crop(place)
+            # Hardly ever: a 1 x 10000 strip would become 224 x 2240000. Only pixels whose
+            # neighbours are cut off differ.
             x, y = width / new_width, height / new_height
-            middle = (-left * x, -top * y, (self.size - left) * x, (self.size - top) * y)
+            middle = (place[0] * x, place[1] * y, place[2] * x, place[3] * y)
             return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=middle)
         scaled = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
         if (new_width, new_height) == (self.size, self.size):
@@ -164,8 +171,9 @@ class ImagePolicy:
         if self.policy == "resize":
             return size, size, 0, 0
         side = max(width, height) if self.policy == "letterbox" else min(width, height)
-        new_width = max(1, round(width * size / side))
-        new_height = max(1, round(height * size / side))
+        whole = int if self.policy == "crop" else round  # CLIP's own processor cuts the fraction off
+        new_width = max(1, whole(size * width / side))
+        new_height = max(1, whole(size * height / side))
         # Floor division of a negative number would shift odd crops the other way than padding.
         left = (size - new_width) // 2 if new_width <= size else -((new_width - size) // 2)
         top = (size - new_height) // 2 if new_height <= size else -((new_height - size) // 2)
