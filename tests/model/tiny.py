@@ -20,10 +20,13 @@ from transformers import (
     ConvNextV2Config,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    Gemma3TextConfig,
     GemmaConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    Phi3Config,
     PhiConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -86,6 +89,9 @@ LANGUAGES: dict[str, type[PreTrainedConfig]] = {
     "phi": PhiConfig,
     "opt": OPTConfig,
     "gemma": GemmaConfig,
+    "gemma3": Gemma3TextConfig,
+    "mistral": MistralConfig,
+    "phi3": Phi3Config,
 }
 
 
@@ -128,8 +134,10 @@ def language_folder(name: str = "llama", tied: bool = True, tokens: tuple[str, .
     torch.manual_seed(2)
     folder = ROOT / f"{name}-{tied}-{len(tokens)}"
     tokenizer = tiny_tokenizer(*tokens)
-    shape = GROUPED if name in ("llama", "qwen2", "qwen3", "gemma") else LANGUAGE
-    if name in ("gpt-neox", "phi"):
+    shape = (
+        GROUPED if name in ("llama", "qwen2", "qwen3", "gemma", "gemma3", "mistral") else LANGUAGE
+    )
+    if name in ("gpt-neox", "phi", "phi3"):
         shape = {**shape, "intermediate_size": 32}
     if name == "opt":
         shape = {**shape, "ffn_dim": 32, "word_embed_proj_dim": 16}

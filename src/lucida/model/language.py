@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -32,17 +34,23 @@ PLACEHOLDERS = (
 a tokenizer keeps in reserve. One that exists costs no new row in the embedding."""
 
 
-def load_language(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_language(
+    path: str, quantize: Literal["4bit", "8bit"] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The pretrained causal language model at `path` (folder or Hub id) in fp32, and its tokenizer.
 
-    Weights are safetensors and code is transformers' own, always. ModelError when a weight is
-    missing, when the tokenizer has no end token, or when the model cannot attend as packing needs.
+    With `quantize` its linear layers are held in 4 bits (NF4, scales quantized again) or 8 bits and
+    cannot be trained themselves; the rest stays in fp32. Weights are safetensors and code is
+    transformers' own, always. ModelError when a weight is missing, when the tokenizer has no end
+    token, or when the model cannot attend as packing needs.
     """
+    quantization = quantization_of(quantize)
     with quiet_loading():
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         language, report = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
+            quantization_config=quantization,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
@@ -60,6 +68,34 @@ def load_language(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     language.set_attn_implementation(attention.NAME)
     check_packing(language, path)
     return language, tokenizer
+
+
+def quantization_of(quantize: Literal["4bit", "8bit"] | None) -> BitsAndBytesConfig | None:
+    """How weights are held in fewer bits; ModelError when bitsandbytes is not installed.
+
+    Reference: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, 2023,
+    arXiv 2305.14314, section 3.
+    """
+    if quantize is None:
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "holding weights in fewer bits needs a package that is not installed",
+            expected="bitsandbytes",
+            given=f"model.language.quantize={quantize}",
+            remedy='pip install "lucida[quantize]", or leave model.language.quantize out',
+        )
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    half = torch.float16
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        half = torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=half if torch.cuda.is_available() else torch.float32,
+    )
 
 
 def add_tokens(
@@ -131,7 +167,7 @@ def check_packing(language: PreTrainedModel, origin: str) -> None:
             use_cache=False,
             layout=layout,
         ).last_hidden_state
-    except (TypeError, ValueError, RuntimeError) as problem:
+    except (ModelError, TypeError, ValueError, RuntimeError) as problem:
         refuse(origin, language, f"it takes no packed batch ({problem})", problem)
     alone = backbone(input_ids=ids[:, 3:], use_cache=False).last_hidden_state
     logits = language(input_ids=ids[:, 3:], use_cache=False).logits
@@ -148,9 +184,11 @@ def close(
     origin: str, language: nn.Module, what: str, expected: torch.Tensor, given: torch.Tensor
 ) -> None:
     """Refuse when two results differ by more than rounding."""
+    quantized = getattr(language, "is_quantized", False)  # activations are rounded by the batch
     scale = expected.float().abs().max().clamp(min=1e-6)
     error = float((expected - given).float().abs().max() / scale)
-    tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
+    exact = expected.dtype == torch.float32 and not quantized
+    tolerance = 1e-3 if exact else 5e-2
     if not error <= tolerance:
         refuse(origin, language, f"{what} differ (relative error {error:.2g}, at most {tolerance})")
 

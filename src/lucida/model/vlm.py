@@ -12,15 +12,17 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lucida.core.errors import ModelError
-from lucida.data.sample import Batch
+from lucida.data.sample import Batch, Views
 from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
 from lucida.model.encoders.encoder import VisionEncoder, new_model
+from lucida.model.encoders.fusion import FusedEncoder, encoders_of, joined
 from lucida.model.fuse import fuse
 from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
 from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
+from lucida.model.views import encoded, visual_of
 
 
 class LucidaModel(PreTrainedModel, GenerationMixin):
@@ -58,34 +60,38 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
     def __init__(
         self,
         config: LucidaConfig,
-        vision: VisionEncoder | None = None,
+        vision: VisionEncoder | FusedEncoder | None = None,
         language: PreTrainedModel | None = None,
     ) -> None:
         """Parts that are loaded already are taken as they are; others are made from `config`."""
         super().__init__(config)
         spec = config.model_spec
         self.mask = spec.attention_mask
+        self.arrangement = config.arrangement
         self.language = language or AutoModelForCausalLM.from_config(config.text_config)
-        self.vision: VisionEncoder | None = None
+        self.vision: VisionEncoder | FusedEncoder | None = None
         self.projector: nn.Module | None = None
         if spec.vision is not None:
-            self.vision = vision or VisionEncoder(
-                new_model(config.vision_config), spec.vision.normed, spec.vision.take
-            )
+            self.vision = vision or new_vision(config)
             self.projector = make_projector(
                 spec.projector,
                 config.vision_width,
                 self.get_input_embeddings().weight.shape[1],
                 config.patches,
             )
+            if spec.image.policy == "anyres":
+                # In the projector, so that whatever trains, freezes or saves that has it too.
+                width = self.get_input_embeddings().weight.shape[1]
+                self.projector.newline = nn.Parameter(torch.randn(width) * width**-0.5)
         for part in (vision, language):
             for module in () if part is None else part.modules():
                 module._is_hf_initialized = True  # else post_init draws new weights over them
         self.post_init()
         # A configuration that is put into another one loses its attention implementation.
-        if self.vision is not None and self.vision.model.config._attn_implementation is None:
-            fast = "eager" if self.vision.family.stages else "sdpa"  # stages have no attention
-            self.vision.model.set_attn_implementation(fast)
+        for encoder in () if self.vision is None else encoders_of(self.vision):
+            if encoder.model.config._attn_implementation is None:
+                fast = "eager" if encoder.family.stages else "sdpa"
+                encoder.model.set_attn_implementation(fast)
         if self.language.config._attn_implementation in (None, "sdpa"):
             self.language.set_attn_implementation(attention.NAME)
 
@@ -147,48 +153,81 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         equal two.
         """
         shape = (1, self.config.patches, self.config.vision_width)
-        return 0.0 * self.projector(like.new_zeros(shape)).sum()
+        newline = getattr(self.projector, "newline", None)
+        rest = 0.0 * self.projector(like.new_zeros(shape)).sum()
+        return rest if newline is None else rest + 0.0 * newline.sum()
 
     # Images.
 
     def encode_images(
-        self, pixel_values: Float[Tensor, "images 3 height width"]
-    ) -> Float[Tensor, "images patches vision"]:
-        """Features of the vision encoder, without gradients (and without dropout) when frozen."""
+        self, pixel_values: Float[Tensor, "images 3 height width"] | Views
+    ) -> Float[Tensor, "images patches vision"] | list[Tensor]:
+        """Features of the vision encoder, without gradients (and without dropout) when frozen.
+
+        A list, with [views, patches, vision] for each image, under a policy of several views or
+        shapes.
+        """
         if self.vision is None:
             raise ModelError(
                 "this model is blind (model.vision is null) and was given images",
                 given=f"{len(pixel_values)} images",
                 remedy="use the processor saved with this model; it drops images of a blind model",
             )
-        pixel_values = pixel_values.to(next(self.vision.parameters()).dtype)
+        weight = next(self.vision.parameters())
+        pixel_values = pixel_values.to(device=weight.device, dtype=weight.dtype)
         if any(weight.requires_grad for weight in self.vision.parameters()):
-            return self.vision(pixel_values)
+            return self._encoded(pixel_values)
         # Batch statistics and dropout of a frozen encoder stay off: cached features must be equal.
         self.vision.eval()
         with torch.no_grad():
-            return self.vision(pixel_values)
+            return self._encoded(pixel_values)
+
+    def _encoded(self, pixel_values: Tensor | Views) -> Tensor | list[Tensor]:
+        if isinstance(pixel_values, Views):
+            features = encoded(self.vision, pixel_values)
+            return torch.cat(features) if self.arrangement.policy.one_square else features
+        if isinstance(self.vision, FusedEncoder) or not self.arrangement.policy.one_square:
+            raise ModelError(
+                "this model sees images in several views or by several encoders",
+                expected="pixel_values as lucida.data.sample.Views",
+                given=f"one tensor of shape {tuple(pixel_values.shape)}",
+                remedy="use the processor saved with this model",
+            )
+        return self.vision(pixel_values)
 
     def project(
-        self, features: Float[Tensor, "images patches vision"]
+        self,
+        features: Float[Tensor, "images patches vision"],
+        grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "images tokens width"]:
-        """Visual tokens of features."""
+        """Visual tokens of features; `grid` where it is not the usual one."""
         weight = next(self.projector.parameters(), features)  # `identity` has none
-        return self.projector(features.to(weight.dtype))
+        features = features.to(weight.dtype)
+        return self.projector(features) if grid is None else self.projector(features, grid)
 
-    def visual(self, pixel_values: Tensor | None, features: Tensor | None) -> Tensor | None:
-        """Visual tokens of images given as pixels or as features, or None without images."""
+    def visual(
+        self, pixel_values: Tensor | Views | None, features: Tensor | None
+    ) -> Tensor | list[Tensor] | None:
+        """Visual tokens of images given as pixels or as features, or None without images.
+
+        [images, tokens, width], or one [tokens, width] for each image where the numbers may differ.
+        """
         if pixel_values is not None and features is not None:
             raise ModelError("give pixel_values or features, not both")
         if pixel_values is not None and len(pixel_values):
             features = self.encode_images(pixel_values)
-        return None if features is None or not len(features) else self.project(features)
+        if features is None or not len(features):
+            return None
+        if isinstance(features, Tensor):
+            return self.project(features)
+        newline = getattr(self.projector, "newline", None)
+        return visual_of(features, pixel_values.sizes, self.arrangement, self.project, newline)
 
     def embed(
         self,
         input_ids: Int[Tensor, "rows length"],
         placeholder: Tensor,
-        visual: Tensor | None,
+        visual: Tensor | list[Tensor] | None,
     ) -> Float[Tensor, "rows length width"]:
         """Input embeddings with visual tokens in their places; refuses when the counts differ."""
         embedded = self.get_input_embeddings()(input_ids)
@@ -198,12 +237,18 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
             visual = embedded.new_zeros(0, self.config.visual_tokens, embedded.shape[-1])
         return fuse(embedded, placeholder, visual)
 
+    def image_counts(self, pixel_values: Tensor | Views | None) -> int | list[int]:
+        """Visual tokens of each image, or one number where it is the same for all."""
+        if not isinstance(pixel_values, Views):
+            return max(1, self.config.visual_tokens)
+        return [self.arrangement.count(*size) for size in pixel_values.sizes]
+
     # The way in for transformers.
 
     def forward(
         self,
         input_ids: Int[Tensor, "rows length"] | None = None,
-        pixel_values: Float[Tensor, "images 3 height width"] | None = None,
+        pixel_values: Float[Tensor, "images 3 height width"] | Views | None = None,
         attention_mask: Tensor | dict | None = None,
         position_ids: Int[Tensor, "rows length"] | None = None,
         past_key_values: Cache | None = None,
@@ -226,10 +271,14 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
             position_ids = counted[:, -given.shape[1] :]
+        if position_ids is None and attention_mask is None:
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = past + torch.arange(given.shape[1], device=given.device)[None]
         if inputs_embeds is None:
             placeholder = self.placeholders(input_ids)
             inputs_embeds = self.embed(input_ids, placeholder, self.visual(pixel_values, features))
-            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values)
+            counts = self.image_counts(pixel_values)
+            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
         output = self.language(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -245,10 +294,14 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         return output
 
     def prompt_mask(
-        self, placeholder: Tensor, attention_mask: Tensor | dict | None, cache: Cache | None
+        self,
+        placeholder: Tensor,
+        attention_mask: Tensor | dict | None,
+        cache: Cache | None,
+        counts: int | list[int],
     ) -> Tensor | dict | None:
         """This model's mask over inputs that come without the fields of a batch."""
-        image = image_numbers(placeholder, max(1, self.config.visual_tokens))
+        image = image_numbers(placeholder, counts)
         return prompt_mask(self.config, self.mask, image, attention_mask, cache, self.dtype)
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
@@ -272,7 +325,8 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         if compiled and is_first_iteration:
             # Of a static cache transformers would make the mask itself, a causal one.
             placeholder = self.placeholders(input_ids)
-            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values)
+            counts = self.image_counts(kwargs.get("pixel_values"))
+            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
         return super().prepare_inputs_for_generation(
             input_ids,
             past_key_values=past_key_values,
@@ -292,12 +346,22 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         images = {}
         for name in ("pixel_values", "features"):
             if expand_size > 1 and kwargs.get(name) is not None:
-                images[name] = repeated_by_row(
-                    kwargs.pop(name),
-                    self.placeholders(input_ids).sum(1) // max(1, self.config.visual_tokens),
-                    expand_size,
-                )
+                given = kwargs.pop(name)
+                numbers = image_numbers(self.placeholders(input_ids), self.image_counts(given))
+                images[name] = repeated_by_row(given, numbers.amax(1), expand_size)
         input_ids, kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **kwargs
         )
         return input_ids, kwargs | images
+
+
+def new_vision(config: LucidaConfig) -> VisionEncoder | FusedEncoder:
+    """The vision encoder, or all of them fused, with random weights."""
+    spec = config.model_spec.vision
+    encoders = [
+        VisionEncoder(new_model(each), encoder.normed, encoder.take, layers)
+        for each, encoder, layers in zip(
+            config.vision_configs, (spec, *spec.more), config.layers, strict=True
+        )
+    ]
+    return joined(encoders, spec.fusion)
