@@ -39,7 +39,7 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     (seed it first). What trains is decided by stages. ModelError and PartError name the part that
     cannot be loaded or does not fit.
     """
-    language, tokenizer = load_language(part_path(spec.language.path))
+    language, tokenizer = load_language(part_path(spec.language.path), spec.language.quantize)
     placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
     encoder, features = None, torch.zeros(1, 0, 0)
     # A blind model sees nothing, yet boxes in its text stand in the frame of the square.
