@@ -88,7 +88,7 @@ def vqa(root):
             {"image": f"VizWiz_{part}_1.jpg", "question": "And this?",
              "answers": ten("unanswerable"), "answer_type": "unanswerable", "answerable": 0},
         ]  # fmt: skip
-        write(root, f"vizwiz/Annotations/{part}.json", rows)
+        write(root, f"vizwiz/{part}.json", rows)
         picture(root, *(f"vizwiz/{part}/{row['image']}" for row in rows))
 
 
@@ -187,6 +187,9 @@ def counting(root):
     ]  # fmt: skip
     write(root, "tallyqa/test.json", rows)
     train = [{k: v for k, v in row.items() if k != "issimple"} for row in rows]
+    name = "COCO_train2014_000000000005.jpg"
+    train.append(train[0] | {"question_id": 3, "image": f"train2014/{name}"})
+    picture(root, f"coco/train2014/{name}")
     write(root, "tallyqa/train.json", train)
     picture(root, "tallyqa/VG_100K/1.jpg")
 

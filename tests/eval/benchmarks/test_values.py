@@ -426,7 +426,7 @@ def test_ten_annotators_are_required(fresh):
     root = fresh(BENCHMARKS["vizwiz"]())
     row = {"image": "VizWiz_val_0.jpg", "question": "?", "answers": ten("soup")[:9],
            "answer_type": "other", "answerable": 1}  # fmt: skip
-    write(root, "vizwiz/Annotations/val.json", [row])
+    write(root, "vizwiz/val.json", [row])
     with pytest.raises(DataError, match=r"val.json: record 0: .*expected 10 answers"):
         make("vizwiz", root).examples()
 

@@ -141,7 +141,12 @@ class NoCaps(Captioning):
             "https://s3.amazonaws.com/nocaps/nocaps_val_4500_captions.json",
             "6 MB",
         ),
-        File("nocaps/val/", f"{source} (each picture has its coco_url)", "1.5 GB", "images"),
+        File(
+            "nocaps/val/",
+            "s3://open-images-dataset/validation (each picture has its coco_url)",
+            "1.5 GB",
+            "images",
+        ),
     )
 
     def records(self, split: Split) -> list[Record]:

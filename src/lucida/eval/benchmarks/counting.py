@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lucida.data.sample import ImageSource
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import Record, listed, read_json
+from lucida.eval.benchmarks.coco import FOLDERS, TRAIN2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.choice import letter
 from lucida.eval.metrics.counting import number, root_mean_square_error
 from lucida.eval.prompts import LETTERS, form
 
 _PAGE = "https://github.com/manoja328/TallyQA_dataset"
-_GENOME = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
+_ZIP = "https://github.com/manoja328/tallyqa/blob/master/tallyqa.zip?raw=true"
+_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 _MOST = 15
 """The largest count of the test split."""
 
@@ -21,7 +25,7 @@ class TallyQA(PublishedBenchmark):
     """TallyQA, test: 38,589 questions, simple (22,991) and complex (15,598).
 
     test.json: [{image, question, answer, question_id, issimple, data_source}]. `image` is a path
-    like VG_100K/1.jpg or val2014/COCO_val2014_….jpg; both kinds of folder lie in `tallyqa/`.
+    like VG_100K/1.jpg, in `tallyqa/`, or (in training) train2014/COCO_train2014_….jpg, in `coco/`.
     Simple and complex follow `issimple` (`data_source` is kept in the details).
 
     Where a set of prompts asks for a letter (Prismatic's: 0 to 15 as A to P) the letter is read,
@@ -32,16 +36,17 @@ class TallyQA(PublishedBenchmark):
 
     name, folder, family, metric = "tallyqa", "tallyqa", "counting", "accuracy"
     twin = "counting"
-    licence = "Apache-2.0 (annotations); pictures: Visual Genome's and COCO's terms"
+    licence = "none stated (annotations); pictures: Visual Genome's and COCO's terms"
     source = _PAGE
     count = 38_589
     has_train = True
     ways = ("generate", "likelihood")
     max_new_tokens = 16
     files = (
-        File("tallyqa/test.json", _PAGE, "7 MB"),
-        File("tallyqa/", f"{_GENOME} and http://images.cocodataset.org", "30 GB", "images"),
-        File("tallyqa/train.json", _PAGE, "45 MB", "train"),
+        File("tallyqa/test.json", _ZIP, "7 MB"),
+        File("tallyqa/", f"{_GENOME}/images.zip and images2.zip", "15 GB", "images"),
+        File("tallyqa/train.json", _ZIP, "45 MB", "train"),
+        replace(TRAIN2014, needed="train"),
     )
 
     def records(self, split: Split) -> list[Record]:
@@ -56,7 +61,7 @@ class TallyQA(PublishedBenchmark):
         kind = {True: "simple", False: "complex"}.get(simple, "training")
         return self.asked(
             record,
-            [self.picture(self.files[1], record.text("image"), record)],
+            [self._picture(record)],
             record.text("question"),
             choices=counts,
             answers=(str(record.whole("answer")),),
@@ -65,6 +70,12 @@ class TallyQA(PublishedBenchmark):
             kind=kind,
             details={"data_source": record.get("data_source", "")},
         )
+
+    def _picture(self, record: Record) -> ImageSource:
+        folder, _, name = record.text("image").partition("/")
+        if folder in FOLDERS:
+            return self.picture(FOLDERS[folder], name, record)
+        return self.picture(self.files[1], record.text("image"), record)
 
     @property
     def _by_letter(self) -> bool:

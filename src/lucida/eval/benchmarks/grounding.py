@@ -20,7 +20,8 @@ from lucida.eval.benchmarks.coco import TRAIN2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.boxes import box_hit
 
-_REFER = "https://github.com/lichengunc/refer (data/README.md has the links)"
+_REFER = "https://github.com/lichengunc/refer"
+_ZIPS = "http://bvisionweb1.cs.unc.edu/licheng/referit/data"
 _SENTENCES = {
     "refcoco": {"val": 10_834, "testA": 5_657, "testB": 5_095},
     "refcoco+": {"val": 10_758, "testA": 5_726, "testB": 4_889},
@@ -82,8 +83,8 @@ class RefCOCO(Grounding):
         self.name = f"{dataset}-{part}"
         self.count = _SENTENCES[dataset][part]
         self.files = (
-            File(f"{dataset}/instances.json", _REFER, "40 MB"),
-            File(f"{dataset}/refs({_BY[dataset]}).p", _REFER, "20 MB"),
+            File(f"{dataset}/instances.json", f"{_ZIPS}/{dataset}.zip", "40 MB"),
+            File(f"{dataset}/refs({_BY[dataset]}).p", f"{_ZIPS}/{dataset}.zip", "20 MB"),
             TRAIN2014,
         )
 

@@ -97,7 +97,7 @@ class LLaVABench(Judged):
     """
 
     name, folder = "llava-bench", "llava-bench"
-    licence = "CC BY-NC 4.0"
+    licence = "Apache-2.0"
     source = _LLAVA
     count = 60
     files = (

@@ -136,12 +136,12 @@ class OKVQA(CocoQuestions):
 
     name, folder, family, metric = "okvqa", "okvqa", "okvqa", "VQA accuracy"
     twin = "attribute"
-    licence = "CC BY 4.0 (annotations); pictures: Flickr's terms"
+    licence = "see its page (annotations); pictures: Flickr's terms"
     source = _OKVQA
     count = 5_046
     files = (
         File("okvqa/OpenEnded_mscoco_val2014_questions.json", _OKVQA, "1 MB"),
-        File("okvqa/mscoco_val2014_annotations.json", _OKVQA, "7 MB"),
+        File("okvqa/mscoco_val2014_annotations.json", _OKVQA, "9 MB"),
         VAL2014,
         File("okvqa/OpenEnded_mscoco_train2014_questions.json", _OKVQA, "1 MB", "train"),
         File("okvqa/mscoco_train2014_annotations.json", _OKVQA, "12 MB", "train"),
@@ -194,9 +194,9 @@ class VizWiz(PublishedBenchmark):
     _site = "https://vizwiz.cs.colorado.edu/VizWiz_final"
     _annotations = f"{_site}/vqa_data/Annotations.zip"
     files = (
-        File("vizwiz/Annotations/val.json", _annotations, "5 MB"),
+        File("vizwiz/val.json", _annotations, "5 MB"),
         File("vizwiz/val/", f"{_site}/images/val.zip", "2 GB", "images"),
-        File("vizwiz/Annotations/train.json", _annotations, "22 MB", "train"),
+        File("vizwiz/train.json", _annotations, "22 MB", "train"),
         File("vizwiz/train/", f"{_site}/images/train.zip", "11 GB", "train"),
     )
 

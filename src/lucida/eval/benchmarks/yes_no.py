@@ -13,15 +13,18 @@ from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.pope import pope_label, pope_rates
 from lucida.eval.metrics.yesno import truth_value
 
-_POPE = "https://github.com/AoiDragon/POPE/tree/main/output/coco"
+_POPE = (
+    "https://github.com/AoiDragon/POPE/tree/e3e39262c85a6a83f26cf5094022a782cb0df58d/output/coco"
+)
 
 
 class POPE(PublishedBenchmark):
     """POPE: is there such a thing in the picture? Three lists differ in what is asked for in vain.
 
     coco_pope_random.json and so on, a JSON value on each line: {question_id, image, text, label}.
-    The lists have 2,910 to 3,000 questions (8,910 in all, not the 9,000 that papers state). An
-    answer is read by the official rule: what does not say no says yes.
+    At the commit that LLaVA and Prismatic use the lists have 2,910, 3,000 and 3,000 questions, not
+    the 9,000 that papers state. An answer is read by the official rule: what does not say no says
+    yes.
 
     Reference: Li et al., Evaluating Object Hallucination in LVLMs, 2023, arXiv 2305.10355.
     """
@@ -108,8 +111,8 @@ class VSR(PublishedBenchmark):
     _hub = "https://huggingface.co/datasets/cambridgeltl/vsr_zeroshot"
     files = (
         File("vsr/test.jsonl", _hub, "0.3 MB"),
-        File("vsr/images/", "https://www.dropbox.com/s/0s3bj25s3crnptd/vsr_images.zip (linked from "
-             "the repository)", "1 GB", "images"),
+        File("vsr/images/", "https://www.dropbox.com/s/0s3bj25s62crjh2/vsr_images.zip", "1 GB",
+             "images"),
         File("vsr/train.jsonl", _hub, "1 MB", "train"),
     )  # fmt: skip
 
