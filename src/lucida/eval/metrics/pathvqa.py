@@ -75,3 +75,44 @@ def bleu(predictions: Sequence[str | None], answers: Sequence[str]) -> list[floa
     Reference: Papineni et al., BLEU, 2002; see `captions.bleu`.
     """
     return corpus_bleu([tokenize(p) for p in predictions], [[tokenize(a)] for a in answers])[0]
+
+
+def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
+    """What the published script computes of one pair, under names that say what it is.
+
+    "word precision" is its "exact match": different true words that occur, by predicted words.
+    "F1" counts a shared word as often as the prediction has it. "BLEU-1".."BLEU-3" pass over
+    precisions of 0 and count the brevity penalty in characters, so no shared word at all can score
+    1. A prediction without words scores 0 (the script returns a text there), and an n-gram order
+    longer than the prediction counts as precision 0 (the script stops).
+
+    Worked example: "spleen" against "liver": word precision 0, F1 0, BLEU-1 1.0.
+
+    Reference: He et al., PathVQA, 2020, arXiv 2003.10286, evaluation script.
+    """
+    output = prediction or ""
+    found, wanted = Counter(output.lower().split()), Counter(answer.lower().split())
+    total = found.total()
+    if not total:
+        return {"word precision": 0.0, "F1": 0.0, "BLEU-1": 0.0, "BLEU-2": 0.0, "BLEU-3": 0.0}
+    shared = sum(count for word, count in found.items() if word in wanted)
+    missed = sum(count for word, count in wanted.items() if word not in found)
+    scores = {
+        "word precision": sum(word in found for word in wanted) / total,
+        "F1": 2 * shared / (total + shared + missed) if shared else 0.0,
+    }
+    brevity = 1.0 if len(output) > len(answer) else math.exp(1 - len(answer) / len(output))
+    logs = 0.0
+    for n in (1, 2, 3):
+        precision = _ngram_precision(output, answer, n)
+        logs += math.log(precision) if precision else 0.0
+        scores[f"BLEU-{n}"] = brevity * math.exp(logs / 4)
+    return scores
+
+
+def _ngram_precision(output: str, answer: str, n: int) -> float:
+    ours, theirs = (
+        Counter(zip(*(words[i:] for i in range(n)), strict=False))
+        for words in (output.lower().split(), answer.lower().split())
+    )
+    return (ours & theirs).total() / ours.total() if ours else 0.0

@@ -13,14 +13,22 @@ from __future__ import annotations
 
 import re
 
+
+def _between(first: int, last: int) -> str:
+    return "".join(map(chr, range(first, last + 1)))
+
+
 _FOLDED = str.maketrans(
     {
         "\u200b": " ",
+        # Raised, lowered and circled digits are words of their own.
+        **{c: f" {c} " for c in "\u00b2\u00b3\u00b9\u2070" + _between(0x2074, 0x2079)},
+        **{c: f" {c} " for c in _between(0x2080, 0x2089) + _between(0x2460, 0x249B)},
         **dict.fromkeys("\u2019\u0092", "'"),
-        **dict.fromkeys("\u2018\u0091\u201b", "`"),
+        **dict.fromkeys("\u2018\u0091\u201b\u2039\u203a", "`"),
         **dict.fromkeys("\u201c\u201d\u0093\u0094\u00ab\u00bb", '"'),
         **dict.fromkeys("\u2013\u2014\u2015\u0096\u0097", " -- "),
-        **dict.fromkeys("\u20ac\u0080", "$"),
+        **dict.fromkeys("\u20ac\u0080\u00a4\u20a0", "$"),
         "\u2026": "...",
         "\u00ad": "",
         "\u00a3": "#",
@@ -47,13 +55,16 @@ _A = r"[^\W_]"  # a letter or digit
 _END = rf"(?!{_A})"
 _PATH = r"(?:/[^\s\"<>|()]*[^\s\"<>|.!?(){},-])?"
 _ABBREVIATIONS = _any(
-    "mr mrs ms messrs drs? profs? sens? reps? attys? lt col gen govs? adm rev maj sgt cpl pvt "
-    "capt ste? ave pres lieut hon brig co?mdr pfc spc supts? det mt ft vs alex wm jos cie cf "
-    "treas jr sr bros (?:ed|ph)\\.d blvd rd esq inc cos? corp pp?t[ye]s? ltd plc rt bancorp "
-    "dept bhd assn univ intl sys etc al seq jan feb mar apr jun jul aug sept? oct nov dec mon "
-    "tues? wed thu thurs fri ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn "
-    "mo mont neb nev okla pa penn tenn va vt wisc? wyo prop"
+    "adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bancorp bhd bldg "
+    "blvd brig bros calif capt cf cie cmdr co col colo conn corp cos cpl ct dak dec dept det "
+    "dr drs elec ens esq est etc ext feb fla fri ft ga gen gov govs hon inc ind insp intl "
+    "invt jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mfg mich minn mlle "
+    "mme mo mon mont mr mrs ms msgr mt mtg natl neb nev nov oct okla penn pfc ph plc ppte "
+    "ppty pres prof profs pte ptes pty ptys pvt rd rep reps rev rt sen sens sep sept seq sfc "
+    "sgt spc sq sr st ste supt supts sys tel tenn thu thurs treas tue tues univ va vs vt wed "
+    "wis wisc wm wyo comdr (?:ed|ph)\\.d"
 )
+"""Those of up to four letters were found by asking the original for every such word."""
 _CAPITALISED = _any("Az Ark Del Ill La Mass Miss Ore Tex Wash")
 _APOSTROPHED = _any(
     "'n 'em 'till? 'cause ol' dunkin' somethin' c'mon e'er s'mores ev'ry li'l nat'l nor'easter "
@@ -69,9 +80,10 @@ _BEGINNINGS = _any(
 # Repetitions that a rule can fail behind are bounded, so that a runaway output takes linear time.
 _RULES = (
     # Tags and addresses.
-    r"</?[A-Za-z][A-Za-z0-9:.-]{0,60}/?>",
+    r"</?[A-Za-z][\w:.-]{0,60}(?: [A-Za-z][\w:.-]{0,60}(?:=\"[^\"<>]{0,200}\")?){0,9} ?/?>",
+    r"<!--[^<>]{0,200}-->|&(?:lt|gt|#\d{1,5});",
     r"(?i:https?)://[^\s\"<>|()]+[^\s\"<>|.!?(){},-]",
-    r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}",
+    r"[A-Za-z0-9][^\s\"<>|()@]{0,64}@(?:[^\s\"<>|().]{1,64}\.){0,8}[^\s\"<>|().]{1,64}",
     rf"(?i:www)\.(?:[\w-]{{1,64}}\.){{1,8}}[a-zA-Z]{{2,4}}{_PATH}",
     rf"(?:[\w-]{{1,64}}\.){{1,8}}(?i:com|net|org|edu)(?![\w-]){_PATH}",
     # Telephone numbers and fractions.
@@ -79,39 +91,43 @@ _RULES = (
     r"(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}(?!\w)",
     r"\d{1,4}[- ]\d{1,4}/\d{1,4}(?![\w/])",
     # Apostrophes that belong to a word, and words that split.
-    rf"'n'|'[2-9]0s{_END}|(?i:{_APOSTROPHED}){_END}",
+    rf"'n'|'[2-9]0s{_END}|(?<!\w)'\d\d(?!\S)|(?i:{_APOSTROPHED}){_END}",
     rf"(?i:'t(?=(?:was|is){_END})|can(?=not{_END})|(?:gon|wan)(?=na{_END})|got(?=ta{_END}))",
     rf"(?i:(?:gim|lem)(?=me{_END})|y'(?=[a-z]))",
-    rf"(?i:{_A}+(?=n't{_END})|n't{_END}|'(?:[smd]|re|ve|ll){_END})",
-    rf"[dDoOlL]'{_A}+(?:[-_]{_A}+)*|[A-HJ-XZn]'{_L}{{2,}}|{_L}*[aeiouyAEIOUY]'[aeiouA-Z]{_L}*",
+    rf"(?i:{_A}+(?=n't(?!{_L}))|n't(?!{_L})|'(?:[smd]|re|ve|ll)(?!{_L}))",
+    rf"[dDoOlL]'{_A}+(?:[-_]{_A}+)*|[A-HJ-XZn]'{_L}{{2,}}",
+    rf"{_L}*[aeiouyAEIOUY]'(?!(?i:[smd]|re|ve|ll){_END})[aeiouA-Z]{_L}*",
     # Words joined by slashes, hyphens, ampersands.
     r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}",
-    r"[A-Za-z0-9][A-Za-z0-9.,]{0,60}(?:-[A-Za-z0-9]+)+",
-    r"[A-Z]+(?:[+&][A-Z]+)+|(?i:c\+\+|[cf]#)",
+    r"[A-Za-z0-9][A-Za-z0-9.,]{0,60}(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9]+))+",
+    r"[A-Z]*\$|[A-Z]+(?:[+&][A-Z]+)+|(?i:c\+\+|[cf]#)",
     rf"{_A}+(?:[-_]{_A}+)+",
     rf"[@#]{_L}\w*|-(?i:[lr][rsc]b)-",
     # Abbreviations and single letters keep their period.
-    rf"[A-Za-z](?:\.[A-Za-z])+(?!\.?{_A})\.?|[A-Za-z]\.(?!{_A}| (?:{_BEGINNINGS}) )",
-    rf"(?:(?i:{_ABBREVIATIONS})|{_CAPITALISED})\.{_END}|(?i:nos?)\.(?= *\d)",
+    rf"[A-Za-z](?:\.[A-Za-z])+(?!\.?{_A})\.?|[A-Za-z]\.(?!{_L}| (?:{_BEGINNINGS}) )",
+    rf"(?:(?i:{_ABBREVIATIONS})|{_CAPITALISED})\.{_END}|(?i:fig|nos?|pp?|arts?)\.(?= *\d)",
+    rf"{_A}+\.(?=[,;:\u3001])",
     # Words with periods inside, words with digits, numbers.
     rf"{_L}{_A}*(?:[.!?]{_L}{_A}*)*",
     rf"\d+{_L}{_A}*",
     r"[-+]?(?:\d*(?:[.:,]\d+)+|\d+)",
-    r"[A-Z]*\$",
     # Punctuation that survives; a single mark does not.
     r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]](?![A-Za-z])",
-    r"[!?]{2,}|-{5,}|_+|\*+|#+",
-    r"[^\w\s.?!,:;\"'`-]",
+    r"\('\.'\)|[!?]{2,}|-{5,}|_+|\*+|#+|<<|>>",
+    r"[#%&+/<=>@\\^~|$()\[\]{}]",
+    r"[\u00a1\u00a5-\u00a9\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bf\u00d7\u00f7]",
+    r"[\u2016-\u2017\u201a\u201e-\u2023\u2030-\u2038\u203b\u203e-\u2044\u207a-\u2bff]",
+    r"[\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffe6]",
 )
 _TOKEN = re.compile("|".join(_RULES))
 
-_NAMED = str.maketrans(
-    {
-        **dict(zip("()[]{}", ["-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rcb-"], strict=True)),
-        " ": "\u00a0",  # inside a telephone number or "1 1/2", which are one token
-    }
+_NAMED = {"[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "&lt;": "<", "&gt;": ">"}
+_INSIDE = str.maketrans({"(": "-lrb-", ")": "-rrb-", " ": "\u00a0"})
+"""Written so inside longer tokens too: ":-)", "(555) 123-4567" and "1 1/2" are one token."""
+_ENTITIES = (("&amp;", "&"), ("&quot;", '"'), ("&apos;", "'"), ("&nbsp;", " "))
+_ACROSS_SPACE = re.compile(
+    r"[\d)]\s+\d|(?i:\b(?:fig|nos?|pp?|arts?))\.\s+\d|\b[A-Za-z]\.\s+[A-Z]|<[A-Za-z/!]"
 )
-_ACROSS_SPACE = re.compile(r"[\d)]\s+\d|(?i:\bnos?)\.\s+\d|\b[A-Za-z]\.\s+[A-Z]")
 _LAST_LETTER = re.compile(r"(?<![\w.'])[A-Za-z]\.\s*$")
 _BEGINNING = re.compile(rf"\s*(?:{_BEGINNINGS})\s")
 _known: dict[str, tuple[str, ...]] = {}
@@ -140,7 +156,8 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
     if not text.isascii():
         text = _BEYOND_JAVA.sub(" ", text.translate(_FOLDED))
     if "&" in text:
-        text = text.replace("&amp;", "&")
+        for entity, mark in _ENTITIES:
+            text = text.replace(entity, mark)
     words = text.split()
     if _ACROSS_SPACE.search(text):
         return list(_split(" ".join(words)))
@@ -152,7 +169,9 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(token.translate(_NAMED).lower() for token in _TOKEN.findall(text))
+    return tuple(
+        _NAMED.get(token) or token.translate(_INSIDE).lower() for token in _TOKEN.findall(text)
+    )
 
 
 def _remember(word: str) -> tuple[str, ...]:
