@@ -1,0 +1,1 @@
+"""`lucida inspect`: one real batch of a recipe as the model sees it."""

@@ -1,0 +1,231 @@
+"""The first batch of a stage, taken apart: pictures, tokens with their labels, the mask, counts.
+
+    recipe ─▶ processor of the stage ─▶ the samples of its first step ─▶ Look
+
+Everything goes the way of training: the same mixture, seed, template, image policy and loss mode.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lucida.core.errors import DataError, RecipeError, suggestion
+from lucida.core.spec import Recipe, StageSpec
+from lucida.data.collate import collate
+from lucida.data.mixture import Mixture
+from lucida.data.sample import IGNORED, Tokens
+from lucida.model.checkpoint import build
+from lucida.model.masks import cells, fields_of
+from lucida.model.processing import LucidaProcessor
+from lucida.train.begin import with_template
+from lucida.train.feed import mixtures
+
+MASK_TOKENS = 640
+"""Longest row whose mask is drawn: whole samples up to here."""
+TRIES = 16
+"""Records that are tried in place of one that cannot be used, as in training."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """One position of a sample, or a run of visual tokens of one image (`run` of them).
+
+    text, target: the token and what has to be predicted there, as people read them; target is None
+    where nothing is supervised. learnt: some position before predicts this one.
+    """
+
+    index: int
+    text: str
+    target: str | None
+    branch: int
+    position: int
+    image: int
+    run: int = 1
+    learnt: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as it came and as the encoder gets it (tiles in the order of their tokens)."""
+
+    origin: str
+    original: Image.Image
+    views: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One sample of the batch; segment counts from 1 in its row."""
+
+    source: str
+    segment: int
+    tokens: Tokens
+    positions: list[Position]
+    images: list[Shown]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A batch taken apart. mask: cells [length, length] of the first samples (see
+    `lucida.model.masks.cells`), `mask_samples` of them; borders: where samples begin in it."""
+
+    recipe: Recipe
+    stage: StageSpec
+    mask_name: str
+    template: str
+    samples: list[Seen]
+    counts: dict[str, int]
+    dropped: list[str]
+    mask: np.ndarray
+    borders: list[int] = field(default_factory=list)
+
+
+def stage_of(recipe: Recipe, name: str | None) -> tuple[int, StageSpec]:
+    """A stage by name; the first without one."""
+    if name is None:
+        return 0, recipe.stages[0]
+    for index, stage in enumerate(recipe.stages):
+        if stage.name == name:
+            return index, stage
+    raise RecipeError(
+        f"recipe {recipe.name} has no stage `{name}`",
+        remedy=suggestion(name, [stage.name for stage in recipe.stages]),
+    )
+
+
+def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
+    """The first batch of a stage; pictures and positions of its first `shown` samples.
+
+    LucidaError when a part or a source cannot be opened, or a record cannot be used and the mixture
+    does not skip such records.
+    """
+    index, stage = stage_of(recipe, stage_name)
+    model, processor = build(recipe.model)
+    processor = with_template(processor, stage)
+    mixture, _ = mixtures(stage.mixture, recipe.seed + index)
+    drawn, noted, dropped = first_batch(mixture, processor, stage)
+    samples = [
+        Seen(
+            source,
+            number + 1 if stage.batch.pack else 1,
+            tokens,
+            positions_of(tokens, processor),
+            pictures_of(tokens, processor) if model.vision is not None else [],
+        )
+        for number, (source, tokens) in enumerate(drawn[:shown])
+    ]
+    mask_name = stage.attention_mask or recipe.model.attention_mask
+    mask, borders = mask_of([tokens for _, tokens in drawn], mask_name)
+    return Look(
+        recipe,
+        stage,
+        mask_name,
+        stage.template or recipe.model.language.template,
+        samples,
+        counts_of(drawn) | noted,
+        dropped,
+        mask,
+        borders,
+    )
+
+
+def first_batch(
+    mixture: Mixture, processor: LucidaProcessor, stage: StageSpec
+) -> tuple[list[tuple[str, Tokens]], dict[str, int], list[str]]:
+    """(source, tokens) of the samples of a stage's first step, what was cut, what was dropped."""
+    counts: Counter[str] = Counter()
+    drawn, dropped = [], []
+    for number in range(stage.batch.samples):
+        draw = mixture.draw(number)
+        source = mixture.sources[draw.source]
+        for attempt in range(TRIES):
+            try:
+                sample = source[(draw.index + attempt) % len(source)]
+                tokens = processor.encode(sample, loss=stage.loss, counts=counts)
+            except DataError as problem:
+                if stage.mixture.on_error != "skip" or attempt == TRIES - 1:
+                    raise
+                dropped.append(f"{draw.source}: {problem}")
+                continue
+            drawn.append((draw.source, tokens))
+            break
+    return drawn, {name.replace("_", " "): many for name, many in counts.items()}, dropped
+
+
+def counts_of(drawn: list[tuple[str, Tokens]]) -> dict[str, int]:
+    """What a batch consists of, by kind."""
+    every = [tokens for _, tokens in drawn]
+    by_source = Counter(source for source, _ in drawn)
+    return {
+        "samples": len(every),
+        **{f"from {name}": many for name, many in sorted(by_source.items())},
+        "tokens": sum(map(len, every)),
+        "visual tokens": sum(int((tokens.image > 0).sum()) for tokens in every),
+        "supervised": sum(int((tokens.target != IGNORED).sum()) for tokens in every),
+        "images": sum(len(tokens.images) for tokens in every),
+        "samples without image": sum(not tokens.images for tokens in every),
+        "longest sample": max(map(len, every)),
+    }
+
+
+def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:
+    """Every position as people read it; the visual tokens of an image as one entry."""
+    found: list[Position] = []
+    at, learnt = 0, False
+    while at < len(tokens):
+        image, run = int(tokens.image[at]), 1
+        while image and at + run < len(tokens) and tokens.image[at + run] == image:
+            run += 1
+        target = int(tokens.target[at + run - 1])
+        found.append(
+            Position(
+                at,
+                f"image {image}" if image else readable(int(tokens.input_ids[at]), processor),
+                None if target == IGNORED else readable(target, processor),
+                int(tokens.branch[at]),
+                int(tokens.position[at]),
+                image,
+                run,
+                learnt,
+            )
+        )
+        at += run
+        learnt = target != IGNORED
+    return found
+
+
+def readable(token: int, processor: LucidaProcessor) -> str:
+    """A token as text: a space as ·, a line break as ⏎, and half a character by its own name."""
+    text = processor.tokenizer.decode([token])
+    if not text or "\ufffd" in text:
+        return str(processor.tokenizer.convert_ids_to_tokens(token))
+    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+
+
+def pictures_of(tokens: Tokens, processor: LucidaProcessor) -> list[Shown]:
+    """The pictures of a sample, and what the first encoder is given of each."""
+    shown = []
+    for source in tokens.images:
+        original = source.load()
+        shown.append(Shown(source.origin, original, processor.image_policy.views(original)))
+    return shown
+
+
+def mask_of(samples: list[Tokens], name: str) -> tuple[np.ndarray, list[int]]:
+    """Who sees whom among the first samples of a packed row, and where each sample begins."""
+    taken, length = [], 0
+    for tokens in samples:
+        if taken and length + len(tokens) > MASK_TOKENS:
+            break
+        taken.append(tokens)
+        length += len(tokens)
+    batch = collate(taken, pack=True, pad_id=0)
+    with torch.no_grad():
+        drawn = cells(fields_of(batch), name).numpy()
+    ends = np.cumsum([len(tokens) for tokens in taken]).tolist()
+    return drawn, [0, *ends[:-1]]

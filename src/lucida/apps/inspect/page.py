@@ -1,0 +1,108 @@
+"""A batch taken apart, as one HTML page that needs nothing else.
+
+Look ──write──▶ page with pictures, tokens, mask and counts inside
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from lucida.apps.inspect.look import Look, Seen
+from lucida.apps.inspect.terminal import SIGHT, mask_image
+from lucida.core.files import atomic_write
+
+MASK_SIDE = 720
+"""Pixels that a mask is enlarged towards."""
+SIGHT_WORDS = (
+    "unseen",
+    "text sees text",
+    "text sees image",
+    "image sees text",
+    "image sees image",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture inside the page, enlarged without smoothing where it is small."""
+
+    data: str
+    width: int
+    words: str
+
+
+def write(look: Look, path: Path) -> Path:
+    """Write the page; gives its path. RunError when it cannot be written."""
+    atomic_write(path, page(look))
+    return path
+
+
+def page(look: Look) -> str:
+    """The page as text."""
+    pixel = max(1, MASK_SIDE // max(1, len(look.mask)))
+    kinds = sorted(set(look.mask.ravel().tolist()) | {0})
+    tokens = max(1, look.counts["tokens"])
+    return _template().render(
+        recipe=look.recipe.name,
+        stage=look.stage.name,
+        facts=[
+            ("template", look.template),
+            ("loss", look.stage.loss),
+            ("mask", look.mask_name),
+            ("image policy", look.recipe.model.image.policy),
+            ("packing", "packed" if look.stage.batch.pack else "padded"),
+        ],
+        samples=[(seen, drawings(seen)) for seen in look.samples],
+        mask=drawing(mask_image(look.mask, look.borders, pixel), ""),
+        mask_samples=len(look.borders),
+        mask_tokens=len(look.mask),
+        mask_seen=100 * float((look.mask > 0).mean()),
+        legend=[("#{:02x}{:02x}{:02x}".format(*SIGHT[kind]), SIGHT_WORDS[kind]) for kind in kinds],
+        counts=[
+            (name, f"{many:,}", 100 * many / tokens if _is_share(name) else None)
+            for name, many in look.counts.items()
+        ],
+        dropped=look.dropped,
+    )
+
+
+def drawings(seen: Seen) -> list[tuple[str, Drawing, list[Drawing]]]:
+    """Of each picture of a sample: where it came from, as it came, and what the encoder gets."""
+    found = []
+    for shown in seen.images:
+        size = "{} x {}".format(*shown.original.size)
+        views = [
+            drawing(view, f"view {number} of {len(shown.views)}, {view.width} x {view.height}")
+            for number, view in enumerate(shown.views, start=1)
+        ]
+        found.append((shown.origin, drawing(shown.original, f"as it came, {size}"), views))
+    return found
+
+
+def drawing(image: Image.Image, words: str) -> Drawing:
+    """A picture as PNG within the page."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Drawing(data, max(160, min(image.width, 320)), words)
+
+
+def _is_share(name: str) -> bool:
+    return name in ("visual tokens", "supervised")
+
+
+@cache
+def _template() -> jinja2.Template:
+    source = files("lucida.apps.inspect").joinpath("page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source)

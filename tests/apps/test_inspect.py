@@ -1,0 +1,148 @@
+"""lucida inspect: what it shows is what training reads, on a page and on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from lucida.apps.cli import main
+from lucida.apps.inspect.look import look
+from lucida.apps.inspect.page import page
+from lucida.apps.inspect.terminal import SIGHT, mask_image, show
+from lucida.core.errors import DataError, RecipeError
+from lucida.core.recipe import load_recipe
+from lucida.data.sample import IGNORED
+from lucida.train.feed import mixtures
+
+torch.set_num_threads(1)
+SMALL = ["stages.sft.batch.samples=6", "stages.sft.mixture.sources.world.questions=2"]
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return look(load_recipe("mini", SMALL), None, 3)
+
+
+def test_the_samples_are_those_of_the_first_step(seen):
+    mixture, _ = mixtures(seen.stage.mixture, seen.recipe.seed)
+    origins = []
+    for number in range(3):
+        draw = mixture.draw(number)
+        origins.append(mixture.sources[draw.source][draw.index].origin)
+    assert [each.tokens.origin for each in seen.samples] == origins
+    assert seen.counts["samples"] == 6
+
+
+def test_positions_add_up_to_the_tokens_and_their_labels(seen):
+    for each in seen.samples:
+        tokens = each.tokens
+        assert sum(place.run for place in each.positions) == len(tokens)
+        learnt = [place for place in each.positions if place.learnt]
+        assert len(learnt) == int((tokens.target != IGNORED).sum())
+        runs = [place for place in each.positions if place.image]
+        assert [place.run for place in runs] == [64] * len(tokens.images)
+        starts = [place.index for place in each.positions]
+        assert starts == sorted(set(starts))
+
+
+def test_a_token_that_is_predicted_is_the_one_that_follows(seen):
+    for each in seen.samples:
+        for before, after in zip(each.positions, each.positions[1:], strict=False):
+            if before.target is not None:
+                assert after.learnt
+                assert after.text == before.target
+
+
+def test_pictures_are_what_the_encoder_gets(seen):
+    shown = seen.samples[0].images[0]
+    assert [view.size for view in shown.views] == [(64, 64)]
+    assert shown.original.size != (0, 0)
+
+
+def test_the_mask_keeps_samples_and_branches_apart(seen):
+    first, second = seen.borders[0], seen.borders[1]
+    assert not seen.mask[second:, first:second].any()
+    tokens = seen.samples[0].tokens
+    one, two = (np.flatnonzero(tokens.branch == branch) for branch in (1, 2))
+    assert not seen.mask[np.ix_(two, one)].any()
+    assert seen.mask[np.ix_(one, one)].any()
+
+
+def test_the_page_holds_pictures_tokens_and_mask(seen):
+    text = page(seen)
+    assert text.count("data:image/png;base64,") == 1 + sum(2 * len(s.images) for s in seen.samples)
+    assert "http" not in text.replace("http-equiv", "")
+    supervised = sum(place.learnt for s in seen.samples for place in s.positions)
+    assert len(re.findall(r'class="t learn"', text)) == supervised
+    assert "text sees image" in text
+    assert f"{seen.counts['tokens']:,}" in text
+
+
+def test_text_of_the_data_cannot_write_html(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    turns = [
+        {"from": "human", "value": "<image>\n<script>x</script>"},
+        {"from": "gpt", "value": "b"},
+    ]
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    source = f"stages.sft.mixture.sources={{d: {{kind: llava, path: '{path}'}}}}"
+    text = page(look(load_recipe("mini", [source, "stages.sft.batch.samples=1"])))
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_terminal_shows_the_same(seen, terminal):
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=terminal, highlight=False)
+    show(seen, console, positions=20)
+    said = out.getvalue()
+    assert ("▀" in said) == terminal
+    for word in ("template qa", "mask causal", "image 1 x 64", "supervised", "more (--tokens"):
+        assert word in said
+
+
+def test_a_mask_is_drawn_in_its_colours():
+    image = mask_image(np.array([[1, 0], [2, 4]]), [0, 1], pixel=1)
+    assert image.getpixel((0, 0)) == tuple(SIGHT[1])
+    assert image.getpixel((1, 0)) == tuple(SIGHT[0])
+    assert image.getpixel((0, 1)) == tuple(SIGHT[2])
+    assert mask_image(np.zeros((2, 2), int), [0, 1], pixel=4).size == (8, 8)
+
+
+def test_a_record_that_cannot_be_used_is_reported_or_ends_it(tmp_path):
+    records = []
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+        answer = "" if number == 1 else "a"
+        turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": answer}]
+        records.append({"image": f"{number}.png", "conversations": turns})
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(records))
+    source = f"stages.sft.mixture.sources={{d: {{kind: llava, path: '{path}'}}}}"
+    small = [source, "stages.sft.batch.samples=4"]
+    with pytest.raises(DataError, match="record 1"):
+        look(load_recipe("mini", small))
+    skipping = look(load_recipe("mini", [*small, "stages.sft.mixture.on_error=skip"]))
+    assert len(skipping.dropped) == 1
+    assert "record 1" in skipping.dropped[0]
+    assert skipping.counts["samples"] == 4
+
+
+def test_an_unknown_stage_is_refused_with_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean `sft`"):
+        look(load_recipe("mini"), "stf")
+
+
+def test_the_command_writes_a_page(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "mini", *SMALL, "--samples", "1", "--html", str(tmp_path / "p.html")])
+    assert ended.value.code == 0
+    assert "One batch as the model sees it" in (tmp_path / "p.html").read_text()
