@@ -99,7 +99,9 @@ def make_batch(seed: int, step: int, size: int, side: int = 64) -> ContrastiveBa
             short = shortened(words, rng)
             asked.append(short)
             asked.append(swapped(short, rng))
-    return ContrastiveBatch(to_pixels(pictures), _hot(owned), torch.tensor(owner), _hot(asked))
+    return ContrastiveBatch(
+        to_pixels(pictures), phrases_hot(owned), torch.tensor(owner), phrases_hot(asked)
+    )
 
 
 def as_square(scene: Scene, side: int = 64) -> np.ndarray:
@@ -116,7 +118,8 @@ def to_pixels(pictures: list[np.ndarray]) -> torch.Tensor:
     return stacked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
-def _hot(phrases: list[list[str]]) -> torch.Tensor:
+def phrases_hot(phrases: list[list[str]]) -> torch.Tensor:
+    """Words of phrases as 0/1 [phrases, vocabulary]."""
     hot = torch.zeros(len(phrases), len(VOCABULARY))
     for row, words in enumerate(phrases):
         for word in words:

@@ -14,6 +14,10 @@ BUILDERS = Table(
     "part",
     {
         "siglip-mini": "lucida.parts.vision:build_siglip",
+        "clip-mini": "lucida.parts.vision:build_clip",
+        "convnext-mini": "lucida.parts.vision:build_convnext",
+        "supervised-mini": "lucida.parts.vision:build_supervised",
+        "dino-mini": "lucida.parts.vision:build_dino",
         "base-mini": "lucida.parts.language:build_base",
     },
     error=PartError,

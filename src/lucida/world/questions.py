@@ -98,7 +98,13 @@ def boxes(scene: Scene, rng: random.Random) -> Exchange | None:
 
 def region(scene: Scene, rng: random.Random) -> Exchange | None:
     """Everything about one thing, its box included, asked by its shape, colour or both (the region
-    descriptions of Visual Genome)."""
+    descriptions of Visual Genome); of the sign, where it is and what it says (text spotting)."""
+    if scene.sign is not None and rng.random() < 0.3:
+        box = scene.sign.box
+        if rng.random() < 0.4:
+            return Exchange("region", "sign", "where is the sign?", "", told=("", box))
+        told = ("a sign ", box, f" that says {scene.sign.word}")
+        return Exchange("region", "sign", "tell me about the sign.", "", told=told)
     thing = rng.choice(scene.things)
     names = [
         name

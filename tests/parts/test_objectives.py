@@ -1,0 +1,59 @@
+"""Every objective trains its encoder, looks at what it should, and nothing else."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+
+from lucida.parts.objectives import CropObjective, crops
+from lucida.parts.vision import VISION_PARTS, WIDTH, patches_of, small_resnet
+
+
+def made(name):
+    torch.manual_seed(0)
+    encoder = VISION_PARTS[name].encoder()
+    objective = VISION_PARTS[name].objective(encoder, WIDTH)
+    return encoder, objective, partial(patches_of, encoder)
+
+
+@pytest.mark.parametrize("name", VISION_PARTS)
+def test_every_part_of_the_encoder_gets_a_gradient(name):
+    encoder, objective, encode = made(name)
+    objective.loss(encode, 1, 0, 6).backward()
+    missing = [key for key, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert all(key.startswith("layernorm") for key in missing)  # ConvNeXt's, of the pooled output
+    assert any(weight.grad is not None for weight in objective.parameters())
+
+
+@pytest.mark.parametrize("name", VISION_PARTS)
+def test_a_batch_depends_on_seed_and_step_only(name):
+    losses = []
+    for _ in range(2):
+        _, objective, encode = made(name)
+        with torch.no_grad():
+            losses.append(float(objective.loss(encode, 1, 3, 6)))
+    assert losses[0] == losses[1]
+
+
+def test_the_teacher_follows_slowly_and_gets_no_gradient():
+    torch.manual_seed(0)
+    encoder = small_resnet()
+    objective = CropObjective(encoder, WIDTH)
+    teacher = copy.deepcopy(objective.teacher.state_dict())
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight += 1
+    objective.after_step(0.0)
+    for key, weight in objective.teacher.named_parameters():
+        assert torch.allclose(weight - teacher[key], torch.full_like(weight, 0.01), atol=1e-6)
+        assert not weight.requires_grad
+
+
+def test_crops_keep_size_and_range_and_differ():
+    pixels = torch.rand(5, 3, 64, 64) * 2 - 1
+    draw = torch.Generator().manual_seed(0)
+    one, two = crops(pixels, draw), crops(pixels, draw)
+    assert one.shape == pixels.shape
+    assert one.abs().max() <= 1
+    assert not torch.equal(one, two)
