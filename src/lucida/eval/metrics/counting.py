@@ -62,6 +62,30 @@ def number(text: str | None) -> int | None:
     return None
 
 
+def vila_number(text: str | None) -> str:
+    """The count as VILA's scorer reads it: a text, compared as such with the true count.
+
+    The whole output when it is a number word (as digits) or digits; else the first run of digits;
+    else the first word that is a number word. So "two." is not read and "02" is not "2". What
+    states no count comes back as it is.
+
+    Worked example: "Two" -> "2"; "3 dogs" -> "3"; "two dogs" -> "2"; "two." -> "two."; "02" -> "02".
+
+    Reference: VILA's evaluation of TallyQA, Lin et al., VILA, 2023, arXiv 2312.07533.
+    """
+    output = (text or "").strip()
+    lower = output.lower()
+    if lower in NUMBER_WORDS:
+        return str(NUMBER_WORDS[lower])
+    digits = _DIGITS.search(output)
+    if digits:
+        return digits.group()
+    for word in lower.split():
+        if word in NUMBER_WORDS:
+            return str(NUMBER_WORDS[word])
+    return output
+
+
 def count_match(prediction: str | None, answer: int | str) -> float:
     """1.0 when the output states exactly the right count, else 0.0.
 

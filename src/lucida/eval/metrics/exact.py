@@ -6,19 +6,9 @@ references differ, so that "Yes." scores 0 against ten times "yes".)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-ARTICLES = frozenset({"a", "an", "the"})
-NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
-    )
-} | {"none": "0"}
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_PERIOD_OUTSIDE_NUMBER = re.compile(r"\.(?!\d)")
+from lucida.eval.metrics.answers import ARTICLES, NUMBERS, without_punctuation
 
 
 def normalise(text: str) -> str:
@@ -42,13 +32,7 @@ def normalise(text: str) -> str:
     Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, and its
     evaluation code.
     """
-    text = " ".join(text.lower().split())
-    comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
-    cleaned = text
-    for mark in PUNCTUATION:
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        cleaned = cleaned.replace(mark, "" if beside_space or comma_in_number else " ")
-    cleaned = _PERIOD_OUTSIDE_NUMBER.sub("", cleaned)
+    cleaned = without_punctuation(" ".join(text.lower().split()))
     words = [NUMBERS.get(word, word) for word in cleaned.split()]
     return " ".join([word for word in words if word not in ARTICLES] or words)
 

@@ -6,6 +6,8 @@ agrees, so numbers from it say little; `published_scores` gives them under their
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +15,7 @@ from lucida.eval.metrics.captions import bleu as corpus_bleu
 from lucida.eval.metrics.ptb import tokenize
 from lucida.eval.metrics.yesno import truth_value
 
+_NO_LETTER = re.compile("[^a-zA-Z ]")
 _EDGES = ".,;:!?\"'`()[]{}"
 
 
@@ -83,7 +86,7 @@ def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
     "word precision" is its "exact match": different true words that occur, by predicted words.
     "F1" counts a shared word as often as the prediction has it. "BLEU-1".."BLEU-3" pass over
     precisions of 0 and count the brevity penalty in characters, so no shared word at all can score
-    1. A prediction without words scores 0 (the script returns a text there), and an n-gram order
+    1. Words are runs of the letters a-z; other characters vanish. A prediction without words scores 0 (the script returns a text there), and an n-gram order
     longer than the prediction counts as precision 0 (the script stops).
 
     Worked example: "spleen" against "liver": word precision 0, F1 0, BLEU-1 1.0.
@@ -91,7 +94,8 @@ def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
     Reference: He et al., PathVQA, 2020, arXiv 2003.10286, evaluation script.
     """
     output = prediction or ""
-    found, wanted = Counter(output.lower().split()), Counter(answer.lower().split())
+    ours, theirs = (_NO_LETTER.sub("", text).lower().split() for text in (output, answer))
+    found, wanted = Counter(ours), Counter(theirs)
     total = found.total()
     if not total:
         return {"word precision": 0.0, "F1": 0.0, "BLEU-1": 0.0, "BLEU-2": 0.0, "BLEU-3": 0.0}
@@ -104,15 +108,14 @@ def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
     brevity = 1.0 if len(output) > len(answer) else math.exp(1 - len(answer) / len(output))
     logs = 0.0
     for n in (1, 2, 3):
-        precision = _ngram_precision(output, answer, n)
+        precision = _ngram_precision(ours, theirs, n)
         logs += math.log(precision) if precision else 0.0
         scores[f"BLEU-{n}"] = brevity * math.exp(logs / 4)
     return scores
 
 
-def _ngram_precision(output: str, answer: str, n: int) -> float:
-    ours, theirs = (
-        Counter(zip(*(words[i:] for i in range(n)), strict=False))
-        for words in (output.lower().split(), answer.lower().split())
+def _ngram_precision(ours: list[str], theirs: list[str], n: int) -> float:
+    found, wanted = (
+        Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (ours, theirs)
     )
-    return (ours & theirs).total() / ours.total() if ours else 0.0
+    return (found & wanted).total() / found.total() if found else 0.0

@@ -24,7 +24,7 @@ from lucida.eval.metrics.answers import (
     normalise_lmms,
     normalise_m4c,
     normalise_vizwiz,
-)
+)from lucida.eval.metrics.yesno import average_precision
 
 VqaVariant = Literal["normalised", "strict", "lmms"]
 VARIANTS: tuple[str, ...] = ("normalised", "strict", "lmms")
@@ -139,6 +139,26 @@ def _unknown(variant: object) -> DataError:
     return DataError(
         "no such variant of VQA accuracy", expected=" or ".join(VARIANTS), given=variant
     )
+
+
+def answerability(unanswerable: Sequence[float], answerable: Sequence[bool]) -> dict[str, float]:
+    """VizWiz's second task: average precision and F1 of recognising what cannot be answered.
+
+    `unanswerable` is the model's confidence, in [0, 1], that there is no answer; a question counts
+    as recognised above 0.5. Without confidences, pass 1.0 where the normalised answer is
+    "unanswerable" and 0.0 elsewhere (vlm-evaluation does). F1 is 0 when nothing is recognised.
+
+    Worked example: confidences 0.9, 0.6, 0.2 of questions unanswerable, answerable, unanswerable:
+    AP = 1 * 1/2 + 2/3 * 1/2 = 0.833; recognised are two, one of them rightly, of two: F1 0.5.
+
+    Reference: Gurari et al., VizWiz Grand Challenge, 2018, arXiv 1802.08218, section 5.
+    """
+    truth = [not able for able in answerable]
+    precision = average_precision(unanswerable, truth)
+    found = [confidence > 0.5 for confidence in unanswerable]
+    hits = sum(said and is_so for said, is_so in zip(found, truth, strict=True))
+    positives = sum(found) + sum(truth)
+    return {"AP": precision, "F1": 2 * hits / positives if positives else 0.0}
 
 
 def by_type(scores: Iterable[float], types: Iterable[str]) -> dict[str, float]:
