@@ -69,7 +69,7 @@ def vila_number(text: str | None) -> str:
     else the first word that is a number word. So "two." is not read and "02" is not "2". What
     states no count comes back as it is.
 
-    Worked example: "Two" -> "2"; "3 dogs" -> "3"; "two dogs" -> "2"; "two." -> "two."; "02" -> "02".
+    Worked example: "Two" -> "2"; "3 dogs" -> "3"; "two dogs" -> "2"; "two." -> "two.".
 
     Reference: VILA's evaluation of TallyQA, Lin et al., VILA, 2023, arXiv 2312.07533.
     """

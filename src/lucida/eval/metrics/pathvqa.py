@@ -85,9 +85,10 @@ def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
 
     "word precision" is its "exact match": different true words that occur, by predicted words.
     "F1" counts a shared word as often as the prediction has it. "BLEU-1".."BLEU-3" pass over
-    precisions of 0 and count the brevity penalty in characters, so no shared word at all can score
-    1. Words are runs of the letters a-z; other characters vanish. A prediction without words scores 0 (the script returns a text there), and an n-gram order
-    longer than the prediction counts as precision 0 (the script stops).
+    precisions of 0 and count the brevity penalty in characters, so that no shared word at all can
+    score 1. Words are runs of the letters a-z; other characters vanish. A prediction without words
+    scores 0 (the script returns a text there), and an n-gram order longer than the prediction
+    counts as precision 0 (the script stops).
 
     Worked example: "spleen" against "liver": word precision 0, F1 0, BLEU-1 1.0.
 

@@ -24,7 +24,8 @@ from lucida.eval.metrics.answers import (
     normalise_lmms,
     normalise_m4c,
     normalise_vizwiz,
-)from lucida.eval.metrics.yesno import average_precision
+)
+from lucida.eval.metrics.yesno import average_precision
 
 VqaVariant = Literal["normalised", "strict", "lmms"]
 VARIANTS: tuple[str, ...] = ("normalised", "strict", "lmms")
