@@ -36,6 +36,9 @@ class CrossAttentionSpec(Spec):
     every: int = Field(default=4, ge=1)
     """One gated layer before every so many layers of the language model."""
     heads: int = Field(default=8, ge=1)
+    """They have to divide the language model's width."""
+    sees: Literal["last", "all"] = "last"
+    """The images that a position reads: the last one in front of it (Flamingo's rule), or all."""
 
 
 class ModelSpec(Spec):
