@@ -108,10 +108,18 @@ class Record:
 
     def answers(self, field: str, count: int, inside: str | None = None) -> tuple[str, ...]:
         """The answers of `count` people: a list of texts, or of objects with a text `inside`."""
-        given = self.texts(field) if inside is None else self.records(field)
+        given = self.sequence(field)
         if len(given) != count:
             raise self.wrong(field, f"{count} answers", f"{len(given)} answers")
-        return tuple(each if inside is None else each.text(inside) for each in given)
+        if inside is None:
+            return tuple(self.texts(field))
+        try:
+            found = tuple(each[inside] for each in given)
+        except (TypeError, KeyError):
+            found = (None,)
+        if any(not isinstance(each, str) for each in found):
+            raise self.wrong(field, f"objects with a text `{inside}`", given)
+        return found
 
     def numbers(self, field: str, count: int) -> list[float]:
         """A field that must be a list of `count` numbers."""

@@ -43,7 +43,7 @@ class PublishedBenchmark(Benchmark):
         self.prompts = prompt_set(prompts or PROMPTS).name
         self._data = data
         self._ordered: dict[tuple[Path, Split], list[list[Record]]] = {}
-        self._sources: dict[Path, ImageSource] = {}
+        self._sources: dict[str, ImageSource] = {}
 
     @property
     def prefix(self) -> str:
@@ -108,16 +108,17 @@ class PublishedBenchmark(Benchmark):
 
     def picture(self, folder: File, relative: str, record: Record) -> ImageSource:
         """A picture in a folder of pictures, one of `files`."""
-        path = self.root / folder.path / relative
-        if path not in self._sources:
+        place = f"{self.root}/{folder.path}{relative}"
+        if place not in self._sources:
+            path = Path(place)
             if not path.is_file():
                 raise DataError(
                     f"the picture {relative} is not there",
                     origin=f"{record.origin}: {path}",
                     remedy=f"{folder.path} ({folder.size}) is offered at {folder.source}",
                 )
-            self._sources[path] = file_source(path, record.origin)
-        return self._sources[path]
+            self._sources[place] = file_source(path, record.origin)
+        return self._sources[place]
 
     def asked(
         self,
