@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
@@ -13,9 +14,10 @@ from lucida.core.errors import ModelError
 from lucida.core.files import ASIDE, atomic_folder, disk_errors
 from lucida.core.spec import ModelSpec
 from lucida.data.boxes import box_tokens
-from lucida.data.policies import ImagePolicy
+from lucida.model.arrangement import Arrangement, check_arrangement, policy_of
 from lucida.model.config import LucidaConfig
-from lucida.model.encoders import load_encoder, read_preprocessing
+from lucida.model.encoders import encoders_of
+from lucida.model.encoders.assembly import Eyes, load_eyes
 from lucida.model.language import add_tokens, load_language
 from lucida.model.loading import complete, quiet_loading
 from lucida.model.parts import part_path
@@ -29,7 +31,7 @@ BLIND_SIZE = 224
 """Pixels per side of a blind model's frame; boxes are shares of it, so it only rounds."""
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
@@ -40,43 +42,65 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     cannot be loaded or does not fit.
     """
     language, tokenizer = load_language(part_path(spec.language.path), spec.language.quantize)
-    placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
-    encoder, features = None, torch.zeros(1, 0, 0)
     # A blind model sees nothing, yet boxes in its text stand in the frame of the square.
-    policy = ImagePolicy(spec.image.policy, spec.image.size or BLIND_SIZE, (0.5,) * 3, (0.5,) * 3)
+    blind = policy_of(spec.image, spec.image.size or BLIND_SIZE, (0.5,) * 3, (0.5,) * 3)
     if spec.vision is not None:
-        path = part_path(spec.vision.path)
-        vision = spec.vision.model_copy(update={"path": path})
-        encoder = load_encoder(vision)
-        expected = read_preprocessing(path, encoder.model.config)
-        size = spec.image.size or expected.size
-        policy = ImagePolicy(spec.image.policy, size, expected.mean, expected.std)
-        with torch.no_grad():
-            features = encoder.eval()(torch.zeros(1, 3, size, size))
+        name_tiles(tokenizer, Arrangement(blind, 0).names())
+    placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
+    eyes = None if spec.vision is None else load_eyes(spec)
+    policies = (blind,) if eyes is None else eyes.policies
     config = LucidaConfig(
-        vision_config=None if encoder is None else encoder.model.config,
+        **seen(spec, eyes),
         text_config=language.config,
         spec=spec.model_dump(mode="json"),
         image_token_id=tokenizer.image_token_id,
-        patches=features.shape[1],
-        visual_tokens=(
-            0 if encoder is None else visual_tokens(spec.projector, features.shape[1])
-        ),
-        vision_width=features.shape[2],
-        image_size=policy.size,
+        image_size=policies[0].size,
+        unit=policies[0].unit,
     )
-    model = LucidaModel(config, vision=encoder, language=language).eval()
+    model = LucidaModel(config, eyes and eyes.vision, language).eval()
     processor = LucidaProcessor(
         tokenizer,
         image_token=placeholder,
-        image_policy=policy,
+        image_policy=policies[0],
+        more_policies=policies[1:],
         template=spec.language.template,
         visual_tokens=config.visual_tokens,
+        projector=spec.projector,
+        unit_patches=config.unit_patches,
         coordinate_bins=spec.coordinate_bins,
         max_length=spec.language.max_length,
     )
     model.generation_config = generation_defaults(language, processor)
     return model, processor
+
+
+def seen(spec: ModelSpec, eyes: Eyes | None) -> dict[str, Any]:
+    """What the configuration says about the vision encoders and what comes out of them."""
+    if eyes is None:
+        return {"vision_config": None}
+    first, *more = encoders_of(eyes.vision)
+    tokens = visual_tokens(spec.projector, eyes.patches)
+    check_arrangement(spec, tokens)
+    return {
+        "vision_config": first.model.config,
+        "more_vision": [encoder.model.config.to_dict() for encoder in more],
+        "feature_layers": [list(encoder.named_layers) for encoder in (first, *more)],
+        "patches": eyes.patches,
+        # Gated layers read the visual tokens; the text keeps one place for each image.
+        "visual_tokens": tokens if spec.cross_attention is None else 1,
+        "vision_width": eyes.width,
+        "unit_patches": eyes.unit_patches,
+    }
+
+
+def name_tiles(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:
+    """Make sure that the tokenizer has the names of tiles as special tokens."""
+    known = tokenizer.get_vocab()
+    new = [name for name in names if name not in known]
+    if new:
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": new}, replace_extra_special_tokens=False
+        )
 
 
 def generation_defaults(language: PreTrainedModel, processor: LucidaProcessor) -> GenerationConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -10,16 +10,19 @@ from transformers.configuration_utils import SubConfigSpec
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import ModelSpec
+from lucida.model.arrangement import Arrangement, policy_of
 
 
 @strict
 class LucidaConfig(PreTrainedConfig):
     """The configuration of a `LucidaModel`.
 
-    vision_config is the encoder as it was cut at its feature layer, None for a blind model.
-    spec is the `ModelSpec` of the recipe as JSON. patches, vision_width: shape of one image's
-    features; visual_tokens: what the projector makes of them; image_size: pixels per side of what
-    the encoder gets.
+    vision_config is the encoder as it was cut at its feature layer, None for a blind model;
+    more_vision holds those of further encoders. feature_layers: for each encoder the hidden states
+    that are taken, counted from the end of the cut one. spec is the `ModelSpec` of the recipe as
+    JSON. patches, vision_width: shape of the features of one square; visual_tokens: what the
+    projector makes of them; image_size: pixels per side of what the first encoder gets; unit:
+    pixels that sides are rounded to under the policy `native`; unit_patches: patches along a unit.
     """
 
     model_type = "lucida"
@@ -36,7 +39,35 @@ class LucidaConfig(PreTrainedConfig):
     visual_tokens: int = 0
     vision_width: int = 0
     image_size: int = 0
+    more_vision: list[Any] | None = None
+    feature_layers: list[Any] | None = None
+    unit: int = 1
+    unit_patches: int = 1
     tie_word_embeddings: bool = False
+
+    @property
+    def vision_configs(self) -> list[PreTrainedConfig]:
+        """The configurations of all encoders; none for a blind model."""
+        if self.vision_config is None:
+            return []
+        more = [dict(values) for values in self.more_vision or ()]
+        return [
+            self.vision_config,
+            *(AutoConfig.for_model(values.pop("model_type"), **values) for values in more),
+        ]
+
+    @property
+    def layers(self) -> list[tuple[int, ...]]:
+        """The hidden states taken of each encoder."""
+        given = self.feature_layers or [[-1]] * len(self.vision_configs)
+        return [tuple(layers) for layers in given]
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """Where the visual tokens of an image stand."""
+        spec = self.model_spec
+        policy = policy_of(spec.image, self.image_size, (0.0,) * 3, (1.0,) * 3, self.unit)
+        return Arrangement(policy, self.visual_tokens, spec.projector, self.unit_patches)
 
     @property
     def model_spec(self) -> ModelSpec:

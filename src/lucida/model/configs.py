@@ -24,6 +24,7 @@ from lucida.core.errors import ModelError, suggestion
 from lucida.core.spec import EncoderSpec, ModelSpec
 from lucida.model.encoders.encoder import VisionEncoder, new_model, truncated, vision_config
 from lucida.model.encoders.families import family_of
+from lucida.model.encoders.fusion import joined
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
 from lucida.model.parts import part_path
 from lucida.model.projectors import make_projector, visual_tokens
@@ -100,14 +101,17 @@ def skeleton(spec: ModelSpec) -> Skeleton:
         language = AutoModelForCausalLM.from_config(language_shape(spec.language.path))
         if spec.vision is None:
             return Skeleton(None, None, language, patches=0, visual_tokens=0)
-        found = [_encoder(each, spec.image.size) for each in (spec.vision, *spec.vision.more)]
+        found = [
+            _encoder(each, each.size or spec.image.size)
+            for each in (spec.vision, *spec.vision.more)
+        ]
         side_by_side = spec.vision.fusion == "channels"
         width = sum(each[1] for each in found) if side_by_side else found[0][1]
         patches = found[0][2] if side_by_side else sum(each[2] for each in found)
         target = language.get_input_embeddings().weight.shape[1]
         projector = make_projector(spec.projector, width, target, patches)
         parts = [each[0] for each in found]
-    vision = parts[0] if len(parts) == 1 else nn.ModuleList(parts)
+    vision = joined(parts, spec.vision.fusion)
     tokens = visual_tokens(spec.projector, patches)
     return Skeleton(vision, projector, language, patches=patches, visual_tokens=tokens)
 
@@ -115,11 +119,9 @@ def skeleton(spec: ModelSpec) -> Skeleton:
 def _encoder(spec: EncoderSpec, size: int | None) -> tuple[VisionEncoder, int, int]:
     """One encoder with its width and its patches for an image of its own or the recipe's size."""
     config, pixels = encoder_shape(spec.path)
-    layers = [spec.feature_layer] if isinstance(spec.feature_layer, int) else spec.feature_layer
-    depth = len(config.depths) if family_of(config).stages else config.num_hidden_layers
-    deepest = max(layer if layer >= 0 else depth + 1 + layer for layer in layers)
-    model = new_model(truncated(config, deepest))
-    encoder = VisionEncoder(model, spec.normed, spec.take)
+    shorter, layers = truncated(config, spec.feature_layer)
+    model = new_model(shorter)
+    encoder = VisionEncoder(model, spec.normed, spec.take, layers)
     side = size or pixels.size
     if family_of(config).stages:
         shape = model(torch.zeros(1, 3, side, side, device="meta")).last_hidden_state.shape

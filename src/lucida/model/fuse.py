@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -11,9 +12,11 @@ from lucida.core.errors import ModelError
 def fuse(
     embedded: Float[Tensor, "rows length width"],
     placeholder: Bool[Tensor, "rows length"],
-    visual: Float[Tensor, "images tokens width"],
+    visual: Float[Tensor, "images tokens width"] | list[Tensor],
 ) -> Float[Tensor, "rows length width"]:
     """The embeddings with every placeholder replaced by the next visual token, in reading order.
+
+    `visual` is a list where images have different numbers of visual tokens.
 
     Worked example, one image of two visual tokens v w:
 
@@ -24,13 +27,16 @@ def fuse(
     images, another encoder or another image size than those given here.
     """
     where = placeholder.flatten().nonzero().squeeze(1)
-    images, tokens, width = visual.shape
-    if len(where) != images * tokens:
+    width = embedded.shape[-1]
+    counts = [len(image) for image in visual]
+    flat = torch.cat(list(visual)) if isinstance(visual, list) else visual.reshape(-1, width)
+    if len(where) != len(flat):
+        each = " + ".join(map(str, counts[:8])) if len(set(counts)) > 1 else (*counts, 0)[0]
         raise ModelError(
             "the places kept in the text and the visual tokens differ in number",
             expected=f"{len(where)} (placeholders in the text)",
-            given=f"{images * tokens} ({images} images of {tokens} visual tokens)",
+            given=f"{len(flat)} ({len(visual)} images of {each} visual tokens)",
             remedy="use the processor saved with this model and pass one image for each <image>",
         )
     rows = embedded.reshape(-1, width)
-    return rows.index_copy(0, where, visual.reshape(-1, width).to(rows.dtype)).view_as(embedded)
+    return rows.index_copy(0, where, flat.to(rows.dtype)).view_as(embedded)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from lucida.core.errors import DataError
-from lucida.core.spec import LossMode, TemplateName
+from lucida.core.spec import LossMode, ProjectorSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
+from lucida.data.images import image_size
+from lucida.data.pieces import Piece, Runs, image_piece
 from lucida.data.policies import ImagePolicy, decode
-from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn
+from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
+from lucida.data.vocabulary import vocabulary
+from lucida.model.arrangement import Arrangement
 from lucida.model.language import name_placeholder
 from lucida.model.messages import Message, Picture, image_source, sample_of
 
@@ -38,14 +44,22 @@ class LucidaProcessor(ProcessorMixin):
         coordinate_bins: int = 32,
         max_length: int = 2048,
         chat_template: str | None = None,
+        more_policies: Sequence[ImagePolicy | dict] = (),
+        projector: ProjectorSpec | dict | None = None,
+        unit_patches: int = 1,
     ) -> None:
+        """visual_tokens: of one view. more_policies: of further encoders, which see the same parts
+        of a picture. projector, unit_patches: as in `Arrangement`."""
         super().__init__(tokenizer, chat_template=chat_template)
-        if isinstance(image_policy, Mapping):
-            values = dict(image_policy)
-            values |= {name: tuple(values[name]) for name in ("mean", "std")}
-            image_policy = ImagePolicy(**values)
         self.image_token = image_token
-        self.image_policy = image_policy
+        self.image_policy = read_policy(image_policy)
+        self.more_policies = tuple(map(read_policy, more_policies))
+        self.projector = (
+            TypeAdapter(ProjectorSpec).validate_python(projector)
+            if isinstance(projector, Mapping)
+            else projector
+        )
+        self.unit_patches = unit_patches
         self.template = template
         self.visual_tokens = visual_tokens
         self.coordinate_bins = coordinate_bins
@@ -61,11 +75,28 @@ class LucidaProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """What is saved beside the tokenizer: plain values."""
         values = super().to_dict()
-        policy = self.image_policy
-        if policy is not None:
-            names = ("policy", "size", "mean", "std")
-            values["image_policy"] = {name: getattr(policy, name) for name in names}
+        if self.image_policy is not None:
+            values["image_policy"] = plain(self.image_policy)
+        values["more_policies"] = [plain(policy) for policy in self.more_policies]
+        if self.projector is not None:
+            values["projector"] = self.projector.model_dump(mode="json")
         return values
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """Where the visual tokens of an image stand."""
+        return Arrangement(self.image_policy, self.visual_tokens, self.projector, self.unit_patches)
+
+    @property
+    def places(self) -> int | Runs:
+        """What the text keeps for an image: a number, or what each image asks for."""
+        if not self.visual_tokens or self.image_policy.one_square:
+            return self.visual_tokens
+        return self.runs
+
+    def runs(self, source: ImageSource) -> tuple[int | str, ...]:
+        """Numbers of placeholders of an image, and the names of its tiles between them."""
+        return self.arrangement.runs(*image_size(source))
 
     def encode(self, sample: Sample, loss: LossMode = "answers", **more: Any) -> Tokens:
         """A sample with its targets, as in training; `more` goes to `lucida.data.chat.encode`."""
@@ -73,7 +104,7 @@ class LucidaProcessor(ProcessorMixin):
             sample,
             self.tokenizer,
             self.template,
-            self.visual_tokens,
+            self.places,
             self.image_policy,
             self.coordinate_bins,
             loss,
@@ -88,18 +119,32 @@ class LucidaProcessor(ProcessorMixin):
             sample,
             self.tokenizer,
             self.template,
-            self.visual_tokens,
+            self.places,
             self.image_policy,
             self.coordinate_bins,
             self.max_length,
             image_token_id=self.image_token_id,
         )
 
-    def pixels(self, sources: Sequence[ImageSource]) -> torch.Tensor | None:
-        """Pixel values [images, 3, side, side], or None without images or without eyes."""
+    def pixels(self, sources: Sequence[ImageSource]) -> torch.Tensor | Views | None:
+        """Pixel values, or None without images or without eyes.
+
+        [images, 3, side, side] for one encoder that sees one square; otherwise `Views`.
+        """
         if not sources or not self.visual_tokens:
             return None
-        return torch.from_numpy(decode(sources, self.image_policy))
+        if self.image_policy.one_square and not self.more_policies:
+            return torch.from_numpy(decode(sources, self.image_policy))
+        policies = (self.image_policy, *self.more_policies)
+        seen: list[list[torch.Tensor]] = [[] for _ in policies]
+        sizes = []
+        for source in sources:
+            image = source.load()
+            sizes.append(image.size)
+            grid = self.image_policy.grid(*image.size)
+            for images, policy in zip(seen, policies, strict=True):
+                images.append(torch.from_numpy(policy.stack(image, grid)))
+        return Views(tuple(map(tuple, seen)), tuple(sizes))
 
     def batch(self, prompts: Sequence[Tokens]) -> BatchFeature:
         """Prompts of one branch each as tensors for `generate`, padded on the left."""
@@ -164,26 +209,38 @@ class LucidaProcessor(ProcessorMixin):
             sources = sources[count:]
         return self.batch(prompts)
 
+    def piece(self, source: ImageSource) -> Piece:
+        """The ids that stand for an image, and which of them name tiles."""
+        places = self.places
+        runs = (places,) if isinstance(places, int) else places(source)
+        words = vocabulary(self.tokenizer, self.image_token_id)
+        return image_piece(0, runs, self.image_token_id, words)
+
     def raw(self, text: str, images: tuple[ImageSource, ...]) -> Tokens:
         """Tokens of text that is written out already."""
         ids: list[int] = []
-        for number, piece in enumerate(text.split(self.image_token)):
-            if number:
-                ids += [self.image_token_id] * self.visual_tokens
-            ids += self.tokenizer.encode(piece, add_special_tokens=False) if piece else []
+        image: list[int] = []
+        for number, words in enumerate(text.split(self.image_token)):
+            if number and self.visual_tokens:
+                piece = self.piece(images[number - 1])
+                ids += piece.ids
+                image += [number] * len(piece.ids)
+                for name in piece.names:
+                    image[name - len(piece.ids)] = 0
+            written = self.tokenizer.encode(words, add_special_tokens=False) if words else []
+            ids += written
+            image += [0] * len(written)
         start = self.tokenizer.bos_token_id
         if start is not None and ids[:1] != [start]:
-            ids = [start, *ids]
+            ids, image = [start, *ids], [0, *image]
         values = np.array(ids, dtype=np.int64)
-        visual = values == self.image_token_id if self.visual_tokens else np.zeros(len(ids), bool)
-        number = np.where(visual, (visual.cumsum() - 1) // max(1, self.visual_tokens) + 1, 0)
         return Tokens(
             origin="text",
             images=images,
             input_ids=values,
             branch=np.ones_like(values),
             position=np.arange(len(ids)),
-            image=number,
+            image=np.array(image, dtype=np.int64),
             target=np.full_like(values, IGNORED),
         )
 
@@ -230,11 +287,13 @@ class LucidaProcessor(ProcessorMixin):
     def text(self, tokens: Tokens) -> str:
         """What stands in a prompt, each image as one `<image>`."""
         pieces, start = [], 0
-        first = (tokens.image > 0) & np.diff(tokens.image, prepend=0).astype(bool)
-        for place in [*np.flatnonzero(first), len(tokens)]:
-            words = tokens.input_ids[start:place][tokens.image[start:place] == 0]
-            pieces.append(self.tokenizer.decode(words.tolist()))
-            start = place
+        for number, source in enumerate(tokens.images if self.visual_tokens else (), 1):
+            ids = self.piece(source).ids
+            before = ids.index(self.image_token_id)  # what names the first tile stands before it
+            place = int(np.argmax(tokens.image == number)) - before
+            pieces.append(self.tokenizer.decode(tokens.input_ids[start:place].tolist()))
+            start = place + len(ids)
+        pieces.append(self.tokenizer.decode(tokens.input_ids[start:].tolist()))
         return self.image_token.join(pieces)
 
     def end_tokens(self) -> list[int]:
@@ -243,3 +302,22 @@ class LucidaProcessor(ProcessorMixin):
         target = self.encode(Sample("end token", (), (), (answer,))).target
         last = int(target[target != IGNORED][-1])
         return list(dict.fromkeys([last, self.tokenizer.eos_token_id]))
+
+
+def read_policy(given: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy | None:
+    """An image policy, perhaps as it was saved."""
+    if not isinstance(given, Mapping):
+        return given
+    values = dict(given) | {name: tuple(given[name]) for name in ("mean", "std")}
+    if values.get("grids") is not None:
+        values["grids"] = tuple(tuple(grid) for grid in values["grids"])
+    return ImagePolicy(**values)
+
+
+def plain(policy: ImagePolicy) -> dict[str, Any]:
+    """An image policy as plain values; what is as usual is left out."""
+    return {
+        entry.name: getattr(policy, entry.name)
+        for entry in fields(policy)
+        if entry.default is MISSING or getattr(policy, entry.name) != entry.default
+    }

@@ -16,6 +16,7 @@ from lucida.data.sample import Batch, Views
 from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
+from lucida.model.cross_attention import GatedCrossAttention
 from lucida.model.encoders.encoder import VisionEncoder, new_model
 from lucida.model.encoders.fusion import FusedEncoder, encoders_of, joined
 from lucida.model.fuse import fuse
@@ -83,6 +84,9 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
                 # In the projector, so that whatever trains, freezes or saves that has it too.
                 width = self.get_input_embeddings().weight.shape[1]
                 self.projector.newline = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.cross_attention: GatedCrossAttention | None = None
+        if spec.vision is not None and spec.cross_attention is not None:
+            self.cross_attention = GatedCrossAttention(spec.cross_attention, self.language)
         for part in (vision, language):
             for module in () if part is None else part.modules():
                 module._is_hf_initialized = True  # else post_init draws new weights over them
@@ -229,8 +233,14 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         placeholder: Tensor,
         visual: Tensor | list[Tensor] | None,
     ) -> Float[Tensor, "rows length width"]:
-        """Input embeddings with visual tokens in their places; refuses when the counts differ."""
+        """Input embeddings with visual tokens in their places; refuses when the counts differ.
+
+        With gated layers nothing is put in a place: they are shown the images.
+        """
         embedded = self.get_input_embeddings()(input_ids)
+        if self.cross_attention is not None:
+            self.cross_attention.show(placeholder, visual)
+            return embedded
         if visual is None:
             if not bool(placeholder.any()):
                 return embedded

@@ -25,7 +25,7 @@ from lucida.core.spec import MixtureSpec, Recipe, SourceSpec
 from lucida.data.features import FeatureCache
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture, Source
-from lucida.data.sample import Batch, ImageSource, Sample
+from lucida.data.sample import Batch, ImageSource, Sample, Views
 from lucida.data.sources import open_source
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
@@ -76,6 +76,8 @@ class Feed:
     held_out: Loader | None
     steps: int | None
     features: FrozenFeatures | None
+    uncached: str = ""
+    """The image policy that keeps features of a frozen encoder from being cached."""
     _validation: list[Batch] = field(default_factory=list)
 
     def batches(self, from_step: int) -> Iterator[list[Batch]]:
@@ -89,6 +91,10 @@ class Feed:
             source, _, what = name.rpartition("/")
             if what != "samples" and many:
                 told.append(f"{source}: {many} {what.replace('_', ' ')}")
+        if self.uncached:
+            told.append(
+                f"feature cache: not for the image policy {self.uncached}; computed each time"
+            )
         cache = None if self.features is None else self.features.cache
         if cache is not None and cache.unstored:
             told.append(f"feature cache: no room for {cache.unstored} images; computed each time")
@@ -121,7 +127,12 @@ def stage_feed(
     stage = recipe.stages[index]
     training, held_out = mixtures(stage.mixture, recipe.seed + index)
     features = None
-    if sees(model) and stage.batch.cache_features and vision_is_frozen(plan):
+    uncached = ""
+    wanted = sees(model) and stage.batch.cache_features and vision_is_frozen(plan)
+    if wanted and not model.arrangement.policy.one_square:
+        # Tiles and own shapes give features of many shapes.
+        uncached = recipe.model.image.policy
+    elif wanted:
         features = FrozenFeatures(model, processor, precision)
     make = partial(
         Loader,
@@ -141,7 +152,9 @@ def stage_feed(
         update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
         validation = make(held_out, batch=stage.batch.model_copy(update=update))
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
-    return Feed(loader, validation, loader.steps(stage.budget) if counted else None, features)
+    return Feed(
+        loader, validation, loader.steps(stage.budget) if counted else None, features, uncached
+    )
 
 
 def sees(model: LucidaModel) -> bool:
@@ -199,12 +212,13 @@ class FrozenFeatures:
         """The cache of exactly these weights, image policy and precision."""
         folder = cache_folder() / "features"
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.model.config
+        config, vision = self.model.config, self.model.config.model_spec.vision
         facts = (
             fingerprint(self.model.vision.state_dict().items()),
-            config.vision_config.to_json_string(),
-            config.model_spec.vision.model_dump_json(exclude={"path"}),
-            repr(self.processor.image_policy),
+            *(encoder.to_json_string() for encoder in config.vision_configs),
+            repr(config.layers),
+            vision.model_dump_json(exclude={"path": True, "more": {"__all__": {"path"}}}),
+            repr((self.processor.image_policy, *self.processor.more_policies)),
             str(self.precision.device.type),
             self.precision.name,
         )
@@ -216,11 +230,21 @@ class FrozenFeatures:
     def compute(self, images: list[ImageSource]) -> torch.Tensor:
         """Features of images, `GROUP` at a time."""
         pixels = self.processor.pixels(images)
-        blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
         with torch.no_grad(), self.precision.autocast():
-            groups = torch.cat([pixels, blanks]).to(self.precision.device).split(GROUP)
+            groups = (group.to(self.precision.device) for group in whole_groups(pixels))
             features = torch.cat([self.model.encode_images(group) for group in groups])
         return features[: len(pixels)]
+
+
+def whole_groups(pixels: torch.Tensor | Views) -> Iterator[torch.Tensor | Views]:
+    """The images, always `GROUP` at a time: blanks or the last image again fill the last group."""
+    if isinstance(pixels, Views):
+        numbers = [*range(len(pixels)), *[len(pixels) - 1] * (-len(pixels) % GROUP)]
+        for start in range(0, len(numbers), GROUP):
+            yield pixels.select(numbers[start : start + GROUP])
+        return
+    blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
+    yield from torch.cat([pixels, blanks]).split(GROUP)
 
 
 def cache_folder() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from lucida.core.spec.value import Spec
 
@@ -21,10 +21,21 @@ class EncoderSpec(Spec):
     """Index into the encoder's hidden states; -1 is the last, -2 (LLaVA's) the one before. Several
     are concatenated along the channels."""
     normed: bool = False
-    """Apply the encoder's final norm to the features. Raw hidden states are what LLaVA's mean."""
+    """Apply the encoder's final norm to each layer taken. Raw hidden states are what LLaVA's mean.
+    """
     take: Take = "patches"
     """Patch tokens, the class token in front of them, the class token alone, or the mean of the
     patches."""
+    size: int | None = Field(default=None, gt=0)
+    """Pixels per side of what this encoder sees; null takes `model.image.size`, or else its own."""
+
+    @field_validator("feature_layer")
+    @classmethod
+    def some_layers(cls, value: int | list[int]) -> int | list[int]:
+        """At least one layer, each once."""
+        if isinstance(value, list) and not 0 < len(set(value)) == len(value):
+            raise ValueError("name at least one layer, and each of them once")
+        return value
 
 
 class VisionSpec(EncoderSpec):
@@ -34,7 +45,8 @@ class VisionSpec(EncoderSpec):
     """Further encoders; each sees the picture with its own normalisation and size."""
     fusion: Literal["channels", "tokens", "interleaved"] = "channels"
     """Features of several encoders side by side in the channels of each patch (smaller grids are
-    resampled to the first encoder's), one after the other as tokens, or token by token in turn."""
+    resampled to the first encoder's), one after the other as tokens, or token by token in turn.
+    Tokens need encoders of one width; in turn, also of one grid."""
 
 
 class ImageSpec(Spec):
@@ -50,3 +62,13 @@ class ImageSpec(Spec):
     longest side allowed."""
     max_tiles: int = Field(default=4, ge=1, le=64)
     """Largest number of tiles of one picture, the overview not counted (`anyres`, `split`)."""
+    grids: list[tuple[PositiveInt, PositiveInt]] | None = None
+    """The grids, as rows and columns, that `anyres` chooses from; null means all of 2 to
+    `max_tiles` tiles. LLaVA-NeXT's are [1,2], [2,1], [2,2], [3,1] and [1,3]."""
+
+    @model_validator(mode="after")
+    def grids_are_used(self) -> ImageSpec:
+        """No list of grids where none is chosen."""
+        if self.grids is not None and (self.policy != "anyres" or not self.grids):
+            raise ValueError("`grids` is a list of at least one grid, for the policy anyres only")
+        return self

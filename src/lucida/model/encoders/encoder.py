@@ -3,115 +3,222 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from lucida.core.errors import ModelError
-from lucida.core.spec import VisionSpec
+from lucida.core.errors import ModelError, PartError
+from lucida.core.spec import EncoderSpec
+from lucida.core.spec.vision import Take
 from lucida.model.encoders.families import family_of
 from lucida.model.loading import complete, quiet_loading
 
+TIMM = "timm:"
+
 
 class VisionEncoder(nn.Module):
-    """Patch features of one encoder, at one of its layers.
+    """Features of one encoder, at one or several of its layers.
 
-        pixel_values [images, 3, side, side]
-          → model (only the layers up to the feature layer exist)
-          → its last hidden state, raw, or through the final norm when `normed`
-          → without register tokens, and without the class token unless `take` is `cls_patches`
-          → features [images, patches, width], row by row of the picture
+        pixel_values [images, 3, height, width]
+          → model (only the layers up to the last feature layer exist)
+          → hidden states of `layers`, raw, or each through the final norm when `normed`
+          → side by side in the channels
+          → `take`: the patches, row by row of the picture; the class token and the patches; the
+            class token alone; or the mean of the patches
+          → features [images, patches, vision]
 
-    Convolutional encoders give their map of places as patches.
+    Register tokens are never taken. Encoders in stages give their map of places as patches.
+    `layers` count from the end of the depth that the model's configuration names.
     """
 
     def __init__(
-        self, model: nn.Module, normed: bool, take: Literal["patches", "cls_patches"]
+        self, model: nn.Module, normed: bool, take: Take, layers: Sequence[int] = (-1,)
     ) -> None:
         super().__init__()
         self.model = model
         self.family = family_of(model.config)
         self.normed = normed
         self.take = take
-        check_choices(model.config, normed, take)
+        self.named_layers = tuple(layers)
+        last = max(layers)
+        self.layers = tuple(layer - last - 1 for layer in layers)  # of the model as it is cut
+        check_choices(model.config, normed, take, layers)
         unused = self.family.drop if normed else (*self.family.drop, self.family.norm)
         for name in filter(None, unused):  # weights without a gradient would stall data parallelism
             setattr(model, name, nn.Identity())
+        if last < -1:
+            model.encoder.layers = model.encoder.layers[: last + 1]
 
     def forward(
         self, pixel_values: Float[Tensor, "images 3 height width"]
     ) -> Float[Tensor, "images patches vision"]:
         """Features of a batch of images; any grid that the encoder can take."""
-        options = {}
-        if self.family.resolution == "flag":
-            own = self.model.config.image_size
-            options["interpolate_pos_encoding"] = pixel_values.shape[-1] != own
-        output = self.model(pixel_values, output_hidden_states=True, **options)
-        features = output.hidden_states[-1]
+        output = self.model(**self.inputs(pixel_values), output_hidden_states=True)
+        states = output[self.family.maps or "hidden_states"]
+        taken = [states[layer] for layer in self.layers]
         if self.family.stages:
-            return features.flatten(2).transpose(1, 2)  # [images, height x width, width]
+            taken = [state.flatten(2).transpose(1, 2) for state in taken]
         if self.normed:
-            features = getattr(self.model, self.family.norm)(features)
+            norm = getattr(self.model, self.family.norm)
+            taken = [norm(state) for state in taken]
+        features = taken[0] if len(taken) == 1 else torch.cat(taken, dim=-1)
         prefix = self.family.prefix(self.model.config)
         patches = features[:, prefix:]
-        return patches if self.take == "patches" else torch.cat([features[:, :1], patches], dim=1)
+        if self.take == "patches":
+            return patches
+        if self.take == "mean":
+            return patches.mean(1, keepdim=True)
+        beginning = features[:, :1]
+        return beginning if self.take == "cls" else torch.cat([beginning, patches], dim=1)
+
+    def inputs(self, pixel_values: Tensor) -> dict[str, Tensor | bool]:
+        """The arguments with which this encoder takes pixels of any size."""
+        if self.family.resolution == "flag":
+            other = list(pixel_values.shape[-2:]) != own_size(self.model.config)
+            return {"pixel_values": pixel_values, "interpolate_pos_encoding": other}
+        if self.family.resolution == "patches":
+            return cut_into_patches(pixel_values, self.model.config.patch_size)
+        return {"pixel_values": pixel_values}
+
+    def grid(self, height: int, width: int, patches: int) -> tuple[int, int] | None:
+        """Rows and columns of the features of such pixels, None where they are no grid."""
+        if self.take != "patches":
+            return None
+        side = math.isqrt(patches)
+        if height == width and side * side == patches:
+            return side, side
+        rows = round(math.sqrt(patches * height / width))
+        return (rows, patches // rows) if rows and patches % rows == 0 else None
+
+    def stride(self, size: int, patches: int) -> int:
+        """Pixels between two patches, given how many there are of a square of `size`."""
+        patch = getattr(self.model.config, "patch_size", None)
+        if not self.family.stages and isinstance(patch, int):
+            return patch
+        return round(size / math.isqrt(patches))
 
 
-def check_choices(config: PreTrainedConfig, normed: bool, take: str) -> None:
-    """Refuse what this encoder type has not got: a final norm, or a class token."""
+def own_size(config: PreTrainedConfig) -> list[int]:
+    """Height and width that the position embeddings were made for."""
+    size = config.image_size
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+def cut_into_patches(pixel_values: Tensor, patch: int) -> dict[str, Tensor]:
+    """Patches [images, patches, patch x patch x 3] with their grid, as SigLIP 2 (NaFlex) has them.
+
+    What is left at the right and the bottom is not seen, as by a convolution.
+    """
+    images, _, height, width = pixel_values.shape
+    rows, columns = height // patch, width // patch
+    seen = pixel_values[:, :, : rows * patch, : columns * patch]
+    cut = seen.reshape(images, 3, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    shapes = torch.tensor([[rows, columns]] * images, device=cut.device)
+    return {
+        "pixel_values": cut.reshape(images, rows * columns, patch * patch * 3),
+        "pixel_attention_mask": shapes.new_ones(images, rows * columns),
+        "spatial_shapes": shapes,
+    }
+
+
+def check_choices(
+    config: PreTrainedConfig, normed: bool, take: Take, layers: Sequence[int]
+) -> None:
+    """Refuse what this encoder type has not got: a final norm, a class token, grids of one size."""
     family = family_of(config)
     if normed and family.norm is None:
         raise ModelError(
             f"{config.model_type} encoders have no final norm over their features",
             remedy="set model.vision.normed=false",
         )
-    if take == "cls_patches" and family.prefix(config) == 0:
+    if normed and family.stages and tuple(layers) != (-1,):
+        raise ModelError(
+            "the final norm fits the last stage only",
+            expected="model.vision.feature_layer=-1",
+            given=list(layers),
+            remedy="set model.vision.normed=false, or take the last stage",
+        )
+    if take in ("cls_patches", "cls") and family.prefix(config) == 0:
         raise ModelError(
             f"{config.model_type} encoders have no class token",
-            remedy="set model.vision.take=patches",
+            given=f"model.vision.take={take}",
+            remedy="set model.vision.take=patches, or mean for one vector",
+        )
+    if len(layers) > 1 and family.stages:
+        raise ModelError(
+            f"stages of {config.model_type} encoders have different grids and cannot be joined",
+            expected="one feature layer",
+            given=f"{len(layers)} layers",
+            remedy="name one stage in model.vision.feature_layer",
         )
 
 
 def depth_of(config: PreTrainedConfig) -> int:
-    """Number of layers, or of stages of a convolutional encoder."""
+    """Number of layers, or of stages of an encoder that works in stages."""
     return len(config.depths) if family_of(config).stages else config.num_hidden_layers
 
 
-def truncated(config: PreTrainedConfig, feature_layer: int) -> PreTrainedConfig:
-    """The configuration that ends where the features are taken.
+def truncated(
+    config: PreTrainedConfig, feature_layer: int | list[int]
+) -> tuple[PreTrainedConfig, tuple[int, ...]]:
+    """The configuration that ends where the last features are taken, and the layers, counted from
+    the end of its depth.
 
     `feature_layer` indexes hidden states: 0 is the embedding, k the output of layer k, negative
-    counts from the end. Layers above it are neither loaded nor computed nor saved.
+    counts from the end. Layers above are neither loaded nor computed nor saved. Worked example, 24
+    layers, [-2, 12]: the configuration has 23 layers and the layers are (-1, -12).
     """
     depth = depth_of(config)
-    keep = feature_layer if feature_layer >= 0 else depth + 1 + feature_layer
-    if not 1 <= keep <= depth:
+    named = feature_layer if isinstance(feature_layer, list) else [feature_layer]
+    places = [layer if layer >= 0 else depth + 1 + layer for layer in named]
+    for layer, place in zip(named, places, strict=True):
+        if not 1 <= place <= depth:
+            raise ModelError(
+                "the feature layer does not exist",
+                expected=f"1 to {depth}, or -{depth} to -1",
+                given=layer,
+                origin=f"model.vision.feature_layer of a {config.model_type} encoder",
+            )
+    if len(set(places)) < len(places):
         raise ModelError(
-            "the feature layer does not exist",
-            expected=f"1 to {depth}, or -{depth} to -1",
-            given=feature_layer,
+            "a feature layer is named twice",
+            expected=f"different layers of {depth}",
+            given=named,
             origin=f"model.vision.feature_layer of a {config.model_type} encoder",
         )
+    keep = max(places)
     family = family_of(config)
+    if family.cut == "modules":
+        return config, tuple(place - depth - 1 for place in places)
+    layers = tuple(place - keep - 1 for place in places)
     if family.stages:
         values = config.to_dict() | {"depths": config.depths[:keep]}
         values["hidden_sizes"] = config.hidden_sizes[:keep]
         for derived in ("stage_names", "out_features", "out_indices", "_out_features"):
             values.pop(derived, None)
         values["num_stages"] = keep
-        return type(config).from_dict(values)
+        return type(config).from_dict(values), layers
     shorter = copy.deepcopy(config)
     shorter.num_hidden_layers = keep
     for name, value in family.config.items():
         setattr(shorter, name, value)
-    return shorter
+    return shorter, layers
 
 
 def vision_config(path: str) -> PreTrainedConfig:
     """The encoder's configuration; of a dual checkpoint (CLIP, SigLIP) its vision half."""
+    if path.startswith(TIMM):
+        raise PartError(
+            "encoders of timm cannot be loaded: timm itself needs torchvision, which Lucida does"
+            " without",
+            given=path,
+            remedy="name the same weights as transformers has them (CLIP, SigLIP, DINOv2, DINOv3,"
+            " ViT, ConvNeXt and Swin are on the Hub in that form)",
+        )
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     return getattr(config, "vision_config", config)
 
@@ -121,9 +228,10 @@ def new_model(config: PreTrainedConfig) -> nn.Module:
     return AutoModel.from_config(config, **family_of(config).init)
 
 
-def load_encoder(spec: VisionSpec) -> VisionEncoder:
+def load_encoder(spec: EncoderSpec) -> VisionEncoder:
     """The pretrained encoder that a recipe names, cut at its feature layer, in fp32."""
-    config = truncated(vision_config(spec.path), spec.feature_layer)
+    config, layers = truncated(vision_config(spec.path), spec.feature_layer)
+    check_choices(config, spec.normed, spec.take, layers)
     with quiet_loading():
         model, report = AutoModel.from_pretrained(
             spec.path,
@@ -136,4 +244,4 @@ def load_encoder(spec: VisionSpec) -> VisionEncoder:
             **family_of(config).init,
         )
     complete(report, spec.path, unused=family_of(config).drop)
-    return VisionEncoder(model, spec.normed, spec.take)
+    return VisionEncoder(model, spec.normed, spec.take, layers)

@@ -37,34 +37,46 @@ class Family:
 
     prefix: tokens in front of the patches; the class token is the first of them.
     norm: attribute of the final norm. resolution: `flag` when forward wants
-    `interpolate_pos_encoding`, `any` when it adapts by itself. stages: convolutional, hidden states
-    are maps (images, width, height, width). config, init: what leaves out an unused pooling head.
-    drop: modules that only the pooled output uses and that no configuration leaves out.
+    `interpolate_pos_encoding`, `patches` when it wants patches that are cut already and their grid,
+    `any` when it adapts by itself. maps: the output that holds maps (images, width, rows, columns)
+    of encoders in stages. cut: how layers above the features are left out, by the configuration or
+    (`modules`) by taking stages off the model. config, init: what leaves out an unused pooling
+    head. drop: modules that only the pooled output uses and that no configuration leaves out.
     """
 
     prefix: Callable[[PreTrainedConfig], int] = nothing
     norm: str | None = None
-    resolution: Literal["flag", "any"] = "any"
-    stages: bool = False
+    resolution: Literal["flag", "patches", "any"] = "any"
+    maps: Literal["hidden_states", "reshaped_hidden_states"] | None = None
+    cut: Literal["config", "modules"] = "config"
     config: dict = field(default_factory=dict)
     init: dict = field(default_factory=dict)
     drop: tuple[str, ...] = ()
 
+    @property
+    def stages(self) -> bool:
+        """Whether the encoder works in stages, each with a coarser grid."""
+        return self.maps is not None
+
+
+HEADLESS = {"vision_use_head": False}
+UNPOOLED = {"add_pooling_layer": False}
 
 FAMILIES: dict[str, Family] = {
     "clip_vision_model": Family(one_class_token, "post_layernorm", "flag"),
-    "siglip_vision_model": Family(
-        nothing, "post_layernorm", "flag", config={"vision_use_head": False}
-    ),
+    "siglip_vision_model": Family(nothing, "post_layernorm", "flag", config=HEADLESS),
+    "siglip2_vision_model": Family(nothing, "post_layernorm", "patches", config=HEADLESS),
     "mlcd_vision_model": Family(one_class_token, "post_layernorm"),
     "dinov2": Family(one_class_token, "layernorm"),
     "dinov2_with_registers": Family(class_and_registers, "layernorm"),
     "dinov3_vit": Family(class_and_registers, "norm"),
-    "vit": Family(one_class_token, "layernorm", "flag", init={"add_pooling_layer": False}),
-    "ijepa": Family(nothing, "layernorm", "flag", init={"add_pooling_layer": False}),
-    "resnet": Family(stages=True),
-    "convnext": Family(stages=True, drop=("layernorm",)),
-    "convnextv2": Family(stages=True, drop=("layernorm",)),
+    "vit": Family(one_class_token, "layernorm", "flag", init=UNPOOLED),
+    "ijepa": Family(nothing, "layernorm", "flag", init=UNPOOLED),
+    "resnet": Family(maps="hidden_states"),
+    "convnext": Family(maps="hidden_states", drop=("layernorm",)),
+    "convnextv2": Family(maps="hidden_states", drop=("layernorm",)),
+    "dinov3_convnext": Family(maps="hidden_states", drop=("layer_norm",)),
+    "swin": Family(norm="layernorm", maps="reshaped_hidden_states", cut="modules", init=UNPOOLED),
 }
 
 
