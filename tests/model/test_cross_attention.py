@@ -6,19 +6,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import LANGUAGES, language_folder
+from tiny import LANGUAGES, language_folder, picture, tiny_model
 from torch import nn
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import CrossAttentionSpec
+from lucida.data.collate import collate
+from lucida.data.sample import ImagePart, Sample, Turn
+from lucida.model.checkpoint import load, save
 from lucida.model.cross_attention import (
     GatedCrossAttention,
     GatedLayer,
     images_of,
     visible,
 )
+from lucida.model.decode import greedy_tokens
 from lucida.model.language import load_language
 from lucida.model.masks import Fields
+from lucida.model.messages import image_source
 
 torch.set_num_threads(1)
 
@@ -98,22 +103,22 @@ def test_closed_gates_leave_every_language_model_as_it_is(name):
     language, _ = load_language(language_folder(name))
     ids = torch.arange(3, 11)[None]
     expected = language(ids).logits
-    gated = GatedCrossAttention(CrossAttentionSpec(every=1, heads=2), language)
+    layers = GatedCrossAttention(CrossAttentionSpec(every=1, heads=2), language)
     row = fields([1] * 8, [1] * 8, [0, 1, 0, 0, 2, 0, 0, 0])
-    gated.look(row, images_of(row, torch.randn(2, 3, 16)))
+    layers.show(row.image > 0, torch.randn(2, 3, 16))
     assert torch.equal(language(ids).logits, expected)
-    for layer in gated.layers.values():
+    for layer in layers.layers.values():
         nn.init.constant_(layer.gate, 1.0)
+    layers.show(row.image > 0, torch.randn(2, 3, 16))
     changed = (language(ids).logits - expected).abs().amax(-1)[0]
     assert changed[0] == 0 and (changed[1:] > 1e-4).all()
-    gated.look(row, None)
     assert torch.equal(language(ids).logits, expected)
 
 
 def test_a_layer_stands_before_every_nth():
     language, _ = load_language(language_folder("llama"))
-    gated = GatedCrossAttention(CrossAttentionSpec(every=2, heads=4), language)
-    assert list(gated.layers) == ["1"]
+    found = GatedCrossAttention(CrossAttentionSpec(every=2, heads=4), language)
+    assert list(found.layers) == ["1"]
     with pytest.raises(ModelError, match=r"at most 2.*got 3"):
         GatedCrossAttention(CrossAttentionSpec(every=3), language)
     with pytest.raises(ModelError, match=r"divisor of 16.*got 5"):
@@ -124,3 +129,152 @@ def test_other_counts_of_images_and_markers_are_refused():
     row = fields([1] * 3, [1] * 3, [1, 0, 2])
     with pytest.raises(ModelError, match=r"expected 2 .*got 3 images"):
         images_of(row, torch.zeros(3, 1, 4))
+
+
+def gated(sees: str = "last", **more: object):
+    """A model with open gates, and its processor."""
+    spec = {"every": 1, "heads": 2, "sees": sees}
+    model, processor = tiny_model(cross_attention=spec, **more)
+    torch.manual_seed(5)
+    for layer in model.cross_attention.layers.values():
+        nn.init.constant_(layer.gate, 0.8)
+        nn.init.constant_(layer.mlp_gate, 0.5)
+    return model, processor
+
+
+def asked(*questions: str, images: int = 1, seed: int = 0) -> Sample:
+    sources = tuple(image_source(picture(seed + n), n) for n in range(images))
+    stem = (Turn("user", tuple(ImagePart(n) for n in range(images))),) if images else ()
+    branches = tuple((Turn("user", (text,)), Turn("assistant", ("red",))) for text in questions)
+    return Sample("test", sources, stem, branches)
+
+
+def batch_of(processor, *samples: Sample, pack: bool = True):
+    return collate([processor.encode(one) for one in samples], pack, 0, processor.pixels)
+
+
+@torch.no_grad()
+def test_closed_gates_say_what_the_language_model_says():
+    model, processor = tiny_model(cross_attention={"every": 1, "heads": 2})
+    assert processor.visual_tokens == model.config.visual_tokens == 1
+    given = processor.batch([processor.prompt(asked("what colour?", images=2))])
+    assert int((given["input_ids"] == processor.image_token_id).sum()) == 2
+    plain = model.language(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
+    assert torch.equal(model(**given).logits, plain.logits)
+    batch = batch_of(processor, asked("what colour?", "one"), asked("a", images=2))
+    closed = model.hidden(batch)
+    for layer in model.cross_attention.layers.values():
+        nn.init.constant_(layer.gate, 0.5)
+    assert (model.hidden(batch) - closed).abs().max() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sees", ["last", "all"])
+def test_packed_branched_and_padded_equal_alone(sees):
+    model, processor = gated(sees)
+    samples = [asked("what", images=2), asked("no image", images=0), asked("is it red", seed=4)]
+    several = asked("what colour?", "one", "and this", images=2, seed=7)
+    row = batch_of(processor, *samples, several)
+    hidden = model.hidden(row)[0]
+    padded = model.hidden(batch_of(processor, *samples, pack=False))
+    start = 0
+    for number, one in enumerate(samples):
+        alone = model.hidden(batch_of(processor, one))[0]
+        torch.testing.assert_close(hidden[start : start + len(alone)], alone, atol=5e-5, rtol=1e-3)
+        torch.testing.assert_close(padded[number, : len(alone)], alone, atol=5e-5, rtol=1e-3)
+        start += len(alone)
+    branch = row.branch[0, start:]
+    for number, question in enumerate(("what colour?", "one", "and this"), start=1):
+        alone = model.hidden(batch_of(processor, asked(question, images=2, seed=7)))[0]
+        mine = (branch == 0) | (branch == number)
+        torch.testing.assert_close(hidden[start:][mine], alone, atol=5e-5, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_answers_with_a_cache_equal_the_full_forward(cache):
+    model, processor = gated()
+    prompts = [processor.prompt(asked("what colour?", images=2)),
+               processor.prompt(asked("a", images=0)),
+               processor.prompt(asked("is it", seed=3))]  # fmt: skip
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    static = {"cache_implementation": cache, "disable_compile": True}
+    together = model.generate(**processor.batch(prompts), **options, **static)[:, -5:]
+    beams = model.generate(**processor.batch(prompts), **options, num_beams=2)[:, -5:]
+    for row, prompt in enumerate(prompts):
+        given = processor.batch([prompt])
+        alone = model.generate(**given, **options)
+        assert torch.equal(together[row], alone[0, -5:])
+        assert torch.equal(beams[row], model.generate(**given, **options, num_beams=2)[0, -5:])
+        pixels = given.get("pixel_values")
+        whole = model(input_ids=alone, pixel_values=pixels).logits[0, len(prompt) - 1 : -1]
+        whole[..., processor.image_token_id] = -torch.inf
+        assert torch.equal(whole.argmax(-1), alone[0, -5:])
+    model.generation_config.eos_token_id = [2, *range(40, 110)]
+    written = greedy_tokens(model, processor, prompts + prompts[:1], 5)
+    for prompt, ids in zip(prompts + prompts[:1], written, strict=True):
+        alone = model.generate(**processor.batch([prompt]), max_new_tokens=5, do_sample=False)
+        ends = model.generation_config.eos_token_id
+        assert ids == [token for token in alone[0, len(prompt) :].tolist() if token not in ends]
+
+
+@torch.no_grad()
+def test_a_second_image_behind_a_cache():
+    for sees in ("last", "all"):
+        model, processor = gated(sees)
+        whole = processor.batch([processor.prompt(asked("ab", images=2))])
+        ids, pixels = whole["input_ids"], whole["pixel_values"]
+        cut = int((ids[0] == processor.image_token_id).nonzero()[1])
+        first = model(ids[:, :cut], pixels[:1], use_cache=True)
+        second = model(ids[:, cut:], pixels[1:], past_key_values=first.past_key_values)
+        expected = model(**whole).logits[:, cut:]
+        torch.testing.assert_close(second.logits, expected, atol=5e-5, rtol=1e-3)
+
+
+def test_saved_and_loaded_it_says_the_same(tmp_path):
+    model, processor = gated()
+    given = processor.batch([processor.prompt(asked("what", images=2))])
+    save(model, processor, tmp_path)
+    again, _ = load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(**given).logits, model(**given).logits)
+
+
+def test_what_trains_gets_gradients_and_what_is_frozen_none():
+    """The language model frozen: gates, gated layers and projector train through it, with layers
+    computed twice as well; a batch of text gives each a gradient of zero."""
+    model, processor = gated()
+    model.train()
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.startswith(("cross_attention", "projector")))
+    batch = batch_of(processor, asked("what", "a"), asked("b", images=2))
+    grads = []
+    for again in (False, True):
+        if again:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        model.hidden(batch).square().sum().backward()
+        grads.append({n: w.grad.clone() for n, w in model.named_parameters() if w.requires_grad})
+    for name, gradient in grads[0].items():
+        assert gradient.abs().sum() > 0, name
+        torch.testing.assert_close(grads[1][name], gradient)
+    assert all(w.grad is None for w in model.language.parameters())
+    model.zero_grad()
+    model.hidden(batch_of(processor, asked("no image", images=0))).sum().backward()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is not None and (weight.grad == 0).all(), name
+
+
+def test_a_policy_of_several_squares_is_refused():
+    with pytest.raises(ValueError, match=r"one of resize, letterbox, crop, not anyres"):
+        tiny_model(cross_attention={"every": 1, "heads": 2}, image={"policy": "anyres"})
+
+
+def test_a_missing_image_is_refused():
+    model, processor = gated()
+    given = processor.batch([processor.prompt(asked("what", images=2))])
+    with pytest.raises(ModelError, match=r"expected 2 .*got 1 images"):
+        model(input_ids=given["input_ids"], pixel_values=given["pixel_values"][:1])
+    with pytest.raises(ModelError, match=r"expected 2 .*got 0 images"):
+        model(input_ids=given["input_ids"])

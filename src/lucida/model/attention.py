@@ -77,9 +77,11 @@ class Layout:
 
     slots [all slots]: the flat position of the batch that each slot shows (position 0 where empty).
     place [rows x length]: the slot of each flat position, the inverse of `slots`.
+    fields: those it was made of; gated layers read them too (cross_attention.py).
     """
 
     def __init__(self, fields: Fields, mask: str) -> None:
+        self.fields = fields
         self.rows, self.length = fields.segment.shape
         self.blocks: list[Block] = []
         self.witnesses: list[nn.Module] | None = None

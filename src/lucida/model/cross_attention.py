@@ -63,8 +63,8 @@ class Images:
 
     def behind(self, earlier: Images | None) -> Images:
         """With those of a cache in front, which every later position has behind it."""
-        if earlier is None:
-            return self
+        if earlier is None or not self.visual.shape[1]:
+            return earlier or self
         pairs = zip((earlier.visual, *earlier.keys()), (self.visual, *self.keys()), strict=True)
         return Images(*(torch.cat([old, new], dim=1) for old, new in pairs))
 
@@ -176,14 +176,16 @@ class GatedLayer(nn.Module):
 class GatedCrossAttention(nn.Module):
     """All gated layers of one language model, and what they read at the moment.
 
-    layers: by the number of the decoder layer that each stands in front of. `look` is called before
-    every forward of the language model; the hooks read what it left until it is called again, so
-    that layers which are computed twice (activation checkpointing) read the same both times.
+    layers: by the number of the decoder layer that each stands in front of. Whoever embeds the text
+    tells `show` where markers stand and what the images are; the next forward of the language model
+    takes it from there, together with the images that its cache has seen, and leaves all of them
+    with the cache. What is read stays until the next forward, so that layers which are computed
+    twice (activation checkpointing) read the same both times.
     """
 
     def __init__(self, spec: CrossAttentionSpec, language: PreTrainedModel) -> None:
         super().__init__()
-        decoder = decoder_layers(language)
+        owner, decoder = decoder_layers(language)
         if spec.every > len(decoder):
             raise ModelError(
                 "model.cross_attention leaves no place for a gated layer",
@@ -192,20 +194,55 @@ class GatedCrossAttention(nn.Module):
                 remedy="lower model.cross_attention.every",
             )
         width = language.get_input_embeddings().weight.shape[1]
-        self.sees = spec.sees
+        self.sees, self.width = spec.sees, width
         self.layers = nn.ModuleDict(
             {
                 str(number): GatedLayer(width, spec.heads)
                 for number in range(spec.every - 1, len(decoder), spec.every)
             }
         )
+        self.shown: tuple[Tensor, Tensor | None] | None = None
+        self.images: Images | None = None
         self.reading: tuple[Tensor, Tensor] | None = None
+        owner.register_forward_pre_hook(self.begin, with_kwargs=True)
+        owner.register_forward_hook(self.end)
         for number in self.layers:
             before = partial(self.before, number)
             decoder[int(number)].register_forward_pre_hook(before, with_kwargs=True)
 
+    def show(self, marker: Bool[Tensor, "rows length"], visual: Tensor | None) -> None:
+        """What the next forward shows: one marker for each image, in reading order."""
+        self.shown = marker, visual
+
+    def begin(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """The hook in front of all layers: who reads what in this forward."""
+        shown, self.shown = self.shown, None
+        cache = kwargs.get("past_key_values")
+        earlier = getattr(cache, SEEN, None)
+        if shown is None:
+            self.images = earlier
+            given = kwargs.get("inputs_embeds")
+            given = given if given is not None else kwargs.get("input_ids", *args[:1])
+            marker = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
+            self.look(one_conversation(marker, cache), earlier)
+            return
+        marker, visual = shown
+        layout = kwargs.get("layout")
+        fields = one_conversation(marker, cache) if layout is None else layout.fields
+        if visual is None:
+            visual = next(self.parameters()).new_zeros(0, 1, self.width)
+        self.images = images_of(fields, visual).behind(earlier)
+        self.look(fields, self.images)
+
+    def end(self, decoder: nn.Module, args: tuple, output: Any) -> None:
+        """The hook behind all layers: the images stay with the cache."""
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None and self.images is not None:
+            setattr(cache, SEEN, self.images.cached())
+        self.images = None
+
     def look(self, fields: Fields, images: Images | None) -> None:
-        """What the positions of the next forward read."""
+        """What the positions of this forward read."""
         self.reading = None
         if images is None or not images.visual.shape[1]:
             return
@@ -228,12 +265,13 @@ class GatedCrossAttention(nn.Module):
         return args, kwargs | {"hidden_states": states}
 
 
-def decoder_layers(language: PreTrainedModel) -> nn.ModuleList:
-    """The language model's list of decoder layers; ModelError when there is none."""
+def decoder_layers(language: PreTrainedModel) -> tuple[nn.Module, nn.ModuleList]:
+    """The list of decoder layers and the module that runs them; ModelError when there is none."""
     wanted = language.config.get_text_config().num_hidden_layers
     for module in language.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
-            return module
+        for part in module.children():
+            if isinstance(part, nn.ModuleList) and len(part) == wanted:
+                return module, part
     raise ModelError(
         f"{type(language).__name__} has no list of decoder layers to put gated layers between",
         expected=f"{wanted} layers",
@@ -241,20 +279,17 @@ def decoder_layers(language: PreTrainedModel) -> nn.ModuleList:
     )
 
 
-def seen_by(cache: Cache | None) -> Images | None:
-    """The images that the rows of a cache have seen."""
-    return getattr(cache, SEEN, None)
-
-
-def remember(cache: Cache | None, images: Images | None) -> None:
-    """Leave the images with the cache, for the tokens that are decoded behind it."""
-    if cache is not None and images is not None:
-        setattr(cache, SEEN, images.cached())
+def one_conversation(marker: Bool[Tensor, "rows length"], cache: Cache | None) -> Fields:
+    """Fields of rows that come without those of a batch: each is one conversation."""
+    past = 0 if cache is None else int(cache.get_seq_length())
+    one = torch.ones_like(marker, dtype=torch.long)
+    order = (past + torch.arange(marker.shape[1], device=marker.device)).expand_as(one)
+    return Fields(one, one, order, marker.long(), one)
 
 
 def select_rows(cache: Cache, rows: Tensor) -> None:
     """Keep some rows of a cache, and the images that they have seen."""
     cache.batch_select_indices(rows)
-    images = seen_by(cache)
+    images = getattr(cache, SEEN, None)
     if images is not None:
         setattr(cache, SEEN, images.selected(rows))

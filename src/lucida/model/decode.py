@@ -29,6 +29,7 @@ from transformers import Cache
 
 from lucida.core.errors import DataError, ModelError
 from lucida.data.sample import Sample, Tokens
+from lucida.model.cross_attention import select_rows
 from lucida.model.masks import ASK_WHOLE
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class State:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows."""
-        self.cache.batch_select_indices(rows)
+        select_rows(self.cache, rows)
         self.owner = self.owner[rows]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lucida.core.spec.projector import MlpProjectorSpec, ProjectorSpec
 from lucida.core.spec.value import Spec
@@ -14,6 +14,9 @@ MaskName = Literal["causal", "image_block", "all_images", "prefix", "mutual", "d
 TemplateName = Literal[
     "plain", "qa", "chatml", "vicuna", "llama2", "mistral", "phi", "prismatic", "tokenizer"
 ]
+
+ONE_SQUARE = ("resize", "letterbox", "crop")
+"""Image policies that make one square of a picture."""
 
 
 class LanguageSpec(Spec):
@@ -55,3 +58,12 @@ class ModelSpec(Spec):
     """null puts visual tokens among the words; otherwise gated layers read them."""
     coordinate_bins: int = Field(default=32, ge=8, le=1000)
     """A box is written as four coordinates, each one of this many bins of the processed image."""
+
+    @model_validator(mode="after")
+    def _gated_layers_read_one_square(self) -> ModelSpec:
+        if self.cross_attention is not None and self.image.policy not in ONE_SQUARE:
+            raise ValueError(
+                f"cross_attention reads one square of an image: image.policy has to be one of "
+                f"{', '.join(ONE_SQUARE)}, not {self.image.policy}"
+            )
+        return self
