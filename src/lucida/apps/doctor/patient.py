@@ -1,0 +1,186 @@
+"""A recipe made ready to be examined: model, processor, one small batch of its own data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from lucida.apps.inspect.look import stage_of
+from lucida.core.errors import DataError
+from lucida.core.spec import Recipe, StageSpec
+from lucida.data.collate import collate
+from lucida.data.images import image_size
+from lucida.data.mixture import Mixture
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
+from lucida.model import adapters
+from lucida.model.checkpoint import build, load
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+from lucida.train.begin import seed_everything, with_template
+from lucida.train.feed import mixtures
+from lucida.train.objective import supervised_loss
+from lucida.train.precision import Precision, choose_device, choose_precision
+from lucida.train.stage import StagePlan, apply_plan, plan_stage
+from lucida.train.validate import untouched
+
+SAMPLES = 4
+"""Samples of the batch that is examined."""
+LOOKED_AT = 64
+"""Records looked through for samples with images."""
+
+
+@dataclass(slots=True)
+class Patient:
+    """What the checks share. tokens: the samples of the batch; `dead`: some weight is not finite,
+    so that nothing more can be learned from running the model."""
+
+    recipe: Recipe
+    stage: StageSpec
+    model: LucidaModel
+    processor: LucidaProcessor
+    mixture: Mixture
+    plan: StagePlan
+    trained: dict[str, tuple[nn.Parameter, float]]
+    precision: Precision
+    from_run: bool
+    tokens: list[Tokens] = dataclasses.field(default_factory=list)
+    dead: bool = False
+
+    @property
+    def sees(self) -> bool:
+        """Does the batch show the model anything?"""
+        return self.model.vision is not None and any(each.images for each in self.tokens)
+
+    def batch(self, tokens: list[Tokens] | None = None) -> Batch:
+        """The samples, or others in their place, on the device and with their pixels."""
+        pixels = self.processor.pixels if self.model.vision is not None else None
+        pad = self.processor.tokenizer.pad_token_id
+        made = collate(tokens or self.tokens, self.stage.batch.pack, pad, pixels)
+        return made.to(self.precision.device)
+
+    def loss(self, tokens: list[Tokens] | None = None) -> float:
+        """Mean loss per supervised token, without dropout."""
+        batch = self.batch(tokens)
+        with untouched(self.model), self.precision.autocast():
+            summed, count = supervised_loss(self.model, batch)
+        return summed.item() / max(1, count)
+
+
+def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
+    """Build the model of a recipe, or load that of a finished run, and set the stage.
+
+    LucidaError when a part or a source cannot be opened or the stage's patterns do not fit.
+    """
+    name = stage_name or recipe.stages[-1].name
+    index, stage = stage_of(recipe, name)
+    precision = choose_precision(recipe.precision, choose_device())
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    seed_everything(recipe.seed)
+    from_run = run is not None and (run / "config.json").is_file()
+    model, processor = load(run) if from_run else build(recipe.model)
+    model.to(precision.device)
+    model.mask = stage.attention_mask or recipe.model.attention_mask
+    processor = with_template(processor, stage)
+    plan = plan_stage(model, stage.train, f"stage {name} of recipe {recipe.name}", stage.lora)
+    trained = dict(plan.trained)
+    if stage.lora is not None:
+        adapters.attach(model, plan.adapted, stage.lora)
+        rate = stage.lora.rate
+        trained |= {each: (w, rate) for each, w in adapters.named_adapters(model).items()}
+    apply_plan(model, trained)
+    mixture, _ = mixtures(stage.mixture, recipe.seed + index)
+    return Patient(recipe, stage, model, processor, mixture, plan, trained, precision, from_run)
+
+
+def records(patient: Patient, count: int) -> list[tuple[str, Tokens | DataError, Counter[str]]]:
+    """(source, tokens or why there are none, what was cut) of the first records."""
+    found = []
+    for number in range(count):
+        draw = patient.mixture.draw(number)
+        noted: Counter[str] = Counter()
+        try:
+            sample = patient.mixture.sources[draw.source][draw.index]
+            tokens = patient.processor.encode(sample, loss=patient.stage.loss, counts=noted)
+        except DataError as problem:
+            found.append((draw.source, problem, noted))
+        else:
+            found.append((draw.source, tokens, noted))
+    return found
+
+
+def choose(tokens: list[Tokens]) -> list[Tokens]:
+    """The samples to examine: those with images first, each picture once."""
+    with_images = [each for each in tokens if each.images]
+    distinct = {each.images[0].key: each for each in with_images}
+    rest = [each for each in tokens if not each.images]
+    return [*distinct.values(), *rest][:SAMPLES]
+
+
+def with_other_pictures(tokens: list[Tokens]) -> list[Tokens] | None:
+    """The samples, each with the pictures of another, scaled to the size of its own; None when
+    there are not two different pictures."""
+    pictures = [image for each in tokens for image in each.images]
+    if len({image.key for image in pictures}) < 2:
+        return None
+    turned, number, changed = pictures[1:] + pictures[:1], 0, []
+    for each in tokens:
+        others = turned[number : number + len(each.images)]
+        pairs = zip(each.images, others, strict=True)
+        images = tuple(_like(own, other) for own, other in pairs)
+        changed.append(dataclasses.replace(each, images=images))
+        number += len(each.images)
+    return changed
+
+
+def with_blank_pictures(tokens: list[Tokens]) -> list[Tokens]:
+    """The samples with grey pictures of the same sizes."""
+    return [
+        dataclasses.replace(each, images=tuple(_like(image, None) for image in each.images))
+        for each in tokens
+    ]
+
+
+def _like(own: ImageSource, other: ImageSource | None) -> ImageSource:
+    """A picture of the size of `own` with the content of `other`, or grey."""
+    size = image_size(own)
+
+    def load() -> Image.Image:
+        return (
+            Image.new("RGB", size, (128, 128, 128)) if other is None else other.load().resize(size)
+        )
+
+    content = "grey" if other is None else other.key
+    return ImageSource(origin=f"{own.origin} (exchanged)", key=f"{own.key}<-{content}", load=load)
+
+
+def without_pictures(tokens: Tokens) -> Tokens | None:
+    """The text of a sample alone, positions closed up; None when nothing is supervised then.
+
+    Worked example:  image 0 1 1 0 0   position 0 1 2 3 4   →   image 0 0 0   position 0 1 2
+    """
+    visual = tokens.image > 0
+    stem = tokens.branch == 0
+    gone = np.zeros_like(tokens.position)
+    in_stem = int((visual & stem).sum())
+    for branch in np.unique(tokens.branch):
+        inside = tokens.branch == branch
+        gone[inside] = np.cumsum(visual[inside]) + (in_stem if branch else 0)
+    kept = ~visual
+    if not (tokens.target[kept] != IGNORED).any():
+        return None
+    fields = {name: getattr(tokens, name)[kept] for name in ("input_ids", "branch", "target")}
+    return Tokens(
+        origin=tokens.origin,
+        images=(),
+        position=(tokens.position - gone)[kept],
+        image=np.zeros(int(kept.sum()), dtype=np.int64),
+        **fields,
+    )
