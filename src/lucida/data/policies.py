@@ -147,23 +147,31 @@ class ImagePolicy:
         The frame is the square, or the whole picture where that is shown in tiles or in its own
         shape. Under `crop` a box may leave [0, 1]; it is `boxes.format_box` that clamps.
         """
-        x, y, left, top = self._frame(width, height)
         x0, y0, x1, y1 = box
-        return x0 * x + left, y0 * y + top, x1 * x + left, y1 * y + top
+        if not self.one_square:
+            return x0 / width, y0 / height, x1 / width, y1 / height
+        new_width, new_height, left, top = self._placed(width, height)
+        x, y = new_width / width, new_height / height
+        return (
+            (x0 * x + left) / self.size,
+            (y0 * y + top) / self.size,
+            (x1 * x + left) / self.size,
+            (y1 * y + top) / self.size,
+        )
 
     def from_frame(self, box: Box, width: int, height: int) -> Box:
         """The inverse of `to_frame`: a box in shares of the frame → pixels of the picture."""
-        x, y, left, top = self._frame(width, height)
         x0, y0, x1, y1 = box
-        return (x0 - left) / x, (y0 - top) / y, (x1 - left) / x, (y1 - top) / y
-
-    def _frame(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Shares of the frame for one pixel of the picture, across and down, and its corner's."""
         if not self.one_square:
-            return 1 / width, 1 / height, 0.0, 0.0
+            return x0 * width, y0 * height, x1 * width, y1 * height
         new_width, new_height, left, top = self._placed(width, height)
-        size = self.size
-        return new_width / width / size, new_height / height / size, left / size, top / size
+        x, y = new_width / width, new_height / height
+        return (
+            (x0 * self.size - left) / x,
+            (y0 * self.size - top) / y,
+            (x1 * self.size - left) / x,
+            (y1 * self.size - top) / y,
+        )
 
     def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Width and height of the scaled picture, and where its corner stands in the square."""
@@ -171,7 +179,9 @@ class ImagePolicy:
         if self.policy == "resize":
             return size, size, 0, 0
         side = max(width, height) if self.policy == "letterbox" else min(width, height)
-        whole = int if self.policy == "crop" else round  # CLIP's own processor cuts the fraction off
+        whole = (
+            int if self.policy == "crop" else round
+        )  # CLIP's own processor cuts the fraction off
         new_width = max(1, whole(size * width / side))
         new_height = max(1, whole(size * height / side))
         # Floor division of a negative number would shift odd crops the other way than padding.

@@ -1,0 +1,223 @@
+"""Policies with several views: pixel for pixel what transformers' own processors make."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from lucida.data.images import file_source, image_size
+from lucida.data.policies import ImagePolicy, best_grid, candidates, split_grid
+from lucida.data.sample import ImageSource
+
+MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
+SHAPES = [(64, 64), (100, 37), (37, 100), (61, 90), (300, 40), (40, 300), (20, 21), (129, 128)]
+NEXT = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+POLICIES = ("resize", "letterbox", "crop", "anyres", "split", "native")
+
+
+@cache
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def processed(processor: object, image: Image.Image) -> np.ndarray:
+    given = processor(image, return_tensors="np", image_mean=MEAN, image_std=STD)
+    return np.asarray(given["pixel_values"][0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_resize_is_siglips(shape):
+    theirs = SiglipImageProcessorPil(size={"height": 32, "width": 32}, resample=3)
+    ours = ImagePolicy("resize", 32, MEAN, STD).pixels(noise(*shape))
+    np.testing.assert_allclose(ours, processed(theirs, noise(*shape)), atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_is_clips_within_one_level_of_256(shape):
+    """CLIP scales the whole picture to whole pixels and cuts it; where the long side does not come
+    out whole, it is cut at another fraction of a pixel than ours, which a box always follows."""
+    theirs = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, resample=3
+    )
+    ours = ImagePolicy("crop", 32, MEAN, STD)
+    width, height = shape
+    a, b = ours.pixels(noise(*shape)), processed(theirs, noise(*shape))
+    scaled = 32 * max(shape) / min(shape)
+    if scaled == int(scaled) and (scaled - 32) % 2 == 0:
+        assert abs(a - b).max() * max(STD) * 255 < 1.5
+    smooth = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    a, b = ours.pixels(smooth), processed(theirs, smooth)
+    assert abs(a - b).max() * max(STD) * 255 < 256 / 32 + 2, "at most a pixel apart"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_letterbox_is_llavas_padding_within_its_rounding(shape):
+    """LLaVA pads first and scales then, so only a margin of the kernel differs; smooth pictures
+    with even margins are equal to a few levels of 256."""
+    theirs = LlavaImageProcessorPil(
+        do_pad=True, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    smooth = Image.linear_gradient("L").resize(shape).convert("RGB")
+    ours = ImagePolicy("letterbox", 32, MEAN, STD)
+    wide, high, left, top = ours._placed(*shape)
+    inside = np.s_[:, top + 2 : top + high - 2, left + 2 : left + wide - 2]
+    a, b = ours.pixels(smooth), processed(theirs, smooth)
+    if shape[0] == shape[1]:
+        assert abs(a - b).max() * max(STD) * 255 < 1.01
+    elif min(wide, high) > 4:
+        assert abs(a - b)[inside].max() * max(STD) * 255 < 256 / min(wide, high) + 2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("grids", [NEXT, None])
+def test_anyres_is_llava_nexts(shape, grids):
+    size = 24
+    policy = ImagePolicy("anyres", size, MEAN, STD, max_tiles=6, grids=grids)
+    named = candidates(6) if grids is None else grids
+    theirs = LlavaNextImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_grid_pinpoints=[[rows * size, columns * size] for rows, columns in named],
+    )
+    ours = policy.stack(noise(*shape))
+    expected = processed(theirs, noise(*shape))
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("most", [1, 2, 4, 9])
+def test_split_is_idefics3s(shape, most):
+    """Theirs enlarges every picture to a fixed longest side; ours takes the tiles that it fills,
+    so theirs is told that side. Theirs scales with Lanczos by default; ours is bicubic."""
+    size = 24
+    policy = ImagePolicy("split", size, MEAN, STD, max_tiles=most)
+    rows, columns = policy.grid(*shape)
+    assert rows * columns <= most
+    theirs = Idefics3ImageProcessorPil(
+        size={"longest_edge": size * max(rows, columns)},
+        max_image_size={"longest_edge": size},
+        resample=3,
+        return_row_col_info=True,
+    )
+    given = theirs(noise(*shape), return_tensors="np", image_mean=MEAN, image_std=STD)
+    found = (given["rows"][0][0], given["cols"][0][0])
+    assert found == ((rows, columns) if rows * columns > 1 else (0, 0))
+    ours = policy.stack(noise(*shape))
+    np.testing.assert_allclose(ours, given["pixel_values"][0], atol=2e-6)
+
+
+def test_split_takes_as_many_tiles_as_the_picture_fills():
+    assert split_grid(20, 10, 24, 4) == (1, 1)
+    assert split_grid(48, 48, 24, 4) == (2, 2)
+    assert split_grid(480, 480, 24, 4) == (2, 2)
+    assert split_grid(480, 480, 24, 3) == (1, 1)
+    assert split_grid(480, 100, 24, 4) == (1, 4)
+    assert split_grid(100, 480, 24, 64) == (16, 4)
+
+
+def test_grids_to_choose_from():
+    assert candidates(1) == ((1, 1),)
+    assert candidates(4) == ((1, 2), (2, 1), (1, 3), (3, 1), (1, 4), (2, 2), (4, 1))
+    assert best_grid(1000, 500, candidates(4), 24) == (1, 2)
+    assert best_grid(500, 1000, candidates(4), 24) == (2, 1)
+    assert best_grid(100, 10, candidates(4), 24) == (1, 4)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 40), st.integers(40, 500))
+def test_native_keeps_the_shape_in_whole_units(width, height, unit, longest):
+    policy = ImagePolicy("native", longest, MEAN, STD, unit=unit)
+    rows, columns = policy.grid(width, height)
+    assert rows >= 1 and columns >= 1
+    assert max(rows, columns) * unit <= max(longest, unit)
+    scale = min(1, longest / max(width, height))
+    assert abs(rows * unit - height * scale) <= unit
+    assert abs(columns * unit - width * scale) <= unit
+
+
+def test_native_pixels_are_the_picture_where_it_fits():
+    policy = ImagePolicy("native", 64, (0.0,) * 3, (1.0,) * 3, unit=8)
+    pixels = policy.stack(noise(40, 24))
+    expected = np.asarray(noise(40, 24), dtype=np.float32).transpose(2, 0, 1)[None] / 255
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+    assert policy.stack(noise(300, 40)).shape == (1, 3, 8, 64)
+
+
+@pytest.mark.parametrize("policy", ["anyres", "split"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_second_encoder_sees_the_same_parts(policy, shape):
+    first = ImagePolicy(policy, 24, MEAN, STD)
+    second = ImagePolicy(policy, 32, MEAN, STD)
+    image = noise(*shape).resize((shape[0] * 2, shape[1] * 2))
+    grid = first.grid(*image.size)
+    a, b = first.views(image, grid), second.views(image, grid)
+    assert len(a) == len(b) and {view.size for view in b} == {(32, 32)}
+    for one, other in zip(a, b, strict=True):
+        low = [np.asarray(view.resize((4, 4), Image.Resampling.BOX), int) for view in (one, other)]
+        assert abs(low[0] - low[1]).max() < 40
+
+
+sides, places = st.integers(1, 3000), st.floats(-500, 3500)
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(POLICIES), st.integers(1, 512), sides, sides, places, places, places, places)
+def test_boxes_come_back_through_every_policy(policy, size, width, height, x0, y0, x1, y1):
+    image_policy = ImagePolicy(policy, size, MEAN, STD, unit=min(14, size))
+    box = (x0, y0, x1, y1)
+    framed = image_policy.to_frame(box, width, height)
+    np.testing.assert_allclose(
+        image_policy.from_frame(framed, width, height), box, rtol=1e-6, atol=1e-5
+    )
+    if policy in ("anyres", "split", "native"):
+        assert image_policy.to_frame((0, 0, width, height), width, height) == (0, 0, 1, 1)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(POLICIES), st.integers(1, 70), st.integers(1, 70), st.integers(1, 9))
+def test_any_shape_becomes_the_views_that_its_size_promises(policy, width, height, most):
+    image_policy = ImagePolicy(policy, 8, MEAN, STD, max_tiles=most, unit=4)
+    stack = image_policy.stack(noise(width, height))
+    rows, columns = image_policy.grid(width, height)
+    views = {"anyres": rows * columns + 1, "split": rows * columns + (rows * columns > 1)}
+    shape = (4 * rows, 4 * columns) if policy == "native" else (8, 8)
+    assert stack.shape == (views.get(policy, 1), 3, *shape)
+    assert stack.dtype == np.float32 and np.isfinite(stack).all()
+
+
+def test_the_size_of_a_file_needs_no_decoding(tmp_path):
+    for turn in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        path = tmp_path / f"{turn}.jpg"
+        noise(30, 20).save(path, exif=exif)
+        source = file_source(path)
+        assert source.measure() == source.load().size == image_size(source)
+
+    def fail() -> None:
+        raise AssertionError("decoded")
+
+    known = ImageSource("here", "a new key", fail, lambda: (3, 4))
+    assert image_size(known) == image_size(known) == (3, 4)
+
+
+def test_the_size_of_a_broken_file_says_what_is_wrong(tmp_path):
+    from lucida.core.errors import DataError
+
+    path = tmp_path / "page.jpg"
+    path.write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(DataError, match="web page"):
+        image_size(file_source(path))
