@@ -7,35 +7,52 @@ import pytest
 
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
+from lucida.eval.asking import Said
 
 TASKS = ["caption", "attribute", "boxes", "presence", "comparison"]
 
 
-def knowing(share):
-    """Ask and read-box functions of a model that is right that often, and what it was asked."""
-    asked = []
+class Knowing:
+    """An answerer that is right that often with pictures, hardly ever without; it remembers what it
+    was asked as (id, pictures shown)."""
 
-    def ask(examples):
-        outputs = []
-        for example in examples:
-            asked.append(example.id)
+    ways = ("generate", "likelihood")
+
+    def __init__(self, share, identity=None):
+        self.share = share
+        self.identity = identity or {"share": share}
+        self.asked = []
+
+    def stream(self, examples, way, max_new_tokens):
+        for index, example in enumerate(examples):
+            self.asked.append((example.id, len(example.sample.images)))
+            share = self.share if example.sample.images else 0.1
             right = random.Random(example.id).random() < share
-            if example.box is not None:
-                outputs.append(json.dumps(example.box if right else [0, 0, 1]))
+            if way == "likelihood":
+                numbers = [
+                    -1.0 if (candidate in example.answers) == right else -2.0
+                    for candidate in example.candidates
+                ]
+                best = example.candidates[numbers.index(max(numbers))]
+                likelihoods = {
+                    "whole": numbers,
+                    "first": numbers[::-1],
+                    "normalised": numbers,
+                }
+                yield index, Said(best, {"likelihoods": likelihoods})
+            elif example.box is not None:
+                yield index, Said(json.dumps(example.box if right else [0, 0, 1]))
             else:
-                outputs.append(f" {example.answers[0].upper()}" if right else "nonsense")
-        return outputs
+                yield index, Said(f" {example.answers[0].upper()}" if right else "nonsense")
 
-    def read_box(text, width, height):
+    def read_box(self, text, width, height):
         box = json.loads(text)
         return tuple(box) if len(box) == 4 else None
-
-    return ask, read_box, asked
 
 
 def make_run(folder, **evaluation):
     run = RunFolder(folder).prepare()
-    values = {"tasks": TASKS, "limit": 40, "samples": 200} | evaluation
+    values = {"tasks": TASKS, "limit": 40, "samples": 200, "baselines": []} | evaluation
     changes = [f"evaluation.{name}={json.dumps(value)}" for name, value in values.items()]
     run.write_recipe(load_recipe("mini", changes))
     (folder / "config.json").write_text("{}")
@@ -49,16 +66,16 @@ def make_run(folder, **evaluation):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run that knows 80% of the answers, a blind one 30%; `asked` holds the ids per folder."""
+    """A run that knows 80% of the answers, a blind one 30%; `asked` holds what each was asked."""
     folder = tmp_path / "run"
     made = make_run(folder)
     make_run(folder / "blind")
     made.asked = {}
 
-    def load_asker(path, max_new_tokens):
-        ask, read_box, asked = knowing(0.3 if path.name == "blind" else 0.8)
-        made.asked.setdefault(path.name, []).append(asked)
-        return ask, read_box
+    def load_answerer(path):
+        answerer = Knowing(0.3 if path.name == "blind" else 0.8)
+        made.asked.setdefault(path.name, []).append(answerer.asked)
+        return answerer
 
-    monkeypatch.setattr("lucida.eval.run.load_asker", load_asker)
+    monkeypatch.setattr("lucida.eval.run.load_answerer", load_answerer)
     return made

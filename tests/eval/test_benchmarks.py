@@ -7,7 +7,7 @@ import pytest
 from lucida.data.boxes import format_box
 from lucida.data.policies import ImagePolicy
 from lucida.data.sources.world import WorldSource
-from lucida.eval.asking import box_reader
+from lucida.eval.answerers.lucida_model import LucidaAnswerer
 from lucida.eval.benchmark import Example
 from lucida.eval.benchmarks import BENCHMARKS, WORLD, benchmark
 
@@ -63,7 +63,7 @@ def test_the_true_box_written_in_bins_is_a_hit(name):
     task = benchmark("boxes")
     examples = task.examples(200)
     processor = SimpleNamespace(coordinate_bins=32, image_policy=policy)
-    read = box_reader(processor)
+    read = LucidaAnswerer(None, processor).read_box
     written = [format_box(policy.to_frame(e.box, *e.size), 32) for e in examples]
     parsed = [task.parse(e, text, read) for e, text in zip(examples, written, strict=True)]
     assert sum(task.scores(examples, parsed)) == 200

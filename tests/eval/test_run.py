@@ -7,7 +7,8 @@ import pytest
 from lucida.core.errors import LucidaError, RunError
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.gallery import gallery, predictions
-from lucida.eval.run import evaluate_run, weights_hash
+from lucida.eval.run import evaluate_run
+from lucida.eval.store import weights_hash
 
 
 def rows(run, task):
@@ -39,7 +40,9 @@ def test_results_hold_score_interval_blind_and_chance(run):
 def test_predictions_say_what_was_asked_answered_and_true(run):
     evaluate_run(run.path)
     for row in rows(run, "attribute"):
-        assert set(row) == {"id", "kind", "prompt", "output", "parsed", "truth", "score"}
+        assert list(row) == [
+            "id", "kind", "cluster", "prompt", "output", "parsed", "truth", "score"
+        ]  # fmt: skip
     by_id = {row["id"]: row for row in rows(run, "attribute")}
     example = benchmark("attribute").examples(40)[7]
     row = by_id[example.id]

@@ -1,81 +1,111 @@
-"""Putting many questions to a model, those about the same pictures together whatever their task."""
+"""Putting many questions to a model: who answers, in what order, and what comes back.
+
+    jobs (task, variant, examples) ──by pictures──▶ chunks ──Answerer.stream──▶ (job, example, Said)
+
+Whatever answers (a Lucida run, a transformers model, an endpoint) is an `Answerer`. Answers are
+handed on as they come, so that each can be written down before the next is awaited.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from lucida.core.progress import Progress
-from lucida.eval.benchmark import Example, ReadBox
-from lucida.eval.metrics.boxes import Box
-
-if TYPE_CHECKING:
-    from lucida.model.processing import LucidaProcessor
-    from lucida.model.vlm import LucidaModel
+from lucida.eval.benchmark import Benchmark, Example, ReadBox, Way
+from lucida.eval.ranks import share
 
 CHUNK = 512
-"""Questions between two writes of the predictions; more when they share their pictures."""
-
-Ask = Callable[[Sequence[Example]], list[str]]
-Asked = tuple[str, Example]
-"""A task's name and one of its examples."""
+"""Questions that are handed over at once; more when they share their pictures."""
 
 
-def asker(model: LucidaModel, processor: LucidaProcessor, max_new_tokens: int) -> Ask:
-    """Greedy answers to examples; questions of one picture share its prefix, each alone with it."""
-    from lucida.model.decode import greedy
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came back for one example. `details` is stored beside it (likelihoods of candidates).
 
-    def ask(examples: Sequence[Example]) -> list[str]:
-        return greedy(model, processor, [e.sample for e in examples], max_new_tokens)
+    `failed` says why nothing came back: then `output` is empty, it is scored as it stands, counted
+    apart, and asked again the next time.
+    """
 
-    return ask
-
-
-def box_reader(processor: LucidaProcessor) -> ReadBox:
-    """Reads the boxes that this model writes: bins of its square back to pixels of the picture."""
-    from lucida.data.boxes import parse_box
-
-    def read(text: str, width: int, height: int) -> Box | None:
-        framed = parse_box(text.strip(), processor.coordinate_bins)
-        return framed and processor.image_policy.from_frame(framed, width, height)
-
-    return read
+    output: str
+    details: Mapping[str, object] = field(default_factory=dict)
+    failed: str | None = None
 
 
-def load_asker(folder: Path, max_new_tokens: int) -> tuple[Ask, ReadBox]:
-    """The two, of the trained model in a run folder, on the best device there is."""
-    from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
+class Answerer(Protocol):
+    """Whatever answers examples.
 
-    model, processor = load(folder, choose_device())
-    return asker(model, processor, max_new_tokens), box_reader(processor)
+    identity    JSON values that name the model; stored answers of another identity are not used
+    ways        how it can be asked
+    read_box    reads the boxes that it writes
+    """
+
+    identity: Mapping[str, object]
+    ways: tuple[Way, ...]
+    read_box: ReadBox
+
+    def stream(
+        self, examples: Sequence[Example], way: Way, max_new_tokens: int
+    ) -> Iterator[tuple[int, Said]]:
+        """(index of the example, what it said), each exactly once, in any order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Examples of one task to be asked in one way, and where the answers go (`key`)."""
+
+    key: str
+    task: Benchmark
+    way: Way
+    examples: Sequence[Example]
 
 
 def answers(
-    wanted: Mapping[str, Sequence[Example]], ask: Ask, label: str
-) -> Iterator[tuple[str, Example, str]]:
-    """Task, example and output of everything wanted, as the outputs come.
+    jobs: Sequence[Job], answerer: Answerer, max_new_tokens: int, label: str
+) -> Iterator[tuple[Job, Example, Said]]:
+    """What is said to every example of every job, as it comes.
 
     The order is that of the pictures: tasks that ask about the same pictures share the work of
-    looking at them. It does not change an answer, because no question sees another.
+    looking at them. It does not change an answer, because no question sees another. Of several
+    processes (torchrun) each asks its share.
     """
-    pairs = [(name, example) for name, examples in wanted.items() for example in examples]
-    pairs.sort(key=pictures)
-    with Progress(label, len(pairs), "question") as progress:
-        for chunk in chunks(pairs):
-            outputs = ask([example for _, example in chunk])
-            for (name, example), output in zip(chunk, outputs, strict=True):
-                yield name, example, output
-            progress.advance(len(chunk))
+    groups: dict[tuple[Way, int], list[tuple[Job, Example]]] = defaultdict(list)
+    for job in jobs:
+        limit = job.task.max_new_tokens or max_new_tokens
+        groups[job.way, limit] += [(job, example) for example in job.examples]
+    chosen = {
+        setting: share(sorted(pairs, key=pictures), pictures) for setting, pairs in groups.items()
+    }
+    with Progress(label, sum(map(len, chosen.values())), "question") as progress:
+        for (way, limit), pairs in chosen.items():
+            for chunk in chunks(pairs):
+                asked = [example for _, example in chunk]
+                for index, said in answerer.stream(asked, way, limit):
+                    job, example = chunk[index]
+                    if way == "generate":
+                        said = Said(stopped(said.output, job.task.stop), said.details, said.failed)
+                    yield job, example, said
+                    progress.advance()
 
 
-def pictures(asked: Asked) -> tuple[str, ...]:
+def stopped(output: str, stop: Sequence[str]) -> str:
+    """The output up to the first of the texts at which it ends.
+
+    Worked example: `stopped("red\\nQuestion: and", ["\\nQuestion:"])` is "red".
+    """
+    ends = [output.find(text) for text in stop if text in output]
+    return output[: min(ends)] if ends else output
+
+
+def pictures(pair: tuple[Job, Example]) -> tuple[str, ...]:
     """What identifies the pictures of a question."""
-    return tuple(source.key for source in asked[1].sample.images)
+    return tuple(source.key for source in pair[1].sample.images)
 
 
-def chunks(pairs: Sequence[Asked]) -> Iterable[Sequence[Asked]]:
+def chunks(pairs: Sequence[tuple[Job, Example]]) -> Iterator[Sequence[tuple[Job, Example]]]:
     """Runs of at least `CHUNK` questions; those about the same pictures stay together."""
     start = 0
     for end in range(1, len(pairs) + 1):

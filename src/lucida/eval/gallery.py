@@ -1,20 +1,25 @@
 """Held-out pictures with what was asked, what the model said and what is true.
 
-For people to look at: examples are shown in the order of the benchmark, one per picture, and never
-chosen by how they came out.
+For people to look at. `gallery` shows examples in the order of the benchmark, one per picture, and
+never chosen by how they came out; `extremes` shows the worst and the best, and says so.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from lucida.core.runs import JsonLines
-from lucida.eval.benchmark import Example
+from lucida.core.runs import JsonLines, RunFolder
+from lucida.core.spec import EvaluationSpec
+from lucida.eval.benchmark import Benchmark, Example
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.metrics.boxes import Box
+
+TARGET = "target.json"
+"""In the folder of an evaluated model that is no run: what it is, and the evaluation's values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +48,60 @@ def gallery(folder: Path, task: str, count: int = 8, skip: int = 0) -> list[Shot
 
     `skip` passes over that many pictures first (the tasks of the miniature world share pictures).
     """
-    rows = {row["id"]: row for row in predictions(folder, task).read() if "score" in row}
+    pairs = answered(folder, task)
     blind = {row["id"]: row for row in predictions(folder / "blind", task).read()}
-    firsts: dict[str, Example] = {}
-    for example in benchmark(task).examples(len(rows)):
-        if example.id in rows:
-            firsts.setdefault(example.cluster, example)
+    firsts: dict[str, tuple[Example, dict]] = {}
+    for example, row in pairs:
+        firsts.setdefault(example.cluster, (example, row))
     shown = list(firsts.values())
     shown = shown[skip:] + shown[:skip]
-    return [_shot(example, rows[example.id], blind.get(example.id)) for example in shown[:count]]
+    return [_shot(example, row, blind.get(example.id)) for example, row in shown[:count]]
+
+
+def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[Shot]]:
+    """The worst and the best answers of a task, one per picture; empty when all score alike.
+
+    Among equal scores the benchmark's order decides. No example is in both.
+    """
+    pairs = answered(folder, task)
+    blind = {row["id"]: row for row in predictions(folder / "blind", task).read()}
+    sign = 1 if evaluated_benchmark(folder, task).higher_is_better else -1
+    ranked = sorted(pairs, key=lambda pair: sign * pair[1]["score"])
+    if not ranked or ranked[0][1]["score"] == ranked[-1][1]["score"]:
+        return [], []
+    middle = (ranked[0][1]["score"] + ranked[-1][1]["score"]) / 2
+    found: list[list[Shot]] = []
+    top = sorted(pairs, key=lambda pair: -sign * pair[1]["score"])
+    for order, low in ((ranked, True), (top, False)):
+        firsts: dict[str, tuple[Example, dict]] = {}
+        for example, row in order:
+            if (sign * row["score"] < sign * middle) == low:
+                firsts.setdefault(example.cluster, (example, row))
+        chosen = list(firsts.values())[:count]
+        found.append([_shot(example, row, blind.get(example.id)) for example, row in chosen])
+    return found[0], found[1]
+
+
+def answered(folder: Path, task: str) -> list[tuple[Example, dict]]:
+    """The examples of a task that have a score in this folder, in order, with their rows."""
+    rows = {row["id"]: row for row in predictions(folder, task).read() if "score" in row}
+    examples = evaluated_benchmark(folder, task).examples(len(rows))
+    return [(example, rows[example.id]) for example in examples if example.id in rows]
+
+
+def evaluated_benchmark(folder: Path, task: str) -> Benchmark:
+    """The benchmark as it was asked in this folder: its prompts, its data."""
+    spec = evaluation_of(folder)
+    return benchmark(task.split(".", 1)[0], spec.prompts, spec.data)
+
+
+def evaluation_of(folder: Path) -> EvaluationSpec:
+    """The evaluation of a run's recipe, or of what was evaluated without one."""
+    if (folder / TARGET).is_file():
+        told = json.loads((folder / TARGET).read_text(encoding="utf-8"))
+        return EvaluationSpec.model_validate(told["evaluation"])
+    run = RunFolder(folder)
+    return run.recipe.evaluation
 
 
 def _shot(example: Example, row: dict, blind: dict | None) -> Shot:
@@ -62,7 +112,7 @@ def _shot(example: Example, row: dict, blind: dict | None) -> Shot:
         images=tuple(source.load() for source in example.sample.images),
         question=example.question,
         answer=_said(row, is_box),
-        truth="" if is_box else example.answers[0],
+        truth="" if is_box or not example.answers else example.answers[0],
         score=row["score"],
         blind=None if blind is None else _said(blind, is_box),
         found=found,

@@ -19,10 +19,12 @@ from PIL import Image
 from lucida.core.recipe import dump_recipe
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.curve import loss_curve
-from lucida.eval.gallery import Shot, gallery
+from lucida.eval.gallery import TARGET, Shot, extremes, gallery
 
 SHOTS = 8
-"""Pictures per task."""
+"""Pictures per task, as they come."""
+EXTREMES = 4
+"""Of the worst and of the best answers, each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Bar:
     kinds: list[tuple[str, float, int]]
     n: int
     ceiling: float
+    floor: bool
+    notes: list[str]
 
     def place(self, value: float) -> str:
         """Where a score lies on the track, as CSS percent."""
@@ -51,28 +55,46 @@ class Bar:
 def write_report(folder: Path) -> Path:
     """Write RUN/report.html from what stands in the run folder; gives its path."""
     run = RunFolder(folder)
-    recipe, results = run.recipe, run.results
-    tasks = results["tasks"]
+    results = run.results
+    name, description, told = _heading(run)
+    tasks = results.get("tasks", {})
+    keys = {task: values.get("predictions", task) for task, values in tasks.items()}
     page = _template().render(
-        name=recipe.name,
-        description=recipe.description,
+        name=name,
+        description=description,
         facts=_facts(run),
         bars=[_bar(name, task) for name, task in tasks.items()],
         has_blind=any(task["blind"] is not None for task in tasks.values()),
         curve=loss_curve(run.metrics.read()),
         galleries=[
             (
-                name,
-                [_card(shot, tasks[name]["metric"]) for shot in gallery(folder, name, SHOTS, skip)],
+                task,
+                [_card(shot, values["metric"]) for shot in gallery(folder, keys[task], SHOTS, n)],
             )
-            for skip, name in zip(range(0, SHOTS * len(tasks), SHOTS), tasks, strict=True)
+            for n, (task, values) in zip(range(0, SHOTS * len(tasks), SHOTS), tasks.items())
         ],
-        recipe=dump_recipe(recipe),
+        extremes={
+            task: [
+                [_card(shot, values["metric"]) for shot in shots]
+                for shots in extremes(folder, keys[task], EXTREMES)
+            ]
+            for task, values in tasks.items()
+        },
+        recipe=told,
         phases=[(name, seconds) for name, seconds in results.get("seconds", {}).items()],
-        run=folder,
+        run=folder if run.exists else None,
     )
     atomic_write(run.report_file, page)
     return run.report_file
+
+
+def _heading(run: RunFolder) -> tuple[str, str, str]:
+    """Name, description, and the whole recipe or, of a model that is no run, how it was asked."""
+    if run.exists:
+        recipe = run.recipe
+        return recipe.name, recipe.description, dump_recipe(recipe)
+    told = json.loads((run.path / TARGET).read_text(encoding="utf-8"))
+    return told["target"], "", json.dumps(told["evaluation"], indent=2)
 
 
 def _template() -> jinja2.Template:
@@ -95,7 +117,7 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         facts.append(("trained in", duration(seconds["train"])))
     if "evaluate" in seconds:
         facts.append(("evaluated in", duration(seconds["evaluate"])))
-    asked = sum(task["n"] for task in results["tasks"].values())
+    asked = sum(task["n"] for task in results.get("tasks", {}).values())
     facts.append(("held-out questions", f"{asked:,}"))
     for key, label in (("parameters", "parameters"), ("trained_parameters", "trained")):
         if key in results:
@@ -134,7 +156,33 @@ def _bar(name: str, task: dict) -> Bar:
         kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
         n=task["n"],
         ceiling=max(known),
+        floor=bool(task.get("floor")),
+        notes=_notes(task),
     )
+
+
+def _notes(task: dict) -> list[str]:
+    """What else was measured of a task, in words; what was left unanswered comes first."""
+    notes = []
+    if failed := task.get("failed"):
+        notes.append(f"{failed} of {task['n']} questions were never answered and count as empty")
+    if (of := task.get("of")) and of > task["n"]:
+        notes.append(f"{task['n']:,} of its {of:,} examples")
+    for name, row in task.get("baselines", {}).items():
+        gain = row["gain"]["mean"]
+        notes.append(
+            f"pictures {name} {100 * row['score']:.1f} ({100 * gain:+.1f} with them, n {row['n']})"
+        )
+    for way, row in task.get("ways", {}).items():
+        if way != task.get("way"):
+            notes.append(f"by {way} {100 * row['score']:.1f}")
+        for by, score in row.get("by", {}).items():
+            notes.append(f"likeliest by {by} {100 * score:.1f}")
+    for count, row in task.get("shots", {}).items():
+        spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.1f}"
+        notes.append(f"{count}-shot {100 * row['mean']:.1f}{spread} ({len(row['scores'])} seeds)")
+    notes += [f"{name} {value:.4g}" for name, value in task.get("totals", {}).items()]
+    return notes
 
 
 def _card(shot: Shot, metric: str) -> dict:

@@ -1,10 +1,11 @@
 """Ask a model every held-out question, score the answers, and write down how sure the scores are.
 
-    examples ──greedy──▶ outputs, RUN/predictions/TASK.jsonl
+    examples ──Answerer──▶ outputs, FOLDER/predictions/TASK.jsonl
                              │ parse, score, bootstrap
                blind model ──┤ the same examples
+     pictures removed, shuffled ──┤
           chance, majority ──▼
-                         RUN/results.json ──▶ RUN/report.html
+                         FOLDER/results.json ──▶ FOLDER/report.html
 
 Outputs are appended as they come, so an evaluation that was stopped goes on where it was: nothing
 is asked twice of the same weights.
@@ -12,36 +13,47 @@ is asked twice of the same weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import RunError
-from lucida.core.runs import JsonLines, RunFolder, atomic_write
-from lucida.eval.asking import answers, asker, box_reader, load_asker
-from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
+from lucida.core.runs import RunFolder, atomic_write
+from lucida.eval.answerers.lucida_model import LucidaAnswerer, load_answerer
+from lucida.eval.asking import Answerer, Job, answers
+from lucida.eval.benchmark import Benchmark
 from lucida.eval.benchmarks import benchmark
-from lucida.eval.gallery import predictions
+from lucida.eval.few_shot import spread
+from lucida.eval.gallery import TARGET
+from lucida.eval.ranks import rank, wait_for_all
 from lucida.eval.report import write_report
-from lucida.eval.statistics import Interval, bootstrap, paired
+from lucida.eval.retention import measure_run, require
+from lucida.eval.store import Answered, Store, weights_hash
+from lucida.eval.summary import beside, by_likelihood, judge, mean, short, summarise
+from lucida.eval.variant import Variant
+from lucida.eval.wanted import Options, Wanted
 
 if TYPE_CHECKING:
+    from lucida.core.spec import EvaluationSpec
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What one model said to the examples of one benchmark, and what that is worth."""
+@dataclass(slots=True)
+class Asked:
+    """What one model said to everything that was wanted, and how it is read."""
 
-    outputs: list[str]
-    parsed: list[Parsed]
-    scores: list[float]
+    found: dict[tuple[str, Variant], tuple[Job, Answered]]
+    answerer: Answerer
+    same: bool
+    """Whether the stored answers were already this model's."""
+
+    def of(self, task: Benchmark) -> dict[Variant, tuple[Job, Answered]]:
+        """The variants of one task, the one that gives its score first."""
+        return {variant: pair for (name, variant), pair in self.found.items() if name == task.name}
 
 
 def evaluate(
@@ -59,56 +71,195 @@ def evaluate(
     largest number of examples per task, `samples` the bootstrap resamples behind an interval.
     """
     started = time.monotonic()
-    ask, read_box = asker(model, processor, max_new_tokens), box_reader(processor)
-    loaded = [benchmark(name) for name in tasks]
-    wanted = {task.name: task.examples(limit) for task in loaded}
-    outputs = {(n, e.id): output for n, e, output in answers(wanted, ask, "evaluate")}
+    answerer = LucidaAnswerer(model, processor)
+    jobs = []
+    for task in map(benchmark, tasks):
+        variant = Variant(task.ways[0])
+        jobs.append(Job(variant.key(task), task, variant.way, task.examples(limit)))
+    said = {job.key: {} for job in jobs}
+    for job, example, one in answers(jobs, answerer, max_new_tokens, "evaluate"):
+        said[job.key][example.id, example.question] = one
     summaries = {}
-    for task in loaded:
-        examples = wanted[task.name]
-        said = [outputs[task.name, example.id] for example in examples]
-        answered = judge(task, examples, said, read_box)
-        summaries[task.name] = summarise(task, examples, answered, None, samples, seed)
+    for job in jobs:
+        answered = judge(job.task, job.examples, said[job.key], answerer.read_box)
+        summaries[job.task.name] = summarise(job.task, job.examples, answered, None, samples, seed)
     return {"tasks": summaries, "seconds": {"evaluate": time.monotonic() - started}}
 
 
 def evaluate_run(
-    folder: Path | str, tasks: Iterable[str] | None = None, limit: int | None = None
+    folder: Path | str,
+    tasks: Iterable[str] | None = None,
+    limit: int | None = None,
+    options: Options | None = None,
 ) -> dict:
     """Evaluate a trained run folder; writes predictions/, results.json and report.html there.
 
     `tasks` and `limit` default to the recipe's. Where RUN/blind is a trained run it is asked the
-    same questions and stands beside every score. Gives what results.json holds.
+    same questions and stands beside every score. Gives what results.json holds. RunError, after
+    everything is written, when the recipe's `evaluation.retention` is not met.
     """
     run = RunFolder(folder)
-    spec = run.recipe.evaluation
-    names = list(tasks) if tasks is not None else list(spec.tasks)
-    if not names:
-        raise RunError(
-            "there is no task to evaluate", origin=run.recipe_file, remedy="name tasks to evaluate"
-        )
-    loaded = [benchmark(name) for name in names]  # an unknown name stops here, before any asking
-    limit = spec.limit if limit is None else limit
+    recipe = run.recipe
+    spec = recipe.evaluation
+    wanted = Wanted.of(spec, tasks, limit, options or Options(), run.recipe_file)
+    if recipe.model.vision is None:
+        wanted = replace(wanted, baselines=())
     results = run.results
     seconds = results.setdefault("seconds", {})
-    sighted, same = _ask_run(run, loaded, limit, seconds, "evaluate")
-    blind_run = RunFolder(run.path / "blind")
-    blind = None
+    sighted = ask(run.path, wanted, load_answerer, run_identity(run), seconds)
+    blind_run, blind = RunFolder(run.path / "blind"), None
     if is_trained(blind_run.path):
-        blind, _ = _ask_run(blind_run, loaded, limit, seconds, "evaluate_blind")
-    summaries = results.get("tasks", {}) if same else {}
-    for task in loaded:
-        other = blind[task.name].scores if blind else None
-        examples = task.examples(limit)
-        summaries[task.name] = summarise(
-            task, examples, sighted[task.name], other, spec.samples, run.recipe.seed
-        )
-    results["tasks"] = summaries
-    _training_seconds(run, "train", seconds)
-    _training_seconds(blind_run, "train_blind", seconds)
-    run.write_results(results)
-    write_report(run.path)
+        identity = run_identity(blind_run)
+        blind = ask(blind_run.path, wanted, load_answerer, identity, seconds, "evaluate_blind")
+    if rank() == 0:
+        collect(results, run.path, wanted, sighted, blind, recipe.seed)
+        _training_seconds(run, "train", seconds)
+        _training_seconds(blind_run, "train_blind", seconds)
+        if spec.retention is not None:
+            results["retention"] = measure_run(run)
+        run.write_results(results)
+        write_report(run.path)
+    wait_for_all()
+    results = run.results
+    if spec.retention is not None:
+        require(results["retention"], run.path)
     return results
+
+
+def evaluate_target(
+    target: str,
+    load: Callable[[Path], Answerer],
+    folder: Path,
+    spec: EvaluationSpec,
+    tasks: Iterable[str],
+    limit: int | None = None,
+    options: Options | None = None,
+) -> dict:
+    """The same for a model that is no run: `load` makes its answerer, all is written to `folder`.
+
+    `folder`/target.json says what was asked and how. Gives what results.json holds.
+    """
+    wanted = Wanted.of(spec, tasks, limit, options or Options(), target)
+    run = RunFolder(folder)
+    if run.exists:
+        raise RunError(
+            "this folder holds a run; answers of another model would mix with its own",
+            origin=folder,
+            remedy="name another folder with --out DIR",
+        )
+    results = run.results
+    seconds = results.setdefault("seconds", {})
+    said = ask(folder, wanted, load, None, seconds)
+    if rank() == 0:
+        told = {"target": target, "evaluation": spec.model_dump(mode="json")}
+        atomic_write(folder / TARGET, json.dumps(told, indent=2) + "\n")
+        collect(results, folder, wanted, said, None, 0)
+        run.write_results(results)
+        write_report(folder)
+    wait_for_all()
+    return run.results
+
+
+def run_identity(run: RunFolder) -> dict[str, object]:
+    """What the stored answers of a run belong to."""
+    tokens = run.recipe.evaluation.max_new_tokens
+    return {"weights": weights_hash(run.path), "max_new_tokens": tokens}
+
+
+def ask(
+    folder: Path,
+    wanted: Wanted,
+    load: Callable[[Path], Answerer],
+    identity: Mapping[str, object] | None,
+    seconds: dict,
+    phase: str = "evaluate",
+) -> Asked:
+    """Everything one model says, asked now or read back. `identity` None is the answerer's own. A
+    blind model (phase evaluate_blind) is asked only what gives the scores."""
+    started = time.monotonic()
+    jobs = wanted.jobs(scores_only=phase == "evaluate_blind")
+    store = Store(folder)
+    with store.writing():
+        answerer = load(folder)
+        for _, job in jobs:
+            if job.way not in answerer.ways:
+                raise RunError(
+                    f"this model cannot be asked {job.task.name} that way",
+                    expected=" or ".join(answerer.ways),
+                    given=job.way,
+                    remedy="choose another --protocol, or leave the task out",
+                )
+        tokens = wanted.spec.max_new_tokens
+        same = store.settle(identity or {**answerer.identity, "max_new_tokens": tokens})
+        label = phase.replace("_", " ")
+        said, count = store.ask([job for _, job in jobs], answerer, tokens, label)
+        found = {}
+        for variant, job in jobs:
+            answered = judge(
+                job.task, job.examples, said[job.key], answerer.read_box, variant.think
+            )
+            found[job.task.name, variant] = job, answered
+            if rank() == 0:
+                store.write_scores(job, answered)
+    if count or phase not in seconds:  # a rerun that only reads back does not hide the true cost
+        seconds[phase] = time.monotonic() - started
+    return Asked(found, answerer, same)
+
+
+def collect(
+    results: dict, folder: Path, wanted: Wanted, sighted: Asked, blind: Asked | None, seed: int
+) -> None:
+    """Put the numbers of everything that was asked into `results`; those of other tasks stay when
+    they are of the same weights."""
+    earlier = results.get("tasks", {}) if sighted.same else {}
+    summaries = dict(earlier)
+    for task in wanted.tasks:
+        variants = sighted.of(task)
+        (main, (job, answered)), *_ = variants.items()
+        if task.judged:
+            name, text = task.answers_file(job.examples, answered.outputs, folder.name)
+            atomic_write(folder / "answers" / name, text)
+            results.setdefault("answers", {})[task.name] = f"answers/{name}"
+            continue
+        other = blind.found[task.name, main][1].scores if blind else None
+        summary = summarise(task, job.examples, answered, other, wanted.spec.samples, seed) | {
+            "way": main.way,
+            "predictions": job.key,
+        }
+        summary |= extras(task, variants, sighted, wanted.spec.samples, seed)
+        before = earlier.get(task.name, {})
+        for name in ("ways", "shots"):
+            if both := before.get(name, {}) | summary[name]:
+                summary[name] = both
+        summaries[task.name] = summary
+    results["tasks"] = summaries
+
+
+def extras(
+    task: Benchmark,
+    variants: Mapping[Variant, tuple[Job, Answered]],
+    asked: Asked,
+    samples: int,
+    seed: int,
+) -> dict[str, dict]:
+    """What stands beside a task's score: other ways to ask, baselines, demonstrations."""
+    (main, (_, answered)), *_ = variants.items()
+    ways, baselines, shots = {}, {}, {}
+    for variant, (job, said) in variants.items():
+        if variant.pictures != "shown":
+            row = beside(answered.scores, said, job.examples, samples, seed)
+            baselines[variant.pictures] = row
+        elif variant.shots:
+            row = shots.setdefault(str(variant.shots), {"n": len(said.scores), "by_seed": []})
+            row["by_seed"].append(mean(said.scores))
+        else:
+            ways[variant.way] = short(said, job.examples, samples, seed)
+            if variant.way == "likelihood":
+                read_box = asked.answerer.read_box
+                ways[variant.way]["by"] = by_likelihood(task, job.examples, said, read_box)
+    for row in shots.values():
+        row |= spread(row.pop("by_seed"))
+    return {"ways": ways, "baselines": baselines, "shots": shots}
 
 
 def _training_seconds(run: RunFolder, phase: str, seconds: dict) -> None:
@@ -121,160 +272,3 @@ def _training_seconds(run: RunFolder, phase: str, seconds: dict) -> None:
 def is_trained(folder: Path) -> bool:
     """Whether the folder holds a run whose training ended."""
     return (folder / "recipe.yaml").is_file() and (folder / "config.json").is_file()
-
-
-def summarise(
-    task: Benchmark,
-    examples: Sequence[Example],
-    answered: Answered,
-    blind: Sequence[float] | None,
-    samples: int,
-    seed: int,
-) -> dict:
-    """The numbers of one task, as results.json holds them; scores are shares (1 is everything
-    right).
-
-    score, interval, n, clusters, metric; chance and majority (guessing); blind, blind_interval
-    and gain (score minus blind, paired) when there is a blind model, else null; kinds (the same
-    score per kind of question); malformed (outputs that could not be read, scored 0).
-    """
-    clusters = [example.cluster for example in examples]
-    total = bootstrap(answered.scores, clusters, samples, seed)
-    guesses = task.guesses(examples)
-    other = bootstrap(blind, clusters, samples, seed) if blind is not None else None
-    gain = paired(answered.scores, blind, clusters, samples, seed) if blind is not None else None
-    return {
-        "score": total.mean,
-        "interval": [total.low, total.high],
-        "n": total.n,
-        "clusters": total.clusters,
-        "metric": task.metric,
-        "chance": _mean(guesses.chance),
-        "majority": _mean(guesses.majority),
-        "blind": other.mean if other else None,
-        "blind_interval": [other.low, other.high] if other else None,
-        "gain": _difference(gain),
-        "kinds": _kinds(examples, answered.scores, blind, samples, seed),
-        "malformed": sum(value is None for value in answered.parsed),
-    }
-
-
-def judge(
-    task: Benchmark, examples: Sequence[Example], outputs: Sequence[str], read_box: ReadBox
-) -> Answered:
-    """Outputs with what they say and their scores."""
-    parsed = [task.parse(e, o, read_box) for e, o in zip(examples, outputs, strict=True)]
-    return Answered(list(outputs), parsed, task.scores(examples, parsed))
-
-
-def _ask_run(
-    run: RunFolder, tasks: Sequence[Benchmark], limit: int | None, seconds: dict, phase: str
-) -> tuple[dict[str, Answered], bool]:
-    """Everything one run folder's model says, asked now or read back; True when its weights are
-    those of an earlier evaluation."""
-    started = time.monotonic()
-    tokens = run.recipe.evaluation.max_new_tokens
-    same = _settle(run, tokens)
-    files = {task.name: predictions(run.path, task.name) for task in tasks}
-    examples = {task.name: task.examples(limit) for task in tasks}
-    known = {name: _known(file) for name, file in files.items()}
-    missing = {
-        name: [e for e in examples[name] if (e.id, e.question) not in known[name]] for name in files
-    }
-    ask, read_box = load_asker(run.path, tokens)
-    if asked := sum(map(len, missing.values())):
-        for name, example, output in answers(missing, ask, phase.replace("_", " ")):
-            known[name][example.id, example.question] = output
-            row = {"id": example.id, "prompt": example.question, "output": output}
-            files[name].append(row)
-    answered = {}
-    for task in tasks:
-        outputs = [known[task.name][e.id, e.question] for e in examples[task.name]]
-        answered[task.name] = judge(task, examples[task.name], outputs, read_box)
-        _write_scores(files[task.name], examples[task.name], answered[task.name])
-    if asked or phase not in seconds:  # a rerun that only reads back does not hide the true cost
-        seconds[phase] = time.monotonic() - started
-    return answered, same
-
-
-def _known(file: JsonLines) -> dict[tuple[str, str], str]:
-    """The outputs that were written already, by example and question."""
-    return {(row["id"], row["prompt"]): row["output"] for row in file.read()}
-
-
-def _write_scores(file: JsonLines, examples: Sequence[Example], answered: Answered) -> None:
-    """Replace the file by full rows; rows of examples beyond today's limit stay."""
-    rows = {row["id"]: row for row in file.read()}
-    judged = zip(examples, answered.outputs, answered.parsed, answered.scores, strict=True)
-    for example, output, parsed, score in judged:
-        rows[example.id] = {
-            "id": example.id,
-            "kind": example.kind,
-            "prompt": example.question,
-            "output": output,
-            "parsed": parsed,
-            "truth": list(example.box) if example.box is not None else list(example.answers),
-            "score": score,
-        }
-    atomic_write(file.path, "".join(json.dumps(row) + "\n" for row in rows.values()))
-
-
-def _settle(run: RunFolder, max_new_tokens: int) -> bool:
-    """Whether stored predictions come from these weights; those that do not are removed."""
-    folder = run.path / "predictions"
-    file = folder / "settings.json"
-    settings = {"weights": weights_hash(run.path), "max_new_tokens": max_new_tokens}
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings:
-        return True
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    atomic_write(file, json.dumps(settings, indent=2) + "\n")
-    return False
-
-
-def weights_hash(folder: Path) -> str:
-    """The content of all weight files of a model folder, as 16 hex digits."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise RunError(
-            "there is no trained model in this run folder",
-            expected="*.safetensors",
-            origin=folder,
-            remedy="`lucida train` on the same folder finishes the run",
-        )
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _kinds(
-    examples: Sequence[Example],
-    scores: Sequence[float],
-    blind: Sequence[float] | None,
-    samples: int,
-    seed: int,
-) -> dict[str, dict]:
-    """Score, interval, number and blind score for each kind of question, in order of the name."""
-    rows = {}
-    for kind in sorted({example.kind for example in examples}):
-        places = [i for i, example in enumerate(examples) if example.kind == kind]
-        clusters = [examples[i].cluster for i in places]
-        part = bootstrap([scores[i] for i in places], clusters, samples, seed)
-        rows[kind] = {
-            "score": part.mean,
-            "interval": [part.low, part.high],
-            "n": part.n,
-            "blind": None if blind is None else _mean([blind[i] for i in places]),
-        }
-    return rows
-
-
-def _difference(gain: Interval | None) -> dict | None:
-    return gain and {"mean": gain.mean, "interval": [gain.low, gain.high]}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

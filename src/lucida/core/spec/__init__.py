@@ -6,7 +6,7 @@ explained and hashed is in `lucida.core.recipe`.
 """
 
 from lucida.core.spec.data import LlavaSourceSpec, MixtureSpec, SourceSpec, WorldSourceSpec
-from lucida.core.spec.evaluation import EvaluationSpec
+from lucida.core.spec.evaluation import EvaluationSpec, RetentionSpec
 from lucida.core.spec.model import (
     CrossAttentionSpec,
     LanguageSpec,
@@ -72,6 +72,7 @@ __all__ = [
     "QFormerProjectorSpec",
     "Rate",
     "Recipe",
+    "RetentionSpec",
     "SourceSpec",
     "Spec",
     "StageSpec",

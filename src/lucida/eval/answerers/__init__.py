@@ -1,0 +1,1 @@
+"""Who answers: a Lucida model, a transformers model, an endpoint."""

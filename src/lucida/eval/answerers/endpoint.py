@@ -1,0 +1,221 @@
+"""A model behind an OpenAI-compatible address, as an answerer.
+
+    http://host/v1 --model NAME ──POST /chat/completions, several at a time──▶ answers as they come
+
+Pictures go as base64 PNG in data URLs. Timeouts, 429, 5xx, broken connections, cut or damaged
+answers are tried again with a growing pause (or the one that `Retry-After` names); what was done is
+counted. A question that fails to the end is reported with its reason and does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import http.client
+import io
+import json
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from lucida.core.errors import ModelError
+from lucida.core.progress import say
+from lucida.data.sample import ImageSource
+from lucida.eval.answerers.transformers_model import messages
+from lucida.eval.answerers.written_box import read_written_box
+from lucida.eval.asking import Said
+from lucida.eval.benchmark import Example, Way
+from lucida.eval.metrics.boxes import Box
+
+AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+"""Answers of a server that are worth asking again."""
+REFUSED = {"HTTP 401", "HTTP 403", "HTTP 404"}
+"""Answers that every other question would get too."""
+KEY = "OPENAI_API_KEY"
+"""The environment variable that holds the key, where one is needed."""
+
+
+class Unanswered(Exception):
+    """One attempt came to nothing; `pause` is what the server asks to wait."""
+
+    def __init__(self, reason: str, kind: str, again: bool = True, pause: float | None = None):
+        super().__init__(reason)
+        self.kind, self.again, self.pause = kind, again, pause
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often. Pauses double from `pause` up to `longest` seconds, and vary by a
+    half so that many clients do not come back at once."""
+
+    timeout: float = 120.0
+    attempts: int = 6
+    pause: float = 1.0
+    longest: float = 60.0
+
+    def before(self, attempt: int, wanted: float | None) -> float:
+        """Seconds before attempt number `attempt` (1 is the first repetition)."""
+        if wanted is not None:
+            return min(wanted, self.longest)
+        return min(self.longest, self.pause * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+
+class EndpointAnswerer:
+    """Answers of a server; generation only, as likelihoods of chosen texts are not offered."""
+
+    ways: tuple[Way, ...] = ("generate",)
+
+    def __init__(
+        self, address: str, model: str, at_once: int = 8, patience: Patience | None = None
+    ) -> None:
+        self.address = address.rstrip("/") + "/chat/completions"
+        self.model = model
+        self.at_once = at_once
+        self.patience = patience or Patience()
+        self.identity = {"endpoint": address.rstrip("/"), "model": model}
+        self.troubles: Counter[str] = Counter()
+        """What went wrong and was tried again, by kind."""
+        self._lock = threading.Lock()
+
+    def stream(
+        self, examples: Sequence[Example], way: Way, max_new_tokens: int
+    ) -> Iterator[tuple[int, Said]]:
+        """Answers in the order in which they arrive."""
+        if way != "generate":
+            raise ModelError(
+                "an endpoint writes answers; it gives no likelihoods of chosen ones",
+                given=way,
+                origin=self.address,
+                remedy="use --protocol generate",
+            )
+        before = Counter(self.troubles)
+        pool = ThreadPoolExecutor(self.at_once)
+        try:
+            waiting = {
+                pool.submit(self.ask, example, max_new_tokens): index
+                for index, example in enumerate(examples)
+            }
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if new := self.troubles - before:
+            listed = ", ".join(f"{kind} {count} times" for kind, count in sorted(new.items()))
+            say(f"{self.address}: {listed}")
+
+    def ask(self, example: Example, max_new_tokens: int) -> Said:
+        """One question, until it is answered or patience ends."""
+        body = {
+            "model": self.model,
+            "messages": self.messages(example),
+            "max_tokens": max_new_tokens,
+            "temperature": 0,
+            "stream": False,
+        }
+        reason = ""
+        for attempt in range(self.patience.attempts):
+            try:
+                return Said(self._once(json.dumps(body).encode()))
+            except Unanswered as problem:
+                reason = str(problem)
+                with self._lock:
+                    self.troubles[problem.kind] += 1
+                if problem.kind in REFUSED:
+                    raise ModelError(
+                        f"the endpoint refuses: {reason}",
+                        origin=self.address,
+                        remedy=f"check the address, --model and the key in {KEY}",
+                    ) from problem
+                if not problem.again:
+                    break
+                if attempt + 1 < self.patience.attempts:
+                    time.sleep(self.patience.before(attempt + 1, problem.pause))
+        return Said("", failed=reason)
+
+    def messages(self, example: Example) -> list[dict[str, Any]]:
+        """The sample as this interface wants it."""
+        pictures = iter(example.sample.images)
+        written = messages(example.sample)
+        for message in written:
+            message["content"] = [
+                {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+                if part["type"] == "image"
+                else part
+                for part in message["content"]
+            ]
+            if message["role"] != "user":
+                message["content"] = "".join(part["text"] for part in message["content"])
+        return written
+
+    def _once(self, body: bytes) -> str:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.address, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.patience.timeout) as response:
+                return content(response.read())
+        except urllib.error.HTTPError as problem:
+            told = problem.read(300).decode("utf-8", "replace").strip()
+            pause = retry_after(problem.headers.get("Retry-After"))
+            raise Unanswered(
+                f"HTTP {problem.code}: {told}",
+                f"HTTP {problem.code}",
+                problem.code in AGAIN,
+                pause,
+            ) from problem
+        except TimeoutError as problem:
+            raise Unanswered("no answer in time", "timeout") from problem
+        except http.client.HTTPException as problem:  # the connection ended inside the answer
+            raise Unanswered(f"the answer was cut: {problem!r}", "cut answer") from problem
+        except OSError as problem:
+            late = isinstance(getattr(problem, "reason", None), TimeoutError)
+            kind = "timeout" if late else "broken connection"
+            raise Unanswered(f"{kind}: {problem}", kind) from problem
+
+    def read_box(self, text: str, width: int, height: int) -> Box | None:
+        """Four numbers in words, as shares of the picture, of 1000, or in pixels."""
+        return read_written_box(text, width, height)
+
+
+def content(answer: bytes) -> str:
+    """What the first choice of an answer says; Unanswered when there is none."""
+    try:
+        message = json.loads(answer)["choices"][0]["message"]
+        said = message["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as problem:
+        start = answer[:80].decode("utf-8", "replace")
+        raise Unanswered(f"the answer is damaged: {start!r}", "damaged answer") from problem
+    if isinstance(said, list):  # some servers answer in parts
+        said = "".join(part.get("text", "") for part in said if isinstance(part, dict))
+    return said if isinstance(said, str) else ""  # null: the model chose to say nothing
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a server asks to wait, given as seconds or as a date; None when it does not."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
+
+
+def data_url(source: ImageSource) -> str:
+    """A picture inside an address: PNG, which keeps every pixel."""
+    stream = io.BytesIO()
+    source.load().save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

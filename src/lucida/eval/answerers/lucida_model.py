@@ -1,0 +1,86 @@
+"""A Lucida model as an answerer: pictures once, shared prompts once, candidates as branches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lucida.eval.asking import Said
+from lucida.eval.benchmark import Example, Way
+from lucida.eval.metrics.boxes import Box
+
+if TYPE_CHECKING:
+    from lucida.eval.likelihood import Likelihood
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+LIKELIHOODS = ("whole", "first", "normalised")
+"""What candidates can be compared by; the first decides."""
+
+
+class LucidaAnswerer:
+    """Greedy answers, likelihoods and losses of a model in memory."""
+
+    ways: tuple[Way, ...] = ("generate", "likelihood", "loss")
+
+    def __init__(
+        self, model: LucidaModel, processor: LucidaProcessor, identity: dict | None = None
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.identity = identity or {}
+
+    def stream(
+        self, examples: Sequence[Example], way: Way, max_new_tokens: int
+    ) -> Iterator[tuple[int, Said]]:
+        """Answers as batches are done."""
+        if way == "generate":
+            from lucida.model.decode import stream
+
+            samples = [example.sample for example in examples]
+            for index, text in stream(self.model, self.processor, samples, max_new_tokens):
+                yield index, Said(text)
+        elif way == "likelihood":
+            from lucida.eval.likelihood import stream
+
+            samples = [example.sample for example in examples]
+            candidates = [example.candidates for example in examples]
+            for index, found in stream(self.model, self.processor, samples, candidates):
+                yield index, chosen(candidates[index], found)
+        else:
+            from lucida.eval.loss import document_losses
+
+            samples = [example.sample for example in examples]
+            for index, (nats, tokens) in document_losses(self.model, self.processor, samples):
+                yield index, Said(json.dumps({"nats": nats, "tokens": tokens}))
+
+    def read_box(self, text: str, width: int, height: int) -> Box | None:
+        """A box in bins of the square that the model sees, in pixels of the picture."""
+        from lucida.data.boxes import parse_box
+
+        framed = parse_box(text.strip(), self.processor.coordinate_bins)
+        return framed and self.processor.image_policy.from_frame(framed, width, height)
+
+
+def chosen(candidates: Sequence[str], found: Sequence[Likelihood]) -> Said:
+    """The candidate whose whole answer is likeliest (of several the first), and all the numbers."""
+    numbers = {name: [getattr(one, name) for one in found] for name in LIKELIHOODS}
+    return Said(candidates[best(numbers["whole"])], {"likelihoods": numbers})
+
+
+def best(numbers: Sequence[float]) -> int:
+    """The place of the largest number."""
+    return int(np.argmax(numbers))
+
+
+def load_answerer(folder: Path) -> LucidaAnswerer:
+    """The trained model of a run folder, on the best device there is."""
+    from lucida.model.checkpoint import load
+    from lucida.train.precision import choose_device
+
+    model, processor = load(folder, choose_device())
+    return LucidaAnswerer(model, processor)

@@ -1,0 +1,130 @@
+"""Demonstrations before the question, and the suites of tasks that are asked with them.
+
+    0 shots   <image> Q? ▁
+    2 shots   <image> Q? A.  <image> Q? A.  <image> Q? ▁
+
+Demonstrations come from the training split, are drawn anew for every question and every seed, stand
+in order with their pictures before them, and nothing of them is trained on. The spread over seeds
+says how much the choice of demonstrations matters.
+
+Reference: Alayrac et al., Flamingo, 2022, arXiv 2204.14198, appendix A.2; Lin et al., VILA, 2023,
+arXiv 2312.07533, table 5 (OKVQA, TextVQA, COCO and Flickr30k with 0 and 4 shots).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lucida.core.errors import RunError
+from lucida.data.sample import BoxPart, ImagePart, Part, Sample, Turn
+from lucida.eval.benchmark import Benchmark, Example
+
+POOL = 500
+"""Examples of the training split that demonstrations are drawn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Tasks asked with several numbers of demonstrations, as one table."""
+
+    tasks: tuple[str, ...]
+    shots: tuple[int, ...]
+    seeds: int = 3
+
+
+SUITES = {
+    "vila-fewshot": Suite(("okvqa", "textvqa", "coco-captions", "flickr30k"), (0, 4)),
+    "world-fewshot": Suite(("attribute", "reading", "counting", "caption"), (0, 4)),
+}
+"""VILA's four tasks, and their twins in the miniature world."""
+
+
+def demonstrated(
+    task: Benchmark, examples: Sequence[Example], count: int, seed: int
+) -> list[Example]:
+    """Each example with `count` demonstrations before it. RunError without a training split."""
+    pool = task.train_examples(POOL)
+    if len(pool) <= count:
+        raise RunError(
+            f"{task.name} has too few training examples for {count} demonstrations",
+            expected=f"more than {count}",
+            given=len(pool),
+            remedy="ask it without demonstrations (--shots 0)",
+        )
+    return [with_shots(example, chosen(pool, example, count, seed)) for example in examples]
+
+
+def chosen(pool: Sequence[Example], example: Example, count: int, seed: int) -> list[Example]:
+    """`count` demonstrations for one example: the same for the same seed and id, whatever else is
+    asked; none shows a picture of the question."""
+    digest = hashlib.blake2b(f"{seed}|{example.id}".encode(), digest_size=8).digest()
+    order = np.random.default_rng(int.from_bytes(digest)).permutation(len(pool))
+    own = {source.key for source in example.sample.images}
+    found: list[Example] = []
+    for place in order:
+        shown = {source.key for source in pool[place].sample.images}
+        if not shown & own:
+            found.append(pool[place])
+            if len(found) == count:
+                return found
+    raise RunError(
+        "too few training examples show other pictures than the question",
+        expected=count,
+        given=len(found),
+        origin=example.id,
+    )
+
+
+def with_shots(example: Example, shots: Sequence[Example]) -> Example:
+    """One conversation: each demonstration's pictures, question and answer, then the question."""
+    images, turns = [], []
+    for each in [*shots, example]:
+        first = len(images)
+        images += each.sample.images
+        own = [*each.sample.stem, *each.sample.branches[0]]
+        turns += [Turn(turn.role, tuple(moved(part, first) for part in turn.parts)) for turn in own]
+        if each is not example:
+            turns.append(Turn("assistant", (moved(answer(each), first),)))
+    sample = Sample(example.sample.origin, tuple(images), (), (tuple(turns),))
+    return replace(example, sample=sample, question=written(turns))
+
+
+def answer(example: Example) -> Part:
+    """What a demonstration answers."""
+    if example.box is not None:
+        return BoxPart(example.image, *map(float, example.box))
+    return example.answer
+
+
+def moved(part: Part, first: int) -> Part:
+    """The part in a sample whose pictures begin `first` later."""
+    if isinstance(part, ImagePart | BoxPart):
+        return replace(part, index=part.index + first)
+    return part
+
+
+def written(turns: Sequence[Turn]) -> str:
+    """A conversation for the record: a line for each turn, `<image>` for a picture."""
+    lines = []
+    for turn in turns:
+        words = []
+        for part in turn.parts:
+            if isinstance(part, ImagePart):
+                words.append("<image>")
+            elif isinstance(part, BoxPart):
+                words.append(f"({part.x0:.0f}, {part.y0:.0f}, {part.x1:.0f}, {part.y1:.0f})")
+            else:
+                words.append(part)
+        lines.append(f"{turn.role}: {''.join(words)}")
+    return "\n".join(lines)
+
+
+def spread(scores: Sequence[float]) -> dict:
+    """Mean and standard deviation (of a sample, n - 1) over seeds; one score has no deviation."""
+    values = np.asarray(scores, dtype=np.float64)
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "sd": deviation, "scores": values.tolist()}

@@ -1,0 +1,131 @@
+"""How much plain text a language model forgot by training, and whether that is too much.
+
+    recipe's language model ──text──▶ before ┐
+    trained model           ──text──▶ after  ┴▶ loss = share lost ──▶ at most `max_loss`?
+
+Reference: Lin et al., VILA, 2023, arXiv 2312.07533, section 3.4 (text-only instructions keep MMLU).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lucida.core.errors import RunError
+from lucida.core.runs import RunFolder
+from lucida.core.spec import Recipe, RetentionSpec
+
+if TYPE_CHECKING:
+    from lucida.eval.benchmark import Benchmark
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+
+def perplexity(model: LucidaModel, processor: LucidaProcessor, file: Path | str) -> float:
+    """Perplexity per token of a UTF-8 text file, read in pieces of about 2,000 characters."""
+    from lucida.data.sample import Sample, Turn
+    from lucida.eval.benchmarks.perplexity import PIECE, pieces
+    from lucida.eval.loss import document_losses
+
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RunError(
+            f"the text of evaluation.retention cannot be read: {problem}",
+            origin=file,
+            remedy="give the path of a UTF-8 text file",
+        ) from problem
+    samples = [
+        Sample(f"{file}: piece {number}", branches=((Turn("text", (piece,)),),))
+        for number, piece in enumerate(pieces(text, PIECE), start=1)
+    ]
+    if not samples:
+        raise RunError("the text of evaluation.retention is empty", origin=file)
+    losses = [loss for _, loss in document_losses(model, processor, samples)]
+    nats, tokens = sum(n for n, _ in losses), sum(t for _, t in losses)
+    return math.exp(min(700.0, nats / tokens))
+
+
+def text_score(model: LucidaModel, processor: LucidaProcessor, spec: RetentionSpec) -> float:
+    """The number that is compared: the perplexity of the file, or the benchmark's score."""
+    if spec.file is not None:
+        return perplexity(model, processor, spec.file)
+    from lucida.eval.run import evaluate
+
+    return evaluate(model, processor, [spec.task], spec.limit, samples=100)["tasks"][spec.task][
+        "score"
+    ]
+
+
+def lost(before: float, after: float, higher_is_better: bool) -> float:
+    """The share that was lost; negative when training helped.
+
+    Worked example: perplexity 20 before and 22 after lost 0.1; a score of 0.5 before and 0.4 after
+    lost 0.2.
+    """
+    if before == 0:
+        return 0.0 if higher_is_better else math.inf
+    change = (before - after) / before
+    return change if higher_is_better else -change
+
+
+def compared(spec: RetentionSpec, before: float, after: float) -> dict:
+    """What results.json holds about it."""
+    better = False if spec.file is not None else _task(spec).higher_is_better
+    share = lost(before, after, better)
+    return {
+        "of": spec.file or spec.task,
+        "measure": "score" if spec.file is None else "perplexity per token",
+        "before": before,
+        "after": after,
+        "lost": share,
+        "max_loss": spec.max_loss,
+        "kept": share <= spec.max_loss,
+    }
+
+
+def before_training(recipe: Recipe) -> float:
+    """The number of the recipe's language model as it was before any stage."""
+    from lucida.model.checkpoint import build
+
+    blind = recipe.model.model_copy(update={"vision": None})
+    model, processor = build(blind)
+    return text_score(model, processor, recipe.evaluation.retention)
+
+
+def measure_run(run: RunFolder) -> dict:
+    """Before against after for a trained run whose recipe asks for it; the number before is kept in
+    results.json and measured once."""
+    from lucida.model.checkpoint import load
+    from lucida.train.precision import choose_device
+
+    recipe = run.recipe
+    spec = recipe.evaluation.retention
+    known = run.results.get("retention", {})
+    before = known.get("before") if known.get("of") == (spec.file or spec.task) else None
+    if before is None:
+        before = before_training(recipe)
+    model, processor = load(run.path, choose_device())
+    return compared(spec, before, text_score(model, processor, spec))
+
+
+def require(found: Mapping[str, object], origin: object) -> None:
+    """RunError when more was lost than the recipe allows."""
+    if not found["kept"]:
+        raise RunError(
+            f"training cost the language model too much text ({found['measure']} of {found['of']}: "
+            f"{found['before']:.4g} before, {found['after']:.4g} after)",
+            expected=f"at most {found['max_loss']:.1%} lost",
+            given=f"{found['lost']:.1%}",
+            origin=origin,
+            remedy="add text-only data, lower the language model's learning rate, or raise "
+            "evaluation.retention.max_loss",
+        )
+
+
+def _task(spec: RetentionSpec) -> Benchmark:
+    from lucida.eval.benchmarks import benchmark
+
+    return benchmark(spec.task)

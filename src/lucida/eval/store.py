@@ -1,0 +1,188 @@
+"""What a model said, on disk: one row for each question, appended as it comes.
+
+    FOLDER/predictions/settings.json   whose answers these are
+                       TASK.jsonl      asked the usual way; TASK.VARIANT.jsonl otherwise
+                       rank1/…         of another process, until the first one gathers them
+
+A killed evaluation goes on where it was: a row is on its way to the disk before the next answer is
+awaited, and what has a row is not asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lucida.core.errors import RunError
+from lucida.core.locking import sole_writer
+from lucida.core.runs import JsonLines, atomic_write, plain
+from lucida.eval.asking import Answerer, Job, Said, answers
+from lucida.eval.benchmark import Benchmark, Example, Parsed
+from lucida.eval.ranks import rank, wait_for_all, world
+
+ROW = ("id", "prompt", "output")
+"""What a row must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one model said to the examples of one benchmark, and what that is worth."""
+
+    outputs: list[str]
+    parsed: list[Parsed]
+    scores: list[float]
+    details: list[Mapping[str, object]]
+    failed: int = 0
+
+
+class Store:
+    """The predictions of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "predictions"
+
+    def file(self, key: str) -> JsonLines:
+        """The rows of one task and variant."""
+        return JsonLines(self.folder / f"{key}.jsonl")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """No other process writes this one's files meanwhile."""
+        with sole_writer(self._own):
+            yield
+
+    @property
+    def _own(self) -> Path:
+        return self.folder / f"rank{rank()}" if rank() else self.folder
+
+    def settle(self, identity: Mapping[str, object]) -> bool:
+        """Whether stored answers come from this model; those that do not are removed."""
+        file = self.folder / "settings.json"
+        settings = plain(dict(identity))
+        same = file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings
+        if rank() == 0 and not same:
+            for old in self.folder.glob("*.jsonl"):
+                old.unlink()
+            for old in self.folder.glob("rank*"):
+                shutil.rmtree(old)
+            atomic_write(file, json.dumps(settings, indent=2) + "\n")
+        wait_for_all()
+        return same
+
+    def known(
+        self, key: str, task: Benchmark, examples: Sequence[Example]
+    ) -> dict[tuple[str, str], Said]:
+        """The answers that are stored already, by example and prompt.
+
+        RunError: a row that lacks something, a question answered twice, an example that the
+        benchmark does not have.
+        """
+        said: dict[tuple[str, str], Said] = {}
+        for file in [self.file(key), *self._of_ranks(key)]:
+            for number, row in enumerate(file.read(), start=1):
+                if any(not isinstance(row.get(name), str) for name in ROW):
+                    raise _wrong(file, f"row {number} is no prediction", ", ".join(ROW), list(row))
+                name = row["id"], row["prompt"]
+                if name in said:
+                    raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
+                details = {"likelihoods": row["likelihoods"]} if "likelihoods" in row else {}
+                said[name] = Said(row["output"], details)
+        ids = {example.id for example in examples}
+        unknown = {name for name, _ in said} - ids
+        if unknown:
+            unknown -= {example.id for example in task.examples()}
+        if unknown:
+            raise _wrong(
+                self.file(key), f"{task.name} has no such example", "its ids", sorted(unknown)[:3]
+            )
+        return said
+
+    def ask(
+        self, jobs: Sequence[Job], answerer: Answerer, max_new_tokens: int, label: str
+    ) -> tuple[dict[str, dict[tuple[str, str], Said]], int]:
+        """Everything that is said to these jobs, read back or asked now, by key; and how many were
+        asked now, by this process."""
+        known = {job.key: self.known(job.key, job.task, job.examples) for job in jobs}
+        wait_for_all()  # everybody has read before anybody writes
+        missing = [
+            Job(j.key, j.task, j.way, [e for e in j.examples if _name(e) not in known[j.key]])
+            for j in jobs
+        ]
+        own = {job.key: JsonLines(self._own / f"{job.key}.jsonl") for job in jobs}
+        asked = 0
+        for job, example, said in answers(missing, answerer, max_new_tokens, label):
+            asked += 1
+            if said.failed is not None:
+                known[job.key][_name(example)] = said
+                continue
+            row = {"id": example.id, "prompt": example.question, "output": said.output}
+            own[job.key].append(row | dict(said.details))
+            known[job.key][_name(example)] = said
+        wait_for_all()
+        if world() > 1:
+            for job in jobs:
+                failed = {n: s for n, s in known[job.key].items() if s.failed is not None}
+                known[job.key] = failed | self.known(job.key, job.task, job.examples)
+        return known, asked
+
+    def _of_ranks(self, key: str) -> list[JsonLines]:
+        return [JsonLines(path) for path in sorted(self.folder.glob(f"rank*/{key}.jsonl"))]
+
+    def write_scores(self, job: Job, answered: Answered) -> None:
+        """Replace the file by full rows; rows of examples beyond today's limit stay."""
+        file = self.file(job.key)
+        rows = {row["id"]: row for each in [file, *self._of_ranks(job.key)] for row in each.read()}
+        for place, example in enumerate(job.examples):
+            if example.id not in rows:
+                continue  # it failed; without a row it is asked again
+            rows[example.id] = {
+                "id": example.id,
+                "kind": example.kind,
+                "cluster": example.cluster,
+                "prompt": example.question,
+                "output": answered.outputs[place],
+                "parsed": answered.parsed[place],
+                "truth": list(example.answers) if example.box is None else list(example.box),
+                "score": answered.scores[place],
+                **answered.details[place],
+            }
+        text = "".join(json.dumps(plain(row)) + "\n" for row in rows.values())
+        atomic_write(file.path, text)
+        for each in self._of_ranks(job.key):
+            each.path.unlink()
+
+
+def _name(example: Example) -> tuple[str, str]:
+    return example.id, example.question
+
+
+def _wrong(file: JsonLines, what: str, expected: object, given: object) -> RunError:
+    return RunError(
+        f"this file of predictions cannot be used: {what}",
+        expected=expected,
+        given=given,
+        origin=file.path,
+        remedy="delete the file; its questions are then asked again",
+    )
+
+
+def weights_hash(folder: Path) -> str:
+    """The content of all weight files of a model folder, as 16 hex digits."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise RunError(
+            "there is no trained model in this run folder",
+            expected="*.safetensors",
+            origin=folder,
+            remedy="`lucida train` on the same folder finishes the run",
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,170 @@
+"""From outputs to the numbers of one task: score, interval, guesses, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lucida.core.errors import RunError
+from lucida.eval.asking import Said
+from lucida.eval.benchmark import Benchmark, Example, ReadBox
+from lucida.eval.statistics import Interval, bootstrap, paired
+from lucida.eval.store import Answered
+from lucida.eval.variant import conclusion
+
+
+def judge(
+    task: Benchmark,
+    examples: Sequence[Example],
+    said: Mapping[tuple[str, str], Said],
+    read_box: ReadBox,
+    think: bool = False,
+) -> Answered:
+    """Outputs with what they say and their scores. RunError when an example has no output."""
+    found = []
+    for example in examples:
+        one = said.get((example.id, example.question))
+        if one is None:
+            raise RunError(
+                "an example has no output, so there is no score over all of them",
+                expected=f"{len(examples)} outputs of {task.name}",
+                given=f"none for {example.id}",
+                remedy="run the same command again; only what is missing is asked",
+            )
+        found.append(one)
+    outputs = [one.output for one in found]
+    texts = [conclusion(text) for text in outputs] if think else outputs
+    parsed = [task.parse(e, text, read_box) for e, text in zip(examples, texts, strict=True)]
+    failed = sum(one.failed is not None for one in found)
+    if task.judged:
+        scores = []
+    else:
+        scores = task.scores(examples, parsed)
+        if len(scores) != len(examples):
+            raise RunError(
+                f"{task.name} gave another number of scores than there are examples",
+                expected=len(examples),
+                given=len(scores),
+            )
+    return Answered(outputs, parsed, scores, [one.details for one in found], failed)
+
+
+def summarise(
+    task: Benchmark,
+    examples: Sequence[Example],
+    answered: Answered,
+    blind: Sequence[float] | None,
+    samples: int,
+    seed: int,
+) -> dict:
+    """The numbers of one task, as results.json holds them; scores are shares (1 is everything
+    right).
+
+    score, interval, n, clusters, metric; chance and majority (guessing); blind, blind_interval
+    and gain (score minus blind, paired) when there is a blind model, else null; kinds (the same
+    score per kind of question); malformed (outputs that could not be read, scored 0); failed
+    (questions that were never answered, scored as empty outputs); floor (the score is not surely
+    above what guessing gives); of (how many examples the whole benchmark has); totals (the named
+    totals that papers print).
+    """
+    clusters = [example.cluster for example in examples]
+    total = bootstrap(answered.scores, clusters, samples, seed)
+    guesses = task.guesses(examples)
+    other = bootstrap(blind, clusters, samples, seed) if blind is not None else None
+    gain = paired(answered.scores, blind, clusters, samples, seed) if blind is not None else None
+    guess = max(guesses.chance, guesses.majority, key=mean)
+    above = paired(answered.scores, guess, clusters, samples, seed)
+    return {
+        "score": total.mean,
+        "interval": [total.low, total.high],
+        "n": total.n,
+        "of": task.count,
+        "clusters": total.clusters,
+        "metric": task.metric,
+        "prompts": task.prompts,
+        "chance": mean(guesses.chance),
+        "majority": mean(guesses.majority),
+        "floor": above.low <= 0 if task.higher_is_better else above.high >= 0,
+        "blind": other.mean if other else None,
+        "blind_interval": [other.low, other.high] if other else None,
+        "gain": difference(gain),
+        "kinds": kinds(examples, answered.scores, blind, samples, seed),
+        "malformed": sum(value is None for value in answered.parsed),
+        "failed": answered.failed,
+        "totals": dict(task.summary(examples, answered.parsed, answered.scores)),
+        "headline": task.headline,
+    }
+
+
+def by_likelihood(
+    task: Benchmark, examples: Sequence[Example], answered: Answered, read_box: ReadBox
+) -> dict[str, float]:
+    """The score when candidates are compared by their first token, the whole answer, and per token.
+
+    Where two candidates begin with the same token the first of them is taken for `first`.
+    """
+    from lucida.eval.answerers.lucida_model import LIKELIHOODS, best
+
+    scores = {}
+    for name in LIKELIHOODS:
+        parsed = []
+        for example, details in zip(examples, answered.details, strict=True):
+            numbers = details.get("likelihoods")
+            chosen = example.candidates[best(numbers[name])] if numbers else ""
+            parsed.append(task.parse(example, chosen, read_box))
+        scores[name] = mean(task.scores(examples, parsed))
+    return scores
+
+
+def short(
+    answered: Answered, examples: Sequence[Example], samples: int, seed: int
+) -> dict[str, object]:
+    """Score, interval and number alone, for what stands beside a task's own score."""
+    clusters = [example.cluster for example in examples]
+    total = bootstrap(answered.scores, clusters, samples, seed)
+    return {"score": total.mean, "interval": [total.low, total.high], "n": total.n}
+
+
+def beside(
+    own: Sequence[float],
+    answered: Answered,
+    examples: Sequence[Example],
+    samples: int,
+    seed: int,
+) -> dict[str, object]:
+    """A baseline on the first of a task's examples, and how much better the task's own scores of
+    the same examples are."""
+    clusters = [example.cluster for example in examples]
+    gain = paired(own[: len(examples)], answered.scores, clusters, samples, seed)
+    return short(answered, examples, samples, seed) | {"gain": difference(gain)}
+
+
+def kinds(
+    examples: Sequence[Example],
+    scores: Sequence[float],
+    blind: Sequence[float] | None,
+    samples: int,
+    seed: int,
+) -> dict[str, dict]:
+    """Score, interval, number and blind score for each kind of question, in order of the name."""
+    rows = {}
+    for kind in sorted({example.kind for example in examples}):
+        places = [i for i, example in enumerate(examples) if example.kind == kind]
+        clusters = [examples[i].cluster for i in places]
+        part = bootstrap([scores[i] for i in places], clusters, samples, seed)
+        rows[kind] = {
+            "score": part.mean,
+            "interval": [part.low, part.high],
+            "n": part.n,
+            "blind": None if blind is None else mean([blind[i] for i in places]),
+        }
+    return rows
+
+
+def difference(gain: Interval | None) -> dict | None:
+    """A paired difference as results hold it."""
+    return gain and {"mean": gain.mean, "interval": [gain.low, gain.high]}
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one number."""
+    return sum(values) / len(values)

@@ -1,0 +1,100 @@
+"""Everything that one evaluation asks: tasks, ways, baselines, demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lucida.core.errors import RunError
+from lucida.core.spec import EvaluationSpec
+from lucida.eval.asking import Job
+from lucida.eval.benchmark import Benchmark, Way
+from lucida.eval.benchmarks import benchmark
+from lucida.eval.variant import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How tasks are asked beyond the recipe's evaluation.
+
+    protocols   ways to ask (generate, likelihood, loss); empty takes each task's usual one. The
+                first that a task has gives its score, others stand beside it.
+    shots       numbers of demonstrations, each over `seeds` seeds
+    think       ask for reasoning before the answer; what it ends with is scored
+    """
+
+    protocols: tuple[Way, ...] = ()
+    shots: tuple[int, ...] = ()
+    seeds: int = 3
+    think: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Everything that one evaluation asks."""
+
+    tasks: tuple[Benchmark, ...]
+    limit: int | None
+    options: Options
+    baselines: tuple[str, ...]
+    spec: EvaluationSpec
+
+    @classmethod
+    def of(
+        cls,
+        spec: EvaluationSpec,
+        tasks: Iterable[str] | None,
+        limit: int | None,
+        options: Options,
+        origin: object,
+    ) -> Wanted:
+        """The recipe's evaluation with what was asked for; mistakes stop before any asking."""
+        names = list(dict.fromkeys(spec.tasks if tasks is None else tasks))
+        if not names:
+            raise RunError(
+                "there is no task to evaluate", origin=origin, remedy="name tasks to evaluate"
+            )
+        loaded = tuple(benchmark(name, spec.prompts, spec.data) for name in names)
+        for task in loaded:
+            if options.protocols and not set(options.protocols) & set(task.ways):
+                raise RunError(
+                    f"the task {task.name} cannot be asked that way",
+                    expected=" or ".join(task.ways),
+                    given=" and ".join(options.protocols),
+                    remedy="choose another --protocol, or leave the task out",
+                )
+        chosen = spec.limit if limit is None else limit
+        return cls(loaded, chosen, options, tuple(spec.baselines), spec)
+
+    def ways(self, task: Benchmark) -> list[Way]:
+        """How a task is asked, the way that gives its score first."""
+        if not self.options.protocols:
+            return [task.ways[0]]
+        return [way for way in dict.fromkeys(self.options.protocols) if way in task.ways]
+
+    def variants(self, task: Benchmark) -> list[Variant]:
+        """Every way in which a task is asked; the first gives its score."""
+        ways, think = self.ways(task), self.options.think
+        found = [Variant(way, think=think) for way in ways]
+        if ways[0] != "loss":
+            found += [Variant(ways[0], pictures=each, think=think) for each in self.baselines]
+            for count in self.options.shots:
+                seeds = range(self.options.seeds) if count else ()
+                found += [Variant(ways[0], shots=count, seed=seed, think=think) for seed in seeds]
+        return found
+
+    def jobs(self, scores_only: bool = False) -> list[tuple[Variant, Job]]:
+        """All of it, or what gives the scores only; baselines only where there are pictures."""
+        found = []
+        for task in self.tasks:
+            examples = task.examples(self.limit)
+            seen = any(example.sample.images for example in examples)
+            for variant in self.variants(task)[: 1 if scores_only else None]:
+                asked = examples
+                if variant.pictures != "shown":
+                    if not seen:
+                        continue
+                    asked = examples[: self.spec.baseline_limit]
+                changed = variant.examples(task, asked)
+                found.append((variant, Job(variant.key(task), task, variant.way, changed)))
+        return found
