@@ -114,7 +114,7 @@ def mixed(parts, folder) -> dict:
         {},
         {"batch": {"samples": 5, "accumulate": 2}},
         {"batch": {"samples": 4, "checkpointing": "full"}},
-        {"train": {}, "lora": {"rate": 1e-2, "rank": 2, "targets": ["language", "vision"]}},
+        {"train": {}, "lora": {"rate": 1e-3, "rank": 2, "targets": ["language", "vision"]}},
     ],
     ids=["packed", "accumulated", "computed-again", "adapters"],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fake_vlm import FakeVLM, fake_tokens, lay
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lucida.data.sample import IGNORED
 from lucida.train import objective
@@ -82,6 +83,31 @@ def test_chunks_change_nothing(size):
     whole.backward()
     torch.testing.assert_close(found, whole)
     torch.testing.assert_close(mine, [hidden.grad, head.weight.grad])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operator makes."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, torch.Tensor):
+                self.size = max(self.size, made.numel())
+        return result
+
+
+def test_all_logits_are_never_there_at_once():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(4, 500, bias=False)
+    hidden, target = torch.randn(300, 4, requires_grad=True), torch.randint(500, (300,))
+    sizes = {}
+    for rows in (10, 300):
+        with Largest() as largest:
+            summed_cross_entropy(head, hidden, target, rows).backward()
+        sizes[rows] = largest.size
+    assert sizes == {10: 10 * 500, 300: 300 * 500}
 
 
 def test_statistics_are_fp32_under_bf16_autocast():

@@ -68,6 +68,19 @@ def test_an_idle_pattern_is_refused_with_the_nearest_names(pattern, near):
     assert pattern in str(error.value) and near in str(error.value)
 
 
+def test_quantised_weights_do_not_train_by_themselves():
+    model = Small()
+    packed = torch.zeros(4, 2, dtype=torch.uint8)
+    model.language["layers"][1].weight = nn.Parameter(packed, requires_grad=False)
+    with pytest.raises(
+        RecipeError, match=r"language\.layers\.1\.weight is quantised.*uint8"
+    ) as error:
+        plan_stage(model, {"language": 1e-4}, "stage")
+    assert "lora" in str(error.value)
+    plan = plan_stage(model, {"language": 1e-4, "*.layers": "frozen"}, "stage")
+    apply_plan(model, plan.trained)
+
+
 @pytest.mark.parametrize("rate", [0.0, -1e-4, float("nan"), float("inf")])
 def test_a_learning_rate_is_above_zero(rate):
     with pytest.raises(RecipeError, match="learning rate"):

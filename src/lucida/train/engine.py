@@ -55,15 +55,8 @@ class Engine:
         """Is this the process that writes?"""
         return self.rank == 0
 
-    def place(self, model: nn.Module) -> None:
-        """Spread the model before anything trains; called once for a run."""
-
     def prepare(self, model: nn.Module) -> Loss:
         """The loss of a model whose stage is set: what trains needs gradients, the rest none."""
-        return Objective(model)
-
-    def look(self, model: nn.Module) -> Loss:
-        """The loss for a look without gradients."""
         return Objective(model)
 
     def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
@@ -156,13 +149,13 @@ def choose_engine(spec: EngineSpec) -> Engine:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        if spec.kind in ("ddp", "fsdp"):
-            say(f"engine {spec.kind}: alone; `torchrun --nproc-per-node N -m lucida train …` adds")
+        if spec.kind == "ddp":
+            say("engine ddp: one process; `torchrun --nproc-per-node N -m lucida train …` for more")
         return Engine()
     if spec.kind == "single":
         raise RecipeError(
             "the recipe is for one process",
-            expected="engine.kind auto, ddp or fsdp under torchrun",
+            expected="engine.kind auto or ddp under torchrun",
             given=f"engine.kind=single and {world} processes",
             remedy="start it without torchrun, or set engine.kind=ddp",
         )

@@ -14,6 +14,7 @@ from torch import nn
 
 from lucida.data.sample import Batch
 from lucida.train.engine import Engine
+from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
 from lucida.train.state import random_state, restore_random_state
 
@@ -38,11 +39,10 @@ def validation_loss(
     model: nn.Module, batches: Iterable[Batch], precision: Precision, engine: Engine
 ) -> float:
     """Mean loss per supervised token over the `batches` of all ranks, without dropout."""
-    loss_of = engine.look(model)
     summed, count = 0.0, 0
     with untouched(model), precision.autocast():
         for batch in batches:
-            loss, supervised = loss_of(batch.to(precision.device))
+            loss, supervised = supervised_loss(model, batch.to(precision.device))
             summed += loss.item()
             count += supervised
     summed, count = engine.total(summed, count)

@@ -22,9 +22,9 @@ class BlindSpec(Spec):
 class EngineSpec(Spec):
     """How the steps are computed; none of it changes what they compute, up to rounding."""
 
-    kind: Literal["auto", "single", "ddp", "fsdp"] = "auto"
-    """One process; a whole model on each of several (`ddp`); or the language model cut into shares
-    (`fsdp`). `auto` is ddp under torchrun, else single."""
+    kind: Literal["auto", "single", "ddp"] = "auto"
+    """One process, or a whole model on each of several that torchrun starts (`ddp`). `auto` is ddp
+    under torchrun, else single."""
     compile: bool = False
     """Compile the layers of the language model with torch.compile: slow to begin, then faster,
     chiefly on a GPU. Bits may differ from run to run."""
