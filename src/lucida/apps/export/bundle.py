@@ -187,9 +187,9 @@ def edits(tree: ast.Module, module: str, needs: set[str], names: set[str]) -> It
 def imports(tree: ast.AST, in_function: bool) -> Iterator[tuple[ast.stmt, bool]]:
     """Import statements and blocks for type checkers, with whether a function holds them."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node, in_function
-        elif isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+        if isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        ):
             yield node, in_function
         else:
             inside = in_function or isinstance(node, ast.FunctionDef)

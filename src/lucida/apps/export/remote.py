@@ -118,7 +118,8 @@ def ask_elsewhere(folder: Path, questions: list[Any]) -> list[dict[str, torch.Te
             [sys.executable, "-c", STRANGER, str(folder), str(asked_file), str(answers)],
             capture_output=True,
             text=True,
-            env=os.environ | {"HF_MODULES_CACHE": str(Path(place, "modules")), "HF_HUB_OFFLINE": "1"},
+            env=os.environ
+            | {"HF_MODULES_CACHE": str(Path(place, "modules")), "HF_HUB_OFFLINE": "1"},
             check=False,
         )
         if done.returncode:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lucida.apps.export.template import chat_jinja
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_folder
-from lucida.model.conversion.fits import llava_obstacles
+from lucida.model.conversion.fits import language_obstacles, llava_obstacles
 
 if TYPE_CHECKING:
     from lucida.apps.export.probes import Agreement
@@ -69,8 +69,7 @@ def reasons(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
     config = model.config
     vision = None if model.vision is None else config.vision_config
     found = llava_obstacles(config.model_spec, vision, config.text_config, config.image_size)
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        found.append(f"{type(model.language).__name__} has an output bias: Llava's head has none")
+    found += language_obstacles(model.language)
     try:
         chat_jinja(processor)
     except ModelError as problem:

@@ -5,7 +5,7 @@ No weights are needed, so `lucida plan` answers it before anything is trained.
 
 from __future__ import annotations
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lucida.core.spec import ModelSpec
 from lucida.model.encoders.families import family_of
@@ -89,6 +89,20 @@ def vision_obstacles(
         found.append(
             f"images have {image_size} pixels per side and the encoder's positions {own}: "
             "Llava does not interpolate them"
+        )
+    return found
+
+
+def language_obstacles(language: PreTrainedModel) -> list[str]:
+    """What speaks against it in the language model, which may be on the meta device."""
+    found = []
+    if getattr(language.get_output_embeddings(), "bias", None) is not None:
+        found.append(f"{type(language).__name__} has an output bias: Llava's head has none")
+    tied = language.config.get_text_config().tie_word_embeddings
+    if tied and not hasattr(language.base_model, "embed_tokens"):
+        found.append(
+            f"{type(language).__name__} ties its output matrix to an embedding that is not called "
+            "embed_tokens, which is what Llava ties to"
         )
     return found
 

@@ -1,0 +1,110 @@
+"""Attention of known cost: the products and the saved results of one layer, without any numbers.
+
+The planner runs models on fake tensors. Their attention is replaced by this one, because what a
+kernel computes and keeps depends on the device, and because the lengths of the samples count, which
+a packed row does not show:
+
+    kept for the backward pass    CPU: queries, keys, values, weights     GPU: those without weights
+    backward products             CPU: 4                                  GPU: 5 (scores again)
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "lucida-plan"
+
+
+@dataclass(slots=True)
+class Setting:
+    """length: of the segments that attention is computed in, None for whole rows. weights: whether
+    the attention weights are kept."""
+
+    length: int | None = None
+    weights: bool = False
+
+
+setting = Setting()
+
+
+@contextmanager
+def attending(length: int | None, weights: bool):
+    """Set what attention costs inside the block."""
+    before = setting.length, setting.weights
+    setting.length, setting.weights = length, weights
+    try:
+        yield
+    finally:
+        setting.length, setting.weights = before
+
+
+class Costed(torch.autograd.Function):
+    """Two products forward, four or five backward, and what they keep."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
+        rows, heads, _, size = query.shape
+        shape = (rows, heads, length, length)
+        ctx.shape, ctx.size, ctx.again = shape, size, not setting.weights
+        weights = query.new_empty(rows, heads, length, size) @ query.new_empty(
+            rows, heads, size, length
+        )
+        weights @ query.new_empty(rows, heads, length, size)
+        groups = heads // key.shape[1]
+        if groups > 1:
+            key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        result = query.new_empty(rows, heads, query.shape[2], value.shape[-1])
+        # Copies: the layout gathers the rows of each segment.
+        kept = [query.clone(), key.clone(), value.clone()]
+        ctx.groups = groups
+        ctx.save_for_backward(*kept, weights if setting.weights else result)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        query, key, value, _ = ctx.saved_tensors
+        rows, heads, length, _ = ctx.shape
+        long = query.new_empty(rows, heads, length, ctx.size)
+        square = query.new_empty(ctx.shape)
+        for _ in range(5 if ctx.again else 4):
+            square @ long
+        less = [each[:, :: ctx.groups].clone() for each in (key, value)]
+        return query.new_empty(query.shape), *less, None
+
+
+def planned(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: object,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls."""
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (each.to(dtype) for each in (query, key, value))
+    length = setting.length or query.shape[2]
+    return Costed.apply(query, key, value, length).transpose(1, 2).contiguous(), None
+
+
+def no_mask(*arguments: object, **options: object) -> None:
+    """No mask: it costs nothing that counts."""
+    return
+
+
+AttentionInterface.register(NAME, planned)
+AttentionMaskInterface.register(NAME, no_mask)
+
+
+def plain_loss(head: nn.Module, rows: Tensor, target: Tensor) -> Tensor:
+    """The loss of the supervised rows, with statistics in fp32."""
+    return functional.cross_entropy(head(rows).float(), target, reduction="sum")

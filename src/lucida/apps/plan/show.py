@@ -1,0 +1,74 @@
+"""A plan for people: tables of parts, stages and memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lucida.core.progress import table
+
+MIB, GIB = 2**20, 2**30
+
+
+def show(plan: dict[str, Any]) -> None:
+    """Print a plan of `plan_recipe`."""
+    device = plan["device"]
+    table("modules", ["module", "parameters"], [[n, f"{v:,}"] for n, v in plan["modules"].items()])
+    tokens = plan["tokens_per_image"]
+    most = "" if tokens["most"] == tokens["one_view"] else f", at most {tokens['most']:,} in tiles"
+    print(f"visual tokens per image: {tokens['one_view']:,}{most}\n")
+    rows = []
+    for stage in plan["stages"]:
+        hours = stage["hours"]
+        rows.append(
+            [
+                stage["name"],
+                ", ".join(f"{name} {size:,}" for name, size in stage["trained_by_part"].items()),
+                f"{stage['frozen']:,}",
+                f"{stage['tokens_per_step']:,}",
+                f"{stage['flops_per_step']:.3g}",
+                duration(stage["seconds_per_step"]),
+                "unknown" if stage["steps"] is None else f"{stage['steps']:,}",
+                "unknown" if hours is None else duration(hours * 3600),
+            ]
+        )
+    table(
+        f"stages on {device['count']} x {device['name']} ({device['precision']}, "
+        f"{device['share_of_peak']:.0%} of {device['peak_flops'] / 1e12:.3g} TFLOP/s)",
+        ["stage", "trains", "frozen", "tokens/step", "FLOPs/step", "time/step", "steps", "in all"],
+        rows,
+    )
+    for stage in plan["stages"]:
+        print(f"lengths of {stage['name']}: {stage['lengths']['found']}")
+    rows = [
+        [stage["name"], engine, *(size(value) for value in parts.values()), room(parts, device)]
+        for stage in plan["stages"]
+        for engine, parts in stage["memory"].items()
+    ]
+    columns = ["weights", "gradients", "optimizer", "activations", "logits", "at once"]
+    print()
+    table("memory of one device", ["stage", "engine", *columns, "fits"], rows)
+    exports = plan["exports"]
+    print(f"exports to: {', '.join(exports['formats'])}")
+    for reason in exports["no_llava_because"]:
+        print(f"  not llava: {reason}")
+
+
+def size(value: float) -> str:
+    """Bytes for people."""
+    return f"{value / GIB:.1f} GiB" if value >= GIB else f"{value / MIB:.0f} MiB"
+
+
+def room(parts: dict[str, float], device: dict[str, Any]) -> str:
+    """Whether it fits the device."""
+    if device["memory"] is None:
+        return "unknown"
+    return "yes" if parts["peak"] < 0.95 * device["memory"] else f"no ({size(device['memory'])})"
+
+
+def duration(seconds: float) -> str:
+    """Time for people."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
