@@ -10,19 +10,19 @@ import torch
 from tiny import ENCODERS, SIDE, encoder_folder
 from transformers import AutoModel, ViTMAEConfig
 
-from lucida.core.errors import ModelError
+from lucida.core.errors import ModelError, PartError
 from lucida.core.spec import VisionSpec
 from lucida.model.encoders import load_encoder, read_preprocessing
-from lucida.model.encoders.encoder import depth_of, vision_config
+from lucida.model.encoders.encoder import cut_into_patches, depth_of, vision_config
 from lucida.model.encoders.families import FAMILIES, family_of
 from lucida.model.loading import quiet_loading
 
 torch.set_num_threads(1)
-PREFIX = {"clip": 1, "clip-dual": 1, "dinov2": 1, "dinov2-registers": 3, "vit": 1}
+PREFIX = {"clip": 1, "clip-dual": 1, "dinov2": 1, "dinov2-registers": 3, "vit": 1, "dinov3": 3}
 FLAG = {"siglip", "siglip-dual", "clip", "clip-dual", "vit"}
 NORM = {"siglip": "post_layernorm", "siglip-dual": "post_layernorm", "clip": "post_layernorm",
-        "clip-dual": "post_layernorm"}  # fmt: skip
-CONVOLUTIONAL = {"resnet", "convnext", "convnextv2"}
+        "clip-dual": "post_layernorm", "siglip2": "post_layernorm", "dinov3": "norm"}  # fmt: skip
+CONVOLUTIONAL = {"resnet", "convnext", "convnextv2", "dinov3-convnext", "swin"}
 
 
 def whole(name: str) -> torch.nn.Module:
@@ -36,17 +36,30 @@ def images(side: int = SIDE) -> torch.Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
+def states(name: str, shown: torch.Tensor, **options: object) -> tuple[torch.Tensor, ...]:
+    """Hidden states of the whole encoder as transformers gives them, maps as rows of places."""
+    if name == "siglip2":
+        output = whole(name)(**cut_into_patches(shown, 8), output_hidden_states=True)
+        return output.hidden_states
+    output = whole(name)(shown, output_hidden_states=True, **options)
+    if name not in CONVOLUTIONAL:
+        return output.hidden_states
+    maps = output.reshaped_hidden_states if name == "swin" else output.hidden_states
+    return tuple(state.flatten(2).transpose(1, 2) for state in maps)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("layer", [-1, -2, 1])
 def test_features_are_the_hidden_states_of_their_layer(name, layer):
     shown = images(32 if name in CONVOLUTIONAL else SIDE)
     encoder = load_encoder(VisionSpec(path=encoder_folder(name), feature_layer=layer)).eval()
-    expected = whole(name)(shown, output_hidden_states=True).hidden_states[layer]
-    if name in CONVOLUTIONAL:
-        expected = expected.flatten(2).transpose(1, 2)
+    expected = states(name, shown)[layer]
     features = encoder(shown)
     assert torch.equal(features, expected[:, PREFIX.get(name, 0) :])
+    if name == "swin":  # its stages are taken off, its configuration stays whole
+        assert len(encoder.model.encoder.layers) == (layer if layer > 0 else 4 + layer)
+        return
     keep = layer if layer > 0 else depth_of(whole(name).config) + 1 + layer
     assert depth_of(encoder.model.config) == keep, "the layers above are not there"
 
@@ -55,7 +68,8 @@ def test_features_are_the_hidden_states_of_their_layer(name, layer):
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name not in CONVOLUTIONAL])
 def test_normed_and_class_token(name):
     path = encoder_folder(name)
-    output = whole(name)(images(), output_hidden_states=True)
+    shown = cut_into_patches(images(), 8) if name == "siglip2" else {"pixel_values": images()}
+    output = whole(name)(**shown, output_hidden_states=True)
     norm = getattr(whole(name), NORM.get(name, "layernorm"))
     expected = norm(output.hidden_states[-1])
     if "clip" not in name:  # CLIP norms its pooled token only
@@ -68,7 +82,11 @@ def test_normed_and_class_token(name):
         features = load_encoder(spec).eval()(images())
         assert torch.equal(features[:, 0], expected[:, 0])
         assert torch.equal(features[:, 1:], expected[:, prefix:])
+        spec = VisionSpec(path=path, normed=True, take="cls")
+        assert torch.equal(load_encoder(spec).eval()(images()), expected[:, :1])
     else:
+        with pytest.raises(ModelError, match="class token"):
+            load_encoder(VisionSpec(path=path, take="cls"))
         with pytest.raises(ModelError, match="class token"):
             load_encoder(VisionSpec(path=path, take="cls_patches"))
 
@@ -76,14 +94,63 @@ def test_normed_and_class_token(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ENCODERS)
 def test_another_resolution(name):
-    side = 2 * SIDE
-    options = {"interpolate_pos_encoding": True} if name in FLAG else {}
-    expected = whole(name)(images(side), output_hidden_states=True, **options).hidden_states[-1]
-    if name in CONVOLUTIONAL:
-        expected = expected.flatten(2).transpose(1, 2)
-    features = load_encoder(VisionSpec(path=encoder_folder(name))).eval()(images(side))
-    assert torch.equal(features, expected[:, PREFIX.get(name, 0) :])
-    assert name in CONVOLUTIONAL or features.shape[1] == (side // 8) ** 2
+    side = 32 if name == "swin" else 2 * SIDE
+    for width in (side, side + 16):
+        shown = torch.randn(2, 3, side, width, generator=torch.Generator().manual_seed(0))
+        options = {"interpolate_pos_encoding": True} if name in FLAG else {}
+        expected = states(name, shown, **options)[-1]
+        encoder = load_encoder(VisionSpec(path=encoder_folder(name))).eval()
+        features = encoder(shown)
+        assert torch.equal(features, expected[:, PREFIX.get(name, 0) :])
+        if name not in CONVOLUTIONAL:
+            assert features.shape[1] == side * width // 64
+            assert encoder.grid(side, width, features.shape[1]) == (side // 8, width // 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in CONVOLUTIONAL])
+@pytest.mark.parametrize("layers", [[-1, -3], [1, 2], [2, -1]])
+def test_several_layers_stand_side_by_side(name, layers):
+    prefix = PREFIX.get(name, 0)
+    expected = [states(name, images())[layer][:, prefix:] for layer in layers]
+    spec = VisionSpec(path=encoder_folder(name), feature_layer=layers)
+    encoder = load_encoder(spec).eval()
+    assert torch.equal(encoder(images()), torch.cat(expected, dim=-1))
+    deepest = max(layer if layer > 0 else 4 + layer for layer in layers)
+    assert depth_of(encoder.model.config) == deepest
+    mean = load_encoder(spec.model_copy(update={"take": "mean"})).eval()(images())
+    assert torch.equal(mean, torch.cat(expected, dim=-1).mean(1, keepdim=True))
+
+
+def test_layers_that_cannot_be_joined():
+    with pytest.raises(ModelError, match="different grids"):
+        load_encoder(VisionSpec(path=encoder_folder("resnet"), feature_layer=[-1, -2]))
+    with pytest.raises(ModelError, match="named twice"):
+        load_encoder(VisionSpec(path=encoder_folder("vit"), feature_layer=[-1, 3]))
+    with pytest.raises(ValueError, match="each of them once"):
+        VisionSpec(path="x", feature_layer=[])
+    with pytest.raises(ModelError, match="last stage only"):
+        load_encoder(VisionSpec(path=encoder_folder("swin"), feature_layer=-2, normed=True))
+
+
+@torch.no_grad()
+def test_swin_normed_is_its_last_hidden_state():
+    shown = images(32)
+    features = load_encoder(VisionSpec(path=encoder_folder("swin"), normed=True)).eval()(shown)
+    assert torch.equal(features, whole("swin")(shown).last_hidden_state)
+
+
+@torch.no_grad()
+def test_clip_is_quick_gelu_as_its_checkpoint_says():
+    config = vision_config(encoder_folder("clip"))
+    assert config.hidden_act == "quick_gelu"
+    encoder = load_encoder(VisionSpec(path=encoder_folder("clip")))
+    assert "Quick" in type(encoder.model.encoder.layers[0].mlp.activation_fn).__name__
+
+
+def test_timm_says_why_not():
+    with pytest.raises(PartError, match="torchvision"):
+        load_encoder(VisionSpec(path="timm:vit_base_patch16_224"))
 
 
 def test_unused_pooling_heads_are_left_out():

@@ -20,6 +20,8 @@ from transformers import (
     ConvNextV2Config,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ConvNextConfig,
+    DINOv3ViTConfig,
     Gemma3TextConfig,
     GemmaConfig,
     GPTNeoXConfig,
@@ -33,8 +35,10 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     ResNetConfig,
+    Siglip2VisionConfig,
     SiglipConfig,
     SiglipVisionConfig,
+    SwinConfig,
     ViTConfig,
 )
 
@@ -72,6 +76,17 @@ ENCODERS: dict[str, PreTrainedConfig] = {
     "resnet": ResNetConfig(embedding_size=8, layer_type="basic", **STAGES),
     "convnext": ConvNextConfig(**STAGES),
     "convnextv2": ConvNextV2Config(**STAGES),
+    "dinov3": DINOv3ViTConfig(**TRANSFORMER, **SQUARE, num_register_tokens=2),
+    "dinov3-convnext": DINOv3ConvNextConfig(**STAGES),
+    "siglip2": Siglip2VisionConfig(**TRANSFORMER, patch_size=8, num_patches=4),
+    "swin": SwinConfig(
+        image_size=32,
+        patch_size=2,
+        embed_dim=8,
+        depths=[1, 1, 1],
+        num_heads=[1, 2, 2],
+        window_size=4,
+    ),
 }
 
 LANGUAGE = {

@@ -200,7 +200,8 @@ def truncated(
         values["hidden_sizes"] = config.hidden_sizes[:keep]
         for derived in ("stage_names", "out_features", "out_indices", "_out_features"):
             values.pop(derived, None)
-        values["num_stages"] = keep
+        if "num_stages" in values:
+            values["num_stages"] = keep
         return type(config).from_dict(values), layers
     shorter = copy.deepcopy(config)
     shorter.num_hidden_layers = keep
