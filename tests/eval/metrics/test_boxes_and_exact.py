@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucida.eval.metrics.boxes import area, box_hit, intersection_over_union
+from lucida.core.errors import DataError
+from lucida.eval.metrics.boxes import (
+    OCID_THRESHOLD,
+    OVERLAPS,
+    area,
+    as_box,
+    box_hit,
+    generalised_iou,
+    inclusive_iou,
+    intersection_over_union,
+    iou,
+)
 from lucida.eval.metrics.exact import exact_match, normalise
 
 
@@ -67,3 +78,90 @@ def test_iou_is_symmetric_and_bounded(first, second):
 def test_iou_with_itself_is_one(box):
     if area(box) > 1e-6:
         assert intersection_over_union(box, box) == pytest.approx(1.0)
+
+
+def test_variants_of_overlap():
+    assert iou is intersection_over_union
+    assert inclusive_iou((0, 0, 3, 3), (2, 0, 5, 3)) == pytest.approx(1 / 3)
+    assert generalised_iou((0, 0, 1, 1), (2, 0, 3, 1)) == pytest.approx(-1 / 3)
+    truth = (0, 0, 4, 4)
+    assert box_hit((2, 0, 6, 4), truth, OCID_THRESHOLD) == 1.0
+    # A diagonal shift leaves corners of the hull empty: IoU 9/16 is a hit, GIoU is not.
+    shifted = (1, 1, 4, 4)
+    assert box_hit(shifted, truth) == box_hit(shifted, truth, variant="giou") == 1.0
+    diagonal = (1, 1, 5, 5)
+    assert iou(diagonal, truth) == pytest.approx(9 / 23)
+    assert generalised_iou(diagonal, truth) == pytest.approx(9 / 23 - 2 / 25)
+    assert box_hit(diagonal, truth, 0.35) == 1.0
+    assert box_hit(diagonal, truth, 0.35, "giou") == 0.0
+    assert box_hit((2, 0, 3, 4), (2, 0, 4, 4), 0.55) == 0.0
+    assert box_hit((2, 0, 3, 4), (2, 0, 4, 4), 0.55, "inclusive") == 1.0
+    with pytest.raises(DataError, match="iou or inclusive or giou"):
+        box_hit(truth, truth, variant="diou")
+    with pytest.raises(DataError, match="true box is no box"):
+        box_hit(truth, (4, 0, 0, 4))
+
+
+@given(boxes, boxes)
+def test_generalised_iou_is_never_more(first, second):
+    if as_box(first) and as_box(second):
+        value = generalised_iou(first, second)
+        assert -1.0 <= value <= iou(first, second) + 1e-9
+        assert value == pytest.approx(generalised_iou(second, first))
+
+
+def slow_iou(first, second):
+    """By counting the unit cells of a grid that integer boxes cover."""
+
+    def cells(box):
+        x0, y0, x1, y1 = box
+        return {(x, y) for x in range(x0, x1) for y in range(y0, y1)}
+
+    ours, theirs = cells(first), cells(second)
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else 0.0
+
+
+corner = st.integers(0, 6)
+grid = st.tuples(corner, corner, corner, corner)
+
+
+@given(grid, grid)
+def test_iou_counts_cells(first, second):
+    assert iou(first, second) == pytest.approx(slow_iou(first, second))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        "0 0 4 4",
+        b"0044",
+        "[0, 0, 4, 4]",
+        [],
+        [0, 0, 4],
+        [0, 0, 4, 4, 4],
+        [[0, 0, 4, 4]],
+        ["0", "0", "4", "4"],
+        [0, 0, float("nan"), 4],
+        [0, 0, float("inf"), 4],
+        [False, False, True, True],
+        [4, 0, 0, 4],
+        [0, 4, 4, 0],
+        [2, 0, 2, 4],
+        {0: 0, 1: 0, 2: 4, 3: 4},
+        {0, 1, 4, 5},
+        (0, 0, 10**400, 4),
+        object(),
+        7,
+    ],
+    ids=repr,
+)
+def test_a_wrong_box_in_any_form_is_a_miss(wrong):
+    for variant in OVERLAPS:
+        assert box_hit(wrong, (0, 0, 4, 4), 0.0, variant) == 0.0
+    assert as_box(wrong) is None
+
+
+def test_a_right_box_in_any_form():
+    assert as_box([0, 0, 2, 3]) == as_box((0.0, 0, 2.0, 3)) == (0.0, 0.0, 2.0, 3.0)
+    assert box_hit([0, 0, 4, 4], (0, 0, 4, 4), 1.0) == 1.0

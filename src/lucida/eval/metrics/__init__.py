@@ -1,1 +1,37 @@
-"""Metrics: pure functions from outputs and truths to scores; no model, no files."""
+"""Scorers: pure functions from outputs and truths to numbers; no model, no files, no torch.
+
+Which scorer is for what, and which definitions of it are in use. Where the field disagrees, the
+definition has a name, the default comes first, and the name belongs beside the number.
+
+    benchmark               scorer                                    variants
+    VQAv2                   vqa.vqa_score                             normalised, strict, lmms
+    OK-VQA                  vqa.okvqa_score                           normalised, strict, lmms
+    VizWiz                  vqa.vizwiz_score, vqa.answerability       normalised, lmms
+    TextVQA                 textvqa.m4c_score, textvqa.anls
+    GQA                     gqa.gqa_match                             official, llava, lmms
+    POPE                    pope.pope_label, pope.pope_rates
+    MME                     mme.mme_label, mme.mme_scores
+    VSR                     yesno.truth_value, roc_auc,
+                            average_precision
+    RefCOCO/+/g, OCID-Ref   boxes.box_hit (0.5; 0.25)                 iou, inclusive, giou
+    AI2D, SEED, ScienceQA,  choice.letter                             letter, first_letter,
+    MMBench, MMMU, MMLU                                               exact_letter, option_text
+    MMBench, circular       choice.rotations, choice.circular_scores
+    TallyQA                 counting.number, count_match,             number, vila_number
+                            root_mean_square_error
+    COCO, Flickr30k, NoCaps captions.score_captions: CIDEr-D,
+                            BLEU-1..4, ROUGE-L
+                            java_captions.meteor, spice (optional)
+    PathVQA                 pathvqa.yes_no_score, exact_match,        published_scores (the
+                            token_f1, bleu                            publisher's wrong formulas)
+    DROP                    drop.drop_score: exact match, F1
+    miniature world         exact.exact_match, boxes.box_hit,
+                            cider.cider_d
+
+Underneath: `answers` (how VQA scripts normalise), `ptb` (Stanford's tokens without Java), `ngrams`
+(counts as arrays).
+
+Scores are between 0 and 1, CIDEr-D between 0 and 10, MME as published. An output may be None,
+empty, very long or hold any Unicode: it scores, usually 0, and never raises. A truth may not: a
+wrong number of references, no options, an unknown variant raise `DataError`.
+"""

@@ -69,7 +69,7 @@ def letter(text: str | None, options: Options) -> str | None:
     """The option that an output names by MMBench's rules, or None when it names none or several.
 
     1. Brackets, periods, commas, colons, "!", "*" and "#" separate words. When exactly one option's
-       letter is a word, and one of the last four, that is the answer; an early "A" is an article.
+       letter is a word, first within the last four, that is the answer; an early "A" is an article.
     2. No option's letter but "Z" (a judge's "none of these"): None.
     3. "answer is B".
     4. The text of exactly one option occurs in the output, in any case, and the output is no longer
@@ -84,7 +84,7 @@ def letter(text: str | None, options: Options) -> str | None:
     output = text or ""
     words = output.translate(_SEPARATORS).split()
     named = [key for key in known if key in words]
-    if len(named) == 1 and named[0] in words[-_LAST_WORDS:]:
+    if len(named) == 1 and words.index(named[0]) >= len(words) - _LAST_WORDS:
         return named[0]
     if not named and "Z" in words:
         return None
@@ -107,3 +107,38 @@ def option_text(text: str | None, options: Options) -> str | None:
         return None
     found = [key for key, option in known.items() if option and option.lower() in output]
     return found[0] if len(found) == 1 else None
+
+
+def rotations(options: Sequence[str]) -> list[list[str]]:
+    """The orders in which circular evaluation asks a question: each option comes first once.
+
+    Worked example: ["cat", "dog", "hen"] -> cat dog hen; dog hen cat; hen cat dog.
+
+    Reference: Liu et al., MMBench, 2023, arXiv 2307.06281, section 4.2.
+    """
+    return [[*options[i:], *options[:i]] for i in range(len(options))]
+
+
+def circular_score(right: Sequence[bool | float]) -> float:
+    """1.0 when the answer is right in every rotation of the options, else 0.0.
+
+    Raises DataError without a rotation.
+
+    Worked example: right, right, wrong, right -> 0.
+
+    Reference: Liu et al., MMBench, 2023, arXiv 2307.06281, section 4.2.
+    """
+    if not len(right):
+        raise DataError("circular evaluation needs the answers to every rotation", given="none")
+    return float(all(right))
+
+
+def circular_scores(groups: Sequence[str], right: Sequence[bool | float]) -> dict[str, float]:
+    """`circular_score` of every question: `groups[i]` names the question that answer i belongs to.
+
+    Worked example: groups q1 q1 q2 q2 and right 1 1 1 0 -> {"q1": 1.0, "q2": 0.0}.
+    """
+    by_question: dict[str, list[bool | float]] = {}
+    for group, is_right in zip(groups, right, strict=True):
+        by_question.setdefault(group, []).append(is_right)
+    return {question: circular_score(answers) for question, answers in by_question.items()}
