@@ -7,7 +7,7 @@
 All must choose the same candidates with log-likelihoods within 1e-4. CPU time with one thread,
 fp32; the ways alternate.
 
-    python benchmarks/likelihood.py [--pictures 8] [--questions 1] [--candidates 4] [--repetitions 5]
+    python benchmarks/likelihood.py [--pictures 8] [--questions 1] [--candidates 4]
 """
 
 from __future__ import annotations

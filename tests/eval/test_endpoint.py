@@ -76,14 +76,13 @@ class Answer(BaseHTTPRequestHandler):
         }
         whole = json.dumps(said).encode()
         if trouble == "drop":
-            self.connection.close()
+            self.close_connection = True
             return
+        whole = b"<html>" if trouble == "page" else whole
         self.send_response(200)
         self.send_header("Content-Length", str(len(whole)))
         self.end_headers()
-        self.wfile.write(
-            b"<html>" if trouble == "page" else whole[: 20 if trouble == "cut" else None]
-        )
+        self.wfile.write(whole[: 20 if trouble == "cut" else None])
 
     def log_message(self, *arguments):
         pass
@@ -130,7 +129,7 @@ def test_every_trouble_is_tried_again_and_counted(server):
     assert answerer.troubles == Counter(
         {"timeout": 1, "HTTP 429": 1, "HTTP 500": 1, "HTTP 503": 1, "cut answer": 1,
          "damaged answer": 1, "broken connection": 1}
-    ) or answerer.troubles["cut answer"] == 2  # fmt: skip
+    )  # fmt: skip
     assert sum(answerer.troubles.values()) == 7
     assert len(server.bodies) == 27
 
@@ -173,7 +172,7 @@ def test_what_never_comes_is_said_and_asked_again_later(server, tmp_path):
 
 def test_a_refusal_stops_everything(server):
     server.troubles = [401] * 50
-    with pytest.raises(ModelError, match="HTTP 401.*check the address"):
+    with pytest.raises(ModelError, match=r"HTTP 401.*check the address"):
         asked(server, benchmark("attribute").examples(3))
     with pytest.raises(ModelError, match="no likelihoods"):
         list(EndpointAnswerer(server.address, "x").stream([], "likelihood", 1))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from lucida.apps.command import app
-from lucida.apps.verbs import benchmarks, doctor, export, inspect, parts, plan, recipes, runs
+from lucida.apps.verbs import benchmarks, doctor, evaluation, export, inspect, parts, plan, recipes, runs
 
-VERBS = (runs, recipes, plan, inspect, doctor, benchmarks, export, parts)
+VERBS = (runs, evaluation, recipes, plan, inspect, doctor, benchmarks, export, parts)
 """Importing a file of verbs puts them on the command line, in this order."""
 
 

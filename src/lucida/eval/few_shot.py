@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def demonstrated(
     task: Benchmark, examples: Sequence[Example], count: int, seed: int
 ) -> list[Example]:
     """Each example with `count` demonstrations before it. RunError without a training split."""
-    pool = task.train_examples(POOL)
+    pool = pool_of(task)
     if len(pool) <= count:
         raise RunError(
             f"{task.name} has too few training examples for {count} demonstrations",
@@ -56,6 +57,12 @@ def demonstrated(
             remedy="ask it without demonstrations (--shots 0)",
         )
     return [with_shots(example, chosen(pool, example, count, seed)) for example in examples]
+
+
+@cache
+def pool_of(task: Benchmark) -> list[Example]:
+    """What demonstrations of a task are drawn from."""
+    return task.train_examples(POOL)
 
 
 def chosen(pool: Sequence[Example], example: Example, count: int, seed: int) -> list[Example]:

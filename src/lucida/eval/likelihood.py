@@ -77,7 +77,7 @@ def likelihoods(
     candidates: Sequence[Sequence[str]],
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[Likelihood]]:
-    """For each sample (one branch that ends with the user's turn) the likelihoods of its candidates.
+    """For each sample (one branch that ends with the user's turn) what its candidates score.
 
     A sample whose branch is a document (role `text`) is continued by its candidates, without an end
     token. DataError: no candidates, an empty one, or one that does not fit the context.
@@ -264,7 +264,7 @@ def scored_batch(
 def features(
     model: LucidaModel, processor: LucidaProcessor, rows: Sequence[Tokens]
 ) -> Tensor | None:
-    """Features of the images of these rows, in order; equal pictures go through the encoder once."""
+    """Features of the images of these rows, in order; each picture is encoded once."""
     sources = images_of(rows)
     first = {source.key: source for source in sources}
     pixels = processor.pixels(list(first.values()))

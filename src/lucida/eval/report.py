@@ -71,7 +71,9 @@ def write_report(folder: Path) -> Path:
                 task,
                 [_card(shot, values["metric"]) for shot in gallery(folder, keys[task], SHOTS, n)],
             )
-            for n, (task, values) in zip(range(0, SHOTS * len(tasks), SHOTS), tasks.items())
+            for n, (task, values) in zip(
+                range(0, SHOTS * len(tasks), SHOTS), tasks.items(), strict=True
+            )
         ],
         extremes={
             task: [
@@ -196,8 +198,7 @@ def _card(shot: Shot, metric: str) -> dict:
                 for kind, box in (("wanted", shot.wanted), ("found", shot.found))
                 if box is not None
             ]
-        source = f"data:image/png;base64,{_png(image)}"
-        pictures.append({"source": source, "size": image.size, "boxes": boxes})
+        pictures.append({"source": data_address(image), "size": image.size, "boxes": boxes})
     return {"shot": shot, "pictures": pictures, "mark": mark(shot.score, metric), "metric": metric}
 
 
@@ -208,10 +209,10 @@ def mark(score: float, metric: str) -> str:
     return "right" if score >= 1.0 else "wrong"
 
 
-def _png(image: Image.Image) -> str:
-    """Base64 of the PNG, at most 512 pixels on the longer side."""
+def data_address(image: Image.Image) -> str:
+    """The picture inside an address: PNG, at most 512 pixels on the longer side."""
     image = image.copy()
     image.thumbnail((512, 512))
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -243,7 +243,7 @@ def extras(
     seed: int,
 ) -> dict[str, dict]:
     """What stands beside a task's score: other ways to ask, baselines, demonstrations."""
-    (main, (_, answered)), *_ = variants.items()
+    (_, answered), *_ = variants.values()
     ways, baselines, shots = {}, {}, {}
     for variant, (job, said) in variants.items():
         if variant.pictures != "shown":

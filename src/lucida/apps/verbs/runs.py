@@ -1,4 +1,4 @@
-"""Verbs that make and use runs: train, eval, chat, runs, demo."""
+"""Verbs that make and use runs: train, chat, runs, demo."""
 
 from __future__ import annotations
 
@@ -30,27 +30,6 @@ def train(
 
     train_run(value, folder, command_line())
     typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
-
-
-@app.command("eval")
-@guarded
-def evaluate(
-    run: Run,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this task; may be repeated.", show_default="all"),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Largest number of examples per task.", show_default="all"),
-    ] = None,
-) -> None:
-    """Measure a trained run: results.json, report.html."""
-    must_exist(run)
-    from lucida.apps.demo import show_scores
-    from lucida.eval.run import evaluate_run
-
-    show_scores(evaluate_run(run, task, limit))
 
 
 @app.command()

@@ -174,6 +174,8 @@ class EndpointAnswerer:
             ) from problem
         except TimeoutError as problem:
             raise Unanswered("no answer in time", "timeout") from problem
+        except ConnectionError as problem:
+            raise Unanswered(f"broken connection: {problem}", "broken connection") from problem
         except http.client.HTTPException as problem:  # the connection ended inside the answer
             raise Unanswered(f"the answer was cut: {problem!r}", "cut answer") from problem
         except OSError as problem:
@@ -196,7 +198,10 @@ def content(answer: bytes) -> str:
         raise Unanswered(f"the answer is damaged: {start!r}", "damaged answer") from problem
     if isinstance(said, list):  # some servers answer in parts
         said = "".join(part.get("text", "") for part in said if isinstance(part, dict))
-    return said if isinstance(said, str) else ""  # null: the model chose to say nothing
+    if not isinstance(said, str):  # null: the model chose to say nothing
+        return ""
+    # Half a character of a pair cannot be written to a file.
+    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def retry_after(value: str | None) -> float | None:

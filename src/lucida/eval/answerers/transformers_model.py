@@ -36,7 +36,6 @@ class TransformersAnswerer:
         self.name = name
         self.rows = rows
         self.identity = {"model": name, "template": getattr(processor, "chat_template", None)}
-        processor.tokenizer.padding_side = "left"
         if processor.tokenizer.pad_token_id is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
@@ -90,8 +89,11 @@ class TransformersAnswerer:
             messages(sample), add_generation_prompt=True, tokenize=False
         )
 
-    def inputs(self, texts: list[str], samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Tensors of several prompts, each with its own pictures."""
+    def inputs(
+        self, texts: list[str], samples: Sequence[Sample], side: str = "left"
+    ) -> dict[str, Tensor]:
+        """Tensors of several prompts, each with its own pictures, padded on one side."""
+        self.processor.tokenizer.padding_side = side
         pictures = [[source.load() for source in sample.images] for sample in samples]
         shown = pictures if any(pictures) else None
         if shown is not None and not all(pictures):
@@ -120,15 +122,15 @@ class TransformersAnswerer:
         end = tokenizer.eos_token or ""
         gap = "" if prompt[-1:].isspace() else " "
         texts = [prompt + gap + candidate + end for candidate in example.candidates]
-        inputs = self.inputs(texts, [example.sample] * len(texts))
+        inputs = self.inputs(texts, [example.sample] * len(texts), side="right")
         alone = self.inputs([prompt], [example.sample])["input_ids"].shape[1]
         ids, seen = inputs["input_ids"], inputs["attention_mask"]
         with torch.no_grad():
             logits = self.model(**inputs).logits.float().log_softmax(-1)
         found = []
         for row in range(len(texts)):
-            begin = int((seen[row] == 0).sum()) + alone
-            places = torch.arange(begin, ids.shape[1])
+            # Padded on the right: a plain forward counts positions from the row's first column.
+            places = torch.arange(alone, int(seen[row].sum()))
             scores = logits[row, places - 1, ids[row, places]].double()
             found.append(Likelihood(float(scores[0]), float(scores.sum()), len(places)))
         return found

@@ -1,0 +1,240 @@
+"""The verb eval: measure a run, any other model, or the difference between two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lucida.apps.command import app, guarded, must_exist
+from lucida.core.errors import RunError, suggestion
+
+if TYPE_CHECKING:
+    from lucida.eval.asking import Answerer
+    from lucida.eval.wanted import Options
+
+PROTOCOLS = ("generate", "likelihood", "loss")
+
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN|hf:MODEL|URL|diff A B",
+        help="A run folder; `hf:` and a folder or Hub id of a transformers model; the address of "
+        "an OpenAI-compatible endpoint; or `diff` and two evaluated folders.",
+    ),
+]
+
+
+@app.command("eval")
+@guarded
+def evaluate(
+    target: Targets,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            "--tasks",
+            metavar="NAME",
+            help="Only this task, or several with commas; may be repeated.",
+            show_default="all",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest number of examples per task.", show_default="all"),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(PROTOCOLS),
+            help="How to ask; may be repeated, the first gives the score.",
+            show_default="each task's own",
+        ),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(metavar="0,4", help="Also with so many demonstrations, over several seeds."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds for demonstrations.")] = 3,
+    think: Annotated[
+        bool, typer.Option("--think", help="Ask to think step by step; score the conclusion.")
+    ] = False,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="vila-fewshot or world-fewshot.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the model at an endpoint.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results of what is no run.")
+    ] = None,
+) -> None:
+    """Measure a model: results.json, report.html."""
+    if target[0] == "diff":
+        _diff(target[1:], out)
+        return
+    if len(target) > 1:
+        raise RunError(
+            "one model is measured at a time",
+            given=" ".join(target),
+            remedy="to compare two evaluated runs: `lucida eval diff A B`",
+        )
+    names = [name for given in task or [] for name in given.split(",") if name] or None
+    counts = _counts(shots)
+    if suite is not None:
+        names, counts, seeds = _suite(suite, names, counts, seeds)
+    results = _measured(
+        target[0], names, limit, _options(protocol or [], counts, seeds, think), model, out
+    )
+    from lucida.apps.demo import show_scores
+
+    show_scores(results)
+    if counts:
+        _show_shots(results, names)
+
+
+def _measured(
+    target: str,
+    names: list[str] | None,
+    limit: int | None,
+    options: Callable[[], Options] | None,
+    model: str | None,
+    out: Path | None,
+) -> dict:
+    """The results of one target."""
+    foreign = target.startswith(("hf:", "http://", "https://"))
+    if not foreign:
+        must_exist(Path(target))
+        _refuse(model, "--model", "names the model of an endpoint")
+        _refuse(out, "--out", "is for models that are no run; a run has its own folder")
+    elif out is None or names is None:
+        missing = "--out DIR" if out is None else "--task NAME"
+        raise RunError(
+            "a model that is no run needs to be told where results go and what to ask",
+            origin=target,
+            remedy=f"add {missing}",
+        )
+    if target.startswith("http") and model is None:
+        raise RunError(
+            "an endpoint serves models by name", origin=target, remedy="add --model NAME"
+        )
+    from lucida.eval.run import evaluate_run
+
+    if not foreign:
+        more = () if options is None else (options(),)
+        return evaluate_run(Path(target), names, limit, *more)
+    from lucida.core.spec import EvaluationSpec
+    from lucida.eval.run import evaluate_target
+
+    asked = None if options is None else options()
+    return evaluate_target(
+        target, _loader(target, model), out, EvaluationSpec(), names, limit, asked
+    )
+
+
+def _loader(target: str, model: str | None) -> Callable[[Path], Answerer]:
+    """What makes the answerer of a model that is no run."""
+    if target.startswith("hf:"):
+        from lucida.eval.answerers.transformers_model import load_answerer
+
+        return lambda folder: load_answerer(target.removeprefix("hf:"))
+    from lucida.eval.answerers.endpoint import EndpointAnswerer
+
+    return lambda folder: EndpointAnswerer(target, model)
+
+
+def _options(
+    protocol: list[str], counts: tuple[int, ...], seeds: int, think: bool
+) -> Callable[[], Options] | None:
+    """What makes the options, or None when nothing beyond the recipe was asked for."""
+    for name in protocol:
+        if name not in PROTOCOLS:
+            raise RunError(f"unknown protocol `{name}`", remedy=suggestion(name, PROTOCOLS))
+    if not protocol and not counts and not think:
+        return None
+
+    def make() -> Options:  # importing it takes a second, and mistakes are told before
+        from lucida.eval.wanted import Options
+
+        return Options(tuple(protocol), counts, seeds, think)
+
+    return make
+
+
+def _counts(shots: str | None) -> tuple[int, ...]:
+    """Numbers of demonstrations from "0,4"."""
+    words = [word.strip() for word in (shots or "").split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words):
+        raise RunError(
+            "--shots takes numbers of demonstrations", expected="such as 0,1,2,4,8", given=shots
+        )
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _suite(
+    name: str, names: list[str] | None, counts: tuple[int, ...], seeds: int
+) -> tuple[list[str], tuple[int, ...], int]:
+    """A suite's tasks, numbers of demonstrations and seeds, where nothing else was asked for."""
+    from lucida.eval.few_shot import SUITES
+
+    if name not in SUITES:
+        raise RunError(f"unknown suite `{name}`", remedy=suggestion(name, SUITES))
+    suite = SUITES[name]
+    return names or list(suite.tasks), counts or suite.shots, max(seeds, suite.seeds)
+
+
+def _refuse(value: object, option: str, why: str) -> None:
+    if value is not None:
+        raise RunError(f"{option} {why}", given=value, remedy=f"leave {option} out")
+
+
+def _show_shots(results: dict, names: list[str] | None) -> None:
+    """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
+    from lucida.core.progress import table
+
+    tasks = {n: t for n, t in results["tasks"].items() if names is None or n in names}
+    counts = sorted({int(count) for t in tasks.values() for count in t.get("shots", {})})
+    rows = []
+    for name, task in tasks.items():
+        cells = [f"{100 * task['score']:.1f}"]
+        for count in counts:
+            row = task.get("shots", {}).get(str(count))
+            spread = "" if row is None or row["sd"] is None else f" ± {100 * row['sd']:.1f}"
+            cells.append("" if row is None else f"{100 * row['mean']:.1f}{spread}")
+        rows.append([name, task["metric"], *cells])
+    columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
+    table("Demonstrations (mean ± sd over seeds)", columns, rows)
+
+
+def _diff(folders: list[str], out: Path | None) -> None:
+    """Two evaluated folders side by side."""
+    if len(folders) != 2:
+        raise RunError(
+            "diff compares two evaluated folders",
+            expected="diff A B",
+            given=f"diff {' '.join(folders)}",
+        )
+    first, second = map(Path, folders)
+    must_exist(first)
+    must_exist(second)
+    from lucida.core.progress import table
+    from lucida.eval.difference import differences, write_page
+
+    found = differences(first, second)
+    rows = [
+        [
+            each.task,
+            *(f"{100 * score:.1f}" for score in each.scores),
+            f"{100 * each.gain.mean:+.1f}",
+            f"{100 * each.gain.low:+.1f} to {100 * each.gain.high:+.1f}",
+            f"{each.gain.n:,}",
+            f"{len(each.changes):,}",
+        ]
+        for each in found
+    ]
+    columns = ["task", "A", "B", "B - A", "95% interval", "examples", "changed"]
+    table(f"A {first}, B {second}: the same examples", columns, rows)
+    page = write_page(first, second, found, (out or second) / "diff.html")
+    typer.echo(f"page    {page}")

@@ -1,0 +1,149 @@
+"""Two evaluations of the same examples side by side: how much they differ, and where.
+
+FOLDER A, FOLDER B ──same ids──▶ paired difference with interval, examples that changed
+                                      └──▶ diff.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from lucida.core.errors import RunError
+from lucida.core.runs import RunFolder, atomic_write
+from lucida.eval.benchmark import Example
+from lucida.eval.gallery import evaluated_benchmark, predictions
+from lucida.eval.report import data_address
+from lucida.eval.statistics import Interval, paired
+
+PICTURES = 60
+"""Changed examples of a task that the page shows; it says how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One example that scores differently."""
+
+    example: Example
+    first: dict
+    second: dict
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One task of two evaluations. `gain` is B minus A over the `n` examples that both answered;
+    `only` counts those that only A, only B answered: nothing is said about them."""
+
+    task: str
+    metric: str
+    scores: tuple[float, float]
+    gain: Interval
+    changes: list[Change]
+    only: tuple[int, int]
+
+
+def differences(first: Path, second: Path, samples: int = 2000) -> list[Difference]:
+    """Every task that both folders have scores of, in the first one's order.
+
+    RunError: a folder without results, no common task, or no common example in one.
+    """
+    tasks = []
+    for folder in (first, second):
+        found = RunFolder(folder).results.get("tasks", {})
+        if not found:
+            raise RunError(
+                "there are no scores in this folder", origin=folder, remedy="`lucida eval` it first"
+            )
+        tasks.append(found)
+    common = [name for name in tasks[0] if name in tasks[1]]
+    if not common:
+        raise RunError(
+            "the two evaluations have no task in common",
+            expected=", ".join(tasks[0]),
+            given=", ".join(tasks[1]),
+            origin=second,
+        )
+    return [difference(first, second, name, tasks, samples) for name in common]
+
+
+def difference(first: Path, second: Path, name: str, tasks: list[dict], samples: int) -> Difference:
+    """One task of both."""
+    keys = [each[name].get("predictions", name) for each in tasks]
+    rows = [
+        {row["id"]: row for row in predictions(folder, key).read() if "score" in row}
+        for folder, key in zip((first, second), keys, strict=True)
+    ]
+    both = [row for row in rows[0] if row in rows[1]]
+    if not both:
+        raise RunError(f"no example of {name} was answered by both", origin=second)
+    scores = [[each[row]["score"] for row in both] for each in rows]
+    clusters = [rows[0][row].get("cluster") or row for row in both]
+    changed = [row for row in both if rows[0][row]["score"] != rows[1][row]["score"]]
+    examples = {}
+    if changed:
+        examples = {e.id: e for e in evaluated_benchmark(first, name).examples(len(rows[0]))}
+    changes = [
+        Change(examples[row], rows[0][row], rows[1][row]) for row in changed if row in examples
+    ]
+    changes.sort(key=lambda each: each.second["score"] - each.first["score"])
+    return Difference(
+        task=name,
+        metric=tasks[0][name]["metric"],
+        scores=tuple(sum(each) / len(each) for each in scores),
+        gain=paired(scores[1], scores[0], clusters, samples),
+        changes=changes,
+        only=(len(rows[0]) - len(both), len(rows[1]) - len(both)),
+    )
+
+
+def write_page(first: Path, second: Path, found: list[Difference], page: Path) -> Path:
+    """A page with every task and the examples that changed, with pictures; gives its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lucida.eval", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    tasks = [
+        {
+            "name": each.task,
+            "metric": each.metric,
+            "scores": [100 * score for score in each.scores],
+            "gain": [100 * v for v in (each.gain.mean, each.gain.low, each.gain.high)],
+            "n": each.gain.n,
+            "only": each.only,
+            "count": len(each.changes),
+            "changes": [_card(change) for change in _both_ends(each.changes)],
+        }
+        for each in found
+    ]
+    text = environment.get_template("difference.html").render(
+        first=str(first), second=str(second), tasks=tasks
+    )
+    atomic_write(page, text)
+    return page
+
+
+def _both_ends(changes: list[Change]) -> list[Change]:
+    """Those that became worst and those that became best, at most `PICTURES` together."""
+    if len(changes) <= PICTURES:
+        return changes
+    half = PICTURES // 2
+    return [*changes[:half], *changes[-half:]]
+
+
+def _card(change: Change) -> dict:
+    example = change.example
+    return {
+        "pictures": [data_address(source.load()) for source in example.sample.images],
+        "question": example.question,
+        "truth": change.first["truth"]
+        if example.box
+        else ", ".join(dict.fromkeys(example.answers)),
+        "outputs": [change.first["output"].strip(), change.second["output"].strip()],
+        "scores": [change.first["score"], change.second["score"]],
+        "better": change.second["score"] > change.first["score"],
+    }

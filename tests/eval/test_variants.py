@@ -1,0 +1,203 @@
+"""The same task asked otherwise: baselines, demonstrations, likelihoods, aloud; and the difference
+between two evaluations."""
+
+import json
+
+import pytest
+
+from lucida.core.errors import RunError
+from lucida.data.sample import BoxPart, ImagePart
+from lucida.eval.benchmarks import benchmark
+from lucida.eval.difference import differences, write_page
+from lucida.eval.few_shot import chosen, demonstrated, spread
+from lucida.eval.gallery import extremes, predictions
+from lucida.eval.run import evaluate_run
+from lucida.eval.variant import Variant, aloud, conclusion, shuffled, without_pictures
+from lucida.eval.wanted import Options
+
+
+def test_pictures_removed_and_shuffled():
+    examples = benchmark("comparison").examples(30)
+    for before, after in zip(examples, map(without_pictures, examples), strict=True):
+        assert after.sample.images == ()
+        assert not any(isinstance(p, ImagePart) for t in after.sample.stem for p in t.parts)
+        assert after.sample.branches == before.sample.branches
+    wrong = shuffled(examples, 3)
+    assert wrong == shuffled(examples, 3) != shuffled(examples, 4)
+    keys = [tuple(s.key for s in e.sample.images) for e in examples]
+    other = [tuple(s.key for s in e.sample.images) for e in wrong]
+    assert all(a != b for a, b in zip(keys, other, strict=True))
+    assert set(keys) == set(other)
+    assert len(set(zip(keys, other, strict=True))) == len(set(keys)), (
+        "a picture's questions stay together"
+    )
+
+
+def test_thinking_aloud():
+    example = benchmark("attribute").examples(1)[0]
+    loud = aloud(example)
+    assert loud.sample.branches[0][-1].parts[-1].endswith("step by step.")
+    assert loud.question.endswith("step by step.")
+    assert conclusion("First.\nThe answer is: red.\n") == "red.\n"
+    assert conclusion("a\nred\n\n") == "red"
+    assert conclusion("") == ""
+
+
+@pytest.mark.parametrize("name", ["attribute", "comparison", "boxes"])
+def test_demonstrations_are_interleaved_in_order(name):
+    task = benchmark(name)
+    examples = task.examples(6)
+    asked = demonstrated(task, examples, 2, seed=1)
+    for before, after in zip(examples, asked, strict=True):
+        (turns,) = after.sample.branches
+        roles = [turn.role for turn in turns]
+        assert roles[-1] == "user"
+        assert roles.count("assistant") == 2
+        shown = [p.index for turn in turns for p in turn.parts if isinstance(p, ImagePart)]
+        assert shown == list(range(3 * len(before.sample.images))), "each once, in order"
+        assert after.sample.images[-len(before.sample.images) :] == before.sample.images
+        answers = [turn.parts[0] for turn in turns if turn.role == "assistant"]
+        if name == "boxes":
+            assert [box.index for box in answers if isinstance(box, BoxPart)] == [0, 1]
+        else:
+            assert all(answers)
+        assert before.question in after.question
+    again = demonstrated(task, examples[3:], 2, seed=1)
+    prompts = [each.question for each in asked]
+    assert [each.question for each in again] == prompts[3:], "the same whatever else is asked"
+    assert [each.question for each in demonstrated(task, examples, 2, seed=2)] != prompts
+
+
+def test_no_demonstration_shows_the_questions_picture():
+    example = benchmark("attribute").examples(1)[0]
+    pool = [example, *benchmark("attribute").train_examples(3)]
+    assert all(example is not each for each in chosen(pool, example, 3, 0))
+    with pytest.raises(RunError, match="other pictures"):
+        chosen(pool, example, 4, 0)
+    assert spread([0.5, 0.7, 0.6]) == {
+        "mean": pytest.approx(0.6), "sd": pytest.approx(0.1), "scores": [0.5, 0.7, 0.6]
+    }  # fmt: skip
+    assert spread([0.5])["sd"] is None
+
+
+def test_everything_beside_a_score(run):
+    recipe = run.recipe_file.read_text().replace("baselines: []", "baselines: [removed, shuffled]")
+    run.recipe_file.write_text(recipe)
+    options = Options(("generate", "likelihood"), shots=(0, 2), seeds=3)
+    results = evaluate_run(run.path, ["attribute"], 40, options)
+    task = results["tasks"]["attribute"]
+    removed, wrong = task["baselines"]["removed"], task["baselines"]["shuffled"]
+    assert removed["score"] < 0.3 < wrong["score"], "this model only needs some picture"
+    assert removed["gain"]["mean"] == pytest.approx(task["score"] - removed["score"])
+    assert removed["gain"]["interval"][0] > 0
+    assert task["floor"] is False
+    assert set(task["ways"]) == {"generate", "likelihood"}
+    by = task["ways"]["likelihood"]["by"]
+    assert by["whole"] == by["normalised"] == task["ways"]["likelihood"]["score"] != by["first"]
+    assert len(task["shots"]["2"]["scores"]) == 3
+    assert "0" not in task["shots"]
+    with_pictures = {count for _, count in run.asked["run"][0]}
+    assert with_pictures == {0, 1, 3}
+    page = run.report_file.read_text()
+    assert "pictures removed" in page
+    assert "2-shot" in page
+    asked = len(run.asked["run"][0])
+    assert evaluate_run(run.path, ["attribute"], 40, options)["tasks"] == results["tasks"]
+    assert run.asked["run"][1] == []
+    assert asked == 40 * (1 + 1 + 2 + 3)
+    kept = evaluate_run(run.path, ["attribute"], 40)["tasks"]["attribute"]
+    assert kept["shots"] == task["shots"]
+
+
+def test_a_result_at_the_floor_is_marked(run):
+    for path in (run.path, run.path / "blind"):
+        (path / "model.safetensors").write_bytes(b"new")
+    results = evaluate_run(run.path / "blind", ["presence"], 40)
+    assert results["tasks"]["presence"]["floor"] is True
+    assert "not surely above" in (run.path / "blind" / "report.html").read_text()
+
+
+def test_unknown_duplicate_and_damaged_rows_are_refused(run):
+    evaluate_run(run.path, ["attribute"], 10)
+    file = run.path / "predictions" / "attribute.jsonl"
+    whole = file.read_text()
+    first = whole.splitlines(keepends=True)[0]
+    file.write_text(whole + first)
+    with pytest.raises(RunError, match="row 11 answers a question again"):
+        evaluate_run(run.path, ["attribute"], 10)
+    row = json.loads(first) | {"id": "nowhere/0"}
+    file.write_text(whole + json.dumps(row) + "\n")
+    with pytest.raises(RunError, match=r"no such example.*nowhere/0"):
+        evaluate_run(run.path, ["attribute"], 10)
+    file.write_text(whole + '{"id": "x"}\n')
+    with pytest.raises(RunError, match="row 11 is no prediction"):
+        evaluate_run(run.path, ["attribute"], 10)
+
+
+def test_odd_outputs_survive_the_disk(run, monkeypatch):
+    odd = ["", "a\rb", "line\u2028sep", "\x00\U0001f600 ", "x" * 100_000, '"}\n{"', "\u202e"]
+
+    class Odd:
+        ways, identity = ("generate",), {}
+
+        def stream(self, examples, way, new):
+            from lucida.eval.asking import Said
+
+            for index, _ in enumerate(examples):
+                yield index, Said(odd[index % len(odd)])
+
+        def read_box(self, text, width, height):
+            return None
+
+    monkeypatch.setattr("lucida.eval.run.load_answerer", lambda path: Odd())
+    first = evaluate_run(run.path, ["attribute"], 14)
+    rows = predictions(run.path, "attribute").read()
+    assert {row["output"] for row in rows} == set(odd)
+    assert evaluate_run(run.path, ["attribute"], 14)["tasks"] == first["tasks"]
+
+
+def test_protocols_that_a_task_lacks_stop_before_asking(run):
+    with pytest.raises(RunError, match="boxes cannot be asked that way"):
+        evaluate_run(run.path, ["attribute", "boxes"], 5, Options(("likelihood",)))
+    assert run.asked == {}
+
+
+def test_the_difference_of_two_evaluations(run):
+    evaluate_run(run.path, ["attribute", "boxes"], 40)
+    file = run.path / "blind" / "predictions" / "attribute.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:30]))
+    blind = run.path / "blind"
+    (blind / "results.json").write_text(run.results_file.read_text())
+    found, _ = differences(blind, run.path)
+    assert (found.task, found.gain.n, found.only) == ("attribute", 30, (0, 10))
+    assert found.gain.mean == pytest.approx(found.scores[1] - found.scores[0])
+    assert found.gain.low > 0
+    assert 0 < len(found.changes) < 30
+    assert all(c.first["score"] != c.second["score"] for c in found.changes)
+    page = write_page(run.path / "blind", run.path, [found], run.path / "diff.html")
+    html = page.read_text()
+    assert html.count("<article") == len(found.changes)
+    assert html.count('<img src="data:image/png;base64,') == len(found.changes)
+    back = differences(run.path, run.path / "blind")[0]
+    assert back.only == (10, 0)
+    assert back.gain.mean == pytest.approx(-found.gain.mean)
+    same = differences(run.path, run.path)
+    assert [(each.gain.mean, each.changes) for each in same] == [(0.0, []), (0.0, [])]
+    with pytest.raises(RunError, match="no scores"):
+        differences(run.path, run.path.parent)
+
+
+def test_the_worst_and_the_best(run):
+    evaluate_run(run.path, ["attribute"], 40)
+    worst, best = extremes(run.path, "attribute", 3)
+    assert {shot.score for shot in worst} == {0.0}
+    assert {shot.score for shot in best} == {1.0}
+    assert len(worst) == len(best) == 3
+
+
+def test_names_of_variants():
+    task = benchmark("attribute")
+    assert Variant("generate").key(task) == "attribute"
+    variant = Variant("likelihood", shots=4, seed=2, think=True)
+    assert variant.key(task) == "attribute.likelihood.4-shot-2.think"
+    assert Variant("generate", pictures="removed").key(task) == "attribute.removed"
