@@ -5,7 +5,17 @@ from __future__ import annotations
 import sys
 
 from lucida.apps.command import app
-from lucida.apps.verbs import benchmarks, doctor, evaluation, export, inspect, parts, plan, recipes, runs
+from lucida.apps.verbs import (
+    benchmarks,
+    doctor,
+    evaluation,
+    export,
+    inspect,
+    parts,
+    plan,
+    recipes,
+    runs,
+)
 
 VERBS = (runs, evaluation, recipes, plan, inspect, doctor, benchmarks, export, parts)
 """Importing a file of verbs puts them on the command line, in this order."""

@@ -128,6 +128,7 @@ class Store:
             for job in jobs:
                 failed = {n: s for n, s in known[job.key].items() if s.failed is not None}
                 known[job.key] = failed | self.known(job.key, job.task, job.examples)
+            wait_for_all()  # everybody has read before the first one gathers the files
         return known, asked
 
     def _of_ranks(self, key: str) -> list[JsonLines]:
