@@ -57,8 +57,6 @@ class TallyQA(PublishedBenchmark):
     def example(self, record: Record) -> Example:
         """A question with its count; the kind is simple or complex."""
         counts = tuple(str(n) for n in range(_MOST + 1))
-        simple = record.get("issimple")
-        kind = {True: "simple", False: "complex"}.get(simple, "training")
         return self.asked(
             record,
             [self._picture(record)],
@@ -67,7 +65,7 @@ class TallyQA(PublishedBenchmark):
             answers=(str(record.whole("answer")),),
             options=counts,
             candidates=tuple(LETTERS[: len(counts)]) if self._by_letter else counts,
-            kind=kind,
+            kind=_kind(record),
             details={"data_source": record.get("data_source", "")},
         )
 
@@ -103,3 +101,11 @@ class TallyQA(PublishedBenchmark):
             truth = [int(e.answers[0]) for e, _ in chosen]
             rows[f"{kind} RMSE"] = root_mean_square_error(found, truth)
         return rows
+
+
+def _kind(record: Record) -> str:
+    """Simple or complex; the training split does not say."""
+    simple = record.get("issimple")
+    if simple is not None and not isinstance(simple, bool):
+        raise record.wrong("issimple", "true or false", simple)
+    return "training" if simple is None else "simple" if simple else "complex"

@@ -152,11 +152,11 @@ class OKVQA(CocoQuestions):
         """A question with its ten answers; the kind is the category of knowledge."""
         made = super().example(record)
         annotation: Record = record["annotation"]
-        raw = [each.get("raw_answer") for each in annotation.records("answers")]
+        raw = annotation.answers("answers", 10, "raw_answer")
         return replace(
             made,
             kind=made.details["question_type"],
-            details={**made.details, "raw_answers": tuple(each for each in raw if each)},
+            details={**made.details, "raw_answers": raw},
         )
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
@@ -168,10 +168,9 @@ class OKVQA(CocoQuestions):
     ) -> dict[str, float]:
         """Accuracy in percent by category, as lmms-eval scores, and with answers as written."""
         pairs = list(zip(examples, parsed, strict=True))
-        raw = [(e.details["raw_answers"] or e.answers, p) for e, p in pairs]
         return by_kind(examples, scores) | {
             "lmms": percent([okvqa_score(p, e.answers, variant="lmms") for e, p in pairs]),
-            "raw answers": percent([okvqa_score(p, answers) for answers, p in raw]),
+            "raw answers": percent([okvqa_score(p, e.details["raw_answers"]) for e, p in pairs]),
         }
 
 
