@@ -195,7 +195,7 @@ def test_counts():
     assert count_match("two dogs", 2) == count_match("2", "two") == 1.0
     assert count_match("no idea", 0) == 0.0 and count_match("many", "many") == 0.0
     assert root_mean_square_error([2, 5, None], [2, 3, 1]) == pytest.approx((5 / 3) ** 0.5)
-    with pytest.raises(ValueError, match="no counts"):
+    with pytest.raises(DataError, match="no counts"):
         root_mean_square_error([], [])
     with pytest.raises(ValueError, match=r"shorter|longer"):
         root_mean_square_error([1], [])

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lucida.core.errors import DataError
 from lucida.eval.metrics.cider import cider_d
-from lucida.eval.metrics.ngrams import LONGEST, Counts, count_ngrams, find
+from lucida.eval.metrics.ngrams import LONGEST, Counts, check_captions, count_ngrams, find
 from lucida.eval.metrics.ptb import tokenize
 
 _TINY, _SMALL = 1e-15, 1e-9  # the published smoothing: (matches + 1e-15) / (guesses + 1e-9)
@@ -125,23 +124,6 @@ def rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
     if precision == 0.0 or recall == 0.0:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
-
-
-def check_captions(candidates: Sequence[Any], references: Sequence[Sequence[Any]]) -> None:
-    """DataError unless there is one list of references per caption, with at least one in each."""
-    if len(candidates) != len(references):
-        raise DataError(
-            "captions and sets of references differ in number",
-            expected=f"{len(references)} captions",
-            given=len(candidates),
-        )
-    for number, captions in enumerate(references):
-        if isinstance(captions, str) or not captions:
-            raise DataError(
-                f"caption {number} needs a list of reference captions",
-                expected="one or more",
-                given=f"the text {captions[:40]!r}" if isinstance(captions, str) else "none",
-            )
 
 
 def score_captions(

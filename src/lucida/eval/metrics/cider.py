@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lucida.eval.metrics.ngrams import LONGEST, Counts, count_ngrams, find
+from lucida.eval.metrics.ngrams import LONGEST, Counts, check_captions, count_ngrams, find
 
 SIGMA = 6.0
 """Width of the Gaussian penalty on the difference in length."""
@@ -24,7 +24,7 @@ def cider_d(
     """The CIDEr-D score of every image; the corpus score is their mean. Scale: 0 to 10, COCO ~1.
 
     `candidates[i]` are the tokens of the caption of image i, `references[i]` its reference captions
-    as tokens. Raises ValueError when the two differ in length or an image has no reference.
+    as tokens. Raises DataError when the two differ in length or an image has no reference.
 
     For every reference and n: the sum over shared n-grams of min(candidate, reference) * reference,
     where both are count times ln(images / images with the n-gram), divided by both norms, times a
@@ -43,11 +43,7 @@ def cider_d(
     arXiv 1411.5726 (CIDEr-D, the variant against gaming); constants as in tylin/coco-caption.
     """
     images = len(candidates)
-    if images != len(references):
-        raise ValueError(f"{images} candidates for {len(references)} sets of references")
-    empty = [i for i, captions in enumerate(references) if not captions]
-    if empty:
-        raise ValueError(f"image {empty[0]} has no reference caption ({len(empty)} such images)")
+    check_captions(candidates, references)
     if not images:
         return []
     captions = [*candidates, *(tokens for group in references for tokens in group)]

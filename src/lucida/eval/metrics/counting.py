@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from lucida.core.errors import DataError
+
 NUMBER_WORDS = {
     word: value
     for value, word in enumerate(
@@ -103,7 +105,7 @@ def root_mean_square_error(
 ) -> float:
     """Root of the mean squared difference; an output without a number counts as `unread`.
 
-    Raises ValueError when the two differ in length or are empty.
+    Raises DataError when there are none, ValueError when the two differ in length.
 
     Worked example: 2, 5 and nothing against 2, 3, 1: squares 0, 4, 1, so sqrt(5/3) = 1.29.
 
@@ -114,5 +116,5 @@ def root_mean_square_error(
         for found, wanted in zip(predicted, truth, strict=True)
     ]
     if not squares:
-        raise ValueError("no counts to compare")
+        raise DataError("there are no counts to compare", expected="one or more", given=0)
     return math.sqrt(sum(squares) / len(squares))

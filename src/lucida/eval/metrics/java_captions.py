@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lucida.core.errors import LucidaError
-from lucida.eval.metrics.captions import check_captions
+from lucida.eval.metrics.ngrams import check_captions
 from lucida.eval.metrics.ptb import tokenize
 
 _SCORERS = {
@@ -27,7 +27,7 @@ def meteor(
     """METEOR 1.5 of the corpus and of every caption, between 0 and 1.
 
     Raises LucidaError when Java or pycocoevalcap is missing or the program fails, and DataError
-    like `captions.check_captions`.
+    like `ngrams.check_captions`.
 
     Reference: Denkowski and Lavie, Meteor Universal, 2014; called as in tylin/coco-caption.
     """

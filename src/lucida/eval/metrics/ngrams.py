@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from lucida.core.errors import DataError
 
 LONGEST = 4
 """n-grams of 1 to 4 words."""
@@ -60,3 +63,20 @@ def find(wanted: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     place[place == len(known)] = 0
     hit = np.flatnonzero(known[place] == wanted) if len(known) else np.array([], dtype=np.int64)
     return hit, place[hit]
+
+
+def check_captions(candidates: Sequence[Any], references: Sequence[Sequence[Any]]) -> None:
+    """DataError unless there is one list of references per caption, with at least one in each."""
+    if len(candidates) != len(references):
+        raise DataError(
+            "captions and sets of references differ in number",
+            expected=f"{len(references)} captions",
+            given=len(candidates),
+        )
+    for number, captions in enumerate(references):
+        if isinstance(captions, str) or not captions:
+            raise DataError(
+                f"caption {number} needs a list of reference captions",
+                expected="one or more",
+                given=f"the text {captions[:40]!r}" if isinstance(captions, str) else "none",
+            )
