@@ -6,15 +6,20 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_training import tiny_recipe
+from tiny_training import tiny_recipe, write_language
 from transformers import AutoModelForCausalLM
 
 from lucida.core.errors import ModelError, RecipeError, RunError
 from lucida.core.spec import LoraSpec, Recipe
 from lucida.model import adapters
 from lucida.model.checkpoint import build, load
+from lucida.train.engine import Engine
+from lucida.train.feed import stage_feed
 from lucida.train.loop import train_run
+from lucida.train.precision import choose_precision
+from lucida.train.stage import plan_stage
 from lucida.train.state import checkpoints
+from lucida.train.validate import validation_loss
 
 
 def with_lora(recipe: Recipe, *loras: dict | None, train: dict | None = None) -> Recipe:
@@ -154,6 +159,48 @@ def test_a_checkpoint_of_another_rank_is_refused_with_both_values(parts, tmp_pat
     with pytest.raises(RunError, match=r"other lora\.rank") as error:
         adapters.load_adapter(other, tmp_path, LoraSpec.model_validate(LORA | {"rank": 3}))
     assert "expected 3, got 2" in str(error.value)
+
+
+def quantised(recipe: Recipe, folder) -> Recipe:
+    """The recipe over a language model that is wide enough for blocks of 4-bit numbers."""
+    path = str(write_language(folder / "wide", width=64))
+    language = recipe.model.language.model_copy(update={"quantize": "4bit", "path": path})
+    return recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"language": language})}
+    )
+
+
+@pytest.mark.parametrize("lora", [LORA, DORA], ids=["lora", "dora"])
+def test_adapters_on_quantised_weights_end_in_a_plain_model(recipe, tmp_path, lora):
+    pytest.importorskip("bitsandbytes")
+    ours = quantised(with_lora(recipe, None, lora), tmp_path)
+    folder = train_run(ours, tmp_path / "run")
+    model, _ = load(folder)
+    assert model.config.model_spec.language.quantize is None
+    assert {value.dtype for value in weights(folder).values()} == {torch.float32}
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    looks = [record["validation_loss"] for record in steps if "validation_loss" in record]
+    again = validation(ours, model, folder)
+    assert again == pytest.approx(looks[-1], abs=1e-4)  # the merged model is the trained one
+
+
+def validation(recipe, model, folder) -> float:
+    """The last stage's validation loss of a saved model."""
+    stage = recipe.stages[-1]
+    _, processor = load(folder)
+    fp32 = choose_precision("fp32", torch.device("cpu"))
+    what = plan_stage(model, {"projector": 1e-3}, "stage")
+    feed = stage_feed(recipe, 1, what, model, processor, fp32, folder / "dropped.jsonl", Engine())
+    assert stage.lora is not None
+    return validation_loss(model, feed.validation(), fp32, Engine())
+
+
+def test_quantised_weights_are_refused_where_they_cannot_train(recipe, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(RecipeError, match="quantised"):
+        train_run(quantised(recipe, tmp_path), tmp_path / "run")
+    with pytest.raises(RecipeError, match="last to the end of the run"):
+        train_run(quantised(with_lora(recipe, LORA, None), tmp_path), tmp_path / "run")
 
 
 def test_without_peft_the_remedy_is_named(recipe, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def write_vision(folder: Path) -> Path:
     return folder
 
 
-def write_language(folder: Path, dropout: float = 0.1) -> Path:
+def write_language(folder: Path, dropout: float = 0.1, width: int = 16) -> Path:
     """A Llama with one token per byte, and attention dropout, so that randomness matters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
@@ -59,8 +59,8 @@ def write_language(folder: Path, dropout: float = 0.1) -> Path:
     torch.manual_seed(2)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=256,

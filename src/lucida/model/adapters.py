@@ -156,21 +156,79 @@ def attach(model: nn.Module, names: Sequence[str], lora: LoraSpec) -> None:
 def merge(model: nn.Module) -> list[str]:
     """Add every adapter to its matrix and remove it; the plain names of the changed weights.
 
-    The results stay the same up to the rounding of the matrices. ModelError when a merged matrix
-    would not be finite.
+    The results stay the same up to the rounding of the matrices. A quantised matrix is written out
+    in fp32 first: rounding the sum to a few bits again would lose what was learnt. ModelError when
+    a merged matrix would not be finite.
     """
     changed = []
     for name, module in adapted_layers(model).items():
+        base = module.get_base_layer()
         try:
-            module.merge(safe_merge=True)
+            if base.weight.is_floating_point():
+                module.merge(safe_merge=True)
+            else:
+                base = written_out(base)
+                base.weight.copy_(merged_weight(module, base.weight))
         except ValueError as problem:
             raise ModelError(f"the adapter of {name} cannot be merged: {problem}") from problem
-        above, _, own = name.rpartition(".")
-        setattr(model.get_submodule(above), own, module.get_base_layer())
+        replace(model, name, base)
         changed.append(f"{name}.weight")
     if changed:
         del model.peft_config
     return changed
+
+
+def merged_weight(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """The matrix of an adapted layer with its adapter added, from the matrix in fp32."""
+    if NAME in module.lora_variant:  # DoRA: lengths of rows are learnt apart
+        return module.lora_variant[NAME].merge_safe(module, NAME, weight)
+    return weight + module.get_delta_weight(NAME)
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module into the place that has this name."""
+    above, _, own = name.rpartition(".")
+    setattr(model.get_submodule(above), own, module)
+
+
+@torch.no_grad()
+def write_out(model: nn.Module) -> int:
+    """Replace every quantised linear layer by a plain one in fp32; gives how many there were."""
+    layers = quantised_layers(model)
+    for name, module in layers.items():
+        replace(model, name, written_out(module))
+    return len(layers)
+
+
+def quantised_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers whose matrices are held in a few bits, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point()
+    }
+
+
+def keep_differentiable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit matrices for a CPU at every look in evaluation mode:
+    products with a repacked matrix pass no gradient on. `state_dict` takes a repacking back."""
+    for module in quantised_layers(model).values():
+        module.state_dict()
+        module.support_avx512bf16_for_cpu = False
+
+
+def written_out(module: nn.Module) -> nn.Linear:
+    """A plain fp32 copy of a linear layer that bitsandbytes holds in 4 or 8 bits."""
+    from peft.utils.integrations import dequantize_bnb_weight
+
+    bias = module.bias is not None
+    device = module.weight.device
+    plain = nn.Linear(module.in_features, module.out_features, bias=bias, device=device)
+    state = getattr(module.weight, "quant_state", None) or getattr(module, "state", None)
+    plain.weight.copy_(dequantize_bnb_weight(module.weight, state=state))
+    if bias:
+        plain.bias.copy_(module.bias)
+    return plain
 
 
 def save_adapter(

@@ -6,6 +6,7 @@ check_folder ─▶ begin: parts, newest checkpoint ─▶ plan each stage ─�
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lucida.core.errors import RecipeError, RunError, suggestion
 from lucida.core.files import atomic_folder
@@ -107,6 +109,7 @@ def check_folder(run: RunFolder, recipe: Recipe) -> None:
 def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> Training:
     """Build the model, or take the run up where its newest checkpoint left it (adapters excepted:
     `restore_adapters` brings them once the stages are planned)."""
+    check_quantised(recipe)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     device = choose_device()
@@ -121,6 +124,7 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
     model, processor = build(recipe.model)
     if device.type == "cpu":
         quicken(model.language)
+        adapters.keep_differentiable(model)
     position, touched, saved = Position(), set(), None
     if whole := checkpoints(run.path):
         saved = whole[-1]
@@ -274,14 +278,47 @@ def settle(training: Training) -> None:
         keep_adapter(training)
     merge_adapters(training)
     spec = training.recipe.model
-    if last.template is None and last.attention_mask is None:
+    quantised = spec.language.quantize is not None
+    if quantised:
+        adapters.write_out(model)
+        say("the language model is saved in fp32, quantised matrices written out")
+    if last.template is None and last.attention_mask is None and not quantised:
         return
     model.mask = last.attention_mask or spec.attention_mask
     processor.template = last.template or spec.language.template
-    language = spec.language.model_copy(update={"template": processor.template})
+    if quantised:
+        model.config.text_config = forget_quantisation(model.language)
+    changes = {"template": processor.template, "quantize": None}
+    language = spec.language.model_copy(update=changes)
     told = spec.model_copy(update={"language": language, "attention_mask": model.mask})
     model.config.spec = told.model_dump(mode="json")
     model.generation_config = generation_defaults(model.language, processor)
+
+
+def forget_quantisation(language: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of a language model whose matrices were written out; it is changed."""
+    config = language.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    language.is_quantized = False
+    language.hf_quantizer = None
+    return config
+
+
+def check_quantised(recipe: Recipe) -> None:
+    """RecipeError when adapters on quantised weights would be merged before the end: a checkpoint
+    of the next stage could not say what lies under its own."""
+    if recipe.model.language.quantize is None:
+        return
+    for stage, after in itertools.pairwise(recipe.stages):
+        if stage.lora is not None and stage.lora != after.lora:
+            raise RecipeError(
+                "adapters on a quantised language model last to the end of the run",
+                expected=f"the `lora` of stage {stage.name} in stage {after.name} as well",
+                given=after.lora.model_dump() if after.lora else "none",
+                origin=f"recipe {recipe.name}",
+                remedy="give both stages the same `lora`, or set model.language.quantize=null",
+            )
 
 
 def keep_adapter(training: Training) -> None:

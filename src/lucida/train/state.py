@@ -110,11 +110,11 @@ def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None
 def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tensor]:
     """The parameters in `touched` and every persistent buffer, by name; no adapters."""
     kept = {name: value for name, value in named_weights(model) if name in touched}
-    every_name = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     layers = adapted_layers(model)
     for name, value in model.state_dict().items():
         plain = plain_name(name, layers)
-        if name not in every_name and plain is not None:
+        if name in buffers and plain is not None:
             kept[plain] = value
     return {name: value.detach() for name, value in kept.items()}
 
