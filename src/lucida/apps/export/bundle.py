@@ -5,9 +5,9 @@
       from jaxtyping import Float             from .shapes import Float      (does nothing)
       from lucida.core.spec import ModelSpec  from .spec import ModelSpec    (a plain value)
 
-Starting from the modules that make model and processor, every module that they import comes along.
-Only import statements and the targets of tables are rewritten; the rest is Lucida's source, comments
-included, so that whoever is asked to trust the code can read it.
+Starting from the modules that make model and processor, every module that they import comes
+along. Only import statements and the targets of tables are rewritten; the rest is Lucida's source,
+comments included, so that whoever is asked to trust the code can read it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PRESENT |= {"safetensors", "regex"}
 """Packages that transformers, torch and images bring."""
 SPEC, REGISTRY = "lucida.core.spec", "lucida.core.registry"
 
-SHAPES = '''"""Shapes are checked in Lucida's own tests; here the annotations say them and do nothing."""
+SHAPES = '''"""Shapes are checked in Lucida's own tests; here the annotations only say them."""
 
 
 class Shape:
@@ -76,7 +76,7 @@ from collections.abc import Mapping
 
 
 class Table(Mapping):
-    """kind -> `module:attribute` of this folder. Kinds that this model does not use are not here."""
+    """kind -> `module:attribute` of this folder; kinds that the model does not use are absent."""
 
     def __init__(self, family, targets, *, group=None, error=LookupError):
         self.family, self.targets = family, dict(targets)
@@ -187,9 +187,8 @@ def edits(tree: ast.Module, module: str, needs: set[str], names: set[str]) -> It
 def imports(tree: ast.AST, in_function: bool) -> Iterator[tuple[ast.stmt, bool]]:
     """Import statements and blocks for type checkers, with whether a function holds them."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) or (
-            isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        ):
+        checked = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        if checked or isinstance(node, ast.Import | ast.ImportFrom):
             yield node, in_function
         else:
             inside = in_function or isinstance(node, ast.FunctionDef)

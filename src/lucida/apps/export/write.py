@@ -22,7 +22,7 @@ FORMATS: tuple[Format, ...] = ("auto", "llava", "remote-code")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the format, why it is no Llava (empty when it is one), how well it agrees."""
+    """What was written: the format, why it is no Llava (if it is not), how well it agrees."""
 
     format: Format
     obstacles: list[str]

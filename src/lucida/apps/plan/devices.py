@@ -1,4 +1,4 @@
-"""Devices that a plan can be made for: memory, peak arithmetic, and how much of it training gets."""
+"""Devices that a plan can be made for: memory, peak arithmetic, and what training gets of it."""
 
 from __future__ import annotations
 

@@ -19,14 +19,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lucida.apps.plan.attention import NAME, attending, plain_loss
+from lucida.model.attention import EAGER_LENGTH
 from lucida.train.kernels import norm_forward
 from lucida.train.objective import CHUNK_LOGITS
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What one pass holds. rows: samples; length: mean tokens of one; attended: length whose square
-    is the mean square; images: of the whole pass; side: pixels; supervised: positions with logits."""
+    """What one pass holds.
+
+    rows: samples; length: mean tokens of one; attended: the length whose square is the mean square;
+    images: views of the whole pass; side: pixels; supervised: positions with logits.
+    """
 
     rows: int
     length: int
@@ -100,7 +104,7 @@ def run_pass(
             hidden = part("language", lambda: read(model, shape, visual, gpu))
             loss = part("head", lambda: judged(model, hidden, shape))
         if loss.requires_grad:
-            with attending(shape.attended, weights=not gpu):
+            with attending(shape.attended, weights_kept(shape, gpu)):
                 part("backward", loss.backward)
     if shape.features_cached:
         cost.flops.pop("vision", None)  # its features come from the disk
@@ -127,13 +131,21 @@ def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Te
         where = torch.zeros(len(places), dtype=torch.long)
         embedded = rows.index_copy(0, where, places).view_as(embedded)
     position = torch.zeros(shape.rows, shape.length, dtype=torch.long)
-    with attending(shape.attended, weights=not gpu):
+    with attending(shape.attended, weights_kept(shape, gpu)):
         return model.language.base_model(
             inputs_embeds=embedded,
             position_ids=position,
             attention_mask=embedded.new_zeros(1, 1, 1, 1),
             use_cache=False,
         ).last_hidden_state
+
+
+def weights_kept(shape: Shape, gpu: bool) -> bool:
+    """Does attention keep its weights? On a CPU it does for short samples (`EAGER_LENGTH`)."""
+    dtype = torch.float32
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    return not gpu and shape.attended <= EAGER_LENGTH.get(dtype, 0)
 
 
 def judged(model: nn.Module, hidden: Tensor, shape: Shape) -> Tensor:

@@ -36,7 +36,29 @@ def export(
         err=True,
     )
     typer.echo(
-        f'from transformers import AutoModelForImageTextToText as Auto, AutoProcessor\n'
+        f"from transformers import AutoModelForImageTextToText as Auto, AutoProcessor\n"
         f'model = Auto.from_pretrained("{out}"{trusted})\n'
         f'processor = AutoProcessor.from_pretrained("{out}"{trusted})'
+    )
+
+
+@app.command("import")
+@guarded
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint to read.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; it must be new.")],
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Chat template, if none writes as its processor does."),
+    ] = None,
+) -> None:
+    """Read a transformers Llava checkpoint as a model of Lucida's."""
+    must_exist(folder)
+    from lucida.apps.export.read import read
+
+    done = read(folder, out, template)
+    typer.echo(
+        f"wrote {out} (template {done.template}); asked {done.agreement.prompts} prompts with "
+        f"{done.agreement.images} images: logits differ by at most {done.agreement.logits:.2g}",
+        err=True,
     )

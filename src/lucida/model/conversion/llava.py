@@ -39,6 +39,9 @@ def llava_config(model: LucidaModel) -> LlavaConfig:
     """The configuration of the same model as a Llava (see `fits.llava_obstacles` first)."""
     spec = model.config.model_spec
     vision = plain_config(model.vision.model.config)
+    layers = list(model.vision.layers)  # counted from the end of the encoder as it is cut
+    if model.vision.family.cut == "modules":
+        vision.num_hidden_layers += max(model.vision.named_layers) + 1
     prefix = model.vision.family.prefix(vision)
     one_matrix = spec.projector.kind == "linear" or spec.projector.depth == 1
     return LlavaConfig(
@@ -50,32 +53,10 @@ def llava_config(model: LucidaModel) -> LlavaConfig:
         vision_feature_select_strategy=(
             "default" if prefix and spec.vision.take == "patches" else "full"
         ),
-        vision_feature_layer=layers_kept(spec.vision.feature_layer, vision),
+        vision_feature_layer=layers[0] if len(layers) == 1 else layers,
         multimodal_projector_bias=True,
         tie_word_embeddings=bool(model.language.config.tie_word_embeddings),
     )
-
-
-def layers_kept(feature_layer: int | list[int], cut: PreTrainedConfig) -> int | list[int]:
-    """The feature layer in the encoder that ends there: -1; several count from the first.
-
-    Worked example: layers [-3, -1] of 12 are kept as [10, 12] of 12; [2, -4] as [2, 9] of 9. The
-    last one kept is where the encoder was cut, which says how deep it was.
-    """
-    if isinstance(feature_layer, int):
-        return -1
-    depth = cut.num_hidden_layers
-    negative = [layer for layer in feature_layer if layer < 0]
-    positive = [layer for layer in feature_layer if layer >= 0]
-    # Counted from a longer encoder: its end lies behind the cut by what the highest negative says.
-    top = depth - max(negative) if negative and depth not in positive else None
-    if negative and top is None:
-        raise ModelError(
-            "feature layers counted from both ends cannot be told apart in a shortened encoder",
-            given=feature_layer,
-            remedy="count all of them from the same end",
-        )
-    return [layer if layer >= 0 else top + layer for layer in feature_layer]
 
 
 def to_llava(model: LucidaModel) -> LlavaForConditionalGeneration:
