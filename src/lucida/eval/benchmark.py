@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lucida.core.errors import RunError
 from lucida.data.sample import Sample
 from lucida.eval.metrics.boxes import Box
 
@@ -174,5 +175,6 @@ class Benchmark(ABC):
     def answers_file(
         self, examples: Sequence[Example], outputs: Sequence[str], model: str
     ) -> tuple[str, str]:
-        """Name and content of the file that the official judge or server reads."""
-        raise NotImplementedError(f"{self.name} is scored here, it has no outside judge")
+        """Name and content of the file that the official judge or server reads; RunError where
+        nobody but `scores` judges."""
+        raise RunError(f"{self.name} is scored here and has no outside judge", origin=model)

@@ -80,6 +80,10 @@ def test_vizwiz_separates_what_cannot_be_answered(published):
     assert scores["vizwiz/VizWiz_val_1.jpg"] == 1
     assert totals["answerable"] == 0
     assert totals["not answerable"] == 100
+    # "Unanswerable" twice, rightly once: precision 1/2, recall 1.
+    assert totals["unanswerable F1"] == pytest.approx(200 / 3)
+    assert totals["unanswerable AP"] == pytest.approx(50)
+    assert totals["lmms"] == 50
 
 
 def test_gqa_has_three_readings(published):

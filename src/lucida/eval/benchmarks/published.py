@@ -7,6 +7,7 @@ same on every machine, under every Python, and a larger limit only adds to them.
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,13 +56,13 @@ class PublishedBenchmark(Benchmark):
         """The folder with the published files of all benchmarks."""
         return data_root(self._data)
 
+    @abstractmethod
     def records(self, split: Split) -> list[Record]:
         """The records of a split, in any order, each with an id of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def example(self, record: Record) -> Example:
         """The example that a record asks for."""
-        raise NotImplementedError
 
     def unit(self, record: Record) -> str:
         """What is shuffled as one: the record, unless several are only scored together."""

@@ -11,7 +11,8 @@ from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, listed, read_json, read_object
 from lucida.eval.benchmarks.coco import TRAIN2014, VAL2014, file_name
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
-from lucida.eval.metrics.vqa import okvqa_score, vizwiz_score, vqa_score
+from lucida.eval.metrics.answers import normalise_vizwiz
+from lucida.eval.metrics.vqa import answerability, okvqa_score, vizwiz_score, vqa_score
 
 _TRAINING = replace(TRAIN2014, needed="train")
 _VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
@@ -224,8 +225,14 @@ class VizWiz(PublishedBenchmark):
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
-        """Accuracy in percent by type of answer, and of what can be answered and what cannot."""
+        """In percent: accuracy by type of answer, and of what can be answered and what cannot; AP
+        and F1 of saying "unanswerable" where nothing can be said; accuracy as lmms-eval has it."""
         able = [s for e, s in zip(examples, scores, strict=True) if e.details["answerable"]]
         unable = [s for e, s in zip(examples, scores, strict=True) if not e.details["answerable"]]
         split = {"answerable": percent(able), "not answerable": percent(unable)}
+        said = [float(normalise_vizwiz(p) == "unanswerable") for p in parsed]
+        found = answerability(said, [bool(e.details["answerable"]) for e in examples])
+        split |= {f"unanswerable {name}": 100 * value for name, value in found.items()}
+        pairs = zip(examples, parsed, strict=True)
+        split["lmms"] = percent([vizwiz_score(p, e.answers, variant="lmms") for e, p in pairs])
         return by_kind(examples, scores) | split
