@@ -48,6 +48,10 @@ def test_equals_the_official_tokenizer_on_captions(name):
         ("No. 5 or no. The end", "no. 5 or no the end"),
         ("U.S.-made 3.5-inch disk", "u.s.-made 3.5-inch disk"),
         ("1 1/2 cups", "1\u00a01/2 cups"),
+        (
+            "by Ann <ann@x.org> (see fig. 3): 10\u00b2 >> 9",
+            "by ann <ann@x.org> -lrb- see fig. 3 -rrb- 10 \u00b2 >> 9",
+        ),
         (None, ""),
         (" \n", ""),
     ],
