@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,10 +65,8 @@ class Store:
         settings = plain(dict(identity))
         same = file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings
         if rank() == 0 and not same:
-            for old in self.folder.glob("*.jsonl"):
+            for old in [*self.folder.glob("*.jsonl"), *self.folder.glob("rank*/*.jsonl")]:
                 old.unlink()
-            for old in self.folder.glob("rank*"):
-                shutil.rmtree(old)
             atomic_write(file, json.dumps(settings, indent=2) + "\n")
         wait_for_all()
         return same
