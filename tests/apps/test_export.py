@@ -1,0 +1,111 @@
+"""Exports equal the model they were made from; what no format holds is refused with its reasons."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_designs import make
+
+from lucida.apps import cli
+from lucida.apps.export import llava
+from lucida.apps.export.write import export
+from lucida.core.errors import ModelError, RunError
+from lucida.model.checkpoint import save
+
+
+def reloaded(model, processor, folder):
+    llava.write_llava(model, processor, folder)
+    return llava.check_llava(model, processor, folder)
+
+
+@pytest.mark.parametrize("vision", ["clip", "siglip"])
+@pytest.mark.parametrize("language", ["llama", "qwen2", "qwen3"])
+def test_a_llava_equals_the_model_it_was_made_from(vision, language, tmp_path):
+    agreement = reloaded(*make(vision, language), tmp_path)
+    assert agreement.logits == 0.0 and agreement.prompts == 6 and agreement.images > 6
+
+
+@pytest.mark.parametrize(
+    "template", ["plain", "vicuna", "llama2", "mistral", "phi", "prismatic"]
+)  # fmt: skip
+def test_every_template_becomes_jinja(template, tmp_path):
+    assert reloaded(*make(template=template), tmp_path).prompts >= 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": {"policy": "crop"}},
+        {"projector": {"kind": "linear"}},
+        {"projector": {"kind": "mlp", "hidden": 8, "activation": "relu"}},
+        {"layer": [-1, -3]},
+    ],
+    ids=["crop", "one matrix", "a narrow layer", "two layers"],
+)
+def test_designs_that_are_a_llava_in_other_words(change, tmp_path):
+    assert reloaded(*make(**change), tmp_path).logits < 1e-5
+
+
+def test_every_reason_is_named(tmp_path):
+    projector = {"kind": "mlp", "norm": True, "depth": 3}
+    save(*make(mask="image_block", projector=projector, image={}), tmp_path / "run")
+    with pytest.raises(ModelError) as caught:
+        export(tmp_path / "run", tmp_path / "out", "llava")
+    for word in ("attention_mask", "letterbox", "norm", "depth", "remote-code"):
+        assert word in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_difference_leaves_nothing_behind(tmp_path, monkeypatch):
+    model, processor = make()
+    save(model, processor, tmp_path / "run")
+    written = llava.to_llava
+
+    def spoilt(model):
+        other = written(model)
+        layer = other.model.multi_modal_projector.linear_2
+        layer.bias = torch.nn.Parameter(layer.bias + 1)  # a new tensor: the model keeps its own
+        return other
+
+    monkeypatch.setattr(llava, "to_llava", spoilt)
+    with pytest.raises(ModelError, match="logits differ"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_stands_there_is_kept(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    with pytest.raises(RunError, match="something stands there"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert (tmp_path / "out" / "precious").read_text() == "x"
+
+
+def test_the_verb_says_what_was_compared(tmp_path, capsys):
+    save(*make(), tmp_path / "run")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")])
+    printed = capsys.readouterr()
+    assert not caught.value.code, printed.err
+    assert "as llava" in printed.err and "6 prompts" in printed.err
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llava"
+
+
+@pytest.mark.slow
+def test_a_folder_with_its_own_code_needs_no_lucida(tmp_path):
+    projector = {"kind": "mlp", "position": True}
+    save(*make("siglip", mask="image_block", projector=projector), tmp_path / "run")
+    done = export(tmp_path / "run", tmp_path / "out")  # asks in a process without Lucida
+    assert done.format == "remote-code" and done.agreement.logits <= 1e-5
+    assert "attention_mask" in " ".join(done.obstacles)
+    for file in (tmp_path / "out").glob("*.py"):
+        lines = file.read_text().splitlines()
+        assert not [each for each in lines if each.strip().startswith(("from lucida", "import lu"))]

@@ -1,0 +1,75 @@
+"""Checkpoints of transformers become equal models; others are refused with both values."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny
+from tiny_designs import make
+
+from lucida.apps.export import llava
+from lucida.apps.export.read import read
+from lucida.core.errors import ModelError
+from lucida.model.checkpoint import load
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    def written(*args, **more):
+        model, processor = make(*args, **more)
+        (tmp_path / "llava").mkdir()
+        llava.write_llava(model, processor, tmp_path / "llava")
+        return model, tmp_path / "llava"
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("vision", "language", "template"),
+    [("clip", "llama", "phi"), ("siglip", "qwen2", "qa"), ("clip", "qwen3", "prismatic")],
+)
+def test_there_and_back_again(vision, language, template, checkpoint, tmp_path):
+    model, folder = checkpoint(vision, language, template)
+    done = read(folder, tmp_path / "back")
+    assert done.agreement.logits <= 1e-5 and done.agreement.prompts >= 4
+    again, processor = load(tmp_path / "back")
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image", "image": tiny.picture()},
+                                      {"type": "text", "text": "What?"}]}]
+    )  # fmt: skip
+    with torch.no_grad():
+        ours, theirs = again(**prompt).logits, model(**prompt).logits
+    words = min(ours.shape[-1], theirs.shape[-1])
+    torch.testing.assert_close(ours[..., :words], theirs[..., :words], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "llava_next"}, "kind that is not read here"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
+        ({"projector_hidden_act": "silu"}, "activation"),
+    ],
+)
+def test_others_are_refused(change, message, checkpoint, tmp_path):
+    _, folder = checkpoint()
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | change))
+    with pytest.raises(ModelError, match=message):
+        read(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickles_are_refused(checkpoint, tmp_path):
+    _, folder = checkpoint()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickles are not read"):
+        read(folder, tmp_path / "out")
