@@ -15,11 +15,19 @@ from lucida.train.loop import train_alone
 TWINS = [name for name in presets() if name.endswith("-mini")]
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_a_twin_trains_through_all_its_stages(name, tmp_path, monkeypatch):
+FUSED = [
+    "model.vision.more=[{path: 'lucida:siglip-mini', feature_layer: 1, size: 32}]",
+    "model.projector=fused_mlp",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, []) for name in TWINS), ("prismatic-mini", FUSED)]
+)
+def test_a_twin_trains_through_all_its_stages(name, changes, tmp_path, monkeypatch):
     monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))
     torch.set_num_threads(1)
-    overrides = ["threads=1", "precision=fp32"]
+    overrides = ["threads=1", "precision=fp32", *changes]
     for stage in load_recipe(name).stages:
         path = f"stages.{stage.name}"
         overrides += [f"{path}.budget={{steps: 2}}", f"{path}.batch.samples=8"]
