@@ -179,9 +179,8 @@ class ImagePolicy:
         if self.policy == "resize":
             return size, size, 0, 0
         side = max(width, height) if self.policy == "letterbox" else min(width, height)
-        whole = (
-            int if self.policy == "crop" else round
-        )  # CLIP's own processor cuts the fraction off
+        # CLIP's own processor cuts the fraction off.
+        whole = int if self.policy == "crop" else round
         new_width = max(1, whole(size * width / side))
         new_height = max(1, whole(size * height / side))
         # Floor division of a negative number would shift odd crops the other way than padding.

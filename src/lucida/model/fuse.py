@@ -28,9 +28,9 @@ def fuse(
     """
     where = placeholder.flatten().nonzero().squeeze(1)
     width = embedded.shape[-1]
-    counts = [len(image) for image in visual]
     flat = torch.cat(list(visual)) if isinstance(visual, list) else visual.reshape(-1, width)
     if len(where) != len(flat):
+        counts = [len(image) for image in visual]
         each = " + ".join(map(str, counts[:8])) if len(set(counts)) > 1 else (*counts, 0)[0]
         raise ModelError(
             "the places kept in the text and the visual tokens differ in number",
