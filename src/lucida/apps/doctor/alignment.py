@@ -22,7 +22,7 @@ from lucida.model.vlm import LucidaModel
 from lucida.train.blocks import blocks
 
 
-def chamfer(visual: Float[Tensor, "tokens width"], text: Float[Tensor, "n width"]) -> float:
+def chamfer(visual: Float[Tensor, "tokens width"], text: Float[Tensor, "length width"]) -> float:
     """Chamfer distance of two sets of vectors on the cosine: 0 when each has its like in the other.
 
     The mean over both sets of 1 - cosine to the nearest vector of the other set; 2 when all are
