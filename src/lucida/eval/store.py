@@ -146,7 +146,7 @@ class Store:
                 "output": answered.outputs[place],
                 "parsed": answered.parsed[place],
                 "truth": list(example.answers) if example.box is None else list(example.box),
-                "score": answered.scores[place],
+                "score": None if job.task.judged else answered.scores[place],
                 **answered.details[place],
             }
         text = "".join(json.dumps(plain(row)) + "\n" for row in rows.values())
