@@ -55,6 +55,8 @@ def test_there_and_back_again(vision, language, template, checkpoint, tmp_path):
     ("change", "message"),
     [
         ({"model_type": "llava_next"}, "kind that is not read here"),
+        ({"mm_vision_tower": "openai/clip"}, "original LLaVA's layout"),
+        ({"model": {"arch_specifier": "gelu-mlp"}}, "Prismatic's layout"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
         ({"projector_hidden_act": "silu"}, "activation"),
     ],

@@ -52,6 +52,9 @@ class Value:
     def model_validate(cls, values):
         return values if isinstance(values, Value) else cls(values)
 
+    def model_dump(self, **options):
+        return {name: plain(value) for name, value in vars(self).items()}
+
     def __repr__(self):
         return repr(vars(self))
 
@@ -65,6 +68,25 @@ def wrapped(value):
     if isinstance(value, dict):
         return Value(value)
     return [wrapped(each) for each in value] if isinstance(value, list) else value
+
+
+def plain(value):
+    if isinstance(value, Value):
+        return value.model_dump()
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+class TypeAdapter:
+    """Stands in for pydantic's: the values were validated when the model was made."""
+
+    def __init__(self, kind):
+        pass
+
+    def validate_python(self, value, **options):
+        return wrapped(value)
+
+    def dump_python(self, value, **options):
+        return plain(value)
 
 
 '''
@@ -167,6 +189,9 @@ def edits(tree: ast.Module, module: str, needs: set[str], names: set[str]) -> It
                 check_present(alias.name, module, in_function)
         elif node.module == "jaxtyping":
             yield Edit(node.lineno, node.end_lineno, f"from .shapes import {listed(node.names)}")
+        elif node.module == "pydantic":
+            check_stands_in(node, module)
+            yield Edit(node.lineno, node.end_lineno, f"from .spec import {listed(node.names)}")
         elif node.module == SPEC or node.module.startswith(f"{SPEC}."):
             names.update(alias.name for alias in node.names)
             yield Edit(node.lineno, node.end_lineno, f"from .spec import {listed(node.names)}")
@@ -208,6 +233,15 @@ def moved_import(node: ast.ImportFrom, needs: set[str]) -> Iterator[str]:
     if plain:
         needs.add(node.module)
         yield f"from .{flat(node.module)} import {listed(plain)}"
+
+
+def check_stands_in(node: ast.ImportFrom, module: str) -> None:
+    """ModelError for what `spec.py` has no stand-in of."""
+    for alias in node.names:
+        if alias.name != "TypeAdapter":
+            raise ModelError(
+                f"{module} needs pydantic's {alias.name}, which remote code cannot bring along"
+            )
 
 
 def listed(names: list[ast.alias]) -> str:

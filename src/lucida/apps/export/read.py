@@ -62,7 +62,7 @@ def read(folder: Path, out: Path, template: str | None = None) -> Imported:
             expected="llava",
             given=kind,
             origin=folder,
-            remedy="tiles, poolings and mixers of other LLaVA families have no reader yet",
+            remedy="other layouts and families (tiles, poolings) have no reader yet",
         )
     llava, processor = read_llava(folder)
     with atomic_folder(out) as aside:
@@ -92,6 +92,10 @@ def kind_of(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise ModelError("this folder holds no checkpoint", expected="config.json", origin=folder)
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "mm_vision_tower" in values or "mm_projector_type" in values:
+        return "the original LLaVA's layout (llava-hf publishes the same models as llava)"
+    if "arch_specifier" in values.get("model", {}):
+        return "Prismatic's layout"
     if "auto_map" in values:
         raise ModelError(
             "this checkpoint needs code of its own, which is not run here",
