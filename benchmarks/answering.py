@@ -6,7 +6,12 @@
 
 The answers of all three must be the same. CPU time with one thread, fp32; the ways alternate.
 
-    python benchmarks/answering.py [--pictures 8] [--questions 8] [--repetitions 3]
+With `--mixed` the questions are each about another picture, or about none, of all lengths:
+
+    batch 1         Lucida, a question at a time
+    token budget    Lucida, sorted by length and batched within a budget of positions
+
+    python benchmarks/answering.py [--pictures 8] [--questions 8] [--repetitions 3] [--mixed]
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -36,6 +42,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--mixed", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model, processor = build(load_recipe("mini").model)
@@ -43,7 +50,44 @@ def main() -> None:
     source = WorldSource(["attribute", "counting", "presence"], "test", given.pictures * 4)
     groups = [questions_of(sample, given.questions) for sample in source]
     groups = [group for group in groups if len(group) == given.questions][: given.pictures]
-    ways: dict[str, Callable[[], list[str]]] = {
+    if given.mixed:
+        ways = mixed_ways(model, processor, groups)
+    else:
+        ways = picture_ways(model, processor, groups)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    answers = {}
+    for _ in range(given.repetitions):
+        for name, way in ways.items():
+            begun = time.process_time()
+            answers[name] = way()
+            taken[name].append(time.process_time() - begun)
+    base = next(iter(ways))
+    first = statistics.median(taken[base])
+    rows = [
+        [
+            name,
+            f"{statistics.median(times):.2f}",
+            f"{min(times):.2f} to {max(times):.2f}",
+            f"{first / statistics.median(times):.2f}",
+        ]
+        for name, times in taken.items()
+    ]
+    asked = len(answers[base])
+    columns = ["way", "CPU s (median)", "range", "times faster"]
+    table(f"{asked} questions about {len(groups)} pictures", columns, rows)
+    for name, said in answers.items():
+        if said != answers[base]:
+            raise SystemExit(f"the answers of `{name}` differ from those of `{base}`")
+
+
+Ways = dict[str, Callable[[], list[str]]]
+
+
+def picture_ways(
+    model: LucidaModel, processor: LucidaProcessor, groups: list[list[Sample]]
+) -> Ways:
+    """Three ways to answer several questions about one picture."""
+    return {
         "one by one": lambda: [
             text for group in groups for one in group for text in generated(model, processor, [one])
         ],
@@ -55,29 +99,22 @@ def main() -> None:
             for text in greedy(model, processor, [one for g in groups for one in g], NEW)
         ],
     }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    answers = {}
-    for _ in range(given.repetitions):
-        for name, way in ways.items():
-            begun = time.process_time()
-            answers[name] = way()
-            taken[name].append(time.process_time() - begun)
-    first = statistics.median(taken["one by one"])
-    rows = [
-        [
-            name,
-            f"{statistics.median(times):.2f}",
-            f"{min(times):.2f} to {max(times):.2f}",
-            f"{first / statistics.median(times):.2f}",
-        ]
-        for name, times in taken.items()
-    ]
-    asked = sum(map(len, groups))
-    columns = ["way", "CPU s (median)", "range", "times faster"]
-    table(f"{asked} questions about {len(groups)} pictures", columns, rows)
-    for name, said in answers.items():
-        if said != answers["one by one"]:
-            raise SystemExit(f"the answers of `{name}` differ from those of `one by one`")
+
+
+def mixed_ways(model: LucidaModel, processor: LucidaProcessor, groups: list[list[Sample]]) -> Ways:
+    """Two ways to answer one question of each group; every third loses its picture."""
+    asked = []
+    for number, group in enumerate(groups):
+        one = group[number % len(group)]
+        if number % 3 == 2:
+            words = "Some words that stand before. " * (number % 7)
+            (turn,) = one.branches[0]
+            one = Sample(one.origin, (), (), ((replace(turn, parts=(words, *turn.parts)),),))
+        asked.append(one)
+    return {
+        "batch 1": lambda: [greedy(model, processor, [one], NEW)[0] for one in asked],
+        "token budget": lambda: greedy(model, processor, asked, NEW),
+    }
 
 
 def questions_of(sample: Sample, count: int) -> list[Sample]:

@@ -27,32 +27,37 @@ Targets = Annotated[
 ]
 
 
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        "--tasks",
+        metavar="NAME",
+        help="Only this task, or several with commas; may be repeated.",
+        show_default="all",
+    ),
+]
+
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="|".join(PROTOCOLS),
+        help="How to ask; may be repeated, the first gives the score.",
+        show_default="each task's own",
+    ),
+]
+
+
 @app.command("eval")
 @guarded
 def evaluate(
     target: Targets,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task",
-            "--tasks",
-            metavar="NAME",
-            help="Only this task, or several with commas; may be repeated.",
-            show_default="all",
-        ),
-    ] = None,
+    task: Tasks = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Largest number of examples per task.", show_default="all"),
     ] = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="|".join(PROTOCOLS),
-            help="How to ask; may be repeated, the first gives the score.",
-            show_default="each task's own",
-        ),
-    ] = None,
+    protocol: Protocols = None,
     shots: Annotated[
         str | None,
         typer.Option(metavar="0,4", help="Also with so many demonstrations, over several seeds."),
