@@ -231,8 +231,21 @@ class GatedCrossAttention(nn.Module):
         fields = one_conversation(marker, cache) if layout is None else layout.fields
         if visual is None:
             visual = next(self.parameters()).new_zeros(0, 1, self.width)
+        elif self.training:
+            self.check_gates()
         self.images = images_of(fields, visual).behind(earlier)
         self.look(fields, self.images)
+
+    def check_gates(self) -> None:
+        """Refuse to train on images that nothing can ever see."""
+        gates = [gate for layer in self.layers.values() for gate in (layer.gate, layer.mlp_gate)]
+        if not any(gate.requires_grad for gate in gates) and not any(map(float, gates)):
+            raise ModelError(
+                "the gates of cross_attention are closed and frozen, so images are never seen",
+                expected="a learning rate for `cross_attention` in this stage",
+                given="frozen",
+                remedy="add `cross_attention: 1e-4` to stages.NAME.train",
+            )
 
     def end(self, decoder: nn.Module, args: tuple, output: Any) -> None:
         """The hook behind all layers: the images stay with the cache."""
