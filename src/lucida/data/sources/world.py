@@ -89,7 +89,11 @@ def scene_source(scene: Scene) -> ImageSource:
     cached before a change of the drawing are never met again."""
     content = f"{_drawing_code()}|{scene!r}"
     key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    return ImageSource(origin=scene.id, key=f"world:{key}", load=partial(draw, scene))
+    return ImageSource(scene.id, f"world:{key}", partial(draw, scene), partial(_size, scene))
+
+
+def _size(scene: Scene) -> tuple[int, int]:
+    return scene.width, scene.height
 
 
 @cache
