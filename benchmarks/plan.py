@@ -6,7 +6,12 @@ Mid-size models of random weights (a SigLIP and a Llama) train two steps each in
 own, on scenes of the miniature world. Measured: the largest resident memory during the second step,
 less what the process held before the model was made. Foretold: `plan`'s memory at once.
 
-Recorded on 2 cores (see the figures at the end of this file).
+Recorded on 2 cores of an x86 CPU, torch 2.13, fp32, 16 samples a step:
+
+    language and projector      foretold 1717 MiB   measured 1682 MiB   +2.1%
+    projector only              foretold 1169 MiB   measured 1157 MiB   +1.0%
+
+The third case had not finished when this was written.
 """
 
 from __future__ import annotations
