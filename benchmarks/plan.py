@@ -11,7 +11,7 @@ Recorded on 2 cores of an x86 CPU, torch 2.13, fp32, 16 samples a step:
     language and projector      foretold 1717 MiB   measured 1682 MiB   +2.1%
     projector only              foretold 1169 MiB   measured 1157 MiB   +1.0%
 
-The third case had not finished when this was written.
+The third case has not been measured yet.
 """
 
 from __future__ import annotations

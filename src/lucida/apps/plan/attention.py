@@ -48,10 +48,10 @@ class Costed(torch.autograd.Function):
     """Two products forward, four or five backward, and what they keep."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, length: int, keep: bool) -> Tensor:
         rows, heads, _, size = query.shape
         shape = (rows, heads, length, length)
-        ctx.shape, ctx.size, ctx.again = shape, size, not setting.weights
+        ctx.shape, ctx.size, ctx.again = shape, size, not keep
         weights = query.new_empty(rows, heads, length, size) @ query.new_empty(
             rows, heads, size, length
         )
@@ -63,7 +63,7 @@ class Costed(torch.autograd.Function):
         # Copies: the layout gathers the rows of each segment.
         kept = [query.clone(), key.clone(), value.clone()]
         ctx.groups = groups
-        ctx.save_for_backward(*kept, weights if setting.weights else result)
+        ctx.save_for_backward(*kept, weights if keep else result)
         return result
 
     @staticmethod
@@ -75,7 +75,7 @@ class Costed(torch.autograd.Function):
         for _ in range(5 if ctx.again else 4):
             square @ long
         less = [each[:, :: ctx.groups].clone() for each in (key, value)]
-        return query.new_empty(query.shape), *less, None
+        return query.new_empty(query.shape), *less, None, None
 
 
 def planned(
@@ -92,8 +92,11 @@ def planned(
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (each.to(dtype) for each in (query, key, value))
-    length = setting.length or query.shape[2]
-    return Costed.apply(query, key, value, length).transpose(1, 2).contiguous(), None
+    # An encoder's, whenever it runs: layers that are computed again do so inside the backward pass.
+    whole = getattr(module, "whole_rows", False)
+    length = query.shape[2] if whole else setting.length or query.shape[2]
+    result = Costed.apply(query, key, value, length, setting.weights and not whole)
+    return result.transpose(1, 2).contiguous(), None
 
 
 def no_mask(*arguments: object, **options: object) -> None:

@@ -169,6 +169,8 @@ def fake(model: nn.Module, gpu: bool = False) -> FakeTensorMode:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         model.to_empty(device="cpu")
+    for module in () if model.vision is None else model.vision.modules():
+        module.whole_rows = True
     for module in model.language.modules():
         if (
             not gpu
