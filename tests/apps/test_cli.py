@@ -85,11 +85,12 @@ finally:
 def test_train_resolves_the_recipe_and_its_folder(verbs, capsys):
     code, _, _ = call(capsys, "train", "mini", "stages.sft.budget.steps=3")
     assert code == 0
-    [(name, recipe, folder, command)] = verbs
+    [(name, recipe, folder, command, watch)] = verbs
     assert name == "train"
     assert recipe == load_recipe("mini", ["stages.sft.budget.steps=3"])
     assert folder == Path("runs/mini")
     assert command.split()[0] == "lucida"
+    assert callable(watch)  # for stages with evaluate_every
 
 
 def test_train_takes_another_folder(verbs, capsys, tmp_path):

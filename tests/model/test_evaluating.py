@@ -36,8 +36,8 @@ torch.set_num_threads(1)
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {% for p in m['content'] %}"
-    "{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %}{{ '\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}"
+    "{% endfor %}{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
 

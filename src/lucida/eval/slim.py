@@ -1,26 +1,39 @@
-"""Scores of a model while it is being trained, without a trace in the training.
+"""Scores of a model while it is being trained, for `StageSpec.evaluate_every`.
 
-evaluate_slim(model, processor, ["attribute"], limit=64, step=200)
+`train.loop` calls a watcher within `train.validate.untouched`, so that looking leaves no trace in
+the training; this file makes the watcher.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
+from lucida.core.spec import EvaluationSpec
 from lucida.eval.run import evaluate
+from lucida.train.validate import untouched
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
+    from lucida.train.begin import Watch
 
 SAMPLES = 500
 """Bootstrap resamples; an interval on the way need not be sharp."""
+LIMIT = 64
+"""Examples of a task, the first of its fixed order, unless the recipe asks for fewer."""
+
+
+def watcher(spec: EvaluationSpec) -> Watch | None:
+    """What scores the recipe's tasks on few examples each; None when it has no task."""
+    if not spec.tasks:
+        return None
+    limit = min(LIMIT, spec.limit or LIMIT)
+
+    def watch(model: LucidaModel, processor: LucidaProcessor, step: int) -> dict:
+        return evaluate_slim(model, processor, spec.tasks, limit, step, spec.max_new_tokens)
+
+    return watch
 
 
 def evaluate_slim(
@@ -32,35 +45,11 @@ def evaluate_slim(
     max_new_tokens: int = 32,
 ) -> dict:
     """`{"step", "tasks": {name: {"score", "interval", "n"}}, "seconds"}` on the first `limit`
-    examples of each task.
-
-    Afterwards the model is what it was, bit for bit: weights, gradients, which modules train, the
-    mode of every module, and the state of all random generators.
-    """
-    with undisturbed(model):
+    examples of each task."""
+    with untouched(model):
         found = evaluate(model, processor, tasks, limit, max_new_tokens, samples=SAMPLES)
     tasks = {
         name: {key: task[key] for key in ("score", "interval", "n")}
         for name, task in found["tasks"].items()
     }
     return {"step": step, "tasks": tasks, "seconds": found["seconds"]["evaluate"]}
-
-
-@contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Generators and the mode of every module are as before when the block ends, however it ends.
-
-    A module's own mode is kept one by one: a frozen encoder stays in evaluation mode while the rest
-    trains.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002

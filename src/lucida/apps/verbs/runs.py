@@ -26,9 +26,10 @@ def train(
 
     value = load_recipe(recipe, overrides or [])
     folder = run or Path("runs") / value.name
+    from lucida.eval.slim import watcher
     from lucida.train.loop import train_run
 
-    train_run(value, folder, command_line())
+    train_run(value, folder, command_line(), watcher(value.evaluation))
     typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
 
 
