@@ -47,6 +47,8 @@ def show(plan: dict[str, Any]) -> None:
     columns = ["weights", "gradients", "optimizer", "activations", "logits", "at once"]
     print()
     table("memory of one device", ["stage", "engine", *columns, "fits"], rows)
+    if device["count"] > 1:
+        print("fsdp: what sharding the language model would take; Lucida trains with ddp so far")
     exports = plan["exports"]
     print(f"exports to: {', '.join(exports['formats'])}")
     for reason in exports["no_llava_because"]:
