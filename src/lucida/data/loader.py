@@ -1,7 +1,7 @@
 """The stream of batches: which samples a step sees, made ahead of time, on any rank.
 
-    step ─arithmetic─▶ numbers ─Mixture.draw─▶ records ─encode─▶ Tokens ─collate─▶ Batch
-                                                  └─ unusable: counted, written down, replaced
+    step ─Order─▶ numbers ─Mixture.draw─▶ records ─encode─▶ Tokens ─collate─▶ Batch
+                                             └─ unusable: counted, written down, replaced
 
 A step's samples follow from its number alone, so a resumed run reads nothing of the past, and what
 thread, worker process or rank prepares them changes nothing.
@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lucida.core.errors import DataError, LucidaError, RecipeError, RunError
+from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.files import disk_errors
 from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.collate import Images, Pixels, collate, images_of, joined
+from lucida.data.lengths import Lengths, measured
 from lucida.data.mixture import Draw, Mixture
+from lucida.data.order import Order, Row, capacity, check_rows, needs_lengths
+from lucida.data.pack import collate_rows
 from lucida.data.sample import Batch, ImageSource, Tokens
 
 SUBSTITUTES = 16
@@ -59,24 +62,21 @@ class _Preparation:
     pixels: Images | None
     verify: bool
     skip: bool
-    rank: int
-    world: int
+    lengths: Lengths | None = None
     _whole: set[str] = field(default_factory=set)
 
-    def numbers(self, step: int, part: int) -> range:
-        """Numbers of this rank's samples in one pass of a step."""
-        samples, parts = self.batch.samples, self.batch.accumulate
-        begin, end = samples * part // parts, samples * (part + 1) // parts
-        return range(step * samples + begin + self.rank, step * samples + end, self.world)
-
-    def prepare(self, unit: int) -> _Pass:
-        """Pass number `unit` of the stage."""
-        step, part = divmod(unit, self.batch.accumulate)
+    def prepare(self, rows: list[Row]) -> _Pass:
+        """The pass that holds these rows."""
         counts: Counter[str] = Counter()
         dropped: list[dict[str, str | int]] = []
-        found = [self._sample(n, counts, dropped) for n in self.numbers(step, part)]
+        filled = [[self._sample(n, counts, dropped) for n in row] for row in rows]
+        found = [one for row in filled for one in row]
         tokens = [sample for sample, _ in found]
-        batch = collate(tokens, self.batch.pack, self.pad_id)
+        if self.batch.row is None:
+            batch = collate(tokens, self.batch.pack, self.pad_id)
+        else:
+            row_tokens = [[sample for sample, _ in row] for row in filled]
+            batch = collate_rows(row_tokens, self.batch.row, self.pad_id)
         pixels = [values for _, values in found if values is not None]
         if pixels:
             batch.pixel_values = joined(pixels)
@@ -88,11 +88,11 @@ class _Preparation:
     ) -> tuple[Tokens, Pixels | None]:
         draw = self.mixture.draw(n)
         source = self.mixture.sources[draw.source]
-        for attempt in range(SUBSTITUTES if self.skip else 1):
-            index = (draw.index + attempt) % len(source)
+        for index in itertools.islice(self._candidates(draw), SUBSTITUTES if self.skip else 1):
             noted: Counter[str] = Counter()
             try:
                 tokens = self.encode(source[index], counts=noted)
+                self._check_length(tokens)
                 pixels = self._pixels(tokens)
             except DataError as error:
                 if not self.skip:
@@ -104,6 +104,23 @@ class _Preparation:
             counts.update({f"{draw.source}/{what}": many for what, many in noted.items()})
             return tokens, pixels
         raise _broken(draw, dropped)
+
+    def _candidates(self, draw: Draw) -> Iterator[int]:
+        """The drawn record and its neighbours; where rows are planned, those that fit its place."""
+        if self.lengths is not None:
+            return self.lengths.candidates(draw.source, draw.index)
+        size = len(self.mixture.sources[draw.source])
+        return ((draw.index + step) % size for step in range(size))
+
+    def _check_length(self, tokens: Tokens) -> None:
+        room = capacity(self.batch)
+        if room is not None and len(tokens) > room:
+            raise DataError(
+                "the record is longer than a row of the batch",
+                expected=f"at most {room} tokens",
+                given=len(tokens),
+                origin=tokens.origin,
+            )
 
     def _pixels(self, tokens: Tokens) -> Pixels | None:
         if not tokens.images:
@@ -124,13 +141,14 @@ class Loader:
     """Batches of one stage for one rank.
 
     mixture, encode   what comes, and how a `Sample` becomes `Tokens`
-    batch             samples and passes of a step, packing, worker processes
+    batch             samples or tokens of a step and its passes, order, packing, worker processes
     pixels, features  one of them, for images: pixels are made where samples are prepared, features
                       (a `FeatureCache` and the encoder behind it) in the process that trains
     rank, world       this rank prepares every `world`-th sample of each pass
     on_error          `error` raises at the first unusable record; `skip` puts the next record of
                       its source in its place, writes it to the file `dropped`, and stops once more
                       than the share `max_dropped` of all records is lost
+    lengths           file that keeps the lengths of all records, where the order needs them
 
     `counts` grows as batches are handed out: "SOURCE/samples", "SOURCE/dropped" and what `encode`
     cut away. Records in `dropped` from before a resumption still count.
@@ -150,20 +168,17 @@ class Loader:
         on_error: Literal["error", "skip"] = "error",
         max_dropped: float = 0.01,
         dropped: Path | None = None,
+        lengths: Path | None = None,
     ) -> None:
-        if batch.samples // batch.accumulate < world:
-            raise RecipeError(
-                "each rank needs a sample in each pass of a step",
-                expected=f"batch.samples of at least {world * batch.accumulate}",
-                given=batch.samples,
-                remedy=f"raise batch.samples or lower batch.accumulate ({batch.accumulate})",
-            )
+        check_rows(batch, world)
         if pixels is not None and features is not None:
             raise ValueError("give pixels or features, not both")
         skip = on_error == "skip"
         self._preparation = _Preparation(
-            mixture, encode, batch, pad_id, pixels, skip and features is not None, skip, rank, world
+            mixture, encode, batch, pad_id, pixels, skip and features is not None, skip
         )
+        self.rank, self.world = rank, world
+        self._lengths_file = lengths
         self.mixture = mixture
         self.batch = batch
         self.features = features
@@ -176,11 +191,25 @@ class Loader:
         """Optimizer steps of a budget; an epoch is as many samples as the mixture has records."""
         if budget.steps is not None:
             return budget.steps
-        return max(1, math.ceil(budget.epochs * len(self.mixture) / self.batch.samples))
+        return self.order.steps(budget.epochs * len(self.mixture))
+
+    @cached_property
+    def order(self) -> Order:
+        """Which samples come when; records are measured at the first look, if it needs that."""
+        known = self._preparation
+        if needs_lengths(self.batch):
+            found = measured(self.mixture.sources, known.encode, known.skip, self._lengths_file)
+            found = found.limited(capacity(self.batch), known.skip)
+            self._preparation = known = replace(known, lengths=found)
+        return Order(self.mixture, self.batch, known.lengths)
 
     def batches(self, from_step: int = 0) -> Iterator[list[Batch]]:
         """For each step from `from_step` on, without end: the batches of its passes."""
-        units = itertools.count(from_step * self.batch.accumulate)
+        cut_by_samples = self.batch.tokens is None
+        units = (
+            [rows[0][self.rank :: self.world]] if cut_by_samples else rows[self.rank :: self.world]
+            for rows in self.order.passes(from_step)
+        )
         source = self._from_workers if self.batch.workers else self._from_thread
         passes = source(units)
         try:
@@ -197,7 +226,7 @@ class Loader:
             one.batch.features = torch.as_tensor(self.features(one.images))
         return one.batch
 
-    def _from_thread(self, units: Iterator[int]) -> Iterator[_Pass]:
+    def _from_thread(self, units: Iterator[list[Row]]) -> Iterator[_Pass]:
         executor = ThreadPoolExecutor(1, thread_name_prefix="lucida-data")
         waiting: deque[Future[_Pass]] = deque()
         try:
@@ -208,7 +237,7 @@ class Loader:
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _from_workers(self, units: Iterator[int]) -> Iterator[_Pass]:
+    def _from_workers(self, units: Iterator[list[Row]]) -> Iterator[_Pass]:
         loader = DataLoader(
             _Passes(self._preparation),
             batch_size=None,
@@ -258,15 +287,15 @@ class Loader:
 
 
 class _Passes(Dataset):
-    """Passes by number, for torch's worker processes."""
+    """Passes by their rows, for torch's worker processes."""
 
     def __init__(self, preparation: _Preparation) -> None:
         self.preparation = preparation
 
-    def __getitem__(self, unit: int) -> _Pass | LucidaError:
+    def __getitem__(self, rows: list[Row]) -> _Pass | LucidaError:
         # As a value: torch would rebuild a raised one from its text and lose the class.
         try:
-            return self.preparation.prepare(unit)
+            return self.preparation.prepare(rows)
         except LucidaError as error:
             return error
 

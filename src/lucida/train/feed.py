@@ -145,11 +145,13 @@ def stage_feed(
         rank=engine.rank,
         world=engine.world,
     )
-    loader = make(training, batch=stage.batch, dropped=dropped)
+    lengths = dropped.with_name(f"lengths-{stage.name}.npz")
+    loader = make(training, batch=stage.batch, dropped=dropped, lengths=lengths)
     validation = None
     if held_out is not None:
         in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)
         update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
+        update |= {"tokens": None, "row": None, "order": "mixed"}
         validation = make(held_out, batch=stage.batch.model_copy(update=update))
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
     return Feed(

@@ -17,7 +17,17 @@ class BatchSpec(Spec):
     """What one optimizer step sees."""
 
     samples: int = Field(default=48, gt=0)
-    """Samples per optimizer step, over all ranks."""
+    """Samples per optimizer step, over all ranks; where `tokens` is given, only the size of the
+    batches of the validation loss."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Positions per optimizer step, over all ranks, in place of a number of samples: samples are
+    packed into rows, and none is split. Every record is measured once before the first step."""
+    row: int | None = Field(default=None, gt=0)
+    """Positions of a row under `tokens`: every row is padded to exactly this, the shape of a pass
+    never changes, and ranks get whole rows. Null makes one row of each pass, without padding."""
+    order: Literal["mixed", "modality", "length"] = "mixed"
+    """What shares a step: whatever comes; samples that all have images or all have none; samples of
+    like length. The last two measure every record once before the first step."""
     accumulate: int = Field(default=1, gt=0)
     """Forward and backward passes that one step is cut into; the gradient does not depend on it."""
     pack: bool = True
@@ -30,6 +40,23 @@ class BatchSpec(Spec):
     """What the backward pass computes again instead of keeping it: nothing; every layer of the
     language model and of a trained encoder, from its input on (a third more computing, least
     memory); or all of it but the products with weight matrices, which cost the most to repeat."""
+
+    @model_validator(mode="after")
+    def one_way_to_fill(self) -> BatchSpec:
+        if self.tokens is None:
+            if self.row is not None:
+                raise ValueError("`row` cuts a budget of tokens: give `tokens` as well")
+            return self
+        if not self.pack or self.order != "mixed":
+            raise ValueError("`tokens` packs samples by their length: pack=true and order=mixed")
+        if self.row is not None and self.tokens % (self.row * self.accumulate):
+            raise ValueError(
+                f"tokens ({self.tokens}) must be a multiple of row times accumulate "
+                f"({self.row} x {self.accumulate})"
+            )
+        if self.row is None and self.tokens < self.accumulate:
+            raise ValueError("each pass needs at least one position: raise `tokens`")
+        return self
 
 
 class OptimSpec(Spec):

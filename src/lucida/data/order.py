@@ -1,0 +1,217 @@
+"""Which samples each pass of each step holds: the mixture's draws, put in the order of a stage.
+
+    mixed     draw n stands at place n; a step is so many draws; nothing is looked up
+    modality  every step has images in all of its samples or in none, as in LLaVA and Prismatic
+    length    samples of like length share a step, so that padding them wastes little
+    tokens    (batch.tokens) rows of like fullness; a step is so many rows
+
+All but the first look at a window of consecutive draws, so they need the length of every record:
+`Lengths`. What a window holds follows from its number, so the whole state is the number of the
+step: a stream is resumed without reading a sample, and is the same for any number of ranks and
+workers. Rows run on over the ends of windows; how many came before is counted by planning the
+windows before, a few microseconds for a sample.
+
+Reference: Liu et al., Improved Baselines with Visual Instruction Tuning, 2023, arXiv 2310.03744,
+code (group by modality); Karamcheti et al., Prismatic VLMs, 2024, arXiv 2402.07865, code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from lucida.core.errors import RecipeError
+from lucida.core.spec import BatchSpec
+from lucida.data.lengths import Lengths
+from lucida.data.mixture import Mixture
+from lucida.data.pack import pack
+
+WINDOW = 1 << 14
+"""Draws that are put in order together. Larger ones pack hardly better (benchmarks/packing.py)."""
+
+Row = list[int]
+"""Numbers of draws that stand side by side."""
+
+
+def needs_lengths(batch: BatchSpec) -> bool:
+    """Does this order look at the lengths of records?"""
+    return batch.tokens is not None or batch.order != "mixed"
+
+
+def capacity(batch: BatchSpec) -> int | None:
+    """Positions of a row, None where rows are not filled to a budget."""
+    if batch.tokens is None:
+        return None
+    return batch.row or batch.tokens // batch.accumulate
+
+
+def rows_of_step(batch: BatchSpec) -> int:
+    """Rows that one step holds over all ranks; 1 where it is cut by samples."""
+    if batch.tokens is None:
+        return 1
+    return batch.accumulate if batch.row is None else batch.tokens // batch.row
+
+
+class Order:
+    """The order of one stage. `lengths` may be left out where `needs_lengths` says so."""
+
+    def __init__(self, mixture: Mixture, batch: BatchSpec, lengths: Lengths | None = None) -> None:
+        if needs_lengths(batch) and lengths is None:
+            raise ValueError("this order needs the lengths of all records")
+        self.mixture, self.batch, self.lengths = mixture, batch, lengths
+        self.capacity, self.rows = capacity(batch), rows_of_step(batch)
+        self.window = window_size(batch, len(mixture))
+        self._rows_before = [0]  # of window number 0, 1, ...
+
+    def passes(self, from_step: int = 0) -> Iterator[list[Row]]:
+        """The rows of every pass from a step on, without end, over all ranks. A pass that is cut by
+        samples is one row."""
+        for step in self._steps(from_step):
+            many, parts = len(step), self.batch.accumulate
+            for part in range(parts):
+                cut = step[many * part // parts : many * (part + 1) // parts]
+                yield cut if self.capacity is not None else [cut]
+
+    def steps(self, draws: float) -> int:
+        """Steps that so many draws make; by tokens, as many as at the rate of the first windows."""
+        if self.capacity is None:
+            return max(1, math.ceil(draws / self.batch.samples))
+        looked_at = min(16, math.ceil(draws / self.window))
+        per_draw = self._before(looked_at) / (looked_at * self.window)
+        return max(1, math.ceil(draws * per_draw / self.rows))
+
+    def _steps(self, from_step: int) -> Iterator[list]:
+        """Draws of every step, or its rows."""
+        if self.capacity is not None:
+            yield from self._by_rows(from_step)
+        samples = self.batch.samples
+        if self.batch.order == "mixed":
+            while True:
+                yield list(range(from_step * samples, (from_step + 1) * samples))
+                from_step += 1
+        window, skipped = divmod(from_step, self.window // samples)
+        while True:
+            yield from self._grouped(window)[skipped:]
+            window, skipped = window + 1, 0
+
+    def _by_rows(self, from_step: int) -> Iterator[list[Row]]:
+        wanted = from_step * self.rows
+        window = 0
+        while self._before(window + 1) <= wanted:
+            window += 1
+        waiting = self._packed(window)[wanted - self._before(window) :]
+        while True:
+            while len(waiting) < self.rows:
+                window += 1
+                waiting += self._packed(window)
+            yield waiting[: self.rows]
+            del waiting[: self.rows]
+
+    def _before(self, window: int) -> int:
+        """Rows of all windows before one; each is planned once."""
+        while len(self._rows_before) <= window:
+            rows = pack(self._lengths(len(self._rows_before) - 1)[0], self.capacity)
+            self._rows_before.append(self._rows_before[-1] + len(rows))
+        return self._rows_before[window]
+
+    def _packed(self, window: int) -> list[Row]:
+        """The rows of a window, shuffled: best-fit leaves the long samples in the first ones."""
+        rows = pack(self._lengths(window)[0], self.capacity)
+        begin = window * self.window
+        return [[begin + i for i in rows[place]] for place in self._shuffled(window, len(rows))]
+
+    def _grouped(self, window: int) -> list[Row]:
+        """The steps of a window, cut by samples, in a shuffled order."""
+        lengths, shows = self._lengths(window)
+        samples, begin = self.batch.samples, window * self.window
+        if self.batch.order == "modality":
+            steps = by_modality(lengths, shows, samples, self.batch.accumulate)
+        else:
+            steps = by_length(lengths, samples)
+        return [[begin + i for i in steps[place]] for place in self._shuffled(window, len(steps))]
+
+    def _lengths(self, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of each draw of a window, and whether it has images."""
+        begin = window * self.window
+        which, index = self.mixture.draws(begin, begin + self.window)
+        return self.lengths.planned(self.mixture.names, which, index)
+
+    def _shuffled(self, window: int, many: int) -> list[int]:
+        return np.argsort(self.mixture.lots(window, many), kind="stable").tolist()
+
+
+def window_size(batch: BatchSpec, records: int) -> int:
+    """Draws of a window: at most an epoch, so that a record comes once in it; whole steps."""
+    most = min(WINDOW, records)
+    if batch.tokens is not None:
+        return most
+    return max(1, most // batch.samples) * batch.samples
+
+
+def by_modality(
+    lengths: np.ndarray, shows: np.ndarray, samples: int, parts: int = 1
+) -> list[list[int]]:
+    """Steps of samples that all have images or all have none, cut in the order they come.
+
+    What is left over of both kinds makes the last step. Within a step the longest come first and
+    are dealt out over its parts in turn, so that passes and ranks get as much of each length.
+
+    Worked example: shows [1, 0, 1, 0, 1, 0] and steps of 2 give {0, 2}, {1, 3} and {4, 5}.
+    """
+    kinds = [np.flatnonzero(shows).tolist(), np.flatnonzero(~shows).tolist()]
+    steps, left = [], []
+    for kind in kinds:
+        whole = len(kind) - len(kind) % samples
+        steps += [kind[at : at + samples] for at in range(0, whole, samples)]
+        left += kind[whole:]
+    steps += [left[at : at + samples] for at in range(0, len(left), samples)]
+    return [dealt(sorted(step, key=lambda i: (-lengths[i], i)), parts) for step in steps]
+
+
+def dealt(items: list[int], parts: int) -> list[int]:
+    """Items so placed that each of the parts a step is cut into has every parts-th of them.
+
+    Worked example: dealt([5, 4, 3, 2, 1], 2), cut after 2 items, gives 4 2 and 5 3 1.
+    """
+    many = len(items)
+    sizes = [many * (part + 1) // parts - many * part // parts for part in range(parts)]
+    hands: list[list[int]] = [[] for _ in range(parts)]
+    turn = 0
+    # The last parts are the larger ones, so they are served first.
+    for item in items:
+        while len(hands[-1 - turn % parts]) == sizes[-1 - turn % parts]:
+            turn += 1
+        hands[-1 - turn % parts].append(item)
+        turn += 1
+    return [item for hand in hands for item in hand]
+
+
+def by_length(lengths: np.ndarray, samples: int) -> list[list[int]]:
+    """Steps of samples of like length, longest first; equal ones in the order they come.
+
+    Worked example: lengths [3, 9, 4, 9] in steps of 2 give [1, 3] and [2, 0].
+    """
+    sorted_draws = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    return [sorted_draws[at : at + samples] for at in range(0, len(sorted_draws), samples)]
+
+
+def check_rows(batch: BatchSpec, world: int) -> None:
+    """RecipeError unless every rank has a row, or a sample, in each pass of a step."""
+    needed = world * batch.accumulate
+    if batch.tokens is None:
+        if batch.samples // batch.accumulate < world:
+            raise RecipeError(
+                "each rank needs a sample in each pass of a step",
+                expected=f"batch.samples of at least {needed}",
+                given=batch.samples,
+                remedy=f"raise batch.samples or lower batch.accumulate ({batch.accumulate})",
+            )
+    elif rows_of_step(batch) // batch.accumulate < world:
+        raise RecipeError(
+            "each rank needs a row in each pass of a step",
+            expected=f"batch.tokens of at least {needed} rows of {capacity(batch)} positions",
+            given=batch.tokens,
+            remedy=f"set batch.row to at most {batch.tokens // needed}",
+        )
