@@ -5,7 +5,21 @@ package once and nowhere else. Nothing here imports torch. How recipes are found
 explained and hashed is in `lucida.core.recipe`.
 """
 
-from lucida.core.spec.data import LlavaSourceSpec, MixtureSpec, SourceSpec, WorldSourceSpec
+from lucida.core.spec.data import (
+    AnnotationsSourceSpec,
+    FolderSourceSpec,
+    HubSourceSpec,
+    InterleavedSourceSpec,
+    LlavaSourceSpec,
+    MessagesSourceSpec,
+    MixtureSpec,
+    PairsSourceSpec,
+    ParquetSourceSpec,
+    SourceSpec,
+    TextSourceSpec,
+    WebdatasetSourceSpec,
+    WorldSourceSpec,
+)
 from lucida.core.spec.evaluation import EvaluationSpec, RetentionSpec
 from lucida.core.spec.model import (
     CrossAttentionSpec,
@@ -43,6 +57,7 @@ from lucida.core.spec.vision import EncoderSpec, ImageSpec, VisionSpec
 
 __all__ = [
     "AbstractorProjectorSpec",
+    "AnnotationsSourceSpec",
     "BatchSpec",
     "BlindSpec",
     "BudgetSpec",
@@ -52,19 +67,25 @@ __all__ = [
     "EngineSpec",
     "EvaluationSpec",
     "ExpandProjectorSpec",
+    "FolderSourceSpec",
     "FusedMlpProjectorSpec",
+    "HubSourceSpec",
     "IdentityProjectorSpec",
     "ImageSpec",
+    "InterleavedSourceSpec",
     "LanguageSpec",
     "LinearProjectorSpec",
     "LlavaSourceSpec",
     "LoraSpec",
     "LossMode",
     "MaskName",
+    "MessagesSourceSpec",
     "MixtureSpec",
     "MlpProjectorSpec",
     "ModelSpec",
     "OptimSpec",
+    "PairsSourceSpec",
+    "ParquetSourceSpec",
     "PerceiverProjectorSpec",
     "PixelShuffleProjectorSpec",
     "PoolProjectorSpec",
@@ -77,7 +98,9 @@ __all__ = [
     "Spec",
     "StageSpec",
     "TemplateName",
+    "TextSourceSpec",
     "TransformerProjectorSpec",
     "VisionSpec",
+    "WebdatasetSourceSpec",
     "WorldSourceSpec",
 ]

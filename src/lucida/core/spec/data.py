@@ -1,4 +1,8 @@
-"""Where samples come from, and in which shares."""
+"""Where samples come from, and in which shares.
+
+One class for each kind of source; the class that reads it stands in `lucida.data.sources`. Paths
+may be patterns where a field says so (`shards/*.tar`); they are read in the order of their names.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +37,193 @@ class LlavaSourceSpec(Spec):
     path: str
     images: str | None = None
     """Folder that image paths are relative to; null is the folder of the file."""
+    allow_outside: bool = False
+    """Let image paths leave that folder: absolute ones, `..`, symbolic links."""
     weight: float = Field(default=1.0, gt=0)
 
 
-SourceSpec = Annotated[WorldSourceSpec | LlavaSourceSpec, Field(discriminator="kind")]
+class MessagesSourceSpec(Spec):
+    """JSON or JSONL with `messages` (role and content, images as parts) or ShareGPT's
+    `conversations`."""
+
+    kind: Literal["messages"] = "messages"
+    path: str
+    """File or pattern."""
+    images: str | None = None
+    """Folder that image paths are relative to; null is the folder of the file."""
+    allow_outside: bool = False
+    """Let image paths leave that folder."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class PairsSourceSpec(Spec):
+    """One picture and one text a row: CSV, TSV, JSON or JSONL."""
+
+    kind: Literal["pairs"] = "pairs"
+    path: str
+    """File or pattern."""
+    images: str | None = None
+    """Folder that image paths are relative to; null is the folder of the file."""
+    image: str = "image"
+    """Column of the image path."""
+    text: str = "text"
+    """Column of the text."""
+    columns: list[str] | None = None
+    """Names of the columns of a CSV or TSV without a header line."""
+    prompts: list[str] = Field(default=[])
+    """What the user asks before the text; each record takes one of them. None: the picture and its
+    text are a document."""
+    allow_outside: bool = False
+    """Let image paths leave the folder."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class FolderSourceSpec(Spec):
+    """A folder of pictures with their texts beside them: `a.jpg` and `a.txt`."""
+
+    kind: Literal["folder"] = "folder"
+    path: str
+    prompts: list[str] = Field(default=[])
+    """As in `pairs`."""
+    allow_outside: bool = False
+    """Follow symbolic links that leave the folder."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class TextSourceSpec(Spec):
+    """Text alone: plain files, or JSON and JSONL with documents or instructions."""
+
+    kind: Literal["text"] = "text"
+    path: str
+    """File or pattern."""
+    documents: Literal["lines", "file"] = "lines"
+    """What one document of a plain text file is."""
+    text: str = "text"
+    """Field of a document in JSON. A record without it is an instruction: `instruction`, `input`
+    and `output`, or `inputs` and `targets`, or `prompt` and `completion`."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class ParquetSourceSpec(Spec):
+    """Local parquet or Arrow files with the images inside: `images` and `texts` as the Cauldron and
+    FineVision have them, `messages` or `conversations`, or one image and one text."""
+
+    kind: Literal["parquet"] = "parquet"
+    path: str
+    """File, folder or pattern."""
+    at_least: dict[str, float] = Field(default={})
+    """Column → smallest value: a rating of the row drops the row, a list with one rating for each
+    turn drops turns."""
+    prompts: list[str] = Field(default=[])
+    """As in `pairs`, where a row has one image and one text."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class HubSourceSpec(Spec):
+    """A data set of the Hugging Face Hub, or a local folder that `datasets` reads."""
+
+    kind: Literal["hub"] = "hub"
+    path: str
+    name: str | None = None
+    """Configuration of the data set."""
+    split: str = "train"
+    revision: str | None = None
+    at_least: dict[str, float] = Field(default={})
+    """As in `parquet`."""
+    prompts: list[str] = Field(default=[])
+    """As in `pairs`."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class WebdatasetSourceSpec(Spec):
+    """Tar shards as img2dataset writes them: picture, `txt` and `json` members of one name."""
+
+    kind: Literal["webdataset"] = "webdataset"
+    path: str
+    """Shard or pattern."""
+    caption: str = "txt"
+    """`txt`, or a key of the JSON member."""
+    at_least: dict[str, float] = Field(default={})
+    """Number in the JSON member → smallest value; `a+b` is the sum of two."""
+    rank_by: str | None = None
+    """Number in the JSON member that `top_share` goes by; `a+b` is the sum of two."""
+    top_share: float = Field(default=1.0, gt=0, le=1)
+    """Keep the best of each shard: this share of what passes `at_least`."""
+    prompts: list[str] = Field(default=[])
+    """As in `pairs`."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class InterleavedSourceSpec(Spec):
+    """Web pages with pictures between their sentences, as MMC4 or OBELICS store them.
+
+    Reference: Lin et al., VILA, 2023, arXiv 2312.07533, section 3.2.
+    """
+
+    kind: Literal["interleaved"] = "interleaved"
+    path: str
+    """JSONL file or pattern."""
+    layout: Literal["mmc4", "obelics"] = "mmc4"
+    images: str | None = None
+    """Folder or tar file of the pictures; null is the folder of the file. Pictures in the records
+    themselves (`image_base64`) need none."""
+    order: Literal["matched", "images_first", "pairs", "text_only"] = "matched"
+    """Each picture right before the sentence that it matches; all pictures before all text (VILA's
+    negative control); only matched sentences, each behind its picture; or no pictures at all."""
+    max_images: int = Field(default=6, ge=1)
+    """Pictures of a page that are kept."""
+    choose: Literal["first", "similar"] = "first"
+    """Which are kept: those that come first, or the most similar ones."""
+    min_similarity: float | None = None
+    """Smallest similarity of a picture to its sentence (MMC4)."""
+    min_bytes: int = Field(default=0, ge=0)
+    """Smallest file of a picture."""
+    missing: Literal["error", "drop"] = "error"
+    """A picture that is not there spoils the page, or is left out of it."""
+    drop_trailing: bool = True
+    """Leave out pictures behind the last text."""
+    allow_outside: bool = False
+    """Let image paths leave the folder."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class AnnotationsSourceSpec(Spec):
+    """Published annotation files as training data."""
+
+    kind: Literal["annotations"] = "annotations"
+    layout: Literal["coco-captions", "flickr30k", "vqav2", "okvqa", "gqa", "textvqa"]
+    path: str
+    """The annotation file; of vqav2 and okvqa the one with the answers, of gqa and textvqa the one
+    with questions and answers, of flickr30k Karpathy's JSON."""
+    questions: str | None = None
+    """The file of questions (vqav2, okvqa)."""
+    images: str
+    """Folder of the pictures."""
+    pattern: str | None = None
+    """File name of a picture from its id, such as `COCO_train2014_{:012d}.jpg`; null is how the set
+    is published."""
+    prompt: str | None = None
+    """For captions: what the user asks (null: a document). For questions: what stands behind the
+    question."""
+    allow_outside: bool = False
+    """Let image paths leave the folder."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+SourceSpec = Annotated[
+    WorldSourceSpec
+    | LlavaSourceSpec
+    | MessagesSourceSpec
+    | PairsSourceSpec
+    | FolderSourceSpec
+    | TextSourceSpec
+    | ParquetSourceSpec
+    | HubSourceSpec
+    | WebdatasetSourceSpec
+    | InterleavedSourceSpec
+    | AnnotationsSourceSpec,
+    Field(discriminator="kind"),
+]
 
 
 class MixtureSpec(Spec):

@@ -1,8 +1,24 @@
-"""An ordinary conversation as a sample, the same for every source."""
+"""Texts and images as a sample, the same for every source."""
 
 from __future__ import annotations
 
-from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
+from typing import Any
+
+from lucida.core.errors import DataError, suggestion
+from lucida.data.sample import ImagePart, ImageSource, Part, Role, Sample, Turn
+
+PLACEHOLDER = "<image>"
+ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
 
 
 def one_conversation(
@@ -19,3 +35,87 @@ def one_conversation(
     stem = (Turn("user", first.parts[:opening]),)
     rest = (Turn("user", first.parts[opening:]), *turns[1:])
     return Sample(origin, images, stem, (rest if rest[0].parts else rest[1:],))
+
+
+def placed(origin: str, images: tuple[ImageSource, ...], written: list[tuple[Role, str]]) -> Sample:
+    """A conversation with its images where `<image>` stands in the user's turns.
+
+    DataError when there are more or fewer images than places.
+    """
+    check_places(origin, len(images), written)
+    number = 0
+    spoken = []
+    for role, text in written:
+        pieces = text.split(PLACEHOLDER) if role == "user" else [text]
+        parts: list[Part] = [pieces[0]]
+        for piece in pieces[1:]:
+            parts += [ImagePart(number), piece]
+            number += 1
+        spoken.append(Turn(role, tuple(part for part in parts if part != "")))
+    return one_conversation(origin, images, tuple(spoken))
+
+
+def check_places(origin: str, images: int, written: list[tuple[Role, str]]) -> None:
+    """DataError unless the user's turns show as many images as there are."""
+    shown = sum(text.count(PLACEHOLDER) for role, text in written if role == "user")
+    if shown != images:
+        raise DataError(
+            f"the human turns show another number of images ({PLACEHOLDER}) than there are",
+            expected=images,
+            given=shown,
+            origin=origin,
+            remedy="correct the record, or drop it with mixture.on_error=skip",
+        )
+
+
+def captioned(
+    origin: str, image: ImageSource, text: object, prompts: list[str], number: int
+) -> Sample:
+    """A picture and its text: an answer to one of the prompts, or a document without any."""
+    words = text_of(text, "text", origin)
+    if not words.strip():
+        remedy = "fill it in, or drop the record with mixture.on_error=skip"
+        raise DataError("the text of the picture is empty", origin=origin, remedy=remedy)
+    if not prompts:
+        return Sample(origin, (image,), (), ((Turn("text", (ImagePart(0), words)),),))
+    prompt = prompts[number % len(prompts)]
+    asked = (Turn("user", (ImagePart(0), prompt) if prompt else (ImagePart(0),)),)
+    return one_conversation(origin, (image,), (*asked, Turn("assistant", (words,))))
+
+
+def role_of(speaker: object, origin: str) -> Role:
+    """What a data set calls a speaker, in our words."""
+    if not isinstance(speaker, str) or speaker not in ROLES:
+        remedy = suggestion(str(speaker), ROLES)
+        raise DataError("unknown speaker", given=speaker, origin=origin, remedy=remedy)
+    return ROLES[speaker]
+
+
+def text_of(value: object, name: str, origin: str) -> str:
+    """A text that a tokenizer can read. DataError: another type, or half of a surrogate pair."""
+    if not isinstance(value, str):
+        raise DataError(f"bad `{name}`", expected="a text", given=shortened(value), origin=origin)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        remedy = "the text was cut within a character; correct the record or drop it"
+        raise DataError(f"bad `{name}`: {error}", origin=origin, remedy=remedy) from error
+    return value
+
+
+def spoken(turns: Any, origin: str) -> list[tuple[Role, str]]:
+    """Speaker and text of each turn of `conversations`, as LLaVA and ShareGPT write them."""
+    if not isinstance(turns, list) or not turns:
+        remedy = "each record is an object with a list `conversations`"
+        raise DataError("no conversation in this record", origin=origin, remedy=remedy)
+    found = []
+    for turn in turns:
+        role = role_of(turn.get("from") if isinstance(turn, dict) else None, origin)
+        found.append((role, text_of(turn.get("value"), "value", origin)))
+    return found
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """A value for an error message."""
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}…"

@@ -1,0 +1,173 @@
+"""Rows of a table with pictures inside, as samples; which rows are kept by their ratings.
+
+images, texts [{user, assistant}]      the Cauldron, FineVision
+messages | conversations (+ images)    as in the sources of these names
+image, text | caption                  one picture, one text
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from lucida.core.errors import DataError, suggestion
+from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
+from lucida.data.sources.conversation import captioned, one_conversation, placed, shortened, spoken
+from lucida.data.sources.conversation import text_of as words
+from lucida.data.sources.messages import message_sample
+from lucida.data.sources.pictures import bytes_source
+
+TEXTS = ("text", "caption", "txt")
+
+
+class Ratings:
+    """Which rows and turns are good enough: column → smallest value.
+
+    A number rates the row. A list with one number for each turn rates turns; a row that keeps none
+    of them is dropped. A missing rating (null) is not good enough. `kept` are the rows that stay,
+    `dropped` counts the rows that go, by the column that they fail.
+
+    Worked example: at_least {"relevance_ratings": 3} keeps of a row with the ratings [5, 2] its
+    first turn, and drops a row with [1, 2].
+    """
+
+    def __init__(self, at_least: dict[str, float]) -> None:
+        self.at_least = at_least
+        self.dropped: Counter[str] = Counter()
+
+    def kept(self, columns: dict[str, Iterable[Any]], rows: int, origin: str) -> np.ndarray | None:
+        """Numbers of the rows that stay; None when nothing is asked."""
+        if not self.at_least:
+            return None
+        for name in self.at_least:
+            if name not in columns:
+                raise DataError(f"no column `{name}` to filter by", origin=origin)
+        good = np.ones(rows, dtype=bool)
+        for number, values in enumerate(
+            zip(*(columns[name] for name in self.at_least), strict=True)
+        ):
+            row = dict(zip(self.at_least, values, strict=True))
+            for name, value in row.items():
+                if not isinstance(value, list) and not self._passes(name, value):
+                    good[number] = False
+                    self.dropped[f"{name} below {self.at_least[name]:g}"] += 1
+                    break
+            else:
+                turns = self.turns(row)
+                if turns is not None and not turns:
+                    good[number] = False
+                    self.dropped["every turn is rated too low"] += 1
+        return np.flatnonzero(good)
+
+    def turns(self, row: dict[str, Any]) -> list[int] | None:
+        """Numbers of the turns that stay; None when no column rates turns."""
+        lists = {n: row[n] for n in self.at_least if isinstance(row.get(n), list)}
+        if not lists:
+            return None
+        many = min(map(len, lists.values()))
+        return [
+            turn
+            for turn in range(many)
+            if all(self._passes(name, values[turn]) for name, values in lists.items())
+        ]
+
+    def _passes(self, name: str, value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and value >= self.at_least[name]
+
+
+def row_sample(
+    row: dict[str, Any], origin: str, prompts: list[str], number: int, ratings: Ratings
+) -> Sample:
+    """A row as a sample; DataError says which columns were expected."""
+    if row.get("texts") is not None:
+        return _rated(row, origin, ratings)
+    if row.get("messages") is not None:
+        return message_sample(_plain(row), origin, picture)
+    if row.get("conversations") is not None:
+        images = tuple(picture(each, origin) for each in _images(row, origin))
+        return placed(origin, images, spoken(row["conversations"], origin))
+    for name in TEXTS:
+        if row.get(name) is not None:
+            images = _images(row, origin)
+            if len(images) != 1:
+                expected, given = "one image", len(images)
+                raise DataError("no pair", expected=expected, given=given, origin=origin)
+            return captioned(origin, picture(images[0], origin), row[name], prompts, number)
+    raise DataError(
+        "no column with text",
+        expected=f"texts, messages, conversations, {', '.join(TEXTS)}",
+        given=", ".join(row),
+        origin=origin,
+        remedy=suggestion("texts", row),
+    )
+
+
+def picture(value: Any, origin: str) -> ImageSource:
+    """The bytes of a cell. DataError: a path without bytes, or what is no picture at all."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise DataError(
+            "the picture is not in the file",
+            expected="bytes, or a struct with `bytes`",
+            given=shortened(value),
+            origin=origin,
+            remedy="a table that only names pictures is read as `pairs` or `llava` from JSON or "
+            "CSV",
+        )
+    return bytes_source(content, f"{origin}: picture")
+
+
+def _images(row: dict[str, Any], origin: str) -> list[Any]:
+    value = row.get("images", row.get("image", row.get("jpg")))
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [each for each in value if each is not None]
+    if isinstance(value, bytes | dict):
+        return [value]
+    expected, given = "a picture or a list of pictures", shortened(value)
+    raise DataError("bad images", expected=expected, given=given, origin=origin)
+
+
+def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
+    """`images` before the first question, then the turns of `texts` that are rated well enough."""
+    texts = row["texts"]
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, dict) for t in texts):
+        expected, given = "a list of user and assistant", shortened(texts)
+        raise DataError("bad `texts`", expected=expected, given=given, origin=origin)
+    chosen = ratings.turns(row)
+    kept = texts if chosen is None else [texts[n] for n in chosen if n < len(texts)]
+    if not kept:
+        raise DataError("every turn is rated too low", origin=origin)
+    images = tuple(picture(each, origin) for each in _images(row, origin))
+    shown = tuple(ImagePart(number) for number in range(len(images)))
+    turns = []
+    for number, each in enumerate(kept):
+        asked = words(each.get("user"), "user", origin)
+        answered = words(each.get("assistant"), "assistant", origin)
+        first = shown if number == 0 else ()
+        turns.append(Turn("user", (*first, asked) if asked else first))
+        turns.append(Turn("assistant", (answered,) if answered else ()))
+    return one_conversation(origin, images, tuple(turns))
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without the nulls that a table's structs fill in for absent keys."""
+    messages = row["messages"]
+    if not isinstance(messages, list):
+        return row
+    made = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            content = [
+                {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else part
+                for part in content
+            ]
+            message = {**message, "content": content}
+        made.append(message)
+    return {**row, "messages": made}

@@ -1,0 +1,218 @@
+"""Where the records of a text file begin and end, found without holding the file.
+
+    bytes ─chunks─▶ quotes, brackets, line ends ─numpy─▶ places [records, 3]: begin, end, line
+
+A place is in bytes from the start of the file; lines count from 1. Memory is one chunk and the
+places. `array_places` understands what it needs of JSON (strings, brackets) and nothing else: it
+gives None where a file is not an array of objects, and the caller reads that file slowly to say
+what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+CHUNK = 1 << 24
+NEWLINE, QUOTE, BACKSLASH = 10, 34, 92
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_MARKS = np.zeros(256, dtype=bool)
+_MARKS[list(b'"[]{}')] = True
+_STEP = np.zeros(256, dtype=np.int64)
+_STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
+_BETWEEN = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_OPENING = re.compile(rb"[ \t\r\n]*\[[ \t\r\n]*")
+_CLOSING = re.compile(rb"[ \t\r\n]*\]")
+_ALIKE = 16
+"""Longest text between two records that is compared in one go with its neighbours."""
+
+
+def line_places(path: Path, quoted: bool = False) -> np.ndarray:
+    """Place of each line that is not blank; with `quoted`, a line end inside quotes ends no line.
+
+    Worked example: the file "a\\n\\nbc" has the places [[0, 1, 1], [3, 5, 3]].
+    """
+    begins, ends = [], []
+    at = size = start = _start(path)
+    inside = 0
+    for offset, chunk in _chunks(path, start):
+        stops = np.flatnonzero(chunk == NEWLINE)
+        if quoted:
+            quotes = np.flatnonzero(chunk == QUOTE)
+            before = np.searchsorted(quotes, stops) + inside
+            stops, inside = stops[before % 2 == 0], inside + len(quotes)
+        ends.append(stops + offset)
+        begins.append(np.concatenate([[at], stops[:-1] + offset + 1]) if len(stops) else stops)
+        at = int(stops[-1]) + offset + 1 if len(stops) else at
+        size = offset + len(chunk)
+    if at < size:
+        begins.append(np.array([at]))
+        ends.append(np.array([size]))
+    begin = np.concatenate([np.zeros(0, np.int64), *begins])
+    end = np.concatenate([np.zeros(0, np.int64), *ends])
+    line = np.arange(1, len(begin) + 1)
+    places = np.stack([begin, end, line], axis=1).astype(np.int64)
+    places = places[places[:, 1] > places[:, 0]]
+    return places[~_blank(path, places)]
+
+
+def _blank(path: Path, places: np.ndarray) -> np.ndarray:
+    """Which places hold nothing but space: only short ones are read to find out."""
+    found = np.zeros(len(places), dtype=bool)
+    with path.open("rb") as file:
+        for number in np.flatnonzero(places[:, 1] - places[:, 0] < 64):
+            begin, end, _ = places[number].tolist()
+            file.seek(begin)
+            found[number] = not file.read(end - begin).strip()
+    return found
+
+
+def array_places(path: Path) -> np.ndarray | None:
+    """Place of each object of a JSON array; None where the file is anything else.
+
+    DataError is not raised here: strings are not checked, so a broken record shows when it is read.
+    UnicodeDecodeError when the file is not UTF-8.
+    """
+    return _ArrayScan(path).places()
+
+
+class _ArrayScan:
+    """State between the chunks of an array."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.inside, self.depth, self.line = 0, 0, 1
+        self.begins: list[np.ndarray] = []
+        self.ends: list[np.ndarray] = []
+        self.lines: list[np.ndarray] = []
+        self.last = -1  # the byte behind the last complete record
+        self.open = -1  # where a record that is not complete began
+        self.ended = False
+
+    def places(self) -> np.ndarray | None:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        start = _start(self.path)
+        with self.path.open("rb") as file:
+            for offset, chunk in _chunks(self.path, start):
+                text = chunk.tobytes()
+                if not text.isascii() or decoder.getstate()[0]:
+                    decoder.decode(text)
+                if not self._take(offset, chunk, file):
+                    return None
+                if self.ended:
+                    break
+            else:
+                decoder.decode(b"", final=True)
+        if not self.ended or not self.begins:
+            return None
+        begin, end = np.concatenate(self.begins), np.concatenate(self.ends)
+        if not len(begin) or len(begin) != len(end):
+            return None
+        return np.stack([begin, end, np.concatenate(self.lines)], axis=1).astype(np.int64)
+
+    def _take(self, offset: int, chunk: np.ndarray, file) -> bool:
+        """Adds the records of a chunk; False when this is no array of objects."""
+        marks = np.flatnonzero(_MARKS[chunk])
+        codes = chunk[marks]
+        quotes = codes == QUOTE
+        quotes[quotes] = ~_escaped(chunk, marks[quotes])
+        passed = np.cumsum(quotes) + self.inside
+        outside = (passed - quotes) % 2 == 0
+        self.inside = int(passed[-1]) % 2 if len(passed) else self.inside
+        structure = outside & (codes != QUOTE)
+        where, step = marks[structure], _STEP[codes[structure]]
+        depth = self.depth + np.cumsum(step)
+        newlines = np.flatnonzero(chunk == NEWLINE)
+        closed = np.flatnonzero(depth == 0)
+        if len(closed):
+            self.ended = True
+            where, step, depth = where[: closed[0]], step[: closed[0]], depth[: closed[0]]
+        begin = where[(depth == 2) & (step > 0)]
+        end = where[(depth == 1) & (step < 0)] + 1
+        lines = np.searchsorted(newlines, begin) + self.line
+        self.line += len(newlines)
+        self.depth = int(depth[-1]) if len(depth) else self.depth
+        begin, end = begin + offset, end + offset
+        if not self._only_commas_between(begin, end, chunk, offset, file):
+            return False
+        self.begins.append(begin)
+        self.ends.append(end)
+        self.lines.append(lines)
+        if not self.ended:
+            return True
+        behind = int(marks[structure][closed[0]]) + offset + 1
+        return _CLOSING.fullmatch(_read(file, self.last, behind)) is not None
+
+    def _only_commas_between(
+        self, begin: np.ndarray, end: np.ndarray, chunk: np.ndarray, offset: int, file
+    ) -> bool:
+        """Whether nothing but a comma stands between records, and nothing before the first."""
+        if not len(begin):
+            if len(end):
+                self.last, self.open = int(end[-1]), -1
+            return True
+        before = np.concatenate([[self.last], end])
+        if self.open >= 0:  # the record that is open ends in this chunk, before the first begin
+            before = before[1:]
+        before = before[: len(begin)]
+        if len(before) != len(begin):
+            return False
+        first = self.last < 0 and self.open < 0
+        self.open = int(begin[-1]) if len(end) == 0 or end[-1] < begin[-1] else -1
+        self.last = int(end[-1]) if len(end) else self.last
+        if first:
+            opening = _read(file, _start(self.path), int(begin[0]))
+            if _OPENING.fullmatch(opening) is None:
+                return False
+            before, begin = before[1:], begin[1:]
+        known: set[int] = set()
+        slow = (before < offset) | (begin - before > _ALIKE)
+        for length in np.unique((begin - before)[~slow]).tolist():
+            chosen = before[~slow & (begin - before == length)] - offset
+            rows = chunk[chosen[:, None] + np.arange(length)]
+            known.update(chosen[(rows != rows[0]).any(axis=1)].tolist())
+            known.add(int(chosen[0]))
+        odd = slow | np.isin(before - offset, list(known))
+        return all(
+            _BETWEEN.fullmatch(_read(file, int(before[n]), int(begin[n])))
+            for n in np.flatnonzero(odd)
+        )
+
+
+def _escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
+    """Which quotes stand behind an odd number of backslashes (chunks never end in one)."""
+    odd = np.zeros(len(quotes), dtype=bool)
+    run, far = np.arange(len(quotes)), 1
+    while len(run):
+        back = quotes[run] - far
+        run = run[(back >= 0) & (chunk[np.maximum(back, 0)] == BACKSLASH)]
+        odd[run] ^= True
+        far += 1
+    return odd
+
+
+def _start(path: Path) -> int:
+    with path.open("rb") as file:
+        return 3 if file.read(3) == BYTE_ORDER_MARK else 0
+
+
+def _read(file, begin: int, end: int) -> bytes:
+    file.seek(max(0, begin))
+    return file.read(end - max(0, begin))
+
+
+def _chunks(path: Path, start: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(offset, bytes) of pieces of a file, none of them ending in a backslash."""
+    with path.open("rb") as file:
+        file.seek(start)
+        offset = start
+        while content := file.read(CHUNK):
+            while content.endswith(b"\\") and (more := file.read(1)):
+                content += more
+            yield offset, np.frombuffer(content, dtype=np.uint8)
+            offset += len(content)

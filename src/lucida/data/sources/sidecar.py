@@ -1,0 +1,78 @@
+"""Where records stand: worked out once for each version of a file, kept with the user's caches.
+
+    (what, path, size, times) ─▶ key ─▶ CACHE/records/KEY.npy, mapped into memory
+
+A mapped array costs a worker process nothing but the pages that it touches. The folder is
+`$LUCIDA_CACHE`, or `lucida` below `$XDG_CACHE_HOME` or `~/.cache`; where it cannot be written the
+array is held in memory instead, which is slower and never wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+SMALLEST = 8 << 20
+"""Bytes of files below which nothing is kept: looking through them again costs less than a file."""
+
+
+def cache_folder() -> Path:
+    """Where derived files of this user are kept."""
+    own = os.environ.get("LUCIDA_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lucida"
+
+
+class Sidecar:
+    """An integer array that follows from files; `array` is mapped from its file where it has one.
+
+    A pickled one (a worker process that is spawned) carries the path instead of the array.
+    """
+
+    def __init__(self, what: str, files: Iterable[Path], make: Callable[[], np.ndarray]) -> None:
+        stats = [(path, path.stat()) for path in files]
+        identity = [what, *(f"{p.resolve()}|{s.st_size}|{s.st_mtime_ns}" for p, s in stats)]
+        key = hashlib.blake2b("\n".join(identity).encode(), digest_size=16).hexdigest()
+        self._file = cache_folder() / "records" / f"{key}.npy"
+        self._array = self._kept()
+        if self._array is None:
+            self._array = make()
+            if sum(stat.st_size for _, stat in stats) >= SMALLEST:
+                self._keep()
+
+    @property
+    def array(self) -> np.ndarray:
+        if self._array is None:
+            self._array = np.load(self._file, mmap_mode="r")
+        return self._array
+
+    def __getstate__(self) -> dict[str, object]:
+        mapped = isinstance(self._array, np.memmap)
+        return {"_file": self._file, "_array": None if mapped else self._array}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+
+    def _kept(self) -> np.ndarray | None:
+        try:
+            return np.load(self._file, mmap_mode="r") if self._file.exists() else None
+        except (OSError, ValueError, EOFError):  # cut short: it is made again
+            return None
+
+    def _keep(self) -> None:
+        aside = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                np.save(file, self._array)
+            aside.replace(self._file)
+            self._array = np.load(self._file, mmap_mode="r")
+        except OSError:  # a full disk or a home that cannot be written: memory serves as well
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)

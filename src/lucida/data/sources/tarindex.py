@@ -1,0 +1,52 @@
+"""Where the members of tar files stand: read in place, never extracted.
+
+shard.tar ─headers─▶ [(name, begin, size)]      (file, begin, size) ─▶ bytes
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lucida.core.errors import DataError
+
+
+def members(file: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, begin and size of each regular member. Links and devices are passed over: a name is
+    only ever a name here. DataError where the file is cut short or no tar file."""
+    name = "none"
+    try:
+        size = file.stat().st_size
+        with tarfile.open(file, "r:") as tar:
+            while (member := tar.next()) is not None:
+                name = member.name
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError("the file is cut short")
+                if member.isreg() and not member.issparse():
+                    yield name, member.offset_data, member.size
+                tar.members.clear()  # otherwise every header stays in memory
+            end = tar.offset
+        # The library takes a damaged header for the end; the true end is a block of zeros.
+        with file.open("rb") as stream:
+            stream.seek(end)
+            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("the file is cut short or damaged")
+    except (OSError, tarfile.TarError, ValueError) as error:
+        remedy = "download it again; a compressed one has to be unpacked to a plain tar"
+        message = f"cannot read the tar file behind the member {name}: {error}"
+        raise DataError(message, origin=file, remedy=remedy) from error
+
+
+def read_member(file: Path, begin: int, size: int) -> bytes:
+    """The bytes of a member. DataError when the file has changed or is gone."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(begin)
+            content = stream.read(size)
+    except OSError as error:
+        message = f"cannot read the tar file: {error.strerror or error}"
+        raise DataError(message, origin=file) from error
+    if len(content) < size:
+        raise DataError("the tar file is cut short", expected=size, given=len(content), origin=file)
+    return content
