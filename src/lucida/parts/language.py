@@ -26,7 +26,7 @@ MUON_PEAK, ADAMW_PEAK = 3e-3, 3e-3
 
 
 def build_base(
-    folder: Path, *, steps: int = 4200, exercises: int = 14, seed: int = 0, device: str = "cpu"
+    folder: Path, *, steps: int = 2600, exercises: int = 20, seed: int = 0, device: str = "cpu"
 ) -> dict:
     """Train tokenizer and model, write a Hugging Face folder (fp16 safetensors) and its card."""
     tokenizer = make_tokenizer(seed)

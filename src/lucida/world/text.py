@@ -65,7 +65,7 @@ def exercise(
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 555)
     scene = make_scene(seed, split, index)
-    limit = 2 + rng.randrange(2 + int(24 * progress**2))
+    limit = 2 + rng.randrange(2 + int(24 * progress))
     scene = replace(scene, things=scene.things[:limit])
     weights = [start + (end - start) * progress for _, start, end in ASKERS.values()]
     asked: dict[str, Exchange] = {}
