@@ -59,6 +59,7 @@ def test_a_new_kind_keeps_the_keys_that_both_have():
     )
     assert changed.mixture.sources["world"].model_dump() == {
         "kind": "llava",
+        "allow_outside": False,
         "path": "x.json",
         "images": None,
         "weight": 3.0,
