@@ -71,8 +71,8 @@ class Mixture:
         self.sizes = tuple(len(sources[name]) for name in self.names)
         self.slots = _slots([weights[name] for name in self.names])
         self._block = sum(self.slots)
-        self._key = _key("mixture", seed)
-        self._source_keys = tuple(_key("source", seed, name) for name in self.names)
+        self._key = keyed("mixture", seed)
+        self._source_keys = tuple(keyed("source", seed, name) for name in self.names)
 
     def __len__(self) -> int:
         """Records of all sources together: what is called one epoch of the mixture."""
@@ -195,7 +195,8 @@ def _mixed(value: int) -> int:
     return value ^ value >> 31
 
 
-def _key(*parts: object) -> int:
+def keyed(*parts: object) -> int:
+    """64 bits that belong to these parts, the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

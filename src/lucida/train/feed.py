@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -25,8 +25,9 @@ from lucida.core.spec import MixtureSpec, Recipe, SourceSpec
 from lucida.data.features import FeatureCache
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture, Source
-from lucida.data.sample import Batch, ImageSource, Sample, Views
+from lucida.data.sample import Batch, ImageSource, Sample, Tokens, Views
 from lucida.data.sources import open_source
+from lucida.data.weights import capped, sample_weights
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
@@ -125,7 +126,8 @@ def stage_feed(
     DataError when a source cannot be opened or is empty.
     """
     stage = recipe.stages[index]
-    training, held_out = mixtures(stage.mixture, recipe.seed + index)
+    encode = partial(processor.encode, loss=stage.loss)
+    training, held_out = mixtures(stage.mixture, recipe.seed + index, encode)
     features = None
     uncached = ""
     wanted = sees(model) and stage.batch.cache_features and vision_is_frozen(plan)
@@ -136,7 +138,7 @@ def stage_feed(
         features = FrozenFeatures(model, processor, precision)
     make = partial(
         Loader,
-        encode=partial(processor.encode, loss=stage.loss),
+        encode=encode,
         pad_id=processor.tokenizer.pad_token_id,
         pixels=processor.pixels if sees(model) and features is None else None,
         features=features,
@@ -169,12 +171,19 @@ def vision_is_frozen(plan: StagePlan) -> bool:
     return not plan.touches("vision")
 
 
-def mixtures(spec: MixtureSpec, seed: int) -> tuple[Mixture, Mixture | None]:
-    """The training mixture and the held-out one, None when no source can spare a record."""
+def mixtures(
+    spec: MixtureSpec, seed: int, encode: Callable[..., Tokens] | None = None
+) -> tuple[Mixture, Mixture | None]:
+    """The training mixture and the held-out one, None when no source can spare a record.
+
+    `encode` is needed where weights are not shares of samples.
+    """
     training, held_out = {}, {}
     for name, source_spec in spec.sources.items():
         training[name], held_out[name] = parts(source_spec)
+    training = capped(training, spec.caps, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
+    weights = sample_weights(weights, spec.by, training, encode)
     kept = {name: source for name, source in held_out.items() if len(source)}
     if not kept:
         return Mixture(training, weights, seed), None

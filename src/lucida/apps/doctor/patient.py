@@ -96,7 +96,7 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
         rate = stage.lora.rate
         trained |= {each: (w, rate) for each, w in adapters.named_adapters(model).items()}
     apply_plan(model, trained)
-    mixture, _ = mixtures(stage.mixture, recipe.seed + index)
+    mixture, _ = mixtures(stage.mixture, recipe.seed + index, processor.encode)
     return Patient(recipe, stage, model, processor, mixture, plan, trained, precision, from_run)
 
 

@@ -107,7 +107,7 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     index, stage = stage_of(recipe, stage_name)
     model, processor = build(recipe.model)
     processor = with_template(processor, stage)
-    mixture, _ = mixtures(stage.mixture, recipe.seed + index)
+    mixture, _ = mixtures(stage.mixture, recipe.seed + index, processor.encode)
     drawn, noted, dropped = first_batch(mixture, processor, stage)
     samples = [
         Seen(

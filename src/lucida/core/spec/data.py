@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lucida.core.spec.value import Spec
 
@@ -231,7 +231,20 @@ class MixtureSpec(Spec):
 
     sources: dict[str, SourceSpec] = Field(min_length=1)
     """Name of the source → where its samples come from."""
+    by: Literal["sample", "image", "token"] = "sample"
+    """What the weights are shares of. Images and tokens of a record are averages over 256 records
+    of each source."""
+    caps: dict[str, Annotated[int, Field(gt=0)]] = Field(default={})
+    """Name of a source → the most of its records that are used: the same ones in every epoch,
+    chosen by the seed."""
     on_error: Literal["error", "skip"] = "error"
     """`skip` drops a bad record, writes it to `dropped.jsonl`, and stops above `max_dropped`."""
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     """Largest share of records that may be dropped before the run stops."""
+
+    @model_validator(mode="after")
+    def caps_have_sources(self) -> MixtureSpec:
+        if unknown := sorted(set(self.caps) - set(self.sources)):
+            known = ", ".join(self.sources)
+            raise ValueError(f"caps for sources that are not there: {unknown} (known: {known})")
+        return self

@@ -1,0 +1,89 @@
+"""Weights as a user means them, and sources cut to a number of records.
+
+A mixture deals out samples. Shares of images or of tokens become shares of samples by what a record
+of each source holds on average, so that long records do not take more than their share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lucida.core.errors import DataError
+from lucida.data.mixture import Source, keyed, permuted
+from lucida.data.sample import Sample, Tokens
+
+By = Literal["sample", "image", "token"]
+PROBED = 256
+"""Records of a source, evenly spread, that stand for all of it."""
+
+
+def sample_weights(
+    weights: Mapping[str, float],
+    by: By,
+    sources: Mapping[str, Source],
+    encode: Callable[..., Tokens] | None,
+) -> dict[str, float]:
+    """Shares of samples that give the shares `weights` of samples, images or tokens.
+
+    DataError for a source without images where weights are of images, and for one of which no
+    probed record can be used.
+
+    Worked example: by token, weights 1 and 1, records of 100 and of 400 tokens on average: samples
+    are drawn 4 to 1.
+    """
+    if by == "sample":
+        return dict(weights)
+    if encode is None:
+        raise ValueError(f"shares of {by}s need `encode` to count them")
+    return {name: weights[name] / mean_size(name, sources[name], by, encode) for name in weights}
+
+
+def mean_size(name: str, source: Source, by: By, encode: Callable[..., Tokens]) -> float:
+    """Images or tokens of a record, on average over `PROBED` of them that can be used."""
+    many = min(PROBED, len(source))
+    sizes = []
+    for place in range(many):
+        try:
+            tokens = encode(source[place * len(source) // many], counts=Counter())
+        except DataError:
+            continue  # the loader counts it, or stops there, by the policy of the mixture
+        sizes.append(len(tokens.images) if by == "image" else len(tokens))
+    if sum(sizes) == 0:
+        raise DataError(
+            f"the source has no {by}s in {many} records",
+            expected=f"some, because weights are shares of {by}s (mixture.by)",
+            given=f"{len(sizes)} usable records with none",
+            origin=name,
+            remedy="set mixture.by=sample, or leave the source out",
+        )
+    return sum(sizes) / len(sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """The same `most` records of a source in every epoch, drawn at random by the seed."""
+
+    source: Source
+    most: int
+    seed: int
+
+    def __len__(self) -> int:
+        return min(self.most, len(self.source))
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if len(self) == len(self.source):
+            return self.source[index]
+        return self.source[permuted(index, len(self.source), keyed("cap", self.seed))]
+
+
+def capped(sources: Mapping[str, Source], caps: Mapping[str, int], seed: int) -> dict[str, Source]:
+    """The sources, those with a cap cut to so many records."""
+    return {
+        name: Capped(source, caps[name], seed) if name in caps else source
+        for name, source in sources.items()
+    }
