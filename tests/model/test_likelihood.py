@@ -11,7 +11,8 @@ from lucida.core.errors import DataError
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, ImagePart, Sample, Turn
 from lucida.eval import likelihood
-from lucida.eval.likelihood import continued, likelihoods
+from lucida.eval.likelihood import continued, likelihoods, packed, question, trees
+from lucida.model.masks import MASKS, TWIG
 from lucida.model.messages import image_source
 
 torch.set_num_threads(1)
@@ -51,7 +52,7 @@ def alone(model, processor, sample, text) -> tuple[float, float, int]:
     return float(found[0]), float(found.sum()), len(found)
 
 
-@pytest.mark.parametrize("mask", ["causal", "image_block", "prefix"])
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("vision", ["siglip", None])
 @pytest.mark.parametrize("batch_tokens", [8192, 60])
 def test_equal_to_a_loop_over_candidates(mask, vision, batch_tokens, monkeypatch):
@@ -66,6 +67,49 @@ def test_equal_to_a_loop_over_candidates(mask, vision, batch_tokens, monkeypatch
             assert one.whole == pytest.approx(whole, abs=1e-4)
             assert one.normalised == pytest.approx(whole / count, abs=1e-4)
         assert np.argmax([one.whole for one in given]) == np.argmax([w for _, w, _ in expected])
+
+
+def grown(longest: int):
+    _, processor = tiny_model()
+    pairs = zip(SAMPLES, CANDIDATES, strict=True)
+    return trees([question(processor, n, *pair) for n, pair in enumerate(pairs)], longest)
+
+
+def test_questions_about_a_picture_are_one_tree(monkeypatch):
+    monkeypatch.setattr(likelihood, "LEAST", 1000)
+    joined = {tuple(sorted(each.index for each in tree.questions)): tree for tree in grown(8192)}
+    assert set(joined) == {(0, 2, 4), (1,), (3,)}
+    tree = joined[0, 2, 4]
+    tokens, places = packed(tree)
+    assert len(tokens) == len(tree) < sum(map(len, tree.questions))
+    assert set(tokens.branch % TWIG) == {0, 1, 2, 3}
+    fed = [(each, target) for each in tree.questions for target in each.targets]
+    for (each, target), own in zip(fed, places, strict=True):
+        last = own[0]
+        assert tokens.input_ids[last] == each.stem.input_ids[-1]
+        assert tokens.position[own].tolist() == list(
+            range(len(each.stem) - 1, len(each.stem) - 1 + len(target))
+        )
+        assert tokens.input_ids[own[1:]].tolist() == target[:-1].tolist()
+
+
+def test_a_tree_stays_within_its_length():
+    longest = max(len(each) for tree in grown(8192) for each in tree.questions) + 30
+    for tree in grown(longest):
+        assert len(tree) <= longest or len(tree.questions) == 1
+    assert all(len(tree.questions) == 1 for tree in grown(0))
+
+
+def test_gated_layers_see_the_same_images_from_twigs():
+    model, processor = tiny_model(cross_attention={"every": 1, "heads": 2})
+    with torch.no_grad():
+        for layer in model.cross_attention.layers.values():
+            layer.gate.fill_(0.7)
+            layer.mlp_gate.fill_(0.7)
+    found = likelihoods(model, processor, SAMPLES, CANDIDATES)
+    for sample, texts, given in zip(SAMPLES, CANDIDATES, found, strict=True):
+        for text, one in zip(texts, given, strict=True):
+            assert one.whole == pytest.approx(alone(model, processor, sample, text)[1], abs=1e-4)
 
 
 def test_equal_to_logits_of_transformers():

@@ -13,7 +13,7 @@ from torch import Tensor
 from lucida.core.errors import ModelError
 from lucida.data.sample import Batch
 from lucida.model.attention import Layout, blocks_of, layout_attention
-from lucida.model.masks import MASKS, Fields, cells, dense_mask, fields_of, picture, prompts
+from lucida.model.masks import MASKS, TWIG, Fields, cells, dense_mask, fields_of, picture, prompts
 
 torch.set_num_threads(1)
 
@@ -185,3 +185,16 @@ def test_layout_of_unequal_segments_is_cut_into_blocks():
     layout = Layout(row, "causal")
     assert [(block.segments, block.length) for block in layout.blocks] == [(2, 4), (1, 2), (1, 1)]
     assert torch.equal(layout.slots[layout.place], torch.arange(11))
+
+
+def test_twigs_see_their_branch_and_not_one_another():
+    row = fields([1] * 6, [0, 1, TWIG + 1, 2 * TWIG + 1, 2, TWIG + 2])
+    seen = dense_mask(row, "causal")[0, 0].int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 0, 0, 0, 1, 0],
+        [1, 0, 0, 0, 1, 1],
+    ]

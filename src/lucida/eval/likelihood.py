@@ -1,11 +1,12 @@
 """How likely a model finds each of several answers: the prompt once, the answers as its branches.
 
-    stem       [image, question]     once for all candidates
-    branches   [yes] [no]            the candidates, never seeing one another
+    stem       [image]                       once for all questions about it
+    branches   [question 1]  [question 2]    never seeing one another
+    twigs      [yes] [no]    [red] [blue]    the candidates, each behind its question
 
-Every question is a segment of a packed row (`model.masks`), many of them share one forward, and
-logits are computed only at positions that predict a token of a candidate. The stem's last position
-predicts the first token of every candidate. Questions about one picture share its features.
+Such a tree is one segment of a packed row (`model.masks`), many of them share one forward, and
+logits are computed only at positions that predict a token of a candidate. A question's last
+position predicts the first token of each of its candidates, so what has one token is not fed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch.nn import functional
 from lucida.core.errors import DataError
 from lucida.data.collate import collate, images_of
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
-from lucida.model.masks import ASK_WHOLE
+from lucida.model.decode import LEAST, SPREAD
+from lucida.model.masks import ASK_WHOLE, TWIG
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -68,6 +70,29 @@ class Question:
     def __len__(self) -> int:
         return len(self.stem) + sum(len(target) - 1 for target in self.targets)
 
+    @property
+    def cut(self) -> int:
+        """Where what other questions may begin with as well ends, 0 where nothing is shared."""
+        shared = np.flatnonzero((self.stem.image > 0) | (self.stem.branch == 0))
+        return min(int(shared[-1]) + 1, len(self.stem) - 1) if len(shared) else 0
+
+    @property
+    def beginning(self) -> tuple[tuple[str, ...], bytes]:
+        """What must be equal for two questions to share it: pictures, and ids up to `cut`."""
+        images = tuple(source.key for source in self.stem.images)
+        return images, self.stem.input_ids[: self.cut].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Questions that begin alike. `cut` positions are shared; of a question alone, all of it."""
+
+    cut: int
+    questions: tuple[Question, ...]
+
+    def __len__(self) -> int:
+        return self.cut + sum(len(each) - self.cut for each in self.questions)
+
 
 @torch.no_grad()
 def likelihoods(
@@ -84,7 +109,9 @@ def likelihoods(
 
     Worked example: a picture, "is it red?", candidates "yes" and "no". The segment is
     image, question | yes | no with branches 0 .., 1, 2; three positions have logits: the question's
-    last (of "yes" and "no"), and the two candidates' (of the end token).
+    last (of "yes" and "no"), and the two candidates' (of the end token). With a second question
+    about the picture, "how many?" and "1", it is image | is it red? | yes | no | how many? | 1 with
+    branches 0, 1, T + 1, 2 T + 1, 2, T + 2 (T: `masks.TWIG`).
     """
     found: list[list[Likelihood]] = [[] for _ in samples]
     for number, scored in stream(model, processor, samples, candidates, batch_tokens):
@@ -103,7 +130,8 @@ def stream(
     """The same as they are found: (number of the sample, its likelihoods)."""
     pairs = zip(samples, candidates, strict=True)
     questions = [question(processor, n, sample, texts) for n, (sample, texts) in enumerate(pairs)]
-    if model.mask in ASK_WHOLE:  # several branches cannot share what sees them
+    alone = model.mask in ASK_WHOLE
+    if alone:  # several branches cannot share what sees them
         questions = [
             replace(each, targets=(target,), number=number)
             for each in questions
@@ -114,7 +142,9 @@ def stream(
     training = model.training
     model.eval()
     try:
-        for batch in batches(questions, batch_tokens):
+        window = getattr(model.config.text_config, "sliding_window", None) or batch_tokens
+        grown = trees(questions, 0 if alone else min(window, batch_tokens))
+        for batch in batches(grown, batch_tokens):
             for each, scored in scored_batch(model, processor, batch):
                 parts = found.setdefault(each.index, {})
                 parts[each.number] = scored
@@ -192,50 +222,78 @@ def _end(tokens: Tokens) -> int:
     return int(np.flatnonzero(tokens.target != IGNORED)[-1]) + 2
 
 
-def batches(questions: Sequence[Question], batch_tokens: int) -> Iterator[list[Question]]:
-    """Questions within the budget, those of similar length together; a picture's side by side."""
-    order = sorted(questions, key=lambda each: (len(each), pictures(each)))
-    batch: list[Question] = []
+def trees(questions: Sequence[Question], longest: int) -> list[Tree]:
+    """Questions joined where they begin alike, into trees of at most `longest` positions.
+
+    As many positions stand behind a beginning as in decode.py: questions score one another in vain.
+    """
+    grown: list[Tree] = []
+    order = sorted(questions, key=lambda each: (each.beginning, len(each)))
     for each in order:
-        if batch and sum(map(len, batch)) + len(each) > batch_tokens:
+        cut = each.cut
+        last = grown[-1] if grown else None
+        if last and cut and last.questions[0].beginning == each.beginning:
+            joined = Tree(cut, (*last.questions, each))
+            if len(joined) <= min(longest, cut + SPREAD * cut + LEAST):
+                grown[-1] = joined
+                continue
+        grown.append(Tree(len(each.stem), (each,)))
+    return grown
+
+
+def batches(grown: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
+    """Trees within the budget, those of similar length together; a picture's side by side."""
+    order = sorted(grown, key=lambda tree: (len(tree), tree.questions[0].beginning[0]))
+    batch: list[Tree] = []
+    for tree in order:
+        if batch and sum(map(len, batch)) + len(tree) > batch_tokens:
             yield batch
             batch = []
-        batch.append(each)
+        batch.append(tree)
     if batch:
         yield batch
 
 
-def pictures(question: Question) -> tuple[str, ...]:
-    """What identifies the pictures of a question."""
-    return tuple(source.key for source in question.stem.images)
-
-
-def packed(question: Question) -> tuple[Tokens, list[np.ndarray]]:
-    """A segment as tokens, and for each candidate the positions that predict its tokens."""
-    stem, count = question.stem, len(question.stem)
-    fed = [target[:-1] for target in question.targets]
-    ends = count + np.cumsum([len(ids) for ids in fed])
-    places = [
-        np.concatenate([[count - 1], np.arange(end - len(ids), end)])
-        for ids, end in zip(fed, ends, strict=True)
-    ]
-    behind = int(ends[-1]) - count
-    target = np.full(count + behind, IGNORED, dtype=np.int64)
-    target[count - 1] = question.targets[0][0]  # masks take what stands before it for the prompt
+def packed(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
+    """A segment as tokens, and for each candidate, question by question, the positions that predict
+    its tokens."""
+    stem, alone = tree.questions[0].stem, len(tree.questions) == 1
+    ids, branch = [stem.input_ids[: tree.cut]], [np.zeros(tree.cut, dtype=np.int64)]
+    position = [np.arange(tree.cut)]
+    places, asked = [], []
+    end = tree.cut
+    for number, each in enumerate(tree.questions, 1):
+        length = len(each.stem)
+        ids.append(each.stem.input_ids[tree.cut :])
+        branch.append(np.full(length - tree.cut, number))
+        position.append(np.arange(tree.cut, length))
+        end += length - tree.cut
+        asked.append(end - 1)
+        for twig, target in enumerate(each.targets, 1):
+            fed = target[:-1]
+            ids.append(fed)
+            branch.append(np.full(len(fed), twig if alone else twig * TWIG + number))
+            position.append(length + np.arange(len(fed)))
+            places.append(np.concatenate([asked[-1:], end + np.arange(len(fed))]))
+            end += len(fed)
+    image, target = np.zeros(end, dtype=np.int64), np.full(end, IGNORED, dtype=np.int64)
+    image[: tree.cut] = stem.image[: tree.cut]
+    for place, each in zip(asked, tree.questions, strict=True):
+        target[place] = each.targets[0][0]  # masks take what stands before it for the prompt
     tokens = Tokens(
         origin=stem.origin,
         images=stem.images,
-        input_ids=np.concatenate([stem.input_ids, *fed]),
-        branch=np.repeat(np.arange(len(fed) + 1), [count, *map(len, fed)]),
-        position=np.concatenate([np.arange(count), *(count + np.arange(len(ids)) for ids in fed)]),
-        image=np.concatenate([stem.image, np.zeros(behind, dtype=np.int64)]),
+        input_ids=np.concatenate(ids),
+        branch=np.concatenate(branch),
+        position=np.concatenate(position),
+        image=image,
         target=target,
     )
     return tokens, places
 
 
 def scored_batch(
-    model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Question]
+    model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Tree]
 ) -> Iterator[tuple[Question, list[Likelihood]]]:
     """One forward, and the likelihoods of every candidate in it, question by question."""
     rows, places = zip(*map(packed, batch), strict=True)
@@ -244,7 +302,8 @@ def scored_batch(
     hidden = model.hidden(fields)[0]
     starts = np.cumsum([0, *(len(row) for row in rows)])
     where = [p + start for start, own in zip(starts, places, strict=False) for p in own]
-    wanted = [target for each in batch for target in each.targets]
+    questions = [each for tree in batch for each in tree.questions]
+    wanted = [target for each in questions for target in each.targets]
     scores = log_probabilities(
         model,
         hidden,
@@ -252,7 +311,7 @@ def scored_batch(
         torch.from_numpy(np.concatenate(wanted)).to(model.device),
     )
     begin = 0
-    for each in batch:
+    for each in questions:
         found = []
         for target in each.targets:
             part = scores[begin : begin + len(target)]

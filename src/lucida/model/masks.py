@@ -5,6 +5,8 @@ may attend to the key. All masks share one rule:
 
     same segment  and  key's branch is 0 or the query's own  and  key not after the query
 
+(A branch may go on in twigs, which see it and not one another: `TWIG`.)
+
 Those that look ahead, at keys after the query, do so within an image or within the prompt, never
 past the first token that the loss asks for: else an answer could be read off by way of an image.
 A new mask is one function and one line in `MASKS`.
@@ -25,6 +27,10 @@ from lucida.data.sample import IGNORED, Batch
 ASK_WHOLE = ("prefix", "mutual")
 """Masks under which an image sees what is asked about it, so that two questions can neither share
 its states nor stand behind it as branches."""
+
+TWIG = 2**16
+"""Twig t of branch b has the branch number t * TWIG + b. It sees the stem, branch b and itself: how
+the candidate answers to one of several questions stand behind it (eval/likelihood.py)."""
 
 
 class Fields(NamedTuple):
@@ -51,9 +57,20 @@ class Fields(NamedTuple):
 
 
 def reachable(query: Fields, key: Fields) -> Tensor:
-    """The same segment, and the stem or the query's own branch."""
+    """The same segment, and the stem, the query's own branch, or the branch that it is a twig of.
+
+    Worked example: a stem, two branches, two twigs of the first branch.
+
+        branch            0 1 T+1 2T+1 2  (keys; T is `TWIG`)
+                    0     x . .   .    .
+                    1     x x .   .    .
+                    T+1   x x x   .    .
+                    2T+1  x x .   x    .
+                    2     x . .   .    x
+    """
     together = (query.segment == key.segment) & (query.segment > 0)
-    return together & ((key.branch == 0) | (key.branch == query.branch))
+    own = (key.branch == query.branch) | (key.branch == query.branch % TWIG)
+    return together & ((key.branch == 0) | own)
 
 
 def causal(query: Fields, key: Fields) -> Tensor:
@@ -200,7 +217,7 @@ def fields_of(batch: Batch) -> Fields:
     several = batch.branch.new_zeros(batch.segment.shape[0], int(batch.segment.max()) + 1)
     several = several.scatter_reduce(1, batch.segment, batch.branch, "amax") > 1
     branch = torch.where(several.gather(1, batch.segment), batch.branch, batch.segment.clamp(max=1))
-    prompt = prompts(batch.segment, branch, batch.target != IGNORED)
+    prompt = prompts(batch.segment, branch % TWIG, batch.target != IGNORED)
     return Fields(batch.segment, branch, order, batch.image, prompt)
 
 
