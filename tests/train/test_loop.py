@@ -52,6 +52,7 @@ def test_a_run_trains_records_and_saves(recipe, tmp_path):
     assert steps[-1]["loss"] < steps[5]["loss"]
     assert steps[-1]["samples"] == 48 and steps[-1]["seconds"] > 0
     assert all(0 <= r["data_wait"] <= 1 and r["tokens_per_second"] > 0 for r in steps)
+    assert all(sum(r["sources"].values()) == 4 for r in steps)
     assert len(records(folder, "validation_loss")) == 4
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["precision"].startswith("fp32")

@@ -85,6 +85,11 @@ class Feed:
         """The passes of every step from `from_step` on."""
         return self.loader.batches(from_step)
 
+    def drawn(self) -> dict[str, int]:
+        """Samples that each source has given to this process so far."""
+        loader = self.loader
+        return {name: loader.counts[f"{name}/samples"] for name in loader.mixture.names}
+
     def losses(self) -> list[str]:
         """What this process left out or cut of the data so far, and features it could not keep."""
         told = []

@@ -150,8 +150,11 @@ def take_step(
     """Read a step's passes, move the weights, and record it."""
     stage, position, engine = current.stage, training.position, training.engine
     begun = time.perf_counter()
+    before = current.feed.drawn()
     passes = next(batches)
     waited = time.perf_counter() - begun
+    drawn = current.feed.drawn()
+    sources = dict(zip(drawn, engine.total(*(drawn[n] - before[n] for n in drawn)), strict=True))
     lr = set_learning_rate(ready.optimizer, current.horizon.factor(position, stage.optim))
     engine.own_randomness(training.recipe.seed, index, position.step)
     result = step(
@@ -166,7 +169,8 @@ def take_step(
     )
     seconds = time.perf_counter() - begun
     count(position, result, seconds)
-    record(training, stage, step_record(position, result, lr, seconds, waited))
+    values = step_record(position, result, lr, seconds, waited)
+    record(training, stage, values | {"sources": {n: int(many) for n, many in sources.items()}})
     shown = {"loss": result.loss}
     if current.horizon.steps is None:
         shown["done"] = f"{current.horizon.share(position):.0%}"

@@ -1,0 +1,33 @@
+"""Whole runs whose steps are budgets of tokens: rows of a fixed size change no loss."""
+
+import json
+
+from tiny_training import tiny_recipe
+
+from lucida.core.spec import Recipe
+from lucida.train.loop import train_run
+
+
+def budget(parts, **batch) -> Recipe:
+    """The tiny recipe, one stage of a few steps, with other batches."""
+    values = tiny_recipe(parts, language="language-plain").model_dump(mode="json")
+    values["stages"] = values["stages"][1:]
+    values["stages"][0] |= {"budget": {"steps": 4}, "optim": {"warmup": 0.0}}
+    values["stages"][0]["batch"] |= batch
+    return Recipe.model_validate(values)
+
+
+def steps(folder) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if "loss" in record]
+
+
+def test_rows_of_a_fixed_size_change_no_loss(parts, tmp_path):
+    rows = steps(train_run(budget(parts, tokens=1024, row=512), tmp_path / "rows"))
+    passes = steps(train_run(budget(parts, tokens=1024, accumulate=2), tmp_path / "passes"))
+    assert [r["samples"] for r in rows] == [r["samples"] for r in passes]
+    for one, other in zip(rows, passes, strict=True):
+        assert abs(one["loss"] - other["loss"]) < 1e-5
+        assert one["sources"] == other["sources"]
+    assert rows[-1]["tokens"] <= 4 * 1024
+    assert (tmp_path / "rows" / "lengths-sft.npz").exists()
