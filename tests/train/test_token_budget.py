@@ -1,11 +1,15 @@
 """Whole runs whose steps are budgets of tokens: rows of a fixed size change no loss."""
 
 import json
+import os
+import signal
 
+import pytest
 from tiny_training import tiny_recipe
 
 from lucida.core.spec import Recipe
 from lucida.train.loop import train_run
+from lucida.train.stopping import Interrupted
 
 
 def budget(parts, **batch) -> Recipe:
@@ -31,3 +35,23 @@ def test_rows_of_a_fixed_size_change_no_loss(parts, tmp_path):
         assert one["sources"] == other["sources"]
     assert rows[-1]["tokens"] <= 4 * 1024
     assert (tmp_path / "rows" / "lengths-sft.npz").exists()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(parts, tmp_path):
+    batch = {"tokens": 256, "row": 128}
+    whole = steps(train_run(budget(parts, **batch), tmp_path / "whole"))
+    recipe = budget(parts, **batch)
+    calls = iter(range(9))
+
+    def stop(*_):
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    stage = recipe.stages[0].model_copy(update={"evaluate_every": 1})
+    watched = recipe.model_copy(update={"stages": [stage]})
+    with pytest.raises(Interrupted):
+        train_run(watched, tmp_path / "cut", watch=stop)
+    train_run(watched, tmp_path / "cut", watch=stop)
+    again = steps(tmp_path / "cut")
+    assert [(r["loss"], r["sources"]) for r in again] == [(r["loss"], r["sources"]) for r in whole]
