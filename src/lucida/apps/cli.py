@@ -7,6 +7,7 @@ import sys
 from lucida.apps.command import app
 from lucida.apps.verbs import (
     benchmarks,
+    data,
     doctor,
     evaluation,
     export,
@@ -17,7 +18,7 @@ from lucida.apps.verbs import (
     runs,
 )
 
-VERBS = (runs, evaluation, recipes, plan, inspect, doctor, benchmarks, export, parts)
+VERBS = (runs, evaluation, recipes, plan, inspect, data, doctor, benchmarks, export, parts)
 """Importing a file of verbs puts them on the command line, in this order."""
 
 

@@ -1,0 +1,1 @@
+"""Looking at data: what a source or a recipe's mixture holds, counted and checked."""

@@ -1,0 +1,138 @@
+"""What the user points at: a recipe's sources, or a path whose kind is told from its first record.
+
+recipe ─▶ {stage/source: Source}        file, folder or pattern ─▶ kind ─▶ Source
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from lucida.core.errors import DataError, LucidaError, RecipeError
+from lucida.core.recipe import load_recipe
+from lucida.core.spec import SourceSpec
+from lucida.data.mixture import Source
+from lucida.data.sources import open_source
+from lucida.data.sources.pictures import ENDINGS
+from lucida.data.sources.records import Records, files_of
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source with its name, its spec and how it was found."""
+
+    name: str
+    spec: Any
+    source: Source
+    found: str
+
+
+def opened(what: str, overrides: list[str]) -> list[Opened]:
+    """The sources of a path or of a recipe (of each stage; the same one once).
+
+    For a path the overrides are fields of its source, such as `kind=pairs text=caption`.
+    """
+    path = Path(what)
+    recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
+    if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):
+        return _of_recipe(what, overrides)
+    fields = dict(_field(word) for word in overrides)
+    if "kind" in fields:
+        found = f"kind {fields['kind']}, as it was given"
+    else:
+        guessed, why = guess(path)
+        fields = guessed | fields
+        found = f"kind {fields['kind']}, because {why}"
+    try:
+        spec = TypeAdapter(SourceSpec).validate_python({"path": what, **fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RecipeError(f"{place}: {first['msg']}", origin=what) from error
+    return [Opened(path.name, spec, open_source(spec), found)]
+
+
+def guess(path: Path) -> tuple[dict[str, Any], str]:
+    """Kind (and what follows from the first record) of a path, and why."""
+    if path.is_dir():
+        names = {p.suffix.lower() for p in path.iterdir() if p.is_file()}
+        for ending, kind in (
+            (".parquet", "parquet"),
+            (".arrow", "parquet"),
+            (".tar", "webdataset"),
+        ):
+            if ending in names:
+                return {"kind": kind}, f"the folder holds {ending} files"
+        if names & set(ENDINGS):
+            return {"kind": "folder"}, "the folder holds pictures"
+        remedy = "give kind=… and the fields of the source"
+        raise DataError("the folder holds nothing that is known", origin=path, remedy=remedy)
+    ending = path.suffix.lower()
+    known = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "parquet", ".txt": "text"}
+    if ending in known:
+        return {"kind": known[ending]}, f"the name ends in {ending}"
+    if ending in (".csv", ".tsv"):
+        return {"kind": "pairs"}, f"the name ends in {ending}"
+    return _by_record(path)
+
+
+SIGNS = (
+    ("conversations", {"kind": "llava"}),
+    ("messages", {"kind": "messages"}),
+    ("text_list", {"kind": "interleaved", "layout": "mmc4"}),
+    ("texts", {"kind": "interleaved", "layout": "obelics"}),
+)
+"""Keys that tell a kind, the first that is met."""
+
+
+def _by_record(path: Path) -> tuple[dict[str, Any], str]:
+    record, _ = Records(files_of(path)).value(0)
+    keys = record if isinstance(record, dict) else {}
+    for key, fields in SIGNS:
+        if key in keys:
+            return dict(fields), f"the first record has `{key}`"
+    if isinstance(keys.get("prompt"), list):
+        return {"kind": "messages"}, "the first record has a list `prompt`"
+    for image in ("image", "image_path", "file_name", "path"):
+        for text in ("text", "caption", "title"):
+            if image in keys and text in keys:
+                why = f"the first record has `{image}` and `{text}`"
+                return {"kind": "pairs", "image": image, "text": text}, why
+    if {"text", "instruction", "inputs", "prompt"} & set(keys):
+        return {"kind": "text"}, "the first record is text alone"
+    raise DataError(
+        "the first record tells no kind",
+        given=", ".join(map(str, keys)) or type(record).__name__,
+        origin=path,
+        remedy="give kind=… and the fields of the source",
+    )
+
+
+def _field(word: str) -> tuple[str, Any]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise RecipeError("this is no field", expected="key=value", given=word)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _of_recipe(what: str, overrides: list[str]) -> list[Opened]:
+    recipe = load_recipe(what, overrides)
+    found: list[Opened] = []
+    for stage in recipe.stages:
+        for name, spec in stage.mixture.sources.items():
+            if any(spec == other.spec for other in found):
+                continue
+            place = f"{stage.name}/{name}"
+            try:
+                source = open_source(spec)
+            except LucidaError as error:
+                raise DataError(str(error), origin=f"{recipe.name}: {place}") from error
+            found.append(Opened(place, spec, source, f"kind {spec.kind}"))
+    return found

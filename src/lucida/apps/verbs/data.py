@@ -1,0 +1,111 @@
+"""The verbs about data: show, stats and check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucida.apps.command import app, guarded
+
+data = typer.Typer(no_args_is_help=True, help="Look at data: show, stats, check.")
+app.add_typer(data, name="data")
+
+What = Annotated[
+    str, typer.Argument(metavar="SOURCE|RECIPE", help="A file, folder or pattern; or a recipe.")
+]
+Fields = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value]…",
+        help="Fields of the source, such as kind=pairs; or changes to the recipe.",
+    ),
+]
+
+
+@data.command()
+@guarded
+def show(
+    what: What,
+    fields: Fields = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each source.")] = 3,
+    begin: Annotated[int, typer.Option("--from", min=0, help="First record.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page instead, with pictures.")
+    ] = None,
+) -> None:
+    """Show samples with their pictures."""
+    from rich.console import Console
+
+    from lucida.apps.data.guess import opened
+    from lucida.apps.data.show import show_samples, write_page
+
+    sources = opened(what, fields or [])
+    numbers = [list(range(len(each.source)))[begin : begin + samples] for each in sources]
+    if html is not None:
+        write_page(sources, numbers, html)
+        typer.echo(f"wrote {html}", err=True)
+        return
+    console = Console(highlight=False, markup=False)
+    for each, chosen in zip(sources, numbers, strict=True):
+        show_samples(each, chosen, console)
+
+
+@data.command()
+@guarded
+def stats(
+    what: What,
+    fields: Fields = None,
+    samples: Annotated[int, typer.Option(min=1, help="Records drawn of each source.")] = 10_000,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Count tokens with it instead of words.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Count text and pictures, duplicates and unusable records, with histograms."""
+    from rich.console import Console
+
+    from lucida.apps.data.guess import opened
+    from lucida.apps.data.show import show_findings
+    from lucida.apps.data.survey import chosen, survey
+
+    counter = None
+    if tokenizer is not None:
+        from lucida.apps.plan.lengths import tokenizer_of
+
+        counter = tokenizer_of(tokenizer)
+    console = Console(highlight=False, markup=False)
+    for each in opened(what, fields or []):
+        numbers = chosen(len(each.source), samples)
+        show_findings(each, survey(each.source, numbers, False, counter, workers), console)
+
+
+@data.command()
+@guarded
+def check(
+    what: What,
+    fields: Fields = None,
+    report: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the report is written.")
+    ] = Path("data-report.json"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Read every record and picture once, in parallel; exit code 1 when one cannot be used."""
+    from rich.console import Console
+
+    from lucida.apps.data.guess import opened
+    from lucida.apps.data.show import show_findings, write_report
+    from lucida.apps.data.survey import chosen, survey
+
+    sources = opened(what, fields or [])
+    console = Console(highlight=False, markup=False)
+    findings = []
+    for each in sources:
+        numbers = chosen(len(each.source), None)
+        findings.append(survey(each.source, numbers, True, None, workers))
+        show_findings(each, findings[-1], console)
+    write_report(sources, findings, report)
+    typer.echo(f"wrote {report}", err=True)
+    if any(found.errors for found in findings):
+        raise typer.Exit(1)
