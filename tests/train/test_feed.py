@@ -1,10 +1,11 @@
 """Held-out samples stay out of training; cached features do not depend on their company."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucida.core.spec import MixtureSpec, WorldSourceSpec
+from lucida.core.spec import HubSourceSpec, MixtureSpec, WorldSourceSpec
 from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
 from lucida.train.engine import Engine
@@ -26,10 +27,27 @@ def test_the_two_parts_of_a_source_share_no_record_and_miss_none(size, apart):
 
 def test_the_world_is_validated_on_its_own_split():
     spec = WorldSourceSpec(tasks=["attribute"], count=300)
-    training, held = parts(spec)
+    training, held = parts(spec, "world")
     assert (len(training), len(held)) == (300, 64)
     keys = [{image.key for i in range(64) for image in part[i].images} for part in (training, held)]
     assert keys[0].isdisjoint(keys[1])
+
+
+def test_a_hub_source_has_a_split_but_is_held_out_by_records_and_tells_what_it_filters(
+    tmp_path, monkeypatch, capsys
+):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    texts = [[{"user": f"question {n}?", "assistant": "yes"}] for n in range(50)]
+    rows = {"texts": texts, "rating": [n % 5 for n in range(50)]}
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "set" / "train.parquet")
+    spec = HubSourceSpec(path=str(tmp_path / "set"), at_least={"rating": 1})
+    training, held = parts(spec, "rated")
+    assert (len(training), len(held)) == (38, 2)
+    said = "".join(capsys.readouterr())
+    assert "source rated: 10 rows left out by its filters: rating below 1" in said
 
 
 def test_a_source_that_is_too_small_holds_nothing_out(recipe, parts):

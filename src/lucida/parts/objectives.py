@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -40,12 +41,12 @@ class Encode(Protocol):
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor: ...
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Trained beside an encoder; `loss` makes its own batch from (seed, step)."""
 
+    @abstractmethod
     def loss(self, encode: Encode, seed: int, step: int, size: int) -> torch.Tensor:
         """Loss of batch number `step` of `size` pictures."""
-        raise NotImplementedError
 
     def after_step(self, done: float) -> None:
         """Called after every update with the share of training that is done."""

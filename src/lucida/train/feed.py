@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from lucida.core.spec import MixtureSpec, Recipe, SourceSpec
+from lucida.core.progress import say
+from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
 from lucida.data.features import FeatureCache
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture, Source
@@ -185,7 +186,7 @@ def mixtures(
     """
     training, held_out = {}, {}
     for name, source_spec in spec.sources.items():
-        training[name], held_out[name] = parts(source_spec)
+        training[name], held_out[name] = parts(source_spec, name)
     training = capped(training, spec.caps, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
     weights = sample_weights(weights, spec.by, training, encode)
@@ -196,12 +197,14 @@ def mixtures(
     return Mixture(training, weights, seed), Mixture(kept, held_weights, seed)
 
 
-def parts(spec: SourceSpec) -> tuple[Source, Source]:
-    """The training and the held-out part of a source."""
-    if "split" in type(spec).model_fields:
+def parts(spec: SourceSpec, name: str) -> tuple[Source, Source]:
+    """The training and the held-out part of a source; the world has a split of its own."""
+    if isinstance(spec, WorldSourceSpec):
         other = {"split": "validation", "count": min(spec.count, HELD_OUT)}
         return open_source(spec), open_source(spec.model_copy(update=other))
     source = open_source(spec)
+    for reason, count in getattr(source, "dropped", {}).items():
+        say(f"source {name}: {count:,} rows left out by its filters: {reason}")
     apart = max(APART, math.ceil(len(source) / HELD_OUT))
     return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
 
