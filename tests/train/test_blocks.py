@@ -121,7 +121,7 @@ def test_last_layers_that_are_not_there_are_refused(pattern, words):
 def tiny(recipe):
     """A tiny VLM and a packed batch of pictures."""
     model, processor = build(recipe.model)
-    source, _ = parts_of(recipe.stages[0].mixture.sources["pictures"])
+    source, _ = parts_of(recipe.stages[0].mixture.sources["pictures"], "pictures")
     tokens = [processor.encode(source[index]) for index in range(3)]
     batch = collate(tokens, True, processor.tokenizer.pad_token_id, processor.pixels)
     return model, batch

@@ -21,7 +21,7 @@ from lucida.train.stage import apply_plan, plan_stage
 def tiny(recipe):
     """A tiny VLM with dropout, and a packed batch of pictures."""
     model, processor = build(recipe.model)
-    source, _ = parts_of(recipe.stages[0].mixture.sources["pictures"])
+    source, _ = parts_of(recipe.stages[0].mixture.sources["pictures"], "pictures")
     tokens = [processor.encode(source[index]) for index in range(3)]
     batch = collate(tokens, True, processor.tokenizer.pad_token_id, processor.pixels)
     return model, batch
