@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from PIL import Image
 from rich.console import Console
 
 from lucida.apps.cli import main
+from lucida.apps.inspect.first import first_step
 from lucida.apps.inspect.look import look
 from lucida.apps.inspect.page import page
 from lucida.apps.inspect.terminal import SIGHT, mask_image, show
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
+from lucida.data.loader import Loader
 from lucida.data.sample import IGNORED
+from lucida.model.checkpoint import build
 from lucida.train.feed import mixtures
 
 torch.set_num_threads(1)
@@ -38,6 +42,63 @@ def test_the_samples_are_those_of_the_first_step(seen):
         origins.append(mixture.sources[draw.source][draw.index].origin)
     assert [each.tokens.origin for each in seen.samples] == origins
     assert seen.counts["samples"] == 6
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        "{tokens: 1536, row: 768}",
+        "{tokens: 1600, accumulate: 2}",
+        "{samples: 6, accumulate: 2}",
+        "{samples: 6, order: length}",
+        "{samples: 6, order: modality}",
+    ],
+)
+def test_every_way_to_fill_a_batch_shows_what_training_reads(batch):
+    """Token for token the batches of the loader, which measures every record first."""
+    changes = [f"stages.sft.batch={batch}", "stages.sft.mixture.sources.world.count=90"]
+    changes += [
+        "stages.sft.mixture.sources.more={kind: world, tasks: [text], count: 40, weight: 2}"
+    ]
+    recipe = load_recipe("mini", [*SMALL[1:], *changes])
+    stage = recipe.stages[0]
+    _, processor = build(recipe.model)
+    mixture, _ = mixtures(stage.mixture, recipe.seed)
+    encode = partial(processor.encode, loss=stage.loss)
+    loader = Loader(mixture, encode, stage.batch, pad_id=0)
+    stream = loader.batches()
+    expected = [ids[segment > 0].tolist() for batch in next(stream)
+                for ids, segment in zip(batch.input_ids, batch.segment, strict=True)]  # fmt: skip
+    stream.close()
+    rows = first_step(mixture, encode, stage).rows
+    assert [[i for _, t in row for i in t.input_ids.tolist()] for row in rows] == expected
+
+    seen = look(recipe, None, 99)
+    assert [each.tokens.origin for each in seen.samples] == [
+        tokens.origin for row in rows for _, tokens in row
+    ]
+    assert [each.row for each in seen.samples] == [
+        number for number, row in enumerate(rows, start=1) for _ in row
+    ]
+    if stage.batch.tokens is not None:
+        room = stage.batch.row or 800
+        assert seen.counts["positions of a row"] == room
+        assert all(sum(len(tokens) for _, tokens in row) <= room for row in rows)
+    if stage.batch.row is not None:
+        assert seen.counts["padding"] == 1536 - seen.counts["tokens"]
+
+
+def test_a_record_longer_than_a_row_is_refused_or_skipped():
+    changes = ["stages.sft.batch={tokens: 200}", "stages.sft.mixture.sources.world.count=50"]
+    with pytest.raises(DataError, match="longer than a row"):
+        look(load_recipe("mini", changes))
+    shorter = [*changes, "stages.sft.mixture.on_error=skip", SMALL[1]]
+    counts = look(load_recipe("mini", shorter)).counts
+    assert counts["tokens"] <= 200
+    with pytest.raises(DataError, match="no record of the source"):
+        look(load_recipe("mini", [*shorter, "stages.sft.batch={tokens: 20}"]))
+    with pytest.raises(RecipeError, match="each rank needs a sample"):
+        look(load_recipe("mini", ["stages.sft.batch={samples: 2, accumulate: 4}"]))
 
 
 def test_positions_add_up_to_the_tokens_and_their_labels(seen):

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lucida.core.errors import DataError, RecipeError, suggestion
-from lucida.core.spec import Recipe, StageSpec
+from lucida.apps.inspect.first import FirstStep, first_step
+from lucida.core.errors import RecipeError, suggestion
+from lucida.core.spec import BatchSpec, Recipe, StageSpec
 from lucida.data.collate import collate
-from lucida.data.mixture import Mixture
+from lucida.data.order import capacity
 from lucida.data.sample import IGNORED, Tokens
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of
@@ -27,8 +29,6 @@ from lucida.train.feed import mixtures
 
 MASK_TOKENS = 640
 """Longest row whose mask is drawn: whole samples up to here."""
-TRIES = 16
-"""Records that are tried in place of one that cannot be used, as in training."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Seen:
-    """One sample of the batch; segment counts from 1 in its row."""
+    """One sample of the batch; row counts from 1 in the step, segment from 1 in its row."""
 
     source: str
+    row: int
     segment: int
     tokens: Tokens
     positions: list[Position]
@@ -107,70 +108,62 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     index, stage = stage_of(recipe, stage_name)
     model, processor = build(recipe.model)
     processor = with_template(processor, stage)
-    mixture, _ = mixtures(stage.mixture, recipe.seed + index, processor.encode)
-    drawn, noted, dropped = first_batch(mixture, processor, stage)
+    encode = partial(processor.encode, loss=stage.loss)
+    mixture, _ = mixtures(stage.mixture, recipe.seed + index, encode)
+    step = first_step(mixture, encode, stage)
+    placed = [
+        (row, segment, *sample)
+        for row, samples in enumerate(step.rows, start=1)
+        for segment, sample in enumerate(samples, start=1)
+    ]
     samples = [
         Seen(
             source,
-            number + 1 if stage.batch.pack else 1,
+            row if stage.batch.pack else segment,
+            segment if stage.batch.pack else 1,
             tokens,
             positions_of(tokens, processor),
             pictures_of(tokens, processor) if model.vision is not None else [],
         )
-        for number, (source, tokens) in enumerate(drawn[:shown])
+        for row, segment, source, tokens in placed[:shown]
     ]
     mask_name = stage.attention_mask or recipe.model.attention_mask
-    mask, borders = mask_of([tokens for _, tokens in drawn], mask_name)
+    mask, borders = mask_of([tokens for _, tokens in step.rows[0]], mask_name)
     return Look(
         recipe,
         stage,
         mask_name,
         stage.template or recipe.model.language.template,
         samples,
-        counts_of(drawn) | noted,
-        dropped,
+        counts_of(step, stage.batch),
+        step.dropped,
         mask,
         borders,
     )
 
 
-def first_batch(
-    mixture: Mixture, processor: LucidaProcessor, stage: StageSpec
-) -> tuple[list[tuple[str, Tokens]], dict[str, int], list[str]]:
-    """(source, tokens) of the samples of a stage's first step, what was cut, what was dropped."""
-    counts: Counter[str] = Counter()
-    drawn, dropped = [], []
-    for number in range(stage.batch.samples):
-        draw = mixture.draw(number)
-        source = mixture.sources[draw.source]
-        for attempt in range(TRIES):
-            try:
-                sample = source[(draw.index + attempt) % len(source)]
-                tokens = processor.encode(sample, loss=stage.loss, counts=counts)
-            except DataError as problem:
-                if stage.mixture.on_error != "skip" or attempt == TRIES - 1:
-                    raise
-                dropped.append(f"{draw.source}: {problem}")
-                continue
-            drawn.append((draw.source, tokens))
-            break
-    return drawn, {name.replace("_", " "): many for name, many in counts.items()}, dropped
-
-
-def counts_of(drawn: list[tuple[str, Tokens]]) -> dict[str, int]:
-    """What a batch consists of, by kind."""
+def counts_of(step: FirstStep, batch: BatchSpec) -> dict[str, int]:
+    """What a step consists of, by kind; with a budget of tokens also its rows and what is left."""
+    drawn = [sample for row in step.rows for sample in row]
     every = [tokens for _, tokens in drawn]
     by_source = Counter(source for source, _ in drawn)
-    return {
+    total = sum(map(len, every))
+    counts = {
         "samples": len(every),
         **{f"from {name}": many for name, many in sorted(by_source.items())},
-        "tokens": sum(map(len, every)),
+        "tokens": total,
         "visual tokens": sum(int((tokens.image > 0).sum()) for tokens in every),
         "supervised": sum(int((tokens.target != IGNORED).sum()) for tokens in every),
         "images": sum(len(tokens.images) for tokens in every),
         "samples without image": sum(not tokens.images for tokens in every),
         "longest sample": max(map(len, every)),
     }
+    room = capacity(batch)
+    if room is not None:
+        counts |= {"rows": len(step.rows), "positions of a row": room}
+        if batch.row is not None:
+            counts["padding"] = room * len(step.rows) - total
+    return counts | {name.replace("_", " "): many for name, many in step.cut.items()}
 
 
 def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:

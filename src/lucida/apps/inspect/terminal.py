@@ -30,7 +30,8 @@ def show(look: Look, console: Console, positions: int = MOST_POSITIONS) -> None:
         style="bold",
     )
     for number, seen in enumerate(look.samples, start=1):
-        console.print(f"sample {number} from {seen.source}: {seen.tokens.origin}", style="bold")
+        where = f"sample {number}, row {seen.row} from {seen.source}: {seen.tokens.origin}"
+        console.print(where, style="bold")
         show_pictures(seen, console)
         console.print(token_table(seen, positions))
         console.print()
