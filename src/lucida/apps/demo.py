@@ -53,6 +53,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
 
 def _train(recipe: Recipe, folder: Path) -> None:
     """Train the recipe and its blind baseline, and keep how long each took."""
+    from lucida.eval.retention import gate
     from lucida.eval.slim import watcher
     from lucida.train.blind import blind_recipe
     from lucida.train.loop import train_alone
@@ -64,7 +65,7 @@ def _train(recipe: Recipe, folder: Path) -> None:
     for phase, each, place in phases:
         fresh = not RunFolder(place).exists  # a resumed phase is timed by its metrics instead
         begun = time.monotonic()
-        train_alone(each, place, command_line(), watcher(each.evaluation))
+        train_alone(each, place, command_line(), watcher(each.evaluation), gate(each))
         if fresh:
             taken[phase] = time.monotonic() - begun
     run = RunFolder(folder)

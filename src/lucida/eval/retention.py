@@ -3,22 +3,24 @@
     recipe's language model ──text──▶ before ┐
     trained model           ──text──▶ after  ┴▶ loss = share lost ──▶ at most `max_loss`?
 
+Asked of a finished run (`measure_run`), and with `each_stage` of the model in training: before the
+first stage and after every one (`gate`, which `train.between` calls).
+
 Reference: Lin et al., VILA, 2023, arXiv 2312.07533, section 3.4 (text-only instructions keep MMLU).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder
-from lucida.core.spec import Recipe, RetentionSpec
+from lucida.core.spec import EvaluationSpec, Recipe, RetentionSpec
 
 if TYPE_CHECKING:
-    from lucida.eval.benchmark import Benchmark
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -48,15 +50,24 @@ def perplexity(model: LucidaModel, processor: LucidaProcessor, file: Path | str)
     return math.exp(min(700.0, nats / tokens))
 
 
-def text_score(model: LucidaModel, processor: LucidaProcessor, spec: RetentionSpec) -> float:
+def text_score(model: LucidaModel, processor: LucidaProcessor, spec: EvaluationSpec) -> float:
     """The number that is compared: the perplexity of the file, or the benchmark's score."""
-    if spec.file is not None:
-        return perplexity(model, processor, spec.file)
+    retention = spec.retention
+    if retention.file is not None:
+        return perplexity(model, processor, retention.file)
     from lucida.eval.run import evaluate
 
-    return evaluate(model, processor, [spec.task], spec.limit, samples=100)["tasks"][spec.task][
-        "score"
-    ]
+    results = evaluate(
+        model,
+        processor,
+        [retention.task],
+        retention.limit,
+        spec.max_new_tokens,
+        samples=100,
+        prompts=spec.prompts,
+        data=spec.data,
+    )
+    return results["tasks"][retention.task]["score"]
 
 
 def lost(before: float, after: float, higher_is_better: bool) -> float:
@@ -73,8 +84,7 @@ def lost(before: float, after: float, higher_is_better: bool) -> float:
 
 def compared(spec: RetentionSpec, before: float, after: float) -> dict:
     """What results.json holds about it."""
-    better = False if spec.file is not None else _task(spec).higher_is_better
-    share = lost(before, after, better)
+    share = lost(before, after, _higher_is_better(spec))
     return {
         "of": spec.file or spec.task,
         "measure": "score" if spec.file is None else "perplexity per token",
@@ -86,19 +96,61 @@ def compared(spec: RetentionSpec, before: float, after: float) -> dict:
     }
 
 
+class StageGate:
+    """Text at the boundaries of stages: see `gate`."""
+
+    def __init__(self, spec: EvaluationSpec) -> None:
+        self.spec = spec
+
+    def measure(
+        self,
+        model: LucidaModel,
+        processor: LucidaProcessor,
+        earlier: Sequence[Mapping[str, object]],
+    ) -> dict:
+        """`compared` of now with before the first stage, and what the last stage alone has lost.
+
+        Worked example, perplexities 20, 21, 23.1 before, after the first, after the second stage:
+        the last record has before 20, after 23.1, lost 0.155, stage_before 21, stage_lost 0.1.
+        """
+        retention = self.spec.retention
+        now = text_score(model, processor, self.spec)
+        first = earlier[0]["after"] if earlier else now
+        previous = earlier[-1]["after"] if earlier else now
+        found = compared(retention, first, now)
+        found["stage_before"] = previous
+        found["stage_lost"] = lost(previous, now, _higher_is_better(retention))
+        said = f"{found['measure']} of {found['of']} {now:.4g}"
+        if earlier:
+            said += f" ({found['lost']:+.1%} lost since the beginning)"
+        return found | {"said": said}
+
+    def require(self, found: Mapping[str, object], origin: object) -> None:
+        """RunError when more was lost since the beginning than the recipe allows."""
+        require(found, origin)
+
+
+def gate(recipe: Recipe) -> StageGate | None:
+    """What measures text between the stages of a run, or None where the recipe does not ask for it
+    (`evaluation.retention.each_stage`)."""
+    retention = recipe.evaluation.retention
+    return StageGate(recipe.evaluation) if retention and retention.each_stage else None
+
+
 def before_training(recipe: Recipe) -> float:
     """The number of the recipe's language model as it was before any stage."""
     from lucida.model.checkpoint import build
 
     blind = recipe.model.model_copy(update={"vision": None})
     model, processor = build(blind)
-    return text_score(model, processor, recipe.evaluation.retention)
+    return text_score(model, processor, recipe.evaluation)
 
 
 def measure_run(run: RunFolder) -> dict:
     """Before against after for a trained run whose recipe asks for it; the number before is kept in
-    results.json and measured once."""
+    results.json and measured once. `stages` are the records of `each_stage`."""
     from lucida.model.checkpoint import load
+    from lucida.train.between import KEY
     from lucida.train.precision import choose_device
 
     recipe = run.recipe
@@ -108,7 +160,12 @@ def measure_run(run: RunFolder) -> dict:
     if before is None:
         before = before_training(recipe)
     model, processor = load(run.path, choose_device())
-    return compared(spec, before, text_score(model, processor, spec))
+    found = compared(spec, before, text_score(model, processor, recipe.evaluation))
+    # The first record is of before any stage; the others are each behind one.
+    _, *behind = [each for each in run.metrics.read() if KEY in each] or [None]
+    if behind:
+        found["stages"] = [{"stage": each["stage"], **each[KEY]} for each in behind]
+    return found
 
 
 def require(found: Mapping[str, object], origin: object) -> None:
@@ -125,7 +182,9 @@ def require(found: Mapping[str, object], origin: object) -> None:
         )
 
 
-def _task(spec: RetentionSpec) -> Benchmark:
+def _higher_is_better(spec: RetentionSpec) -> bool:
+    if spec.file is not None:
+        return False
     from lucida.eval.benchmarks import benchmark
 
-    return benchmark(spec.task)
+    return benchmark(spec.task).higher_is_better

@@ -64,16 +64,20 @@ def evaluate(
     max_new_tokens: int = 32,
     seed: int = 0,
     samples: int = 2000,
+    prompts: str | None = None,
+    data: str | None = None,
 ) -> dict:
     """Scores of a model in memory: `{"tasks": {name: summary}, "seconds": {"evaluate": s}}`.
 
     A summary is what `summarise` gives, without a blind model. Nothing is written. `limit` is the
-    largest number of examples per task, `samples` the bootstrap resamples behind an interval.
+    largest number of examples per task, `samples` the bootstrap resamples behind an interval;
+    `prompts` and `data` as in EvaluationSpec.
     """
     started = time.monotonic()
     answerer = LucidaAnswerer(model, processor)
     jobs = []
-    for task in map(benchmark, tasks):
+    for name in tasks:
+        task = benchmark(name, prompts, data)
         variant = Variant(task.ways[0])
         jobs.append(Job(variant.key(task), task, variant.way, task.examples(limit)))
     said = {job.key: {} for job in jobs}

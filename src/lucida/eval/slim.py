@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lucida.core.spec import EvaluationSpec
-from lucida.eval.run import evaluate
 from lucida.train.validate import untouched
 
 if TYPE_CHECKING:
@@ -31,7 +30,9 @@ def watcher(spec: EvaluationSpec) -> Watch | None:
     limit = min(LIMIT, spec.limit or LIMIT)
 
     def watch(model: LucidaModel, processor: LucidaProcessor, step: int) -> dict:
-        return evaluate_slim(model, processor, spec.tasks, limit, step, spec.max_new_tokens)
+        return evaluate_slim(
+            model, processor, spec.tasks, limit, step, spec.max_new_tokens, spec.prompts, spec.data
+        )
 
     return watch
 
@@ -43,11 +44,24 @@ def evaluate_slim(
     limit: int,
     step: int,
     max_new_tokens: int = 32,
+    prompts: str | None = None,
+    data: str | None = None,
 ) -> dict:
     """`{"step", "tasks": {name: {"score", "interval", "n"}}, "seconds"}` on the first `limit`
     examples of each task."""
+    from lucida.eval.run import evaluate
+
     with untouched(model):
-        found = evaluate(model, processor, tasks, limit, max_new_tokens, samples=SAMPLES)
+        found = evaluate(
+            model,
+            processor,
+            tasks,
+            limit,
+            max_new_tokens,
+            samples=SAMPLES,
+            prompts=prompts,
+            data=data,
+        )
     tasks = {
         name: {key: task[key] for key in ("score", "interval", "n")}
         for name, task in found["tasks"].items()

@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lucida.core.spec import Recipe
+    from lucida.train.begin import Watch
+    from lucida.train.between import Gate
 
 
 class _Train(ModuleType):
     """The package `lucida.train`, which is also the verb."""
 
-    def __call__(self, recipe: Recipe | str | Path, folder: str | Path | None = None) -> Path:
-        """Train a recipe (a value, a preset's name or a file); the default folder is runs/NAME."""
+    def __call__(
+        self,
+        recipe: Recipe | str | Path,
+        folder: str | Path | None = None,
+        watch: Watch | None = None,
+        gate: Gate | None = None,
+    ) -> Path:
+        """Train a recipe (a value, a preset's name or a file); the default folder is runs/NAME.
+
+        `watch` and `gate` as `train.loop.train` takes them.
+        """
         from lucida.train.loop import train
 
-        return train(recipe, folder)
+        return train(recipe, folder, watch, gate)
 
 
 sys.modules[__name__].__class__ = _Train

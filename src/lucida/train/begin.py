@@ -29,6 +29,7 @@ from lucida.model.masks import MASKS
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train import state
+from lucida.train.between import Gate
 from lucida.train.budget import Horizon, horizon
 from lucida.train.engine import Engine, Loss
 from lucida.train.feed import Feed, stage_feed
@@ -66,6 +67,7 @@ class Training:
     saved: Path | None
     compiled: bool
     watch: Watch | None = None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,5 +56,6 @@ def blind_recipe(recipe: Recipe) -> Recipe:
             "model": recipe.model.model_copy(update={"vision": None}),
             "stages": stages,
             "blind": None,
+            "evaluation": recipe.evaluation.model_copy(update={"retention": None}),
         }
     )

@@ -1,6 +1,7 @@
 """Training, top to bottom: `train_alone` is a run, `train_stage` a stage, `step` a step.
 
     recipe ─▶ train_alone ─▶ build the model ─▶ each stage in order ─▶ save the model
+                               measure, allow: text retention between stages (train/between.py)
                                train_stage: what trains, what it reads, then for every step
                                    step:  passes ─▶ loss / supervised tokens of the step ─▶ AdamW
                                    once in a while: metrics, validation, checkpoint, stop
@@ -38,6 +39,7 @@ from lucida.train.begin import (
     settle,
     sign,
 )
+from lucida.train.between import Gate, allow, expect_gate, measure
 from lucida.train.blind import blind_recipe
 from lucida.train.engine import choose_engine
 from lucida.train.optim import set_learning_rate
@@ -49,34 +51,49 @@ from lucida.train.validate import untouched, validation_loss
 
 
 def train(
-    recipe: Recipe | str | Path, folder: str | Path | None = None, watch: Watch | None = None
+    recipe: Recipe | str | Path,
+    folder: str | Path | None = None,
+    watch: Watch | None = None,
+    gate: Gate | None = None,
 ) -> Path:
     """Train a recipe, given as a value, a preset's name or a file, and give the run folder.
 
     The default folder is `runs/NAME`. A run that stands there goes on; a finished one stays as it
-    is. `watch` is called where stages ask for `evaluate_every`.
+    is. `watch` is called where stages ask for `evaluate_every`; `gate` measures text retention
+    between stages (`lucida.eval.retention.gate(recipe)`).
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe))
     place = Path("runs") / recipe.name if folder is None else Path(folder)
-    return train_run(recipe, place, watch=watch)
+    return train_run(recipe, place, watch=watch, gate=gate)
 
 
-def train_run(recipe: Recipe, folder: Path, command: str = "", watch: Watch | None = None) -> Path:
+def train_run(
+    recipe: Recipe,
+    folder: Path,
+    command: str = "",
+    watch: Watch | None = None,
+    gate: Gate | None = None,
+) -> Path:
     """Train a recipe in `folder`, and its blind baseline (if it asks for one) in `folder`/blind."""
-    train_alone(recipe, folder, command, watch)
+    train_alone(recipe, folder, command, watch, gate)
     if recipe.blind is not None:
         train_alone(blind_recipe(recipe), folder / "blind", command, watch)
     return folder
 
 
 def train_alone(
-    recipe: Recipe, folder: Path, command: str = "", watch: Watch | None = None
+    recipe: Recipe,
+    folder: Path,
+    command: str = "",
+    watch: Watch | None = None,
+    gate: Gate | None = None,
 ) -> Path:
     """Train every stage of a recipe in `folder` and save the model there; gives the folder.
 
     RunError: the folder is used by another process or cannot be written, it holds a run of another
-    recipe, or a number stopped being finite. Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
+    recipe, a number stopped being finite, or the gate refused what a stage did (after the last one
+    the model is saved all the same). Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     run = RunFolder(folder)
     with ExitStack() as held:
@@ -91,21 +108,26 @@ def train_alone(
             say(f"{run.path}: already trained; nothing to do")
             return run.path
         training = begin(recipe, run, engine, stop)
-        training.watch = watch
+        training.watch, training.gate = watch, gate
+        expect_gate(training)
         # All stages are planned now: a mistake in the last one should not cost the first.
         plans = [plan(training, index) for index in range(len(recipe.stages))]
         restore_adapters(training, plans)
         if engine.main:
             sign(training, command)
         for index, current in enumerate(plans):
+            measure(training, plans, index)
+            allow(training, index)
             if not done(training.position, index, current):
                 train_stage(training, index, current)
+        measure(training, plans, len(plans))
         settle(training)
         if engine.main:
             save(training.model, training.processor, run.path)
         engine.wait()
         position = training.position
         say(f"{run.path}: trained {position.total} steps in {position.seconds:.0f} s")
+        allow(training, len(plans))
     return run.path
 
 

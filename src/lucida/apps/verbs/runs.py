@@ -26,10 +26,11 @@ def train(
 
     value = load_recipe(recipe, overrides or [])
     folder = run or Path("runs") / value.name
+    from lucida.eval.retention import gate
     from lucida.eval.slim import watcher
     from lucida.train.loop import train_run
 
-    train_run(value, folder, command_line(), watcher(value.evaluation))
+    train_run(value, folder, command_line(), watcher(value.evaluation), gate(value))
     typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
 
 

@@ -22,6 +22,9 @@ class RetentionSpec(Spec):
     """Largest number of examples of the benchmark; null takes all."""
     max_loss: float = Field(default=0.05, ge=0)
     """Largest share that may be lost: of the score, or by which the perplexity may grow."""
+    each_stage: bool = False
+    """Measure before the first stage and after every one while training, and stop the run before
+    its next stage where more was lost since the beginning."""
 
     @model_validator(mode="after")
     def one_text(self) -> RetentionSpec:
@@ -51,4 +54,5 @@ class EvaluationSpec(Spec):
     baseline_limit: int = Field(default=200, gt=0)
     """Largest number of examples per task that the baselines are asked."""
     retention: RetentionSpec | None = None
-    """When given, an evaluation fails if training cost the language model more text than this."""
+    """When given, an evaluation fails if training cost the language model more text than this; with
+    `each_stage`, so does the training."""
