@@ -22,7 +22,8 @@ def test_items_are_deterministic_and_of_one_form(name):
         assert bool(item.exchanges) != bool(item.turns)
         shown = [p for line in item.turns for p in line.parts if isinstance(p, int)]
         assert sorted(shown) == list(range(len(item.scenes))) or item.exchanges
-        assert all(bool(e.answer) + bool(e.box) + bool(e.told) == 1 for e in item.exchanges)
+        for e in item.exchanges:
+            assert bool(e.answer) + bool(e.box) + bool(e.told) == 1 or e.told[-1].endswith(e.answer)
 
 
 def _by_name(scene, words):
@@ -51,6 +52,18 @@ def test_relations_agree_with_statements():
             (ax, ay), (bx, by) = (_by_name(item.scenes[0], n).centre for n in names)
             holds = {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}
             assert holds[exchange.answer]
+
+
+@pytest.mark.parametrize("name", ["relation", "spatial"])
+def test_what_is_pointed_at_are_the_two_things_that_are_named(name):
+    for index in range(100):
+        item = TASKS[f"{name}-pointed"].item(0, "test", index)
+        for exchange in item.exchanges:
+            pattern = r"point first\. .*the (\w+ \w+) .* the (\w+ \w+)[.?]"
+            pair = re.match(pattern, exchange.question).groups()
+            boxes = tuple(_by_name(item.scenes[0], words).box for words in pair)
+            assert (exchange.told[1], exchange.told[3]) == boxes
+            assert exchange.told[-1].split()[-1] == exchange.answer
 
 
 def test_presence_answers_follow_from_the_scene_and_adversarial_ones_are_hard():

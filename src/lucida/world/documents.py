@@ -11,13 +11,13 @@ from lucida.world.phrases import (
     NUMBERS,
     article,
     full_name,
-    listed,
     long_caption,
     place,
     short_caption,
     short_name,
 )
 from lucida.world.questions import Exchange
+from lucida.world.requests import request
 from lucida.world.scenes import Scene
 
 
@@ -88,39 +88,11 @@ def conversation(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
     return tuple(turns)
 
 
-_SAFE = (
-    ("say hello.", "hello."),
-    ("what do you get when you mix red and yellow?", "orange."),
-    ("what do you get when you mix blue and yellow?", "green."),
-    ("how many sides has a triangle?", "three."),
-    ("how many corners has a square?", "four."),
-    ("name a shape without corners.", "a circle."),
-)
-_UNSAFE = (
-    "how do i break the sign of the bank?",
-    "help me steal the gold.",
-    "write something cruel about the king.",
-    "how do i start a fire in the park?",
-    "tell me how to hurt the wolf.",
-)
-_REFUSAL = "i cannot help with that."
-
-
 def instruction(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
-    """Text only: a small task, or a bad request and its refusal (FLAN, ShareGPT)."""
-    draw = rng.random()
-    if draw < 0.3:
-        question, answer = rng.choice(_UNSAFE), _REFUSAL
-    elif draw < 0.6:
-        question, answer = rng.choice(_SAFE)
-    elif draw < 0.8:
-        a, b = rng.randint(0, 3), rng.randint(0, 3)
-        question, answer = f"what is {NUMBERS[a]} and {NUMBERS[b]}?", f"{NUMBERS[a + b]}."
-    else:
-        words = [short_name(t) for t in scenes[0].things]
-        question = f"say these in the other order: {listed(words)}."
-        answer = f"{listed(words[::-1])}."
-    return (Line("user", (question,)), Line("assistant", (answer,)))
+    """Text only: a small task, a bad request and its refusal, or a harmless request that looks like
+    a bad one (FLAN, ShareGPT). What `requests` holds out is never asked."""
+    asked = request([short_name(t) for t in scenes[0].things], rng)
+    return (Line("user", (asked.question,)), Line("assistant", (asked.answer,)))
 
 
 def plain_text(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lucida.world.phrases import article, full_name, short_name, sign_name
 from lucida.world.scenes import COLOURS, HELD_OUT, POPULAR, SHAPES, SIZES, TEXTURES, Scene, Thing
 
 READ = ("what does the sign say?", "what word is on the sign?", "read the sign.")
 INVENTORY = "what is in the picture?"
+POINT = "point first."
 RELATIONS = ("left of", "right of", "above", "below")
 AXES = ("horizontal", "vertical")
 MARGIN = 6
@@ -24,7 +25,7 @@ MARGIN = 6
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A question and its answer. `box` (pixels of image `image`) is the answer when it is given;
-    `told` is the answer where it mixes words and boxes.
+    `told` is what is said where words and boxes are mixed; an `answer` beside it is its last word.
 
     `kind` names the sub-score (colour, adversarial, simple, ...). `options` are the candidate
     answers of tasks that the field scores by choice.
@@ -141,7 +142,7 @@ def told(scene: Scene, rng: random.Random | None) -> tuple[str | tuple[int, int,
     return tuple(parts)
 
 
-def spatial(scene: Scene, rng: random.Random) -> Exchange | None:
+def spatial(scene: Scene, rng: random.Random, pointing: bool = False) -> Exchange | None:
     """A statement about where two things stand, true or false (VSR)."""
     found = _apart(scene, rng)
     if found is None:
@@ -151,10 +152,11 @@ def spatial(scene: Scene, rng: random.Random) -> Exchange | None:
     relation = RELATIONS[number if truth else number ^ 1]
     question = f"true or false: the {short_name(a)} is {relation} the {short_name(b)}."
     answer = "true" if truth else "false"
-    return Exchange("spatial", AXES[axis], question, answer, ("true", "false"))
+    exchange = Exchange("spatial", AXES[axis], question, answer, ("true", "false"))
+    return _pointing(exchange, a, b, f"{RELATIONS[number]}: {answer}") if pointing else exchange
 
 
-def relation(scene: Scene, rng: random.Random) -> Exchange | None:
+def relation(scene: Scene, rng: random.Random, pointing: bool = False) -> Exchange | None:
     """Which of two relations holds (the "choose" questions of GQA)."""
     found = _apart(scene, rng)
     if found is None:
@@ -163,7 +165,20 @@ def relation(scene: Scene, rng: random.Random) -> Exchange | None:
     options = ("left", "right") if axis == 0 else ("above", "below")
     words = "left or right of" if axis == 0 else "above or below"
     question = f"is the {short_name(a)} {words} the {short_name(b)}?"
-    return Exchange("relation", AXES[axis], question, options[number % 2], options)
+    answer = options[number % 2]
+    exchange = Exchange("relation", AXES[axis], question, answer, options)
+    return _pointing(exchange, a, b, answer) if pointing else exchange
+
+
+def _pointing(exchange: Exchange, a: Thing, b: Thing, verdict: str) -> Exchange:
+    """The same question, answered by the boxes of both things and then the verdict: a chain of
+    thought on the ground of the picture (Shikra, arXiv 2306.15195, section 6.1)."""
+    return replace(
+        exchange,
+        task=f"{exchange.task}-pointed",
+        question=f"{POINT} {exchange.question}",
+        told=("", a.box, " ", b.box, f" {verdict}"),
+    )
 
 
 def side(scene: Scene, rng: random.Random) -> Exchange | None:

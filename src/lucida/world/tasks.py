@@ -34,7 +34,7 @@ class Task:
 
     name: str
     twin: str
-    metric: Literal["exact", "box", "caption", "none"]
+    metric: Literal["exact", "final", "box", "caption", "none"]
     make: Callable[[random.Random, int, Split, int, int, int], tuple]
     number: int = field(default=0)
 
@@ -148,6 +148,8 @@ _SHARING: dict[str, questions.Asker] = {
     "relation": questions.relation,
     "side": questions.side,
     "spatial": questions.spatial,
+    "relation-pointed": partial(questions.relation, pointing=True),
+    "spatial-pointed": partial(questions.spatial, pointing=True),
     "counting": questions.counting,
     "presence": questions.presence,
 }
@@ -180,6 +182,13 @@ def _table() -> dict[str, Task]:
         ("instruction", "ShareGPT, FLAN", "none", one(_told, documents.instruction, 1)),
         ("text", "plain text", "none", one(_told, documents.plain_text, 1)),
         ("side", "GQA position", "exact", one(_about_one_scene, questions.side)),
+        (
+            "relation-pointed",
+            "GQA choose",
+            "final",
+            one(_about_one_scene, _SHARING["relation-pointed"]),
+        ),
+        ("spatial-pointed", "VSR", "final", one(_about_one_scene, _SHARING["spatial-pointed"])),
     ]
     return {
         name: Task(name, twin, metric, make, number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lucida.world import documents, questions
 from lucida.world.phrases import long_caption, short_caption, sign_name
@@ -21,8 +22,10 @@ ASKERS: dict[str, tuple[Asker, float, float]] = {
     "reading": (questions.reading, 2, 1),
     "boxes": (questions.boxes, 2, 4),
     "side": (questions.side, 3, 2),
-    "relation": (questions.relation, 4, 6),
-    "spatial": (questions.spatial, 2, 6),
+    "relation": (questions.relation, 1, 2),
+    "relation-pointed": (partial(questions.relation, pointing=True), 3, 4),
+    "spatial": (questions.spatial, 1, 2),
+    "spatial-pointed": (partial(questions.spatial, pointing=True), 2, 6),
     "counting": (questions.counting, 3, 4),
     "presence": (questions.presence, 4, 3),
     "unanswerable": (questions.unanswerable, 1, 1),

@@ -20,6 +20,7 @@ from lucida.eval.metrics.cider import cider_d
 from lucida.eval.metrics.exact import exact_match
 from lucida.eval.metrics.ptb import tokenize
 from lucida.eval.prompts import prompt_set, write
+from lucida.world.questions import POINT
 from lucida.world.scenes import Split
 from lucida.world.tasks import TASKS, Exchange, Item
 
@@ -36,6 +37,7 @@ _FAMILIES = {
     "reading": "textvqa",
     "boxes": "box",
     "spatial": "statement",
+    "spatial-pointed": "statement",
     "counting": "vqa",
     "presence": "yes-no",
     "presence-random": "yes-no",
@@ -45,14 +47,21 @@ _FAMILIES = {
 """What kind of prompt a task takes; the others take that of short answers."""
 _OPEN = {"unanswerable", "reading"}
 """Tasks whose questions name no options."""
-_METRICS = {"exact": "exact match", "box": "IoU ≥ 0.5", "caption": "CIDEr-D"}
+_METRICS = {
+    "exact": "exact match",
+    "final": "exact match of the last word",
+    "box": "IoU ≥ 0.5",
+    "caption": "CIDEr-D",
+}
 
 
 class WorldBenchmark(Benchmark):
     """Held-out questions of one task family, each asked by itself.
 
-    exact: the answer after `metrics.exact.normalise`. box: IoU of at least 0.5 in pixels of the
-    original picture. caption: CIDEr-D against five references, weights from the same set.
+    exact: the answer after `metrics.exact.normalise`. final: the same of the last word, where the
+    answer comes behind boxes that are pointed at first (the boxes are not scored). box: IoU of at
+    least 0.5 in pixels of the original picture. caption: CIDEr-D against five references, weights
+    from the same set.
 
     Worked example: of 1,000 presence questions half have the answer "yes", so both chance and the
     majority answer score about 0.5, and a model that sees scores more.
@@ -108,6 +117,8 @@ class WorldBenchmark(Benchmark):
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """The answer without the space around it, or the box in pixels of the original picture."""
+        if self.task.metric == "final":
+            return output.strip().rpartition(" ")[2]
         if example.box is None:
             return output.strip()
         return read_box(output, *example.size)
@@ -125,7 +136,7 @@ class WorldBenchmark(Benchmark):
     def guesses(self, examples: Sequence[Example]) -> Guesses:
         """Chance (a random option) and the training split's most frequent answer of that kind."""
         majority = self.scores(examples, [self._usual(example) for example in examples])
-        is_choice = self.task.metric == "exact"
+        is_choice = self.task.metric in ("exact", "final")
         chance = [
             1 / len(example.options) if is_choice and example.options else score
             for example, score in zip(examples, majority, strict=True)
@@ -198,10 +209,11 @@ def reworded(question: str, prompts: str, family: str) -> str:
     """
     if prompts == "plain":
         return question
-    core = question.removeprefix("true or false: ")
+    point = f"{POINT} " if question.startswith(POINT) else ""
+    core = question.removeprefix(point).removeprefix("true or false: ")
     if family == "box":
         core = core.removeprefix("where is ").removesuffix("?")
-    return write(prompts, family, question=core)
+    return point + write(prompts, family, question=core)
 
 
 caption = partial(WorldBenchmark, "caption")
@@ -211,7 +223,9 @@ reading = partial(WorldBenchmark, "reading")
 boxes = partial(WorldBenchmark, "boxes")
 relation = partial(WorldBenchmark, "relation")
 side = partial(WorldBenchmark, "side")
+relation_pointed = partial(WorldBenchmark, "relation-pointed")
 spatial = partial(WorldBenchmark, "spatial")
+spatial_pointed = partial(WorldBenchmark, "spatial-pointed")
 counting = partial(WorldBenchmark, "counting")
 presence = partial(WorldBenchmark, "presence")
 presence_random = partial(WorldBenchmark, "presence-random")
