@@ -12,6 +12,16 @@ from pydantic import Field, model_validator
 
 from lucida.core.spec.value import Spec
 
+PromptSet = Literal[
+    "instructblip-captions",
+    "instructblip-questions",
+    "llava-questions",
+    "llava-boxes",
+    "llava-regions",
+]
+"""Wordings that `lucida.data.sources.prompts` holds."""
+Prompts = list[str] | PromptSet
+
 
 class WorldSourceSpec(Spec):
     """Samples drawn from the miniature world."""
@@ -70,9 +80,9 @@ class PairsSourceSpec(Spec):
     """Column of the text."""
     columns: list[str] | None = None
     """Names of the columns of a CSV or TSV without a header line."""
-    prompts: list[str] = Field(default=[])
-    """What the user asks before the text; each record takes one of them. None: the picture and its
-    text are a document."""
+    prompts: Prompts = Field(default=[])
+    """What the user asks before the text, or the name of a set of such wordings; each record takes
+    one of them. None: the picture and its text are a document."""
     allow_outside: bool = False
     """Let image paths leave the folder."""
     weight: float = Field(default=1.0, gt=0)
@@ -83,7 +93,7 @@ class FolderSourceSpec(Spec):
 
     kind: Literal["folder"] = "folder"
     path: str
-    prompts: list[str] = Field(default=[])
+    prompts: Prompts = Field(default=[])
     """As in `pairs`."""
     allow_outside: bool = False
     """Follow symbolic links that leave the folder."""
@@ -114,8 +124,9 @@ class ParquetSourceSpec(Spec):
     at_least: dict[str, float] = Field(default={})
     """Column → smallest value: a rating of the row drops the row, a list with one rating for each
     turn drops turns."""
-    prompts: list[str] = Field(default=[])
-    """As in `pairs`, where a row has one image and one text."""
+    prompts: Prompts = Field(default=[])
+    """As in `pairs`, where a row has one image and one text; for rows with `question` and `answer`,
+    wordings with `{}` where the question stands."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -130,7 +141,7 @@ class HubSourceSpec(Spec):
     revision: str | None = None
     at_least: dict[str, float] = Field(default={})
     """As in `parquet`."""
-    prompts: list[str] = Field(default=[])
+    prompts: Prompts = Field(default=[])
     """As in `pairs`."""
     weight: float = Field(default=1.0, gt=0)
 
@@ -149,7 +160,7 @@ class WebdatasetSourceSpec(Spec):
     """Number in the JSON member that `top_share` goes by; `a+b` is the sum of two."""
     top_share: float = Field(default=1.0, gt=0, le=1)
     """Keep the best of each shard: this share of what passes `at_least`."""
-    prompts: list[str] = Field(default=[])
+    prompts: Prompts = Field(default=[])
     """As in `pairs`."""
     weight: float = Field(default=1.0, gt=0)
 
@@ -191,23 +202,42 @@ class AnnotationsSourceSpec(Spec):
     """Published annotation files as training data."""
 
     kind: Literal["annotations"] = "annotations"
-    layout: Literal["coco-captions", "flickr30k", "vqav2", "okvqa", "gqa", "textvqa"]
+    layout: Literal[
+        "coco-captions", "flickr30k", "vqav2", "okvqa", "gqa", "textvqa", "refcoco", "pathvqa"
+    ]
     path: str
     """The annotation file; of vqav2 and okvqa the one with the answers, of gqa and textvqa the one
-    with questions and answers, of flickr30k Karpathy's JSON."""
+    with questions and answers, of flickr30k Karpathy's JSON (COCO's is read as well), of refcoco
+    refs(unc).p or a conversion (JSON, MDETR's JSON, JSONL, parquet), of pathvqa train_qa.pkl."""
     questions: str | None = None
     """The file of questions (vqav2, okvqa)."""
+    instances: str | None = None
+    """instances.json of refcoco; null is the one beside `path`."""
+    split: str = "train"
+    """The part that is read of a file with several (flickr30k, refcoco)."""
     images: str
-    """Folder of the pictures."""
+    """Folder of the pictures; of pathvqa the one that holds train, val and test."""
     pattern: str | None = None
     """File name of a picture from its id, such as `COCO_train2014_{:012d}.jpg`; null is how the set
     is published."""
+    answer: Literal["box", "phrase"] = "box"
+    """What is answered (refcoco): the box that the phrase means, or the phrase that fits the
+    box."""
     prompt: str | None = None
     """For captions: what the user asks (null: a document). For questions: what stands behind the
     question."""
+    prompts: Prompts = Field(default=[])
+    """In place of `prompt`, several wordings or the name of a set; each record takes one of them.
+    For questions `{}` is where the question, the phrase or the box stands."""
     allow_outside: bool = False
     """Let image paths leave the folder."""
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def one_wording(self) -> AnnotationsSourceSpec:
+        if self.prompt is not None and self.prompts:
+            raise ValueError("give `prompt` or `prompts`, not both")
+        return self
 
 
 SourceSpec = Annotated[

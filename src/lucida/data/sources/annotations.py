@@ -1,7 +1,7 @@
-"""Published annotation files as training data: captions, and questions with short answers.
+"""Published annotation files as training data: captions, questions with short answers, boxes.
 
 The file is read whole when the source is opened (VQAv2's takes about 1 GB for that moment); what is
-kept is a picture's name, a question and an answer for each record.
+kept is a picture's name, a question, an answer and perhaps a box for each record.
 """
 
 from __future__ import annotations
@@ -10,27 +10,38 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lucida.core.errors import DataError
-from lucida.data.sample import ImagePart, Sample, Turn
+from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
 from lucida.data.sources.conversation import captioned, one_conversation, text_of
+from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.data.sources.pictures import PictureFolder
+from lucida.data.sources.prompts import asked, asking, prompts_of
+from lucida.data.sources.refcoco import Box, references
+
+CAPTIONS = ("coco-captions", "flickr30k")
+KARPATHY = {"train": ("train", "restval"), "restval": ("restval",)}
+"""Karpathy's training part has two names."""
 
 
 class Entry(NamedTuple):
-    """A picture by name, what is asked (None: it is described) and what is said."""
+    """A picture by name, what is asked (None: it is described), what is said, and a box that one of
+    the two means."""
 
     image: str
     question: str | None
     answer: str
+    box: Box | None = None
 
 
 class AnnotationsSource:
-    """One record for each caption or question of a set; of Flickr30k its training part.
+    """One record for each caption, question or phrase of a set.
 
-    The answer of a question is the one given most often (the first of those that tie). `dropped`
-    counts what was left out. DataError: a file of another layout, a question without an answer.
+    `split` is the part that is read where a file holds several (flickr30k, refcoco). The answer of
+    a question is the one given most often (the first of those that tie). Of refcoco the phrase is
+    asked and its box answered, or with `answer="phrase"` the other way round. `dropped` counts what
+    was left out. DataError: a file of another layout, a question without an answer.
     """
 
     def __init__(
@@ -39,28 +50,44 @@ class AnnotationsSource:
         path: str | Path,
         images: str | Path,
         questions: str | Path | None = None,
+        instances: str | Path | None = None,
+        split: str = "train",
         pattern: str | None = None,
         prompt: str | None = None,
+        prompts: list[str] | str | None = None,
+        answer: Literal["box", "phrase"] = "box",
         allow_outside: bool = False,
     ) -> None:
-        self.path, self.prompt = Path(path), prompt
+        self.path, self.answer = Path(path), answer
         self.dropped: Counter[str] = Counter()
-        value = _json(self.path)
+        self.prompts = prompts_of(prompts)
+        if prompt is not None:
+            self.prompts = [prompt if layout in CAPTIONS else "{}" + prompt]
+        if layout not in CAPTIONS:
+            asking(self.prompts, str(path))
         try:
             if layout in ("vqav2", "okvqa"):
                 if questions is None:
                     remedy = "set `questions`"
                     raise DataError("the questions are missing", origin=path, remedy=remedy)
-                found = _vqa(value, _json(Path(questions)), pattern)
+                found = _vqa(_json(self.path), _json(Path(questions)), pattern)
+            elif layout == "refcoco":
+                beside = None if instances is None else Path(instances)
+                found = _refcoco(self.path, split, beside, pattern)
+            elif layout == "pathvqa":
+                found = _pathvqa(self.path, pattern)
+            elif layout == "flickr30k":
+                found = _flickr(_json(self.path), pattern, split, self.dropped)
             else:
-                found = READERS[layout](value, pattern, self.dropped)
+                found = READERS[layout](_json(self.path), pattern)
             self.entries = list(found)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             message = f"not the layout of {layout}: {type(error).__name__} {error}"
             remedy = "check `layout`, `path` and `pattern`"
             raise DataError(message, origin=path, remedy=remedy) from error
         if not self.entries:
-            raise DataError("the file has no records", origin=path)
+            given = ", ".join(self.dropped) or None
+            raise DataError("the file has no records", given=given, origin=path)
         self.pictures = PictureFolder(Path(images), allow_outside)
 
     def __len__(self) -> int:
@@ -68,14 +95,19 @@ class AnnotationsSource:
 
     def __getitem__(self, index: int) -> Sample:
         origin = f"{self.path}: record {index}"
-        name, question, answer = self.entries[index]
+        name, question, answer, corners = self.entries[index]
         image = self.pictures.picture(text_of(name, "image", origin), origin)
         if question is None:
-            prompts = [] if self.prompt is None else [self.prompt]
-            return captioned(origin, image, answer, prompts, index)
-        asked = text_of(question, "question", origin) + (self.prompt or "")
+            return captioned(origin, image, answer, self.prompts, index)
+        about = text_of(question, "question", origin)
         said = text_of(answer, "answer", origin)
-        turns = (Turn("user", (ImagePart(0), asked)), Turn("assistant", (said,) if said else ()))
+        if corners is None:
+            ask, reply = asked(about, self.prompts, index), (said,) if said else ()
+        else:
+            box = BoxPart(0, *corners)
+            one, other = (about, box) if self.answer == "box" else (box, about)
+            ask, reply = asked(one, self.prompts, index), (other,)
+        turns = (Turn("user", (ImagePart(0), *ask)), Turn("assistant", reply))
         return one_conversation(origin, (image,), turns)
 
 
@@ -84,7 +116,7 @@ def most_given(answers: list[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def _captions(value: Any, pattern: str | None, _: Counter[str]) -> Iterator[Entry]:
+def _captions(value: Any, pattern: str | None) -> Iterator[Entry]:
     names = {each["id"]: each["file_name"] for each in value["images"]}
     for each in value["annotations"]:
         identity = each["image_id"]
@@ -92,12 +124,14 @@ def _captions(value: Any, pattern: str | None, _: Counter[str]) -> Iterator[Entr
         yield Entry(name, None, each["caption"])
 
 
-def _flickr(value: Any, pattern: str | None, dropped: Counter[str]) -> Iterator[Entry]:
+def _flickr(value: Any, pattern: str | None, split: str, dropped: Counter[str]) -> Iterator[Entry]:
     for each in value["images"]:
-        if each["split"] not in ("train", "restval"):
+        if each["split"] not in KARPATHY.get(split, (split,)):
             dropped[f"captions of the {each['split']} split"] += len(each["sentences"])
             continue
         name = each["filename"] if pattern is None else pattern.format(each["filename"])
+        if pattern is None and "filepath" in each:  # COCO's pictures stand in two folders
+            name = f"{each['filepath']}/{name}"
         for sentence in each["sentences"]:
             yield Entry(name, None, sentence["raw"])
 
@@ -114,19 +148,34 @@ def _vqa(value: Any, asked: Any, pattern: str | None) -> Iterator[Entry]:
         yield Entry(name, each["question"], said[each["question_id"]])
 
 
-def _gqa(value: Any, pattern: str | None, _: Counter[str]) -> Iterator[Entry]:
+def _gqa(value: Any, pattern: str | None) -> Iterator[Entry]:
     for each in value.values():
         name = (pattern or "{}.jpg").format(each["imageId"])
         yield Entry(name, each["question"], each["answer"])
 
 
-def _textvqa(value: Any, pattern: str | None, _: Counter[str]) -> Iterator[Entry]:
+def _textvqa(value: Any, pattern: str | None) -> Iterator[Entry]:
     for each in value["data"]:
         name = (pattern or "{}.jpg").format(each["image_id"])
         yield Entry(name, each["question"], most_given(each["answers"]))
 
 
-READERS = {"coco-captions": _captions, "flickr30k": _flickr, "gqa": _gqa, "textvqa": _textvqa}
+def _refcoco(
+    path: Path, split: str, instances: Path | None, pattern: str | None
+) -> Iterator[Entry]:
+    for found in references(path, split, instances):
+        name = found.picture if pattern is None else pattern.format(found.picture)
+        yield Entry(name, found.phrase, "", found.box)
+
+
+def _pathvqa(path: Path, pattern: str | None) -> Iterator[Entry]:
+    for each in pathology_questions(path):
+        image = each.text("image")
+        name = picture_name(image) if pattern is None else pattern.format(image)
+        yield Entry(name, each.text("question"), each.text("answer"))
+
+
+READERS = {"coco-captions": _captions, "gqa": _gqa, "textvqa": _textvqa}
 
 
 def _json(path: Path) -> Any:

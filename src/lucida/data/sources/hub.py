@@ -8,6 +8,7 @@ from __future__ import annotations
 from lucida.core.errors import DataError
 from lucida.data.sample import Sample
 from lucida.data.sources.parquet import require
+from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.rows import Ratings, row_sample
 
 
@@ -24,7 +25,7 @@ class HubSource:
         split: str = "train",
         revision: str | None = None,
         at_least: dict[str, float] | None = None,
-        prompts: list[str] | None = None,
+        prompts: list[str] | str | None = None,
     ) -> None:
         datasets = require("datasets")
         self.origin = f"{path}{f'/{name}' if name else ''} {split}"
@@ -37,7 +38,7 @@ class HubSource:
             message = f"cannot open the data set: {first}"
             raise DataError(message, origin=self.origin, remedy=remedy) from error
         self.rows = _undecoded(rows, datasets)
-        self.prompts = prompts or []
+        self.prompts = prompts_of(prompts)
         self.ratings = Ratings(at_least or {})
         asked = {n: rows[n] for n in self.ratings.at_least if n in rows.column_names}
         self._kept = self.ratings.kept(asked, len(rows), self.origin)

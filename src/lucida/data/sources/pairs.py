@@ -15,6 +15,7 @@ from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import captioned, shortened, text_of
 from lucida.data.sources.pictures import ENDINGS, PictureFolder
+from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import Records, files_of
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -34,7 +35,7 @@ class PairsSource:
         image: str = "image",
         text: str = "text",
         columns: list[str] | None = None,
-        prompts: list[str] | None = None,
+        prompts: list[str] | str | None = None,
         allow_outside: bool = False,
     ) -> None:
         files = files_of(path)
@@ -47,7 +48,7 @@ class PairsSource:
         self.records = Records(files, lines=table, quoted=self.delimiter == ",")
         root = files[0].parent if images is None else Path(images)
         self.pictures = PictureFolder(root, allow_outside)
-        self.image, self.text, self.prompts = image, text, prompts or []
+        self.image, self.text, self.prompts = image, text, prompts_of(prompts)
         self.columns = columns
         self._headers: list[int] = []
         if table and columns is None:
@@ -120,9 +121,12 @@ class FolderSource:
     """
 
     def __init__(
-        self, path: str | Path, prompts: list[str] | None = None, allow_outside: bool = False
+        self,
+        path: str | Path,
+        prompts: list[str] | str | None = None,
+        allow_outside: bool = False,
     ) -> None:
-        self.root, self.prompts = Path(path), prompts or []
+        self.root, self.prompts = Path(path), prompts_of(prompts)
         self.pictures = PictureFolder(self.root, allow_outside)
         found: dict[str, list[str]] = {}
         for folder, inner, names in os.walk(self.root):

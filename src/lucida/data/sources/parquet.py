@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.data.sample import Sample
+from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import files_of
 from lucida.data.sources.rows import Ratings, row_sample
 
@@ -46,11 +48,11 @@ class ParquetSource:
         self,
         path: str | Path,
         at_least: dict[str, float] | None = None,
-        prompts: list[str] | None = None,
+        prompts: list[str] | str | None = None,
     ) -> None:
         require("pyarrow.parquet")
         self.files = files_of(path, ENDINGS)
-        self.prompts = prompts or []
+        self.prompts = prompts_of(prompts)
         self.ratings = Ratings(at_least or {})
         self._groups: list[tuple[int, int]] = []  # file and row group; -1 is a whole Arrow file
         sizes = []
@@ -138,6 +140,19 @@ class ParquetSource:
             return rows, {name: table.column(name).to_pylist() for name in wanted}
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _unreadable(error, str(file)) from error
+
+
+def table_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a parquet file as Python values, one row group in memory at a time."""
+    import pyarrow as pa
+
+    opened = require("pyarrow.parquet").ParquetFile
+    try:
+        table = opened(file)
+        for group in range(table.metadata.num_row_groups):
+            yield from table.read_row_group(group).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(error, str(file)) from error
 
 
 def _arrow(file: Path) -> Any:

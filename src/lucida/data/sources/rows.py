@@ -2,6 +2,7 @@
 
 images, texts [{user, assistant}]      the Cauldron, FineVision
 messages | conversations (+ images)    as in the sources of these names
+image, question, answer | answers      as PathVQA and others on the Hub have them
 image, text | caption                  one picture, one text
 """
 
@@ -19,6 +20,7 @@ from lucida.data.sources.conversation import captioned, one_conversation, placed
 from lucida.data.sources.conversation import text_of as words
 from lucida.data.sources.messages import message_sample
 from lucida.data.sources.pictures import bytes_source
+from lucida.data.sources.prompts import asked, asking
 
 TEXTS = ("text", "caption", "txt")
 
@@ -90,6 +92,8 @@ def row_sample(
     if row.get("conversations") is not None:
         images = tuple(picture(each, origin) for each in _images(row, origin))
         return placed(origin, images, spoken(row["conversations"], origin))
+    if row.get("question") is not None:
+        return _answered(row, origin, prompts, number)
     for name in TEXTS:
         if row.get(name) is not None:
             images = _images(row, origin)
@@ -99,7 +103,7 @@ def row_sample(
             return captioned(origin, picture(images[0], origin), row[name], prompts, number)
     raise DataError(
         "no column with text",
-        expected=f"texts, messages, conversations, {', '.join(TEXTS)}",
+        expected=f"texts, messages, conversations, question, {', '.join(TEXTS)}",
         given=", ".join(row),
         origin=origin,
         remedy=suggestion("texts", row),
@@ -153,6 +157,22 @@ def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
         turns.append(Turn("user", (*first, asked) if asked else first))
         turns.append(Turn("assistant", (answered,) if answered else ()))
     return one_conversation(origin, images, tuple(turns))
+
+
+def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int) -> Sample:
+    """A question and its answer (of several, the one given most often), behind all pictures."""
+    question = words(row["question"], "question", origin)
+    answers = row["answer"] if row.get("answer") is not None else row.get("answers")
+    given = answers if isinstance(answers, list) else [answers]
+    said = [words(each, "answer", origin) for each in given]
+    if not said:
+        raise DataError("the question has no answer", origin=origin)
+    images = tuple(picture(each, origin) for each in _images(row, origin))
+    shown = tuple(ImagePart(place) for place in range(len(images)))
+    answer = Counter(said).most_common(1)[0][0]
+    ask = asked(question, asking(prompts, origin), number)
+    turns = (Turn("user", (*shown, *ask)), Turn("assistant", (answer,) if answer else ()))
+    return one_conversation(origin, images, turns)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

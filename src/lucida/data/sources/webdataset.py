@@ -20,6 +20,7 @@ from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import captioned
 from lucida.data.sources.pictures import ENDINGS, bytes_source
+from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import files_of
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tarindex import members, read_member
@@ -44,10 +45,10 @@ class WebdatasetSource:
         at_least: dict[str, float] | None = None,
         rank_by: str | None = None,
         top_share: float = 1.0,
-        prompts: list[str] | None = None,
+        prompts: list[str] | str | None = None,
     ) -> None:
         self.shards = files_of(path, (".tar",))
-        self.caption, self.prompts = caption, prompts or []
+        self.caption, self.prompts = caption, prompts_of(prompts)
         self.at_least, self.rank_by, self.top_share = at_least or {}, rank_by, top_share
         if top_share < 1 and rank_by is None:
             raise DataError("`top_share` needs `rank_by`", origin=path)

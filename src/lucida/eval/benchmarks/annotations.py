@@ -1,29 +1,52 @@
-"""Reading published annotation files: where they lie, what is missing, what is damaged.
+"""Where published files of benchmarks lie, and pictures that stand in their records.
 
-Every error names the file and the record. Nothing that can run code is read: pickles are opened
-only as far as they hold plain values.
+The reading itself (`Record`, `read_json`, `read_pickle`, ...) is that of the data layer, which
+trains on some of the same files; its names can be taken from here as well.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import hashlib
-import io
-import json
 import os
-import pickle
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from lucida.core.errors import DataError
 from lucida.data.images import open_image
 from lucida.data.sample import ImageSource
+from lucida.data.sources.published import (
+    Record,
+    as_record,
+    listed,
+    read_json,
+    read_json_lines,
+    read_object,
+    read_pickle,
+    read_table,
+    read_text,
+    unique,
+)
 from lucida.eval.benchmark import File
+
+__all__ = [
+    "VARIABLE",
+    "Record",
+    "as_record",
+    "data_root",
+    "embedded_picture",
+    "listed",
+    "needed",
+    "picture_of",
+    "read_json",
+    "read_json_lines",
+    "read_object",
+    "read_pickle",
+    "read_table",
+    "read_text",
+    "unique",
+]
 
 VARIABLE = "LUCIDA_DATA"
 """The environment's name for the folder with the published files."""
@@ -50,217 +73,6 @@ def needed(root: Path, file: File, name: str) -> Path:
             remedy=f"its publisher offers it ({file.size}) at {file.source}",
         )
     return path
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record of an annotation file with where it stands, for errors. `id` is the publisher's
-    and unique in its file."""
-
-    id: str
-    value: Mapping[str, object]
-    origin: str
-
-    def __getitem__(self, field: str) -> object:
-        if field not in self.value:
-            known = ", ".join(map(str, self.value))
-            raise DataError(
-                f"the record has no `{field}`",
-                given=known or "nothing",
-                origin=self.origin,
-                remedy="download the file again, or take the release that the benchmark names",
-            )
-        return self.value[field]
-
-    def get(self, field: str, default: object = None) -> object:
-        """A field that need not be there."""
-        return self.value.get(field, default)
-
-    def text(self, field: str) -> str:
-        """A field that must be text; numbers are written out, as publishers mix them."""
-        value = self[field]
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.wrong(field, "text", value)
-        return value if isinstance(value, str) else str(value)
-
-    def whole(self, field: str) -> int:
-        """A field that must be a whole number, also when it is written as text."""
-        value = self[field]
-        try:
-            return int(str(value))
-        except ValueError:
-            raise self.wrong(field, "a whole number", value) from None
-
-    def sequence(self, field: str) -> list:
-        """A field that must be a list."""
-        value = self[field]
-        if not isinstance(value, list | tuple):
-            raise self.wrong(field, "a list", value)
-        return list(value)
-
-    def texts(self, field: str) -> list[str]:
-        """A field that must be a list of texts."""
-        values = self.sequence(field)
-        for value in values:
-            if not isinstance(value, str):
-                raise self.wrong(field, "a list of texts", value)
-        return values
-
-    def answers(self, field: str, count: int, inside: str | None = None) -> tuple[str, ...]:
-        """The answers of `count` people: a list of texts, or of objects with a text `inside`."""
-        given = self.sequence(field)
-        if len(given) != count:
-            raise self.wrong(field, f"{count} answers", f"{len(given)} answers")
-        if inside is None:
-            return tuple(self.texts(field))
-        try:
-            found = tuple(each[inside] for each in given)
-        except (TypeError, KeyError):
-            found = (None,)
-        if any(not isinstance(each, str) for each in found):
-            raise self.wrong(field, f"objects with a text `{inside}`", given)
-        return found
-
-    def numbers(self, field: str, count: int) -> list[float]:
-        """A field that must be a list of `count` numbers."""
-        values = self.sequence(field)
-        plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        if len(values) != count or not plain:
-            raise self.wrong(field, f"{count} numbers", values)
-        return [float(value) for value in values]
-
-    def inside(self, field: str, place: str = "") -> Record:
-        """A field that must be an object, as a record."""
-        return as_record(self[field], self.id, f"{self.origin}, {place or field}")
-
-    def records(self, field: str) -> list[Record]:
-        """A field that must be a list of objects, as records."""
-        values = self.sequence(field)
-        return [
-            as_record(value, f"{self.id}/{n}", f"{self.origin}, {field} {n}")
-            for n, value in enumerate(values)
-        ]
-
-    def wrong(self, field: str, expected: str, given: object) -> DataError:
-        """The error for a field of another kind than it must be."""
-        shown = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:60]}…"
-        message = f"`{field}` is of the wrong kind"
-        return DataError(message, expected=expected, given=shown, origin=self.origin)
-
-
-def as_record(value: object, name: str, origin: str) -> Record:
-    """An object of a file as a record; DataError when it is something else."""
-    if not isinstance(value, Mapping):
-        given = type(value).__name__
-        raise DataError("this is no record", expected="an object", given=given, origin=origin)
-    return Record(name, value, origin)
-
-
-def listed(values: object, path: Path, identity: str, where: str = "record") -> list[Record]:
-    """The objects of a list as records, named by their field `identity`; twice the same is an
-    error, because stored predictions are found again by it."""
-    if not isinstance(values, list):
-        given = type(values).__name__
-        raise DataError("the file holds no list", expected="a list", given=given, origin=path)
-    records = []
-    for number, value in enumerate(values):
-        origin = f"{path}: {where} {number}"
-        records.append(Record(as_record(value, "", origin).text(identity), value, origin))
-    return unique(records, path)
-
-
-def unique(records: list[Record], path: Path) -> list[Record]:
-    """The records, when no two have the same id."""
-    seen: dict[str, Record] = {}
-    for record in records:
-        if record.id in seen:
-            raise DataError(
-                f"the id {record.id} is that of {seen[record.id].origin} too",
-                origin=record.origin,
-                remedy=f"download {path.name} again",
-            )
-        seen[record.id] = record
-    return records
-
-
-def read_text(path: Path) -> str:
-    """A file's text; DataError when it cannot be read or is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        message = f"the file is not UTF-8 (byte {error.start})"
-        raise DataError(message, origin=path, remedy="download it again") from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", origin=path) from error
-
-
-def read_json(path: Path) -> object:
-    """What a JSON file holds."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise _damaged(path, f"line {error.lineno}", error.msg) from None
-
-
-def read_object(path: Path) -> Record:
-    """What a JSON file holds, which must be an object, as a record."""
-    return as_record(read_json(path), path.stem, str(path))
-
-
-def read_json_lines(path: Path) -> list[object]:
-    """The values of a file with one JSON value on every line that is not empty."""
-    values = []
-    # split("\n") and not splitlines(): U+2028 may stand inside a value.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                values.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise _damaged(path, f"line {number}", error.msg) from None
-    return values
-
-
-def read_table(path: Path, delimiter: str = ",", header: bool = True) -> list[Record]:
-    """The rows of a CSV or TSV file as records named by their number; without a header the columns
-    are called "0", "1", ..."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # pictures in base64 are long
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
-    try:
-        rows = [row for row in reader if row]
-    except csv.Error as error:
-        raise _damaged(path, f"line {reader.line_num}", str(error)) from None
-    if not rows:
-        raise DataError("the file is empty", origin=path, remedy="download it again")
-    names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
-    records = []
-    for number, row in enumerate(rows):
-        origin = f"{path}: row {number + 1}"
-        if len(row) != len(names):
-            given = f"{len(row)} columns"
-            raise DataError("damaged row", expected=len(names), given=given, origin=origin)
-        records.append(Record(str(number), dict(zip(names, row, strict=True)), origin))
-    return records
-
-
-class _PlainValues(pickle.Unpickler):
-    """Reads pickles of plain values only: whatever would import something is refused."""
-
-    def find_class(self, module: str, name: str) -> object:
-        raise pickle.UnpicklingError(f"it wants to import {module}.{name}")
-
-
-def read_pickle(path: Path) -> object:
-    """What a pickle of lists, dictionaries, texts and numbers holds. No code of it can run: a
-    pickle that names any class or function is refused."""
-    try:
-        with path.open("rb") as stream:
-            return _PlainValues(stream, encoding="utf-8").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError) as error:
-        raise _damaged(path, "pickle", str(error) or type(error).__name__) from None
-
-
-def _damaged(path: Path, place: str, why: str) -> DataError:
-    return DataError(f"{place} is damaged: {why}", origin=path, remedy="download the file again")
 
 
 def embedded_picture(encoded: str, record: Record) -> ImageSource:

@@ -6,16 +6,9 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
-from lucida.core.errors import DataError
+from lucida.data.sources.refcoco import references
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import (
-    Record,
-    as_record,
-    listed,
-    read_object,
-    read_pickle,
-    unique,
-)
+from lucida.eval.benchmarks.annotations import Record, as_record, read_object, unique
 from lucida.eval.benchmarks.coco import TRAIN2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.boxes import box_hit
@@ -91,37 +84,18 @@ class RefCOCO(Grounding):
     def records(self, split: Split) -> list[Record]:
         """Every sentence of the part, with its box and picture."""
         instances, path = self.path(self.files[0]), self.path(self.files[1])
-        known = read_object(instances)
-        boxes = {each.id: each for each in listed(known["annotations"], instances, "id")}
-        pictures = {each.id: each for each in listed(known["images"], instances, "id")}
         part = self.part if split == "test" else "train"
-        records = []
-        for ref in listed(read_pickle(path), path, "ref_id", "ref"):
-            if ref.text("split") != part:
-                continue
-            box, picture = boxes.get(ref.text("ann_id")), pictures.get(ref.text("image_id"))
-            if box is None or picture is None:
-                raise DataError(
-                    "its annotation or picture is not in instances.json",
-                    given=f"ann_id {ref['ann_id']}, image_id {ref['image_id']}",
-                    origin=ref.origin,
-                    remedy="take both files from the same archive",
-                )
-            for said in ref.records("sentences"):
-                value = {"sent": said["sent"], "box": box, "picture": picture}
-                records.append(Record(said.text("sent_id"), value, said.origin))
-        return unique(records, path)
+        found = references(path, part, instances)
+        return unique([Record(each.id, each._asdict(), each.origin) for each in found], path)
 
     def example(self, record: Record) -> Example:
         """A sentence with the box it means."""
-        picture: Record = record["picture"]
-        x, y, width, height = record["box"].numbers("bbox", 4)
         return self.asked(
             record,
-            [self.picture(TRAIN2014, picture.text("file_name"), record)],
-            record.text("sent"),
-            box=(x, y, x + width, y + height),
-            size=(picture.whole("width"), picture.whole("height")),
+            [self.picture(TRAIN2014, record.text("picture"), record)],
+            record.text("phrase"),
+            box=record["box"],
+            size=record["size"],
             kind=self.part,
         )
 

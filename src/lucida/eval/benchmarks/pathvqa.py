@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lucida.core.errors import DataError
+from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.eval.benchmark import Example, File, Parsed
-from lucida.eval.benchmarks.annotations import Record, as_record, read_pickle
+from lucida.eval.benchmarks.annotations import Record
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, percent
 from lucida.eval.metrics.pathvqa import (
     bleu,
@@ -48,13 +48,9 @@ class PathVQA(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question, named by its number."""
         path = self.path(self.files[0 if split == "test" else 2])
-        values = read_pickle(path)
-        if not isinstance(values, list):
-            given = type(values).__name__
-            raise DataError("the file holds no list", expected="a list", given=given, origin=path)
         return [
-            as_record(value, f"{split}/{number}", f"{path}: record {number}")
-            for number, value in enumerate(values)
+            Record(f"{split}/{each.id}", each.value, each.origin)
+            for each in pathology_questions(path)
         ]
 
     def example(self, record: Record) -> Example:
@@ -63,7 +59,7 @@ class PathVQA(PublishedBenchmark):
         closed = is_yes_no(answer)
         return self.asked(
             record,
-            [self.picture(self.files[1], f"{image.split('_')[0]}/{image}.jpg", record)],
+            [self.picture(self.files[1], picture_name(image), record)],
             record.text("question"),
             answers=(normalise(answer) if closed else answer,),
             options=("yes", "no") if closed else (),
