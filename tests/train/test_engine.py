@@ -84,6 +84,9 @@ def assert_same(one, two, tolerance=2e-5):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         counted = ("total_step", "samples", "tokens", "supervised", "lr")
         assert [mine[key] for key in counted] == [theirs[key] for key in counted]
+        assert mine["sources"] == theirs["sources"]
+        assert mine.get("source_supervised") == theirs.get("source_supervised")
+        assert mine.get("source_loss") == pytest.approx(theirs.get("source_loss"), abs=1e-5)
     first, second = (records(folder, "validation_loss") for folder in (one, two))
     for mine, theirs in zip(first, second, strict=True):
         assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=1e-5)

@@ -210,3 +210,17 @@ def test_the_blind_baseline_trains_without_images(recipe, tmp_path):
 def test_training_from_python(recipe, tmp_path):
     assert lucida.train(recipe, tmp_path / "run") == tmp_path / "run"
     assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_several_sources_have_a_loss_each_and_a_stage_may_weigh_answers(recipe, parts, tmp_path):
+    pictures = recipe.stages[0].mixture.sources["pictures"].model_dump()
+    sources = {"some": pictures | {"weight": 2}, "more": pictures | {"weight": 1}}
+    two = changed(recipe, {"mixture": {"sources": sources}, "objective": {"weighting": "square"}})
+    for record in records(train_run(two, tmp_path / "two")):
+        losses, tokens = record["source_loss"], record["source_supervised"]
+        assert sum(tokens.values()) == record["supervised"]
+        assert tokens.keys() == losses.keys() <= record["sources"].keys()
+        whole = sum(losses[name] * tokens[name] for name in tokens) / record["supervised"]
+        assert record["token_loss"] == pytest.approx(whole, rel=1e-6)
+        assert record["loss"] != record["token_loss"]
+    assert "source_loss" not in records(train_run(recipe, tmp_path / "one"))[0]

@@ -75,13 +75,16 @@ def test_chunks_change_nothing(size):
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 31)
     hidden, target = torch.randn(17, 8, requires_grad=True), torch.randint(31, (17,))
-    found = summed_cross_entropy(head, hidden, target, size)
+    found, each = summed_cross_entropy(head, hidden, target, size)
     found.backward()
     mine = [hidden.grad.clone(), head.weight.grad.clone()]
     hidden.grad, head.weight.grad = None, None
     whole = functional.cross_entropy(head(hidden), target, reduction="sum")
     whole.backward()
     torch.testing.assert_close(found, whole)
+    apart = functional.cross_entropy(head(hidden), target, reduction="none")
+    torch.testing.assert_close(each, apart.detach())
+    assert not each.requires_grad
     torch.testing.assert_close(mine, [hidden.grad, head.weight.grad])
 
 
@@ -105,7 +108,7 @@ def test_all_logits_are_never_there_at_once():
     sizes = {}
     for rows in (10, 300):
         with Largest() as largest:
-            summed_cross_entropy(head, hidden, target, rows).backward()
+            summed_cross_entropy(head, hidden, target, rows)[0].backward()
         sizes[rows] = largest.size
     assert sizes == {10: 10 * 500, 300: 300 * 500}
 
@@ -115,7 +118,7 @@ def test_statistics_are_fp32_under_bf16_autocast():
     head = torch.nn.Linear(16, 4096)
     hidden, target = torch.randn(64, 16), torch.randint(4096, (64,))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = summed_cross_entropy(head, hidden, target, 1000)
+        found, _ = summed_cross_entropy(head, hidden, target, 1000)
     exact = functional.cross_entropy(head(hidden), target, reduction="sum")
     assert found.dtype == torch.float32
     assert abs(found - exact) / exact < 1e-3

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.files import disk_errors
 from lucida.core.spec import BatchSpec, BudgetSpec
+from lucida.data.answers import Weighting, answer_weights
 from lucida.data.collate import Images, Pixels, collate, images_of, joined
 from lucida.data.lengths import Lengths, measured
 from lucida.data.mixture import Draw, Mixture
@@ -62,6 +63,7 @@ class _Preparation:
     pixels: Images | None
     verify: bool
     skip: bool
+    weighting: Weighting = "token"
     lengths: Lengths | None = None
     _whole: set[str] = field(default_factory=set)
 
@@ -71,13 +73,15 @@ class _Preparation:
         dropped: list[dict[str, str | int]] = []
         filled = [[self._sample(n, counts, dropped) for n in row] for row in rows]
         found = [one for row in filled for one in row]
-        tokens = [sample for sample, _ in found]
+        tokens = [sample for _, sample, _ in found]
         if self.batch.row is None:
             batch = collate(tokens, self.batch.pack, self.pad_id)
         else:
-            row_tokens = [[sample for sample, _ in row] for row in filled]
+            row_tokens = [[sample for _, sample, _ in row] for row in filled]
             batch = collate_rows(row_tokens, self.batch.row, self.pad_id)
-        pixels = [values for _, values in found if values is not None]
+        batch.sources = [source for source, _, _ in found]
+        batch.weight = answer_weights(batch, self.weighting)
+        pixels = [values for _, _, values in found if values is not None]
         if pixels:
             batch.pixel_values = joined(pixels)
         images = [] if pixels else images_of(tokens)
@@ -85,7 +89,7 @@ class _Preparation:
 
     def _sample(
         self, n: int, counts: Counter[str], dropped: list[dict[str, str | int]]
-    ) -> tuple[Tokens, Pixels | None]:
+    ) -> tuple[str, Tokens, Pixels | None]:
         draw = self.mixture.draw(n)
         source = self.mixture.sources[draw.source]
         for index in itertools.islice(self._candidates(draw), SUBSTITUTES if self.skip else 1):
@@ -102,7 +106,7 @@ class _Preparation:
                 continue
             noted["samples"] += 1
             counts.update({f"{draw.source}/{what}": many for what, many in noted.items()})
-            return tokens, pixels
+            return draw.source, tokens, pixels
         raise _broken(draw, dropped)
 
     def _candidates(self, draw: Draw) -> Iterator[int]:
@@ -149,6 +153,7 @@ class Loader:
                       its source in its place, writes it to the file `dropped`, and stops once more
                       than the share `max_dropped` of all records is lost
     lengths           file that keeps the lengths of all records, where the order needs them
+    weighting         how much each supervised token counts (`ObjectiveSpec`)
 
     `counts` grows as batches are handed out: "SOURCE/samples", "SOURCE/dropped" and what `encode`
     cut away. Records in `dropped` from before a resumption still count.
@@ -169,13 +174,14 @@ class Loader:
         max_dropped: float = 0.01,
         dropped: Path | None = None,
         lengths: Path | None = None,
+        weighting: Weighting = "token",
     ) -> None:
         check_rows(batch, world)
         if pixels is not None and features is not None:
             raise ValueError("give pixels or features, not both")
         skip = on_error == "skip"
         self._preparation = _Preparation(
-            mixture, encode, batch, pad_id, pixels, skip and features is not None, skip
+            mixture, encode, batch, pad_id, pixels, skip and features is not None, skip, weighting
         )
         self.rank, self.world = rank, world
         self._lengths_file = lengths

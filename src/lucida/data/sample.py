@@ -166,7 +166,9 @@ class Batch:
     1-based, 0 = padding. branch, position, image, target: as in `Tokens` (image counts within its
     segment). Exactly one of `pixel_values` ([images, 3, height, width], or `Views`) and `features`
     [images, patches, width] is given when there are images, none otherwise; images are ordered as
-    their placeholders are met row by row, left to right.
+    their placeholders are met row by row, left to right. origins, sources: of every sample, row by
+    row; `sources` may be empty. weight, float32 [rows, length]: how much a supervised position
+    counts in the loss; None is 1 everywhere.
     """
 
     input_ids: torch.Tensor
@@ -178,18 +180,25 @@ class Batch:
     pixel_values: torch.Tensor | Views | None = None
     features: torch.Tensor | None = None
     origins: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    weight: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {}
         for name in ("input_ids", "segment", "branch", "position", "image", "target"):
             moved[name] = getattr(self, name).to(device, non_blocking=True)
-        for name in ("pixel_values", "features"):
+        for name in ("pixel_values", "features", "weight"):
             value = getattr(self, name)
             moved[name] = None if value is None else value.to(device, non_blocking=True)
-        return Batch(**moved, origins=self.origins)
+        return Batch(**moved, origins=self.origins, sources=self.sources)
 
     @property
     def supervised(self) -> int:
         """Number of supervised positions."""
         return int((self.target != IGNORED).sum())
+
+    @property
+    def counting(self) -> float:
+        """Sum of the weights of the supervised positions: what their losses are divided by."""
+        return self.supervised if self.weight is None else float(self.weight.double().sum())

@@ -26,10 +26,10 @@ from lucida.core.errors import RecipeError
 from lucida.core.progress import say
 from lucida.core.spec import EngineSpec
 from lucida.data.sample import Batch
-from lucida.train.objective import supervised_loss
+from lucida.train.objective import Losses, token_losses
 
-Loss = Callable[[Batch], tuple[torch.Tensor, int]]
-"""From a batch to the sum of its losses and the number of its supervised positions."""
+Loss = Callable[[Batch], Losses]
+"""From a batch to the sum of its losses, and the losses themselves."""
 
 
 class Objective(nn.Module):
@@ -39,9 +39,9 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
-        """See `supervised_loss`."""
-        return supervised_loss(self.model, batch)
+    def forward(self, batch: Batch) -> Losses:
+        """See `token_losses`."""
+        return token_losses(self.model, batch)
 
 
 class Engine:

@@ -86,10 +86,10 @@ class Feed:
         """The passes of every step from `from_step` on."""
         return self.loader.batches(from_step)
 
-    def drawn(self) -> dict[str, int]:
-        """Samples that each source has given to this process so far."""
-        loader = self.loader
-        return {name: loader.counts[f"{name}/samples"] for name in loader.mixture.names}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources of the training stream."""
+        return self.loader.mixture.names
 
     def losses(self) -> list[str]:
         """What this process left out or cut of the data so far, and features it could not keep."""
@@ -154,7 +154,10 @@ def stage_feed(
         world=engine.world,
     )
     lengths = dropped.with_name(f"lengths-{stage.name}.npz")
-    loader = make(training, batch=stage.batch, dropped=dropped, lengths=lengths)
+    weighting = stage.objective.weighting
+    loader = make(
+        training, batch=stage.batch, dropped=dropped, lengths=lengths, weighting=weighting
+    )
     validation = None
     if held_out is not None:
         in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)

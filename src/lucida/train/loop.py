@@ -172,11 +172,8 @@ def take_step(
     """Read a step's passes, move the weights, and record it."""
     stage, position, engine = current.stage, training.position, training.engine
     begun = time.perf_counter()
-    before = current.feed.drawn()
     passes = next(batches)
     waited = time.perf_counter() - begun
-    drawn = current.feed.drawn()
-    sources = dict(zip(drawn, engine.total(*(drawn[n] - before[n] for n in drawn)), strict=True))
     lr = set_learning_rate(ready.optimizer, current.horizon.factor(position, stage.optim))
     engine.own_randomness(training.recipe.seed, index, position.step)
     result = step(
@@ -188,11 +185,12 @@ def take_step(
         ready.scaler,
         training.precision,
         stage.optim.clip,
+        current.feed.names,
     )
     seconds = time.perf_counter() - begun
     count(position, result, seconds)
     values = step_record(position, result, lr, seconds, waited)
-    record(training, stage, values | {"sources": {n: int(many) for n, many in sources.items()}})
+    record(training, stage, values | source_record(stage, result))
     shown = {"loss": result.loss}
     if current.horizon.steps is None:
         shown["done"] = f"{current.horizon.share(position):.0%}"
@@ -262,6 +260,20 @@ def step_record(
         "data_wait": waited / seconds,
         "seconds": position.seconds,
     }
+
+
+def source_record(stage: StageSpec, result: StepResult) -> dict:
+    """Samples of every source in a step; of several sources the loss on each as well, a mean over
+    its supervised tokens. Sources without one are left out of it."""
+    sources = result.sources
+    values: dict = {"sources": {name: share.samples for name, share in sources.items()}}
+    if len(sources) > 1:
+        told = {name: share for name, share in sources.items() if share.supervised}
+        values["source_loss"] = {name: share.loss for name, share in told.items()}
+        values["source_supervised"] = {name: share.supervised for name, share in told.items()}
+    if stage.objective.weighting != "token":
+        values["token_loss"] = result.token_loss
+    return values
 
 
 def say_plan(current: Plan) -> None:

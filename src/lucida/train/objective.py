@@ -1,8 +1,8 @@
-"""Next-token cross-entropy as a sum and a count, with logits at supervised positions only.
+"""Next-token cross-entropy as a sum and its parts, with logits at supervised positions only.
 
-The sum is divided by the number of supervised tokens of the *whole step*, once, by the loop. So a
-token weighs the same whether its sample is packed or padded, in the first or the last accumulation
-pass, on this rank or another.
+The sum is divided by what counts in the *whole step*, once, by the loop. So a token weighs the same
+whether its sample is packed or padded, in the first or the last accumulation pass, on this rank or
+another.
 
     hidden [rows, length, width] ──target != IGNORED──▶ [n, width] ──chunks──▶ [≤ rows, vocabulary]
 
@@ -25,18 +25,30 @@ CHUNK_LOGITS = 2**25
 """Most logits alive at once: 128 MiB in fp32. Beyond it they are computed again in the backward
 pass, which costs one more product with the head and bounds the memory."""
 
+Losses = tuple[torch.Tensor, torch.Tensor]
+"""The weighted sum (fp32 scalar, part of the graph), and the loss of each supervised position
+without its weight (fp32 [n], no graph)."""
 
-def supervised_loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, int]:
-    """Sum of the losses (fp32 scalar) over the supervised positions of a batch, and their number.
 
-    Divide by the count of the whole step, not by this one, before `backward`.
+def token_losses(model: nn.Module, batch: Batch) -> Losses:
+    """The losses of a batch at its supervised positions, row by row, and their sum as the batch
+    weighs them.
+
+    Divide the sum by what counts in the whole step, not in this batch, before `backward`.
     """
     hidden = model.hidden(batch)
     rows = hidden.flatten(0, 1)  # [rows * length, width]
     target = batch.target.flatten()
     where = (target != IGNORED).nonzero().squeeze(1)
+    weight = None if batch.weight is None else batch.weight.flatten()[where]
     size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
-    return summed_cross_entropy(model.logits, rows[where], target[where], size), len(where)
+    return summed_cross_entropy(model.logits, rows[where], target[where], size, weight)
+
+
+def supervised_loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, int]:
+    """The sum of `token_losses`, and the number of supervised positions."""
+    summed, each = token_losses(model, batch)
+    return summed, len(each)
 
 
 def summed_cross_entropy(
@@ -44,21 +56,31 @@ def summed_cross_entropy(
     hidden: torch.Tensor,
     target: torch.Tensor,
     size: int,
-) -> torch.Tensor:
-    """Sum of cross-entropies of `head(hidden)`, in chunks of at most `size` rows.
+    weight: torch.Tensor | None = None,
+) -> Losses:
+    """Cross-entropies of `head(hidden)`, in chunks of at most `size` rows.
 
-    hidden [n, width], target [n] without IGNORED. Statistics are fp32 whatever autocast says:
-    a log-sum-exp in bf16 is off by about 1%.
+    hidden [n, width], target [n] without IGNORED, weight [n]. Statistics are fp32 whatever autocast
+    says: a log-sum-exp in bf16 is off by about 1%.
     """
     if len(target) == 0:
-        return hidden.float().sum()  # zero, and still part of the graph
+        # Zero, and still part of the graph.
+        return hidden.float().sum(), hidden.new_zeros(0, dtype=torch.float32)
 
-    def chunk_loss(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(head(part).float(), wanted, reduction="sum")
+    def chunk(part: torch.Tensor, wanted: torch.Tensor, counts: torch.Tensor | None) -> Losses:
+        scores = functional.log_softmax(head(part).float(), dim=-1)
+        each = functional.nll_loss(scores.detach(), wanted, reduction="none")
+        if counts is None:
+            return functional.nll_loss(scores, wanted, reduction="sum"), each
+        return (functional.nll_loss(scores, wanted, reduction="none") * counts).sum(), each
 
     if len(target) <= size:
-        return chunk_loss(hidden, target)
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for part, wanted in zip(hidden.split(size), target.split(size), strict=True):
-        total = total + checkpoint(chunk_loss, part, wanted, use_reentrant=False)
-    return total
+        return chunk(hidden, target, weight)
+    total, parts = hidden.new_zeros((), dtype=torch.float32), []
+    for begin in range(0, len(target), size):
+        cut = slice(begin, begin + size)
+        counts = None if weight is None else weight[cut]
+        summed, each = checkpoint(chunk, hidden[cut], target[cut], counts, use_reentrant=False)
+        total = total + summed
+        parts.append(each)
+    return total, torch.cat(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from lucida.train.diagnose import first_bad_module
 from lucida.train.engine import Engine, Loss
 from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
+from lucida.train.shares import Share, owners, shares, tally
 
 SMALLEST_SCALE = 1.0
 """fp16 halves its loss scale at every overflow; below this the numbers themselves are at fault."""
@@ -21,15 +23,18 @@ SMALLEST_SCALE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did. loss: mean over supervised tokens; grad_norm: before clipping; skipped:
-    fp16 overflowed, so the weights did not move and the loss scale was halved."""
+    """What one step did. loss: mean over supervised tokens as the stage weighs them; token_loss:
+    with all alike; grad_norm: before clipping; skipped: fp16 overflowed, so the weights did not
+    move and the loss scale was halved; sources: what each source had in it."""
 
     loss: float
+    token_loss: float
     grad_norm: float
     samples: int
     tokens: int
     supervised: int
     skipped: bool
+    sources: dict[str, Share]
 
 
 def step(
@@ -41,18 +46,22 @@ def step(
     scaler: torch.amp.GradScaler,
     precision: Precision,
     clip: float | None,
+    names: Sequence[str] = (),
 ) -> StepResult:
     """Move the weights once by the mean gradient over all supervised tokens of passes and ranks.
 
-    `loss_of` is the engine's loss of `model`. RunError, before anything has moved, when the loss or
-    the gradient is not finite.
+    `loss_of` is the engine's loss of `model`; `names` are the sources to tell apart. RunError,
+    before anything has moved, when the loss or the gradient is not finite.
     """
-    counted = engine.total(
+    whose = [owners(batch, names) for batch in passes]
+    counting, *counted = engine.total(
+        sum(batch.counting for batch in passes),
         sum(batch.supervised for batch in passes),
         sum(int((batch.segment > 0).sum()) for batch in passes),
         sum(len(batch.origins) for batch in passes),
+        *tally(passes, whose, names),
     )
-    supervised, tokens, samples = map(int, counted)
+    supervised, tokens, samples = map(int, counted[:3])
     if supervised == 0:
         raise DataError(
             "a step has no supervised token",
@@ -60,22 +69,17 @@ def step(
             remedy="check the stage's `loss` and its data",
         )
     before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
-    summed = torch.zeros((), device=precision.device)
-    for number, batch in enumerate(passes, start=1):
-        batch = batch.to(precision.device)
-        with engine.last_pass(loss_of, number == len(passes)):
-            with precision.autocast():
-                loss, _ = loss_of(batch)
-            # Engines average over ranks; the loss is already divided by what all of them hold.
-            scaler.scale(loss * engine.world / supervised).backward()
-        summed += loss.detach()
+    summed, by_source = backward(
+        engine, loss_of, passes, whose, len(names), scaler, precision, counting
+    )
     scaler.unscale_(optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     # The one wait for the device in a step.
-    loss, grad_norm = torch.stack([summed / supervised, norm.float()]).tolist()
-    (loss,) = engine.total(loss)
+    both = torch.stack([summed / counting, norm.float()]).double()
+    loss, grad_norm, *losses = torch.cat([both, by_source]).tolist()
+    loss, *losses = engine.total(loss, *losses)
 
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
@@ -87,7 +91,35 @@ def step(
     scaler.step(optimizer)  # leaves the weights alone after an overflow
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, grad_norm, samples, tokens, supervised, overflow)
+    sources, token_loss = shares(names, counted[3:], losses), sum(losses) / supervised
+    return StepResult(loss, token_loss, grad_norm, samples, tokens, supervised, overflow, sources)
+
+
+def backward(
+    engine: Engine,
+    loss_of: Loss,
+    passes: list[Batch],
+    whose: list[torch.Tensor],
+    sources: int,
+    scaler: torch.amp.GradScaler,
+    precision: Precision,
+    counting: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave the gradient of the mean loss in the parameters; the sum of the losses as they count,
+    and (float64) of all alike, by source and last that of no named one. Both stay on the device."""
+    summed = torch.zeros((), device=precision.device)
+    # float64: sums over many tokens, on which nothing but the record depends.
+    by_source = torch.zeros(sources + 1, dtype=torch.float64, device=precision.device)
+    for number, (batch, own) in enumerate(zip(passes, whose, strict=True), start=1):
+        batch = batch.to(precision.device)
+        with engine.last_pass(loss_of, number == len(passes)):
+            with precision.autocast():
+                loss, each = loss_of(batch)
+            # Engines average over ranks; the loss is already divided by what all of them hold.
+            scaler.scale(loss * engine.world / counting).backward()
+        summed += loss.detach()
+        by_source.index_add_(0, own.to(precision.device), each.double())
+    return summed, by_source
 
 
 def not_finite(

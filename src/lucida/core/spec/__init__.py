@@ -49,6 +49,7 @@ from lucida.core.spec.training import (
     BudgetSpec,
     LoraSpec,
     LossMode,
+    ObjectiveSpec,
     OptimSpec,
     StageSpec,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "MixtureSpec",
     "MlpProjectorSpec",
     "ModelSpec",
+    "ObjectiveSpec",
     "OptimSpec",
     "PairsSourceSpec",
     "ParquetSourceSpec",

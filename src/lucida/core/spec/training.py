@@ -59,6 +59,21 @@ class BatchSpec(Spec):
         return self
 
 
+class ObjectiveSpec(Spec):
+    """How much a supervised token counts in the loss of a step.
+
+    An answer is a run of supervised tokens: what the assistant says in one turn; under `loss: all`
+    the text between two pictures.
+
+    Reference: Chen et al., InternVL 2.5, 2024, arXiv 2412.05271, section 3.3.
+    """
+
+    weighting: Literal["token", "square", "sample"] = "token"
+    """All tokens count the same (long answers decide); a token of an answer of n tokens counts
+    1/sqrt(n); or 1/n, so that every answer counts the same. The loss of a step is the weighted mean
+    over all of its tokens, on all ranks; validation losses stay means over tokens."""
+
+
 class OptimSpec(Spec):
     """AdamW and its schedule."""
 
@@ -133,6 +148,8 @@ class StageSpec(Spec):
     mixture: MixtureSpec
     loss: LossMode = "answers"
     """Supervise assistant turns only, every text token, or text after the first image only."""
+    objective: ObjectiveSpec = ObjectiveSpec()
+    """How much each supervised token counts."""
     budget: BudgetSpec
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
