@@ -19,6 +19,7 @@ BUILDERS = Table(
         "supervised-mini": "lucida.parts.vision:build_supervised",
         "dino-mini": "lucida.parts.vision:build_dino",
         "base-mini": "lucida.parts.language:build_base",
+        "chat-mini": "lucida.parts.chat:build_chat",
     },
     error=PartError,
 )
