@@ -16,14 +16,15 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lucida.data.sample import IGNORED, Batch
+from lucida.train.cross_entropy import cross_entropies
 
-CHUNK_LOGITS = 2**25
-"""Most logits alive at once: 128 MiB in fp32. Beyond it they are computed again in the backward
-pass, which costs one more product with the head and bounds the memory."""
+CHUNK_LOGITS = 2**27
+"""Most logits alive at once: 256 MiB in bf16, and as much again for their gradient. Beyond it they
+are computed again in the backward pass, which costs one more product with the head and bounds the
+memory."""
 
 Losses = tuple[torch.Tensor, torch.Tensor]
 """The weighted sum (fp32 scalar, part of the graph), and the loss of each supervised position
@@ -68,11 +69,8 @@ def summed_cross_entropy(
         return hidden.float().sum(), hidden.new_zeros(0, dtype=torch.float32)
 
     def chunk(part: torch.Tensor, wanted: torch.Tensor, counts: torch.Tensor | None) -> Losses:
-        scores = functional.log_softmax(head(part).float(), dim=-1)
-        each = functional.nll_loss(scores.detach(), wanted, reduction="none")
-        if counts is None:
-            return functional.nll_loss(scores, wanted, reduction="sum"), each
-        return (functional.nll_loss(scores, wanted, reduction="none") * counts).sum(), each
+        each = cross_entropies(head(part), wanted)
+        return (each if counts is None else each * counts).sum(), each.detach()
 
     if len(target) <= size:
         return chunk(hidden, target, weight)
