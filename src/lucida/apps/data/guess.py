@@ -19,6 +19,7 @@ from lucida.data.mixture import Source
 from lucida.data.sources import open_source
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.remote import is_remote
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def opened(what: str, overrides: list[str]) -> list[Opened]:
 
     For a path the overrides are fields of its source, such as `kind=pairs text=caption`.
     """
+    if is_remote(what) and not any(word.startswith("kind=") for word in overrides):
+        overrides = ["kind=webdataset", *overrides]
     path = Path(what)
     recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
     if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):

@@ -151,7 +151,11 @@ class WebdatasetSourceSpec(Spec):
 
     kind: Literal["webdataset"] = "webdataset"
     path: str
-    """Shard or pattern."""
+    """Shard, folder or pattern, or the address of shards elsewhere (`https://`, `s3://`, `hf://`);
+    braces count or list: `https://host/{00000..00127}.tar`."""
+    keep: str | None = None
+    """Folder that shards elsewhere are copied into when they are first read; null asks for each
+    sample when its turn comes. Runs without a network take the folder as `path`."""
     caption: str = "txt"
     """`txt`, or a key of the JSON member."""
     at_least: dict[str, float] = Field(default={})
@@ -159,7 +163,10 @@ class WebdatasetSourceSpec(Spec):
     rank_by: str | None = None
     """Number in the JSON member that `top_share` goes by; `a+b` is the sum of two."""
     top_share: float = Field(default=1.0, gt=0, le=1)
-    """Keep the best of each shard: this share of what passes `at_least`."""
+    """Keep the best of each shard: this share of what passes `at_least` (VILA keeps 0.2 of COYO by
+    the sum of its two similarities)."""
+    min_bytes: int = Field(default=0, ge=0)
+    """Smallest file of a picture; smaller ones are mostly icons."""
     prompts: Prompts = Field(default=[])
     """As in `pairs`."""
     weight: float = Field(default=1.0, gt=0)

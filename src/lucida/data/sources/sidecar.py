@@ -12,13 +12,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from filelock import FileLock
 
 SMALLEST = 8 << 20
 """Bytes of files below which nothing is kept: looking through them again costs less than a file."""
+
+
+class Elsewhere(Protocol):
+    """A file that is not local: what names its content, and its size in bytes."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
 
 
 def cache_folder() -> Path:
@@ -30,21 +42,35 @@ def cache_folder() -> Path:
 
 
 class Sidecar:
-    """An integer array that follows from files; `array` is mapped from its file where it has one.
+    """An array that follows from files; `array` is mapped from its file where it has one. What
+    follows from files elsewhere is always kept, and made by one process at a time.
 
     A pickled one (a worker process that is spawned) carries the path instead of the array.
     """
 
-    def __init__(self, what: str, files: Iterable[Path], make: Callable[[], np.ndarray]) -> None:
-        stats = [(path, path.stat()) for path in files]
-        identity = [what, *(f"{p.resolve()}|{s.st_size}|{s.st_mtime_ns}" for p, s in stats)]
-        key = hashlib.blake2b("\n".join(identity).encode(), digest_size=16).hexdigest()
+    def __init__(
+        self, what: str, files: Iterable[Path | Elsewhere], make: Callable[[], np.ndarray]
+    ) -> None:
+        identities, sizes, remote = [what], 0, False
+        for file in files:
+            if isinstance(file, Path):
+                stat = file.stat()
+                identities.append(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}")
+                sizes += stat.st_size
+            else:
+                identities.append(file.identity)
+                remote = True
+        key = hashlib.blake2b("\n".join(identities).encode(), digest_size=16).hexdigest()
         self._file = cache_folder() / "records" / f"{key}.npy"
         self._array = self._kept()
-        if self._array is None:
-            self._array = make()
-            if sum(stat.st_size for _, stat in stats) >= SMALLEST:
-                self._keep()
+        if self._array is not None:
+            return
+        with self._alone() if remote else contextlib.nullcontext():
+            self._array = self._kept() if remote else None
+            if self._array is None:
+                self._array = make()
+                if remote or sizes >= SMALLEST:
+                    self._keep()
 
     @property
     def array(self) -> np.ndarray:
@@ -58,6 +84,21 @@ class Sidecar:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While another process makes the same array, this one waits for it."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{self._file}.lock")
+            lock.acquire()
+        except OSError:  # nothing can be kept here, so there is nothing to wait for
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _kept(self) -> np.ndarray | None:
         try:

@@ -8,17 +8,31 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from lucida.core.errors import DataError
+from lucida.data.sources.remote import Remote
 
 
 def members(file: Path) -> Iterator[tuple[str, int, int]]:
     """Name, begin and size of each regular member. Links and devices are passed over: a name is
     only ever a name here. DataError where the file is cut short or no tar file."""
+    try:
+        with file.open("rb") as stream:
+            yield from stream_members(stream, file.stat().st_size, file)
+    except OSError as error:
+        message = f"cannot read the tar file: {error.strerror or error}"
+        raise DataError(message, origin=file) from error
+
+
+def stream_members(
+    stream: BinaryIO, size: int, origin: Path | str
+) -> Iterator[tuple[str, int, int]]:
+    """`members` of an open file of this size, which is only read forward from header to header. The
+    caller may read a member's bytes from it as soon as the member is given."""
     name = "none"
     try:
-        size = file.stat().st_size
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 name = member.name
                 if member.offset_data + member.size > size:
@@ -28,18 +42,19 @@ def members(file: Path) -> Iterator[tuple[str, int, int]]:
                 tar.members.clear()  # otherwise every header stays in memory
             end = tar.offset
         # The library takes a damaged header for the end; the true end is a block of zeros.
-        with file.open("rb") as stream:
-            stream.seek(end)
-            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("the file is cut short or damaged")
+        stream.seek(end)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("the file is cut short or damaged")
     except (OSError, tarfile.TarError, ValueError) as error:
         remedy = "download it again; a compressed one has to be unpacked to a plain tar"
         message = f"cannot read the tar file behind the member {name}: {error}"
-        raise DataError(message, origin=file, remedy=remedy) from error
+        raise DataError(message, origin=origin, remedy=remedy) from error
 
 
-def read_member(file: Path, begin: int, size: int) -> bytes:
+def read_member(file: Path | Remote, begin: int, size: int) -> bytes:
     """The bytes of a member. DataError when the file has changed or is gone."""
+    if isinstance(file, Remote):
+        return file.read(begin, size)
     try:
         with file.open("rb") as stream:
             stream.seek(begin)

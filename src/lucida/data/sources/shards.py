@@ -1,0 +1,172 @@
+"""Tar shards as tables: what samples they hold, where, and the numbers that filters go by.
+
+    path, braces or address ─▶ shards ─one pass each, once─▶ table [samples, 6 + numbers]
+
+A local shard is read from header to header. A shard elsewhere is streamed once from its start; what
+was found is kept with the user's caches, shard by shard, so that a pass that was stopped goes on
+with the shards that it had not finished. Among several processes each begins with its own shards,
+and takes what the others found where they share the caches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from filelock import FileLock
+
+from lucida.core.errors import DataError, suggestion
+from lucida.core.files import disk_errors, make_folder
+from lucida.core.progress import Progress
+from lucida.data.sources.pictures import ENDINGS
+from lucida.data.sources.records import files_of
+from lucida.data.sources.remote import Remote, expanded, is_remote
+from lucida.data.sources.sidecar import Sidecar
+from lucida.data.sources.tarindex import stream_members
+
+Shard = Path | Remote
+IMAGE, TEXT, JSON, NUMBERS = 0, 2, 4, 6
+"""Columns of a table: begin and size of each member (-1: none), then the numbers asked for."""
+KINDS = dict.fromkeys((ending[1:] for ending in ENDINGS), IMAGE) | {"txt": TEXT, "json": JSON}
+AT_ONCE = 8
+"""Shards elsewhere that are looked through side by side."""
+
+
+def open_shards(path: str | Path, keep: str | Path | None = None) -> list[Shard]:
+    """The shards that a path, folder, pattern or address means; braces count or list names.
+
+    With `keep`, shards elsewhere are copied into that folder and read there from then on; a copy
+    that broke off goes on. RunError: an address that cannot be reached.
+    """
+    pattern = str(path)
+    if not is_remote(pattern):
+        names = [pattern] if Path(pattern).exists() else expanded(pattern)
+        return [file for name in names for file in files_of(name, (".tar",))]
+    addresses = expanded(pattern)
+    found = _all(addresses, Remote, "ask for shards")
+    if keep is None:
+        return found
+    folder = make_folder(Path(keep))
+    return _all(found, lambda remote: copied(remote, folder), "copy shards")
+
+
+def copied(remote: Remote, folder: Path) -> Path:
+    """The copy of a file elsewhere in a folder; made, or carried on, where it is not whole."""
+    digest = hashlib.blake2b(remote.identity.encode(), digest_size=4).hexdigest()
+    name = PurePosixPath(urlsplit(remote.name).path)
+    target = folder / f"{name.stem}-{digest}{name.suffix}"
+    with disk_errors(target), FileLock(f"{target}.lock"):
+        if target.exists():
+            return target
+        part = target.with_name(f"{target.name}.part")
+        with part.open("ab") as file:
+            for piece in remote.stream(file.tell(), alone=True):
+                file.write(piece)
+        part.replace(target)
+    return target
+
+
+def table_of(shard: Shard, names: Sequence[str] = ()) -> np.ndarray:
+    """Places of a shard's samples and their numbers, float64 [samples, 6 + numbers].
+
+    Members of one name up to the first dot behind the last slash are a sample. DataError: a shard
+    that is cut short; a sample without one of the numbers in its JSON member.
+    """
+    local = isinstance(shard, Path)
+    origin = str(shard) if local else shard.name
+    numbers: dict[str, int] = {}
+    found: list[list[float]] = []
+    try:
+        with shard.open("rb") if local else shard.open() as stream:
+            size = shard.stat().st_size if local else shard.size
+            for name, begin, length in stream_members(stream, size, origin):
+                folder, _, last = name.rpartition("/")
+                stem, _, ending = last.partition(".")
+                column = KINDS.get(ending.lower())
+                if column is None:
+                    continue
+                number = numbers.setdefault(f"{folder}/{stem}", len(found))
+                if number == len(found):
+                    found.append([-1.0] * NUMBERS + [np.nan] * len(names))
+                row = found[number]
+                row[column : column + 2] = float(begin), float(length)
+                if names and column == JSON:
+                    stream.seek(begin)
+                    place = f"{origin}: sample {number}"
+                    record = json_record(stream.read(length), place)
+                    row[NUMBERS:] = [number_of(record, each, place) for each in names]
+    except OSError as error:
+        raise DataError(f"cannot read the shard: {error}", origin=origin) from error
+    rows = np.array(found).reshape(-1, NUMBERS + len(names))
+    without = np.flatnonzero(rows[:, JSON] < 0)
+    if names and len(without):
+        message = "a sample without json member"
+        raise DataError(message, origin=f"{origin}: sample {without[0]}")
+    return rows
+
+
+def tables_of(shards: Sequence[Shard], names: Sequence[str] = ()) -> list[np.ndarray]:
+    """The table of every shard, in their order."""
+    if not isinstance(shards[0], Remote):
+        return [table_of(shard, names) for shard in shards]
+    what = f"shard {list(names)}"
+
+    def kept(shard: Remote) -> np.ndarray:
+        return Sidecar(what, [shard], lambda: table_of(shard, names)).array
+
+    return _all(shards, kept, "look through shards")
+
+
+def _all(things: Sequence[Any], work: Callable[[Any], Any], label: str) -> list[Any]:
+    """What comes of each, several at once; every process begins with its own share."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    order = sorted(range(len(things)), key=lambda number: (number % world - rank) % world)
+    done: list[Any] = [None] * len(things)
+    with (
+        ThreadPoolExecutor(AT_ONCE) as pool,
+        Progress(label, len(things), "shard") as progress,
+    ):
+        try:
+            for number, found in zip(
+                order, pool.map(work, [things[number] for number in order]), strict=True
+            ):
+                done[number] = found
+                progress.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return done
+
+
+def json_record(content: bytes, origin: str) -> dict[str, Any]:
+    """The JSON member of a sample."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"broken JSON: {error}", origin=origin) from error
+    if not isinstance(record, dict):
+        raise DataError("bad json member", expected="an object", origin=origin)
+    return record
+
+
+def number_of(record: dict[str, Any], name: str, origin: str) -> float:
+    """A number of the JSON member, or the sum `a+b` of two; null is below everything."""
+    total = 0.0
+    for key in name.split("+"):
+        if key not in record:
+            raise DataError(f"no number `{key}`", origin=origin, remedy=suggestion(key, record))
+        value = record[key]
+        if value is None:
+            return float("-inf")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DataError(f"`{key}` is no number", given=repr(value)[:80], origin=origin)
+        total += value
+    return float("-inf") if math.isnan(total) else total
