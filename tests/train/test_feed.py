@@ -96,7 +96,8 @@ def test_what_was_cut_is_told(recipe, tmp_path):
     stream = feed.batches(0)
     next(stream)
     stream.close()
-    assert any("pictures: 4 samples cut" in line for line in feed.losses()), feed.losses()
+    assert feed.newly_lost()["pictures", "samples cut"] == 4
+    assert not feed.newly_lost()
 
 
 def test_the_cache_knows_other_weights_of_the_same_encoder(recipe, tmp_path):

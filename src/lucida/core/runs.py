@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lucida.core.dropped import Dropped
 from lucida.core.environment import describe
 from lucida.core.errors import LucidaError, RunError
 from lucida.core.files import atomic_folder as atomic_folder
@@ -104,7 +105,7 @@ class RunFolder:
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = JsonLines(self.path / "metrics.jsonl")
-        self.dropped = JsonLines(self.path / "dropped.jsonl")
+        self.dropped = Dropped(self.path / "dropped.jsonl")
 
     def prepare(self) -> RunFolder:
         """Creates the folder, proves it writable and clears what crashed writers left."""
@@ -164,7 +165,8 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One line of `lucida runs`. `state`: unfinished, trained, evaluated or unreadable."""
+    """One line of `lucida runs`. `state`: unfinished, trained, evaluated or unreadable;
+    `left_out`: records and rows that training could not or should not use."""
 
     path: Path
     recipe: str
@@ -172,6 +174,7 @@ class RunSummary:
     step: int | None
     scores: dict[str, float]
     problem: str | None = None
+    left_out: int = 0
 
 
 def list_runs(root: str | os.PathLike[str] = "runs") -> list[RunSummary]:
@@ -202,12 +205,13 @@ def _summary(run: RunFolder) -> RunSummary:
         steps = [each["step"] for each in run.metrics.read() if isinstance(each.get("step"), int)]
         tasks = run.results.get("tasks", {})
         scores = {task: values["score"] for task, values in tasks.items()}
+        left_out = run.dropped.records()
     except (LucidaError, AttributeError, KeyError, TypeError) as problem:
         why = str(problem) if isinstance(problem, LucidaError) else f"unexpected content: {problem}"
         return RunSummary(run.path, "?", "unreadable", None, {}, why)
     trained = (run.path / "config.json").exists()
     state = "evaluated" if scores else "trained" if trained else "unfinished"
-    return RunSummary(run.path, name, state, max(steps, default=None), scores)
+    return RunSummary(run.path, name, state, max(steps, default=None), scores, None, left_out)
 
 
 def _read_json(path: Path) -> dict:

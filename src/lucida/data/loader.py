@@ -10,7 +10,6 @@ thread, worker process or rank prepares them changes nothing.
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +21,13 @@ from typing import Literal
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, LucidaError, RunError
-from lucida.core.files import disk_errors
 from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
 from lucida.data.collate import Images, Pixels, collate, images_of, joined
 from lucida.data.lengths import Lengths, measured
-from lucida.data.mixture import Draw, Mixture
+from lucida.data.mixture import Draw, Mixture, fetched
 from lucida.data.order import Order, Row, capacity, check_rows, needs_lengths
 from lucida.data.pack import collate_rows
 from lucida.data.sample import Batch, ImageSource, Tokens
@@ -95,7 +94,8 @@ class _Preparation:
         for index in itertools.islice(self._candidates(draw), SUBSTITUTES if self.skip else 1):
             noted: Counter[str] = Counter()
             try:
-                tokens = self.encode(source[index], counts=noted)
+                sample, left_out = fetched(source, index)
+                tokens = self.encode(sample, counts=noted)
                 self._check_length(tokens)
                 pixels = self._pixels(tokens)
             except DataError as error:
@@ -104,6 +104,7 @@ class _Preparation:
                 counts[f"{draw.source}/dropped"] += 1
                 dropped.append({"source": draw.source, "record": index, "reason": str(error)})
                 continue
+            noted.update(left_out)
             noted["samples"] += 1
             counts.update({f"{draw.source}/{what}": many for what, many in noted.items()})
             return draw.source, tokens, pixels
@@ -155,8 +156,9 @@ class Loader:
     lengths           file that keeps the lengths of all records, where the order needs them
     weighting         how much each supervised token counts (`ObjectiveSpec`)
 
-    `counts` grows as batches are handed out: "SOURCE/samples", "SOURCE/dropped" and what `encode`
-    cut away. Records in `dropped` from before a resumption still count.
+    `counts` grows as batches are handed out: "SOURCE/samples", "SOURCE/dropped", what `encode` cut
+    away and what the source left out of its records. Records in `dropped` from before a resumption
+    still count.
     """
 
     def __init__(
@@ -189,8 +191,8 @@ class Loader:
         self.batch = batch
         self.features = features
         self.counts: Counter[str] = Counter()
-        self._file = dropped
-        self._lost = _earlier(dropped)
+        self._file = None if dropped is None else Dropped(dropped)
+        self._lost = _earlier(self._file)
         self._most = max_dropped * len(mixture) / world
 
     def steps(self, budget: BudgetSpec) -> int:
@@ -279,15 +281,13 @@ class Loader:
             return
         self._lost.update(_identity(record) for record in fresh)
         if self._file is not None:
-            lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in fresh)
-            with disk_errors(self._file), self._file.open("a", encoding="utf-8") as file:
-                file.write(lines)
+            self._file.add(fresh)
         if len(self._lost) > self._most:
             raise DataError(
                 "too many records cannot be used",
                 expected=f"at most {self._most:g} of {len(self.mixture)} (mixture.max_dropped)",
                 given=len(self._lost),
-                origin=self._file,
+                origin=None if self._file is None else self._file.path,
                 remedy=f"correct them or raise mixture.max_dropped; last: {fresh[-1]['reason']}",
             )
 
@@ -314,17 +314,10 @@ def _identity(record: dict[str, str | int]) -> tuple[str | int, str | int]:
     return record["source"], record["record"]
 
 
-def _earlier(file: Path | None) -> set[tuple[str | int, str | int]]:
-    """Records lost before this process began; a line cut short by a crash is left out."""
-    if file is None or not file.exists():
-        return set()
-    lost = set()
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            lost.add(_identity(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return lost
+def _earlier(file: Dropped | None) -> set[tuple[str | int, str | int]]:
+    """Records lost before this process began."""
+    lines = [] if file is None else file.read()
+    return {_identity(line) for line in lines if "record" in line}
 
 
 def _broken(draw: Draw, dropped: list[dict[str, str | int]]) -> DataError:

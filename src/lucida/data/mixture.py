@@ -39,6 +39,24 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+class Part(Source, Protocol):
+    """Some records of another source, under their own numbers."""
+
+    source: Source
+
+    def place(self, index: int) -> int:
+        """Which record of `source` number `index` is."""
+        ...
+
+
+def fetched(source: Source, index: int) -> tuple[Sample, Mapping[str, int]]:
+    """A record, and how much the source left out of it by reason, where it tells."""
+    while hasattr(source, "place"):
+        source, index = source.source, source.place(index)
+    explained = getattr(source, "explained", None)
+    return (source[index], {}) if explained is None else explained(index)
+
+
 class Draw(NamedTuple):
     """Record `index` of `source`, in its `epoch`-th pass (from 0) over that source."""
 

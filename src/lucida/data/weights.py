@@ -74,11 +74,15 @@ class Capped:
         return min(self.most, len(self.source))
 
     def __getitem__(self, index: int) -> Sample:
+        return self.source[self.place(index)]
+
+    def place(self, index: int) -> int:
+        """Which record of the source this is."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if len(self) == len(self.source):
-            return self.source[index]
-        return self.source[permuted(index, len(self.source), keyed("cap", self.seed))]
+            return index
+        return permuted(index, len(self.source), keyed("cap", self.seed))
 
 
 def capped(sources: Mapping[str, Source], caps: Mapping[str, int], seed: int) -> dict[str, Source]:

@@ -17,6 +17,7 @@ import atexit
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import distributed, nn
@@ -27,6 +28,8 @@ from lucida.core.progress import say
 from lucida.core.spec import EngineSpec
 from lucida.data.sample import Batch
 from lucida.train.objective import Losses, token_losses
+
+T = TypeVar("T")
 
 Loss = Callable[[Batch], Losses]
 """From a batch to the sum of its losses, and the losses themselves."""
@@ -74,9 +77,13 @@ class Engine:
     def wait(self) -> None:
         """Until all ranks are here."""
 
+    def gathered(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks."""
+        return [value]
+
     def first(self, text: str | None) -> str | None:
         """The first text that any rank has."""
-        return text
+        return next((each for each in self.gathered(text) if each), None)
 
     def own_randomness(self, *place: int) -> None:
         """On ranks above 0, a generator that follows from the place in the run alone: every rank
@@ -117,10 +124,10 @@ class DataParallel(Engine):
     def wait(self) -> None:
         self.total(0.0)
 
-    def first(self, text: str | None) -> str | None:
-        texts: list[str | None] = [None] * self.world
-        distributed.all_gather_object(texts, text)
-        return next((each for each in texts if each), None)
+    def gathered(self, value: T) -> list[T]:
+        values: list = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
 
     def own_randomness(self, *place: int) -> None:
         if self.rank:

@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,11 +63,15 @@ class Spread:
         return held if self.held_out else len(self.source) - held
 
     def __getitem__(self, index: int) -> Sample:
+        return self.source[self.place(index)]
+
+    def place(self, index: int) -> int:
+        """Which record of the source this is."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self.held_out:
-            return self.source[(index + 1) * self.apart - 1]
-        return self.source[index + index // (self.apart - 1)]
+            return (index + 1) * self.apart - 1
+        return index + index // (self.apart - 1)
 
 
 @dataclass(slots=True)
@@ -80,7 +85,10 @@ class Feed:
     features: FrozenFeatures | None
     uncached: str = ""
     """The image policy that keeps features of a frozen encoder from being cached."""
+    filtered: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Source → reason → rows that its own filters keep out."""
     _validation: list[Batch] = field(default_factory=list)
+    _told: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def batches(self, from_step: int) -> Iterator[list[Batch]]:
         """The passes of every step from `from_step` on."""
@@ -91,13 +99,20 @@ class Feed:
         """The sources of the training stream."""
         return self.loader.mixture.names
 
-    def losses(self) -> list[str]:
-        """What this process left out or cut of the data so far, and features it could not keep."""
-        told = []
-        for name, many in sorted(self.loader.counts.items()):
+    def newly_lost(self) -> Counter[tuple[str, str]]:
+        """What this process cut or left out of the data since it was last asked: (source, what) →
+        how many. Records that could not be used are in dropped.jsonl."""
+        now: Counter[tuple[str, str]] = Counter()
+        for name, many in self.loader.counts.items():
             source, _, what = name.rpartition("/")
-            if what != "samples" and many:
-                told.append(f"{source}: {many} {what.replace('_', ' ')}")
+            if what not in ("samples", "dropped"):
+                now[source, what.replace("_", " ")] += many
+        new, self._told = now - self._told, now
+        return new
+
+    def uncomputed(self) -> list[str]:
+        """Features of a frozen encoder that could not be kept."""
+        told = []
         if self.uncached:
             told.append(
                 f"feature cache: not for the image policy {self.uncached}; computed each time"
@@ -165,9 +180,8 @@ def stage_feed(
         update |= {"tokens": None, "row": None, "order": "mixed"}
         validation = make(held_out, batch=stage.batch.model_copy(update=update))
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
-    return Feed(
-        loader, validation, loader.steps(stage.budget) if counted else None, features, uncached
-    )
+    steps = loader.steps(stage.budget) if counted else None
+    return Feed(loader, validation, steps, features, uncached, filtered(training))
 
 
 def sees(model: LucidaModel) -> bool:
@@ -210,6 +224,17 @@ def parts(spec: SourceSpec, name: str) -> tuple[Source, Source]:
         say(f"source {name}: {count:,} rows left out by its filters: {reason}")
     apart = max(APART, math.ceil(len(source) / HELD_OUT))
     return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
+
+
+def filtered(mixture: Mixture) -> dict[str, dict[str, int]]:
+    """Source → reason → rows that the source's own filters keep out."""
+    found = {}
+    for name, source in mixture.sources.items():
+        while hasattr(source, "place"):
+            source = source.source
+        if reasons := dict(getattr(source, "dropped", {})):
+            found[name] = reasons
+    return found
 
 
 class FrozenFeatures:

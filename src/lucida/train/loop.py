@@ -15,14 +15,14 @@ clock, and compiled layers on the compiler.)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from lucida.core.progress import Progress, say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder, plain
-from lucida.core.spec import Recipe, StageSpec
+from lucida.core.spec import Recipe
 from lucida.data.sample import Batch
 from lucida.model.checkpoint import save
 from lucida.train import state
@@ -43,6 +43,14 @@ from lucida.train.between import Gate, allow, expect_gate, measure
 from lucida.train.blind import blind_recipe
 from lucida.train.engine import choose_engine
 from lucida.train.optim import set_learning_rate
+from lucida.train.records import (
+    close,
+    record,
+    record_left_out,
+    source_record,
+    step_record,
+    tell_left_out,
+)
 from lucida.train.stage import describe
 from lucida.train.state import Position
 from lucida.train.step import StepResult, step
@@ -115,6 +123,8 @@ def train_alone(
         restore_adapters(training, plans)
         if engine.main:
             sign(training, command)
+            for current in plans:
+                training.run.dropped.count(current.stage.name, "opening", current.feed.filtered)
         for index, current in enumerate(plans):
             measure(training, plans, index)
             allow(training, index)
@@ -127,6 +137,7 @@ def train_alone(
         engine.wait()
         position = training.position
         say(f"{run.path}: trained {position.total} steps in {position.seconds:.0f} s")
+        tell_left_out(training)
         allow(training, len(plans))
     return run.path
 
@@ -157,8 +168,7 @@ def train_stage(training: Training, index: int, current: Plan) -> None:
                 evaluate(training, current)
             if last or due(stage.checkpoint_every, position.step):
                 checkpoint(training, current, ready)
-    for line in current.feed.losses():
-        say(f"stage {stage.name}, {line}")
+    close(training, current)
 
 
 def take_step(
@@ -202,14 +212,6 @@ def done(position: Position, index: int, current: Plan) -> bool:
     return index < position.stage or (index == position.stage and current.horizon.over(position))
 
 
-def record(training: Training, stage: StageSpec, values: Mapping[str, object]) -> None:
-    """Write a line of metrics.jsonl, with its place in the run; `step` counts within the stage."""
-    if training.engine.main:
-        position = training.position
-        place = {"stage": stage.name, "step": position.step, "total_step": position.total}
-        training.run.metrics.append(place | dict(values))
-
-
 def validate(training: Training, current: Plan, progress: Progress) -> None:
     """Record the loss on the held-out samples, when there are any."""
     if batches := current.feed.validation():
@@ -243,39 +245,6 @@ def count(position: Position, result: StepResult, seconds: float) -> None:
     position.seconds += seconds
 
 
-def step_record(
-    position: Position, result: StepResult, lr: float, seconds: float, waited: float
-) -> dict:
-    """The values of one step; rates are of this step alone."""
-    return {
-        "loss": result.loss,
-        "lr": lr,
-        "grad_norm": result.grad_norm,
-        "skipped": result.skipped,
-        "samples": position.samples,
-        "tokens": position.tokens,
-        "supervised": result.supervised,
-        "tokens_per_second": result.tokens / seconds,
-        "samples_per_second": result.samples / seconds,
-        "data_wait": waited / seconds,
-        "seconds": position.seconds,
-    }
-
-
-def source_record(stage: StageSpec, result: StepResult) -> dict:
-    """Samples of every source in a step; of several sources the loss on each as well, a mean over
-    its supervised tokens. Sources without one are left out of it."""
-    sources = result.sources
-    values: dict = {"sources": {name: share.samples for name, share in sources.items()}}
-    if len(sources) > 1:
-        told = {name: share for name, share in sources.items() if share.supervised}
-        values["source_loss"] = {name: share.loss for name, share in told.items()}
-        values["source_supervised"] = {name: share.supervised for name, share in told.items()}
-    if stage.objective.weighting != "token":
-        values["token_loss"] = result.token_loss
-    return values
-
-
 def say_plan(current: Plan) -> None:
     """Tell what the stage trains and reads."""
     trained, every = current.what.counts
@@ -290,6 +259,7 @@ def say_plan(current: Plan) -> None:
 
 def checkpoint(training: Training, current: Plan, ready: Set) -> Path:
     """Save all that a resumption needs; rank 0 writes."""
+    record_left_out(training, current)
     if not training.engine.main:
         return state.checkpoint_path(training.run.path, training.position)
     return state.save_checkpoint(

@@ -1,0 +1,95 @@
+"""dropped.jsonl: what the data side left out of a run, and why.
+
+    {"source", "record", "reason"}                     a record that could not be used, each once
+    {"stage", "source", "when", "reason", "count"}     how many of something, all ranks together
+
+`when` is `opening` for rows that a source's own filters keep out, and `training` for what was cut
+away from records that were used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from lucida.core.files import atomic_write, disk_errors
+
+UNUSABLE = "records that cannot be used"
+
+Moment = Literal["opening", "training"]
+Counts = Mapping[str, Mapping[str, int]]
+"""Source → reason → how many."""
+
+
+class Dropped:
+    """The file of one run. It need not exist to be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict]:
+        """All lines; one that a crash tore is left out."""
+        if not self.path.exists():
+            return []
+        found = []
+        with disk_errors(self.path):
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        for line in text.split("\n"):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and isinstance(value.get("source"), str):
+                found.append(value)
+        return found
+
+    def add(self, lines: Iterable[Mapping[str, object]]) -> None:
+        """Append lines; several processes may do so."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with disk_errors(self.path), self.path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                # What a crash tore stays a line of its own.
+                text = text if file.read(1) == b"\n" else "\n" + text
+            file.write(text.encode("utf-8", errors="backslashreplace"))
+
+    def count(self, stage: str, when: Moment, counts: Counts) -> None:
+        """Put these counts in the place of those that stand there for this stage and moment."""
+        before = self.read()
+        kept = [line for line in before if (line.get("stage"), line.get("when")) != (stage, when)]
+        place = {"stage": stage, "when": when}
+        now = [
+            place | {"source": source, "reason": reason, "count": count}
+            for source, reasons in counts.items()
+            for reason, count in reasons.items()
+            if count
+        ]
+        if kept + now != before:
+            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in kept + now)
+            atomic_write(self.path, "".join(lines).encode("utf-8", errors="backslashreplace"))
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Source → reason → how many over all stages; records that could not be used are one
+        reason. A filter that several stages open counts once."""
+        found: dict[str, dict[str, int]] = {}
+        for line in self.read():
+            reasons = found.setdefault(line["source"], {})
+            if "record" in line:
+                reasons[UNUSABLE] = reasons.get(UNUSABLE, 0) + 1
+            elif isinstance(count := line.get("count"), int):
+                reason = str(line.get("reason"))
+                before = reasons.get(reason, 0)
+                opening = line.get("when") == "opening"
+                reasons[reason] = max(before, count) if opening else before + count
+        return found
+
+    def records(self) -> int:
+        """Records and rows that no step has seen, by their own fault or a filter's."""
+        rows = {
+            (line["source"], line.get("reason")): line["count"]
+            for line in self.read()
+            if line.get("when") == "opening" and isinstance(line.get("count"), int)
+        }
+        return sum(rows.values()) + sum("record" in line for line in self.read())

@@ -1,0 +1,105 @@
+"""What a run writes down about its data: exact sums, for several ranks and over interruptions."""
+
+import json
+
+import pytest
+from PIL import Image
+from test_loop import changed, records
+from tiny_training import tiny_recipe
+
+from lucida.core.runs import RunFolder, list_runs
+from lucida.data.mixture import fetched
+from lucida.data.sources.interleaved import InterleavedSource
+from lucida.data.weights import Capped
+from lucida.train.feed import Spread
+from lucida.train.loop import train_run
+from lucida.train.records import mean_loss, source_rows
+
+
+def pages(folder, count=30) -> dict:
+    """MMC4 pages of which every third names a picture that is not there."""
+    folder.mkdir()
+    Image.new("RGB", (16, 16), "red").save(folder / "a.png")
+    lines = []
+    for number in range(count):
+        name = "gone.png" if number % 3 == 0 else "a.png"
+        shown = [{"image_name": name, "matched_text_index": 0, "matched_sim": 1.0}]
+        lines.append(json.dumps({"text_list": [f"page {number}"], "image_info": shown}))
+    (folder / "pages.jsonl").write_text("\n".join(lines))
+    path = str(folder / "pages.jsonl")
+    return {"kind": "interleaved", "path": path, "missing": "drop"}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(*_):
+    raise Stopped
+
+
+def test_what_pages_lose_is_counted_exactly_and_told(parts, tmp_path, capfd):
+    pictures = tiny_recipe(parts).stages[0].mixture.sources["pictures"].model_dump()
+    sources = {"pictures": pictures, "pages": pages(tmp_path / "web")}
+    recipe = changed(tiny_recipe(parts), {"mixture": {"sources": sources}, "checkpoint_every": 2})
+    whole = train_run(recipe, tmp_path / "whole")
+    told = capfd.readouterr()
+    assert "loss by source" in told.out and "left out of pages" in told.err
+    totals = RunFolder(whole).dropped.totals()
+    assert totals.keys() == {"pages"} and totals["pages"].keys() == {"pictures that are missing"}
+    # One picture a page, and a third of the pages; 12 steps of 4 samples, half of them pages.
+    assert 5 <= totals["pages"]["pictures that are missing"] <= 11
+
+    watched = changed(recipe, {"evaluate_every": 4})
+    folder = tmp_path / "cut"
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            train_run(watched, folder, watch=stop)
+    train_run(watched, folder, watch=lambda *_: {})
+    assert RunFolder(folder).dropped.totals() == totals
+    assert [r["source_loss"] for r in records(folder)] == [r["source_loss"] for r in records(whole)]
+
+
+def test_rows_that_filters_keep_out_are_in_the_file_and_in_the_list_of_runs(parts, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [[{"user": f"question {n}?", "assistant": "yes"}] for n in range(40)]
+    pq.write_table(
+        pa.table({"texts": texts, "rating": [n % 4 for n in range(40)]}), tmp_path / "a.parquet"
+    )
+    source = {"kind": "parquet", "path": str(tmp_path / "a.parquet"), "at_least": {"rating": 1}}
+    recipe = changed(tiny_recipe(parts), {"mixture": {"sources": {"rated": source}}})
+    folder = train_run(recipe, tmp_path / "runs" / "one")
+    lines = RunFolder(folder).dropped.read()
+    assert lines == [
+        {"stage": stage, "when": "opening", "source": "rated", "reason": "rating below 1",
+         "count": 10}
+        for stage in ("align", "sft")
+    ]  # fmt: skip
+    assert [each.left_out for each in list_runs(tmp_path / "runs")] == [10]
+
+
+def test_a_part_of_a_source_tells_what_its_records_lost(tmp_path):
+    spec = pages(tmp_path / "web")
+    source = InterleavedSource(spec["path"], missing="drop")
+    part = Capped(Spread(source, 7, held_out=False), 9, seed=1)
+    for index in range(len(part)):
+        sample, lost = fetched(part, index)
+        number = int(sample.branches[0][0].parts[-1].split()[-1])
+        assert part[index].origin == sample.origin
+        assert lost == ({"pictures that are missing": 1} if number % 3 == 0 else {})
+    assert fetched([7, 8], 1) == (8, {})
+
+
+def test_the_closing_table_weighs_by_tokens():
+    steps = [
+        {"sources": {"a": 1, "b": 1}, "source_loss": {"a": 4.0}, "source_supervised": {"a": 1}},
+        {
+            "sources": {"a": 2, "b": 0},
+            "source_loss": {"a": 1.0, "b": 3.0},
+            "source_supervised": {"a": 3, "b": 5},
+        },
+    ]
+    assert mean_loss("a", steps) == (4 + 3) / 4
+    assert mean_loss("b", steps[:1]) is None
+    assert source_rows(steps) == [["a", 3, 4, 4.0, 1.0], ["b", 1, 5, None, 3.0]]
+    assert source_rows([{"validation_loss": 1.0}]) == []
