@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import LANGUAGES, language_folder
-from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GraniteConfig, MambaConfig
+from torch.nn.attention import flex_attention
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MambaConfig,
+)
 
 from lucida.core.errors import ModelError
-from lucida.model import attention
+from lucida.model import attention, flex, segments
 from lucida.model.attention import Layout
 from lucida.model.language import check_packing, load_language
 from lucida.model.masks import Fields
@@ -20,9 +28,10 @@ POSITIONS = torch.cat([torch.arange(n) for n in (7, 5, 9)])[None]
 IDS = torch.arange(3, 24)[None] * 7 % 200 + 3
 
 
-def layout() -> Layout:
+def layout(how: str = "segments") -> Layout:
     nothing = torch.zeros_like(IDS)
-    return Layout(Fields(SEGMENTS, nothing, torch.arange(21)[None], nothing, nothing), "causal")
+    fields = Fields(SEGMENTS, nothing, torch.arange(21)[None], nothing, nothing)
+    return Layout(fields, "causal", how)
 
 
 def packed(language, **more):
@@ -39,16 +48,33 @@ def separate(language):
     return torch.cat(parts, dim=1)
 
 
-def ours(language):
+def ours(language, how: str = "segments"):
     mask = torch.zeros(1, 1, 1, 1)
-    return packed(language, attention_mask=mask, use_cache=False, layout=layout())
+    return packed(language, attention_mask=mask, use_cache=False, layout=layout(how))
+
+
+@pytest.fixture(autouse=True)
+def untraced(monkeypatch):
+    """torch traces flex attention even where it does not compile it, once for every shape, and the
+    checks of types that tests run under cannot be traced."""
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
+@pytest.fixture
+def able_cpu(monkeypatch):
+    """torch refuses the backward pass of flex attention on a CPU, although its plain version (all
+    scores at once) has one; with both refusals out of the way the wiring can be checked here."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(flex, "refuse_gradients", lambda device: None)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_packed_equals_separate_in_every_family(name):
     language, _ = load_language(language_folder(name))
-    torch.testing.assert_close(ours(language), separate(language), atol=2e-5, rtol=1e-4)
+    alone = separate(language)
+    for how in attention.WAYS:
+        torch.testing.assert_close(ours(language, how), alone, atol=2e-5, rtol=1e-4, msg=how)
 
 
 @torch.no_grad()
@@ -93,7 +119,7 @@ def test_both_ways_to_attend_are_equal(length, monkeypatch):
     fields = Fields(nothing + 1, nothing, torch.arange(length)[None], nothing, nothing)
     results = []
     for limit in (0, 1000):
-        monkeypatch.setitem(attention.EAGER_LENGTH, torch.float32, limit)
+        monkeypatch.setitem(segments.EAGER_LENGTH, torch.float32, limit)
         results.append(
             attention.layout_attention(query, key, value, Layout(fields, "causal"), 0.35, 0.0)
         )
@@ -141,3 +167,74 @@ def test_a_sliding_window_shorter_than_a_sample_is_refused():
     for layer in language.model.layers:
         layer.self_attn.sliding_window = 9
     ours(language)
+
+
+def test_flex_trains_like_segments_in_a_whole_language_model(able_cpu):
+    language, _ = load_language(language_folder("qwen2"))
+    gradients = []
+    for how in ("segments", "flex"):
+        language.zero_grad()
+        ours(language, how).square().sum().backward()
+        gradients.append([weight.grad for weight in language.model.parameters()])
+    for expected, got in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_one_block_mask_is_made_for_all_layers(monkeypatch):
+    language, _ = load_language(language_folder("llama"))
+    made = []
+    true = flex.block_mask
+    monkeypatch.setattr(flex, "block_mask", lambda *given: made.append(given) or true(*given))
+    with torch.no_grad():
+        ours(language, "flex")
+    assert len(made) == 1 < language.config.num_hidden_layers
+
+
+def test_which_way_to_attend():
+    config, cpu = LlamaConfig(), torch.device("cpu")
+    for wanted, taken in {"auto": "segments", "segments": "segments", "dense": "dense"}.items():
+        assert attention.trained_way(wanted, config, cpu, torch.float32) == taken
+    with pytest.raises(ModelError, match=r"expected a GPU, got cpu.*engine\.attention=auto"):
+        attention.trained_way("flex", config, cpu, torch.float32)
+    with pytest.raises(ModelError, match=r"attention_dropout 0, got 0\.1"):
+        dropping = LlamaConfig(attention_dropout=0.1)
+        attention.trained_way("flex", dropping, cpu, torch.float32)
+    with pytest.raises(ModelError, match="did you mean `flex`"):
+        layout("flax")
+
+
+def test_flex_refuses_a_backward_pass_on_a_cpu():
+    language, _ = load_language(language_folder("llama"))
+    with pytest.raises(ModelError, match="no backward pass"):
+        ours(language, "flex")
+
+
+SMALL = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2)
+
+
+def test_flex_is_tried_before_training(able_cpu, monkeypatch):
+    cpu = torch.device("cpu")
+    assert attention.trained_way("flex", SMALL, cpu, torch.float32) == "flex"
+    assert attention.trained_way("flex", SMALL, cpu, torch.bfloat16) == "flex"
+    with monkeypatch.context() as context:
+        everything = lambda row, head, query, key: query >= 0  # noqa: E731
+        context.setattr(flex, "pairwise", lambda fields, mask: everything)
+        with pytest.raises(ModelError, match=r"differs from attention by segment by \d+"):
+            attention.trained_way("flex", SMALL, cpu, torch.float32)
+
+    def broken(*given, **more):
+        raise RuntimeError("no such kernel\nand a long trace")
+
+    monkeypatch.setattr(flex_attention, "flex_attention", broken)
+    with pytest.raises(ModelError, match=r"it failed \(no such kernel\)"):
+        attention.trained_way("flex", SMALL, cpu, torch.float32)
+
+
+def test_auto_takes_flex_for_long_segments_on_a_gpu():
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    for segment, expected in ((torch.ones(1), "segments"), (torch.ones(1).as_subclass(OnGpu), "")):
+        fields = Fields(segment, *[None] * 4)
+        assert attention.by_length(fields, attention.FLEX_FROM - 1) == "segments"
+        assert attention.by_length(fields, attention.FLEX_FROM) == (expected or "flex")

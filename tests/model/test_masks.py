@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import flex_attention
 
 from lucida.core.errors import ModelError
 from lucida.data.sample import Batch
-from lucida.model.attention import Layout, blocks_of, layout_attention
+from lucida.model.attention import WAYS, Layout, layout_attention
 from lucida.model.masks import MASKS, TWIG, Fields, cells, dense_mask, fields_of, picture, prompts
+from lucida.model.segments import Segments, blocks_of
 
 torch.set_num_threads(1)
 
@@ -139,9 +141,17 @@ def random_fields(draw: st.DrawFn) -> Fields:
     return Fields(segment, branch, order, image, prompt * (segment > 0))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def untraced():
+    """See test_attention.py."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+        yield
+
+
 @settings(max_examples=60, deadline=None)
 @given(random_fields(), st.sampled_from(list(MASKS)), st.sampled_from([1, 2]), st.integers(0, 9))
-def test_layout_equals_dense_mask_in_value_and_gradient(row, mask, groups, seed):
+def test_every_way_equals_the_dense_mask_in_value_and_gradient(row, mask, groups, seed):
     generator = torch.Generator().manual_seed(seed)
     rows, length = row.segment.shape
 
@@ -153,20 +163,24 @@ def test_layout_equals_dense_mask_in_value_and_gradient(row, mask, groups, seed)
     wanted = torch.randn(rows, length, 2 * groups, 4, generator=generator, dtype=torch.float64)
     wanted *= (row.segment > 0)[:, :, None, None]  # padding is never supervised
 
-    layout = Layout(row, mask)
-    result = layout_attention(query, key, value, layout, 0.5, 0.0)
-    assert torch.isfinite(result).all()
-    gradients = torch.autograd.grad((result * wanted).sum(), (query, key, value))
-
     allowed = dense_mask(row, mask)
     keys, values = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scores = (0.5 * query @ keys.transpose(-1, -2)).masked_fill(~allowed, float("-inf"))
-    dense = (scores.softmax(-1) @ values).transpose(1, 2)
-    expected = torch.autograd.grad((dense * wanted).sum(), (query, key, value))
-
-    torch.testing.assert_close(result, dense)
-    for got, reference in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(got, reference)
+    expected = (scores.softmax(-1) @ values).transpose(1, 2)
+    slopes = torch.autograd.grad((expected * wanted).sum(), (query, key, value))
+    for how in WAYS:
+        inputs = (
+            [each.detach() for each in (query, key, value)]
+            if how == "flex"
+            else (query, key, value)
+        )
+        result = layout_attention(*inputs, Layout(row, mask, how), 0.5, 0.0)
+        assert torch.isfinite(result).all()
+        torch.testing.assert_close(result, expected, msg=how)
+        if how != "flex":  # torch has no backward of it on a CPU; see test_attention.py
+            gradients = torch.autograd.grad((result * wanted).sum(), (query, key, value))
+            for got, reference in zip(gradients, slopes, strict=True):
+                torch.testing.assert_close(got, reference, msg=how)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
@@ -182,7 +196,7 @@ def test_blocks_cover_all_segments_with_little_waste(lengths):
 
 def test_layout_of_unequal_segments_is_cut_into_blocks():
     row = fields([1] * 4 + [2] * 2 + [3] * 4 + [0], [1] * 10 + [0])
-    layout = Layout(row, "causal")
+    layout = Segments(row, "causal")
     assert [(block.segments, block.length) for block in layout.blocks] == [(2, 4), (1, 2), (1, 1)]
     assert torch.equal(layout.slots[layout.place], torch.arange(11))
 

@@ -1,8 +1,8 @@
-"""Attention for packed and branched batches: each segment by itself, one mask for all layers.
+"""Attention for packed and branched batches: one layout and one mask for all layers.
 
-    packed row        [ seg 1 | seg 2 | seg 3 | padding ]
-    Layout            which positions belong to which segment, and the mask of each block
-    every layer       rows ──gather──▶ [segments, longest] ──attend──▶ ──scatter──▶ rows
+    fields of the batch ─▶ Layout ─▶ the same for every layer:  segments   each segment by itself
+                                                                flex       blocks of the whole row
+                                                                dense      the whole row, one mask
 
 `Layout` travels through the language model as the keyword argument `layout` to the attention
 implementation "lucida", which is registered with transformers when this module is imported.
@@ -15,152 +15,112 @@ each other. Here isolation is in the layout and depends on neither.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lucida.core.errors import ModelError
-from lucida.model.masks import MASKS, Fields
+from lucida.core.progress import say
+from lucida.core.registry import Table
+from lucida.model.masks import Fields, dense_mask
+from lucida.model.segments import segments_of
 
 NAME = "lucida"
 
-WASTE = 0.15
-"""Largest share of padded positions inside one block; longer segments start their own block."""
+FLEX_FROM = 1024
+"""`auto` takes flex on a GPU from this length of the longest segment on. Below it a segment has few
+blocks to leave out. By reasoning: no GPU was at hand to measure on."""
 
-EAGER_LENGTH = {torch.float32: 256, torch.bfloat16: 1024}
-"""On a CPU, blocks up to this length take plain matmul and softmax, longer ones SDPA.
-
-Measured forward and backward, one core with AMX, milliseconds (eager / SDPA with a mask):
-
-    48 segments of 170, 4 heads of 48   fp32  45 / 50    bf16  28 / 120
-    48 segments of 170, 6 heads of 32   fp32  57 / 53    bf16  36 / 151
-    8 segments of 600, 8 heads of 64    fp32 330 / 194   bf16 132 / 214
-
-Beyond 1024 the scores would take too much memory. A GPU always takes SDPA. Tried and dropped:
-scoring stem and branches apart (2.7 times fewer scores) gained 10% of a step in fp32, 0 in bf16.
-"""
+WAYS = Table(
+    "way to attend",
+    {
+        "segments": "lucida.model.segments:Segments",
+        "flex": "lucida.model.flex:Flex",
+        "dense": "lucida.model.attention:Dense",
+    },
+)
+"""How the attention of a packed batch is computed; the results are equal. Each is made of fields
+and the name of a mask."""
 
 
-@dataclass(slots=True, eq=False)
-class Block:
-    """Segments of similar length, padded to the longest.
+class Way(Protocol):
+    """What a layer asks of a way to attend."""
 
-    allowed [segments, 1, length, length]: the mask; an empty slot sees itself only.
-    bias: the same as 0 and -inf, made once for each dtype.
-    """
-
-    segments: int
-    length: int
-    allowed: Bool[Tensor, "segments 1 length length"]
-    bias: dict[torch.dtype, Tensor] = field(default_factory=dict)
-
-    def additive(self, dtype: torch.dtype) -> Tensor:
-        """The mask as a bias on the scores."""
-        if dtype not in self.bias:
-            zeros = torch.zeros(self.allowed.shape, dtype=dtype, device=self.allowed.device)
-            self.bias[dtype] = zeros.masked_fill_(~self.allowed, float("-inf"))
-        return self.bias[dtype]
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float
+    ) -> Float[Tensor, "rows length heads size"]:
+        """query, key, value: [rows, heads, length, size]; keys may have fewer heads."""
 
 
 class Layout:
     """Where every segment of a batch stands and what its positions may see; shared by all layers.
 
-    Worked example: one row with segments of 4, 2 and 4 positions and 1 padding. The blocks are
-    2 x 4 slots (the segments of 4), 1 x 2 and 1 x 1: a padding position is a segment of its own,
-    attends to itself and costs one slot.
-
-    slots [all slots]: the flat position of the batch that each slot shows (position 0 where empty).
-    place [rows x length]: the slot of each flat position, the inverse of `slots`.
     fields: those it was made of; gated layers read them too (cross_attention.py).
+    longest: length of the longest segment. how: a name in `WAYS`, or `auto` (see `by_length`).
+    """
+
+    def __init__(self, fields: Fields, mask: str, how: str = "segments") -> None:
+        self.fields = fields
+        self.rows, self.length = fields.segment.shape
+        self.longest = int(segments_of(fields)[2][0])
+        self.how = by_length(fields, self.longest) if how == "auto" else how
+        self.way: Way = WAYS[self.how](fields, mask)
+        self.witnesses: list[nn.Module] | None = None
+        """When a list: every attention module that uses this layout adds itself (language.py)."""
+
+
+def by_length(fields: Fields, longest: int) -> str:
+    """`auto`: flex for long segments on a GPU, else by segment."""
+    return "flex" if fields.segment.is_cuda and longest >= FLEX_FROM else "segments"
+
+
+def trained_way(
+    wanted: str, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
+) -> str:
+    """How a language model will attend in training: what is `wanted`, proved to work here.
+
+    `auto` stays on a GPU where flex works (and then goes `by_length`), else becomes `segments`.
+    ModelError for `flex` where flex cannot train.
+    """
+    if wanted not in ("auto", "flex") or (wanted == "auto" and device.type != "cuda"):
+        return "segments" if wanted == "auto" else wanted
+    from lucida.model.flex import check_flex
+
+    try:
+        check_flex(config, device, dtype)
+    except ModelError as problem:
+        if wanted == "flex":
+            raise
+        say(f"attention by segment: {str(problem).splitlines()[0]}")
+        return "segments"
+    return wanted
+
+
+class Dense:
+    """One SDPA call over whole rows: rows x length² bytes of mask, and nothing to gather.
+
+    The plainest of the ways, for short rows and to hold the others against.
     """
 
     def __init__(self, fields: Fields, mask: str) -> None:
-        self.fields = fields
-        self.rows, self.length = fields.segment.shape
-        self.blocks: list[Block] = []
-        self.witnesses: list[nn.Module] | None = None
-        """When a list: every attention module that uses this layout adds itself (language.py)."""
-        device = fields.segment.device
-        flat = Fields(*(value.reshape(-1) for value in fields))
-        order, starts, counts = segments_of(fields)
-        slots, taken = [], []
-        for first, last in blocks_of(counts.tolist()):
-            inside = torch.arange(int(counts[first]), device=device)
-            real = inside < counts[first:last, None]  # [segments, length]
-            shown = order[torch.where(real, starts[first:last, None] + inside, 0)] * real
-            slots.append(shown.flatten())
-            taken.append(real.flatten())
-            self.blocks.append(make_block(flat, shown, real, mask))
-        self.slots = torch.cat(slots)
-        self.place = torch.empty_like(self.slots[: self.rows * self.length])
-        real = torch.cat(taken).nonzero().squeeze(1)
-        self.place[self.slots[real]] = real
+        self.allowed = dense_mask(fields, mask)
 
-    @property
-    def longest(self) -> int:
-        """Length of the longest segment."""
-        return self.blocks[0].length
-
-
-def segments_of(fields: Fields) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat positions grouped by segment, longest first: (positions, starts, lengths)."""
-    rows, _ = fields.segment.shape
-    segment = fields.segment
-    row = torch.arange(rows, device=segment.device)[:, None]
-    number = row * (int(segment.max()) + 1) + segment
-    alone = int(number.max()) + 1 + torch.arange(segment.numel(), device=segment.device)
-    number = torch.where(segment > 0, number, alone.view_as(segment)).flatten()
-    positions = number.argsort(stable=True)
-    counts = number[positions].unique_consecutive(return_counts=True)[1]
-    starts = counts.cumsum(0) - counts
-    counts, longest_first = counts.sort(descending=True, stable=True)
-    return positions, starts[longest_first], counts
-
-
-def blocks_of(lengths: list[int]) -> list[tuple[int, int]]:
-    """Ranges of similar lengths: each at most `WASTE` empty. `lengths` falls."""
-    ranges, first, real = [], 0, 0
-    for index, length in enumerate(lengths):
-        slots = lengths[first] * (index - first + 1)
-        if real + length < (1 - WASTE) * slots:
-            ranges.append((first, index))
-            first, real = index, 0
-        real += length
-    return [*ranges, (first, len(lengths))]
-
-
-def make_block(flat: Fields, shown: Tensor, real: Tensor, mask: str) -> Block:
-    """One block and its mask. shown, real: [segments, length]."""
-    fields = Fields(*(value[shown] * real for value in flat))
-    allowed = MASKS[mask](fields.queries(), fields.keys())
-    itself = torch.eye(shown.shape[1], dtype=torch.bool, device=shown.device)
-    empty = (fields.segment == 0).unsqueeze(-1) & itself  # padding, and slots that show nothing
-    return Block(*shown.shape, (allowed | empty).unsqueeze(1))
-
-
-def attend(
-    query: Float[Tensor, "segments heads length size"],
-    key: Float[Tensor, "segments heads length size"],
-    value: Float[Tensor, "segments heads length size"],
-    block: Block,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "segments heads length size"]:
-    """Masked attention inside one block, by the faster of two ways (see `EAGER_LENGTH`)."""
-    if query.device.type != "cpu" or block.length > EAGER_LENGTH.get(query.dtype, 0):
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=block.allowed, dropout_p=dropout, scale=scale
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float
+    ) -> Float[Tensor, "rows length heads size"]:
+        """Attention of packed rows. query, key, value: [rows, heads, length, size]."""
+        groups = query.shape[1] // key.shape[1]
+        keys, values = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        result = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=self.allowed, dropout_p=dropout, scale=scale
         )
-    scores = torch.matmul(query * scale, key.transpose(-1, -2))
-    scores += block.additive(scores.dtype)
-    weights = functional.dropout(scores.softmax(-1), dropout)
-    return torch.matmul(weights, value)
+        return result.transpose(1, 2)
 
 
 @torch.compiler.disable
@@ -172,29 +132,8 @@ def layout_attention(
         # Softmax inside autocast would go to fp32 and back, at twice the memory.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
-    gathered = []
-    for tensor in (query, key, value):
-        rows = tensor.transpose(1, 2).reshape(layout.rows * layout.length, -1)
-        gathered.append(rows.index_select(0, layout.slots))
-    heads, size = query.shape[1], value.shape[-1]
-    groups = heads // key.shape[1]
-    results, start = [], 0
     with torch.autocast(query.device.type, enabled=False):
-        for block in layout.blocks:
-            stop = start + block.segments * block.length
-            parts = []
-            for rows, tensor in zip(gathered, (query, key, value), strict=True):
-                shape = (block.segments, block.length, tensor.shape[1], tensor.shape[-1])
-                parts.append(rows[start:stop].view(shape).transpose(1, 2))
-            asked, keys, values = parts
-            if groups > 1:
-                keys = keys.repeat_interleave(groups, dim=1)
-                values = values.repeat_interleave(groups, dim=1)
-            result = attend(asked, keys, values, block, scale, dropout)
-            results.append(result.transpose(1, 2).reshape(stop - start, -1))
-            start = stop
-    rows = torch.cat(results).index_select(0, layout.place)
-    return rows.view(layout.rows, layout.length, heads, size)
+        return layout.way.attend(query, key, value, scale, dropout)
 
 
 def lucida_attention(

@@ -68,6 +68,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         spec = config.model_spec
         self.mask = spec.attention_mask
+        self.attention = "segments"  # how packed batches attend: a name in attention.WAYS, or auto
         self.arrangement = config.arrangement
         self.language = language or AutoModelForCausalLM.from_config(config.text_config)
         self.vision: VisionEncoder | FusedEncoder | None = None
@@ -142,7 +143,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
             # mask of length² that nothing reads.
             attention_mask=embedded.new_zeros(1, 1, 1, 1),
             use_cache=False,
-            layout=Layout(fields_of(batch), self.mask),
+            layout=Layout(fields_of(batch), self.mask, self.attention),
         )
         return output.last_hidden_state
 

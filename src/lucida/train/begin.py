@@ -24,6 +24,7 @@ from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
 from lucida.model import adapters
+from lucida.model.attention import trained_way
 from lucida.model.checkpoint import build, generation_defaults
 from lucida.model.masks import MASKS
 from lucida.model.processing import LucidaProcessor
@@ -136,6 +137,8 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
         if changes := before.differences(setting):
             say(f"note: {changes}; the last bits of the weights may differ")
     model.to(device)
+    wanted = recipe.engine.attention
+    model.attention = trained_way(wanted, model.language.config, device, precision.dtype)
     compiled = recipe.engine.compile and able_to_compile()
     return Training(
         recipe,

@@ -25,11 +25,16 @@ class Precision:
     device: torch.device
     reason: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products round their operands to."""
+        return DTYPES.get(self.name, torch.float32)
+
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass; backward passes run outside of it."""
         if self.name == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=DTYPES[self.name])
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling for fp16; does nothing otherwise."""

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lucida.apps.plan.attention import NAME, attending, plain_loss
-from lucida.model.attention import EAGER_LENGTH
+from lucida.model.segments import EAGER_LENGTH
 from lucida.train.kernels import norm_forward
 from lucida.train.objective import CHUNK_LOGITS
 

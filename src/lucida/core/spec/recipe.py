@@ -25,6 +25,10 @@ class EngineSpec(Spec):
     kind: Literal["auto", "single", "ddp"] = "auto"
     """One process, or a whole model on each of several that torchrun starts (`ddp`). `auto` is ddp
     under torchrun, else single."""
+    attention: Literal["auto", "segments", "flex", "dense"] = "auto"
+    """How packed samples attend: each segment by itself; by blocks of the whole row (torch's flex
+    attention, which trains on GPUs only); or whole rows under one mask. `auto` is flex for long
+    segments on a GPU, else segments."""
     compile: bool = False
     """Compile the layers of the language model with torch.compile: slow to begin, then faster,
     chiefly on a GPU. Bits may differ from run to run."""
