@@ -72,7 +72,7 @@ def dialogue_talk(reader: Reader, seed: int, split: Split, index: int) -> Talk:
     scene, names = told.scene, [short_name(t) for t in told.scene.things]
     system = rng.choice((None, rng.choice(PLAIN), rng.choice(SENTENCES)))
     whole = system in SENTENCES
-    about_it = _about_it(scene, rng) if whole or rng.random() < 0.5 else []
+    about_it = _about_it(scene, rng, boxes=not whole) if whole or rng.random() < 0.5 else []
     asked = [*about_it, *told.exchanges[: rng.randint(1, 4)]]
     if whole:
         asked = [each for each in map(_in_a_sentence, asked) if each is not None]
@@ -133,21 +133,22 @@ def _in_a_sentence(exchange: Exchange) -> Exchange | None:
     return None if answer is None else replace(exchange, task="sentence", answer=answer)
 
 
-def _about_it(scene: Scene, rng: random.Random) -> list[Exchange]:
+def _about_it(scene: Scene, rng: random.Random, boxes: bool) -> list[Exchange]:
     """Two or three questions about one thing, which only the first of them names."""
     thing = rng.choice(scene.things)
     asked = [
         Exchange("it", "size", "is {} small or large?", thing.size),
         Exchange("it", "texture", "is {} plain, striped or dotted?", thing.texture),
-        Exchange("it", "box", "where is {}?", "", box=thing.box),
     ]
+    if boxes:
+        asked.append(Exchange("it", "box", "where is {}?", "", box=thing.box))
     sides = (("left", "right"), ("top", "bottom"))
     for axis, (extent, options) in enumerate(zip((scene.width, scene.height), sides, strict=True)):
         gap = thing.centre[axis] - extent / 2
         if abs(gap) >= MARGIN * max(scene.width, scene.height) / 128:
             question = f"is {{}} on the {options[0]} or the {options[1]} side?"
             asked.append(Exchange("it", "side", question, options[gap > 0]))
-    chosen = rng.sample(asked, rng.randint(2, 3))
+    chosen = rng.sample(asked, min(len(asked), rng.randint(2, 3)))
     names = (f"the {short_name(thing)}", "it", "it")
     tasks = ("attribute", "it", "it")
     return [
