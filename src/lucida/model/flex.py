@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional
@@ -106,8 +106,8 @@ def pairwise(fields: Fields, mask: str) -> Callable[..., Tensor]:
     return allowed
 
 
-def seen_of_blocks(fields: Fields, mask: str) -> Int[Tensor, "rows 1 across down"]:
-    """How many of the pairs of every block are seen, block rows of queries by those of keys."""
+def seen_of_blocks(fields: Fields, mask: str) -> Tensor:
+    """How many of the pairs of every block are seen: [rows, 1, blocks of queries, blocks of keys]."""
     rows, length = fields.segment.shape
     number = -(-length // BLOCK)
     keys = fields.keys()
