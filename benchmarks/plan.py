@@ -47,6 +47,14 @@ CASES = {
         "stages.sft.train={projector: 1e-3, language: 1e-3, vision: 1e-4}",
         "stages.sft.batch.checkpointing=full",
     ],
+    "language, products kept": [
+        "stages.sft.train={projector: 1e-3, language: 1e-3}",
+        "stages.sft.batch.checkpointing=selective",
+    ],
+    "gated layers": [
+        "stages.sft.train={projector: 1e-3, cross_attention: 1e-3}",
+        "model.cross_attention={every: 2, heads: 8}",
+    ],
 }
 
 

@@ -6,16 +6,23 @@ import json
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from lucida.apps import cli
 from lucida.apps.plan.devices import DEVICES, GIB, Device, find_device
-from lucida.apps.plan.estimate import plan_recipe
-from lucida.core.errors import RecipeError
+from lucida.apps.plan.estimate import most_at_once, plan_recipe
+from lucida.apps.plan.lengths import fullness
+from lucida.apps.plan.pictures import pictures_of
+from lucida.apps.plan.step import FUSED
+from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
 from lucida.data.collate import collate
+from lucida.data.loader import Loader
 from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
+from lucida.model.configs import skeleton
+from lucida.train.feed import mixtures
 from lucida.train.objective import supervised_loss
 from lucida.train.stage import apply_plan, plan_stage
 
@@ -38,14 +45,7 @@ def counted(recipe):
     samples = [processor.encode(source[every * index]) for index in range(8)]
     batch = collate(samples, True, processor.tokenizer.pad_token_id, processor.pixels)
     apply_plan(model, plan_stage(model, stage.train, "test").trained)
-    # The counter knows the fused attention of GPUs, not the CPU's.
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    missing = {
-        fused: lambda q, k, v, *rest, **more: sdpa_flop_count(q, k, v),
-        backward: lambda g, q, k, v, *rest, **more: sdpa_backward_flop_count(g, q, k, v),
-    }
-    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         loss, _ = supervised_loss(model, batch)
         loss.backward()
     return counter.get_total_flops()
@@ -108,6 +108,129 @@ def test_exports_are_said_with_reasons(planned):
     assert planned["exports"]["formats"] == ["remote-code"]
     reasons = " ".join(planned["exports"]["no_llava_because"])
     assert "letterbox" in reasons and "position" in reasons and "maps" in reasons
+
+
+def in_training(recipe):
+    """FLOPs, tokens, positions and samples of the first real step of a recipe's first stage."""
+    torch.manual_seed(0)
+    model, processor = build(recipe.model)
+    stage = recipe.stages[0]
+    mixture, _ = mixtures(stage.mixture, recipe.seed, processor.encode)
+    loader = Loader(mixture, processor.encode, stage.batch, pad_id=0, pixels=processor.pixels)
+    stream = loader.batches()
+    passes = next(stream)
+    stream.close()
+    apply_plan(model, plan_stage(model, stage.train, "test").trained)
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+        for batch in passes:
+            supervised_loss(model, batch)[0].backward()
+    tokens = sum(int((batch.segment > 0).sum()) for batch in passes)
+    positions = sum(batch.segment.numel() for batch in passes)
+    return counter.get_total_flops(), tokens, positions, sum(len(each.origins) for each in passes)
+
+
+WAYS = {
+    "rows": ["stages.sft.batch={tokens: 4096, row: 1024, cache_features: false}"],
+    "passes": ["stages.sft.batch={tokens: 4000, accumulate: 2, cache_features: false}"],
+    "anyres": [
+        *SMALL, "model.image={policy: anyres, max_tiles: 4}",
+        "model.projector={kind: downsample, factor: 2}", "stages.sft.mixture.sources.world.size=96",
+    ],
+    "native": [*SMALL, "model.image={policy: native, size: 128}", "model.projector={kind: mlp}"],
+    "gated": [
+        *SMALL, "model.cross_attention={every: 1, heads: 4}",
+        "stages.sft.train={projector: 1e-3, cross_attention: 1e-3, language: 1e-3}",
+    ],
+    "two encoders": [*SMALL, "model.vision.more=[{path: 'lucida:clip-mini'}]"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_batch_and_picture_is_counted_as_it_is_trained(way):
+    """Within 15% of one real step, whose samples are few: their lengths differ from the mean."""
+    recipe = load_recipe("mini", [*WAYS[way], "stages.sft.mixture.sources.world.count=200"])
+    plan = plan_recipe(recipe, SLOW)["stages"][0]
+    flops, tokens, positions, samples = in_training(recipe)
+    assert plan["flops_per_step"] == pytest.approx(flops, rel=0.15)
+    assert plan["tokens_per_step"] == pytest.approx(tokens, rel=0.1)
+    passes = recipe.stages[0].batch.accumulate
+    assert plan["tokens_per_pass"] * passes == pytest.approx(positions, rel=0.1)
+    assert plan["samples_per_step"] == pytest.approx(samples, rel=0.25)
+    if recipe.stages[0].batch.row is not None:
+        assert 0.8 < plan["lengths"]["rows_filled"] < 1
+    else:
+        assert plan["lengths"]["rows_filled"] <= 1
+
+
+def test_tiles_are_counted_in_the_data_and_at_most_where_there_are_none(tmp_path):
+    """Pictures of 64 pixels are one square under `split`, those of 96 four and an overview."""
+    sources = "{a: {kind: world, tasks: [caption], count: 40, weight: 3}, "
+    sources += "b: {kind: world, tasks: [caption], count: 40, size: 96}}"
+    tiles = ["model.image={policy: split, max_tiles: 4}", *SMALL]
+    plan = plan_recipe(load_recipe("mini", [*tiles, f"stages.sft.mixture.sources={sources}"]), SLOW)
+    assert plan["tokens_per_image"]["most"] == 5 * 64
+    lengths = plan["stages"][0]["lengths"]
+    assert lengths["views_per_image"] == pytest.approx((3 * 1 + 5) / 4)
+    assert lengths["tokens_per_image"] == pytest.approx((3 * 64 + 5 * 64) / 4)
+    absent = f"stages.sft.mixture.sources={{a: {{kind: llava, path: '{tmp_path}/none.json'}}}}"
+    unknown = plan_recipe(load_recipe("mini", [*tiles, absent]), SLOW)["stages"][0]["lengths"]
+    assert unknown["tokens_per_sample"] == 100 + 5 * 64
+    assert unknown["tokens_per_image"] is None
+    assert "most visual tokens" in unknown["found"]
+
+
+def test_a_budget_of_tokens_decides_steps_and_devices():
+    rows = [
+        "stages.sft.batch={tokens: 4096, row: 1024}",
+        "stages.sft.mixture.sources.world.count=200",
+    ]
+    plan = plan_recipe(load_recipe("mini", [*rows, "stages.sft.budget={epochs: 2}"]), SLOW)
+    stage = plan["stages"][0]
+    assert stage["steps"] == -(-2 * 200 // stage["samples_per_step"])
+    two = plan_recipe(load_recipe("mini", rows), SLOW, 2)["stages"][0]
+    assert two["tokens_per_pass"] == pytest.approx(stage["tokens_per_pass"] / 2, rel=0.01)
+    assert two["tokens_per_step"] == pytest.approx(stage["tokens_per_step"], rel=0.01)
+    with pytest.raises(RecipeError, match="each rank needs a row"):
+        plan_recipe(load_recipe("mini", rows), SLOW, 8)
+    with pytest.raises(DataError, match="longer than a row"):
+        plan_recipe(load_recipe("mini", ["stages.sft.batch={tokens: 400, row: 200}"]), SLOW)
+
+
+def test_rows_of_the_docstring_are_as_full_as_it_says():
+    assert fullness([5], 8) == pytest.approx(0.625)
+    assert fullness([4, 4, 8], 8) == 1
+    kept = {"language": 8, "projector": 0, "vision": 4}
+    working = {"language": 3, "vision": 3}
+    assert most_at_once(kept, working, {"language": 6, "vision": 1}, 2) == 15
+    assert most_at_once(kept, working, {}, 5) == 17
+
+
+@pytest.mark.parametrize("policy", ["anyres", "split", "native", "letterbox"])
+def test_pictures_are_what_the_model_says(policy):
+    changes = [f"model.image.policy={policy}", "model.projector={kind: downsample, factor: 2}"]
+    changes += ["model.image.size=128"] if policy == "native" else []
+    recipe = load_recipe("mini", changes)
+    _, processor = build(recipe.model)
+    pictures = pictures_of(recipe, skeleton(recipe.model))
+    for size in ((64, 64), (300, 40), (100, 170), (20, 9)):
+        places, names = pictures.places(*size)
+        runs = processor.arrangement.runs(*size)
+        assert places == sum(run for run in runs if isinstance(run, int)) <= pictures.most_tokens
+        assert names == [run for run in runs if isinstance(run, str)]
+        views = processor.image_policy.views(Image.new("RGB", size))
+        area = sum(view.width * view.height for view in views)
+        assert sum(side**2 for side in pictures.sides(*size)) == pytest.approx(area)
+
+
+def test_a_full_scale_design_of_two_encoders_or_gated_layers_is_planned():
+    plan = plan_recipe(load_recipe("prism-dinosiglip+7b"), DEVICES["a100-80g"], 8)
+    assert plan["stages"][0]["flops_by_part"]["vision"] > 0
+    gated = ["model.cross_attention={every: 4, heads: 32}",
+             "stages.align.train={projector: 1e-3, cross_attention: 1e-3}",
+             "stages.sft.train={projector: 1e-3, cross_attention: 1e-3}"]  # fmt: skip
+    plan = plan_recipe(load_recipe("llava-1.5-7b", gated), DEVICES["a100-80g"], 8)
+    assert plan["modules"]["cross_attention"] == pytest.approx(8 * 12 * 4096**2, rel=0.01)
+    assert plan["tokens_per_image"] == {"one_view": 576, "most": 576, "in_the_text": False}
 
 
 def test_a_published_recipe_is_planned_without_its_weights():

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from lucida.core.errors import ModelError, suggestion
 from lucida.core.spec import EncoderSpec, ModelSpec
+from lucida.model.cross_attention import GatedCrossAttention
 from lucida.model.encoders.encoder import VisionEncoder, new_model, truncated, vision_config
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.fusion import joined
@@ -82,10 +83,12 @@ class Skeleton(nn.Module):
         vision: nn.Module | None,
         projector: nn.Module | None,
         language: nn.Module,
+        cross_attention: nn.Module | None = None,
         **facts: Any,
     ) -> None:
         super().__init__()
         self.vision, self.projector, self.language = vision, projector, language
+        self.cross_attention = cross_attention
         self.patches: int = facts["patches"]
         self.visual_tokens: int = facts["visual_tokens"]
 
@@ -110,10 +113,13 @@ def skeleton(spec: ModelSpec) -> Skeleton:
         patches = found[0][2] if side_by_side else sum(each[2] for each in found)
         target = language.get_input_embeddings().weight.shape[1]
         projector = make_projector(spec.projector, width, target, patches)
+        gated = None
+        if spec.cross_attention is not None:
+            gated = GatedCrossAttention(spec.cross_attention, language)
         parts = [each[0] for each in found]
     vision = joined(parts, spec.vision.fusion)
     tokens = visual_tokens(spec.projector, patches)
-    return Skeleton(vision, projector, language, patches=patches, visual_tokens=tokens)
+    return Skeleton(vision, projector, language, gated, patches=patches, visual_tokens=tokens)
 
 
 def _encoder(spec: EncoderSpec, size: int | None) -> tuple[VisionEncoder, int, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lucida.apps.plan.batch import filling, shape_of, steps_of
 from lucida.apps.plan.devices import Device
-from lucida.apps.plan.lengths import Lengths, lengths, root
+from lucida.apps.plan.lengths import Lengths, lengths
+from lucida.apps.plan.pictures import Pictures, encoder_sides, pictures_of
 from lucida.core.spec import Recipe, StageSpec
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any
     from lucida.model.configs import skeleton
 
     whole = skeleton(recipe.model)
-    views = largest_views(recipe)
-    stages = [plan_one(recipe, stage, device, count) for stage in recipe.stages]
+    pictures = pictures_of(recipe, whole)
+    stages = [plan_one(recipe, stage, pictures, device, count) for stage in recipe.stages]
     return {
         "recipe": recipe.name,
         "device": {"name": device.name, "count": count, "precision": precision_of(recipe, device)}
@@ -54,7 +55,13 @@ def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any
             name: sum(weight.numel() for weight in part.parameters())
             for name, part in parts(whole).items()
         },
-        "tokens_per_image": {"one_view": whole.visual_tokens, "most": whole.visual_tokens * views},
+        "tokens_per_image": {
+            "one_view": pictures.arrangement.tokens,
+            "most": max(pictures.arrangement.tokens, pictures.most_tokens)
+            if recipe.model.vision is not None
+            else 0,
+            "in_the_text": not pictures.marker,
+        },
         "stages": stages,
         "exports": exports(recipe, whole),
     }
@@ -62,14 +69,9 @@ def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any
 
 def parts(model: nn.Module) -> dict[str, nn.Module]:
     """Name → part, those that are there."""
-    named = {name: getattr(model, name) for name in ("vision", "projector", "language")}
+    names = ("vision", "projector", "cross_attention", "language")
+    named = {name: getattr(model, name) for name in names}
     return {name: part for name, part in named.items() if part is not None}
-
-
-def largest_views(recipe: Recipe) -> int:
-    """Squares that one picture becomes at most."""
-    image = recipe.model.image
-    return image.max_tiles + 1 if image.policy in ("anyres", "split") else 1
 
 
 def precision_of(recipe: Recipe, device: Device) -> str:
@@ -77,35 +79,34 @@ def precision_of(recipe: Recipe, device: Device) -> str:
     return device.precision if recipe.precision == "auto" else recipe.precision
 
 
-def plan_one(recipe: Recipe, stage: StageSpec, device: Device, count: int) -> dict[str, Any]:
+def plan_one(
+    recipe: Recipe, stage: StageSpec, pictures: Pictures, device: Device, count: int
+) -> dict[str, Any]:
     """One stage."""
     from lucida.model.configs import skeleton
     from lucida.train.stage import plan_stage
 
     model = skeleton(recipe.model)
     what = plan_stage(model, stage.train, f"stage {stage.name} of {recipe.name}", stage.lora)
-    found = lengths(recipe, stage, model.visual_tokens * largest_views(recipe))
-    rows = math.ceil(stage.batch.samples / (stage.batch.accumulate * count))
-    shape = shape_of(recipe, model, stage, what, found, rows)
+    found = lengths(recipe, stage, pictures)
+    filled = filling(stage, found, count)
+    sides = encoder_sides(recipe, pictures, found.side)
+    shape = shape_of(recipe, stage, what, found, filled, sides)
     precision = precision_of(recipe, device)
     cost = cost_of(model, stage, what, shape, precision, device.gpu)
     passes = stage.batch.accumulate * count
     flops = cost.total * passes
     seconds = flops / (device.peak * device.share * count)
-    steps = steps_of(stage, found, shape, seconds)
+    steps = steps_of(stage, found, filled, seconds)
     trained, every = what.counts
     return {
         "name": stage.name,
         "trained": trained,
         "frozen": every - trained,
         "trained_by_part": trained_by_part(what),
-        "lengths": {
-            "tokens_per_sample": found.length(model.visual_tokens * largest_views(recipe)),
-            "supervised_per_sample": found.supervised,
-            "images_per_sample": found.images,
-            "found": found.found,
-        },
-        "tokens_per_step": shape.rows * shape.length * passes,
+        "lengths": told(found),
+        "samples_per_step": filled.step_samples,
+        "tokens_per_step": round(filled.step_samples * found.length),
         "tokens_per_pass": shape.rows * shape.length,
         "flops_per_step": flops,
         "flops_by_part": {name: value * passes for name, value in cost.flops.items()},
@@ -117,6 +118,20 @@ def plan_one(recipe: Recipe, stage: StageSpec, device: Device, count: int) -> di
             engine: as_dict(memory(recipe, model, what, cost, shape, stage, count, engine))
             for engine in (("single",) if count == 1 else ("ddp", "fsdp"))
         },
+    }
+
+
+def told(found: Lengths) -> dict[str, Any]:
+    """Means over samples; those of one image where there are images."""
+    known = found.counted and found.images > 0
+    return {
+        "tokens_per_sample": found.length,
+        "supervised_per_sample": found.supervised,
+        "images_per_sample": found.images,
+        "tokens_per_image": found.visual / found.images if known else None,
+        "views_per_image": found.views / found.images if known else None,
+        "rows_filled": found.fill,
+        "found": found.found,
     }
 
 
@@ -132,36 +147,6 @@ def trained_by_part(what: StagePlan) -> dict[str, int]:
         part = name.split(".")[0]
         found[part] = found.get(part, 0) + parameter.numel()
     return found | ({"adapters": what.adapters} if what.adapters else {})
-
-
-def shape_of(
-    recipe: Recipe,
-    model: Skeleton,
-    stage: StageSpec,
-    what: StagePlan,
-    found: Lengths,
-    rows: int,
-) -> Shape:
-    """What one pass of one device holds."""
-    from lucida.apps.plan.step import Shape
-    from lucida.model.configs import encoder_shape
-
-    views = largest_views(recipe)
-    visual = model.visual_tokens * views
-    length = max(2, round(found.length(visual)))
-    side = 0
-    if recipe.model.vision is not None:
-        side = recipe.model.image.size or encoder_shape(recipe.model.vision.path)[1].size
-    frozen = not what.touches("vision")
-    return Shape(
-        rows=rows,
-        length=length,
-        attended=root(found.square),
-        images=round(rows * found.images * views),
-        side=side,
-        supervised=max(1, min(rows * length, round(rows * found.supervised))),
-        features_cached=bool(side) and frozen and stage.batch.cache_features,
-    )
 
 
 def cost_of(
@@ -183,7 +168,7 @@ def cost_of(
     for weight in named_adapters(model).values() if what.adapted else ():
         weight.requires_grad_(True)
     equip(model, stage.batch.checkpointing, compiled=False)
-    return run_pass(model, shape, precision, gpu, mode)
+    return run_pass(model, shape, precision, gpu, mode, stage.batch.checkpointing)
 
 
 def memory(
@@ -198,28 +183,56 @@ def memory(
 ) -> Memory:
     """Bytes on one device.
 
-    In the backward pass activations go as gradients come, so of the two the larger counts; with
-    accumulation, and with DDP's buckets, gradients stay and both do. FSDP divides the language
-    model's weights, gradients and moments, and holds two whole layers.
+    FSDP divides the language model's weights, gradients and moments, and holds two whole layers.
     """
     quantised = BITS.get(recipe.model.language.quantize or "", FP32)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(model).items()}
     plain = sum(size for name, size in sizes.items() if name != "language") * FP32
     language = (sizes["language"] - what.adapters) * quantised + what.adapters * FP32
-    trained = trained_by_part(what)
-    own = trained.get("language", 0) + trained.get("adapters", 0)
-    rest = sum(trained.values()) - own
     share = count if engine == "fsdp" else 1
     layers = max(1, model.language.config.get_text_config().num_hidden_layers)
     whole = 2 * language / layers if engine == "fsdp" else 0.0
     weights = plain + language / share + whole
-    gradients = (rest + own / share) * FP32
+    trained = {name: size * FP32 for name, size in trained_by_part(what).items()}
+    trained["language"] = (trained.get("language", 0) + trained.pop("adapters", 0)) / share
+    gradients = sum(trained.values())
     logits = cost.kept.get("head", 0) + head_transient(model, shape)
-    kept = sum(value for name, value in cost.kept.items() if name != "head")
+    kept = {name: cost.kept.get(name, 0) for name in BACKWARDS}
     together = stage.batch.accumulate > 1 or engine != "single"
-    moving = gradients + kept + logits if together else max(gradients, kept + logits)
-    peak = weights + 2 * gradients + moving
-    return Memory(weights, gradients, 2 * gradients, kept, logits, peak)
+    moving = most_at_once(kept, cost.working, {} if together else trained, logits)
+    peak = weights + 2 * gradients + moving + (gradients if together else 0.0)
+    activations = sum(kept.values()) + max(cost.working.get(name, 0) for name in BACKWARDS)
+    return Memory(weights, gradients, 2 * gradients, activations, logits, peak)
+
+
+BACKWARDS = ("language", "projector", "vision")
+"""The parts in the order in which the backward pass comes through them; gated layers stand between
+those of the language model."""
+
+
+def most_at_once(
+    kept: dict[str, float], working: dict[str, int], gradients: dict[str, float], logits: float
+) -> float:
+    """The most bytes of activations and gradients that are there together in one backward pass.
+
+    Activations go as gradients come, part by part; where the backward pass is, it needs `working`
+    bytes besides. Gradients that stay from pass to pass are left out of `gradients`.
+
+    Worked example: kept 8 and 4, gradients 6 and 1 (language, then vision), logits 2, working 3 in
+    both. At first 8 + 4 + 2 or 8 + 4 + 3, then 6 + 4 + 3, at last 6 + 1 + 3: the most is 15.
+    """
+    left, come = sum(kept.values()), 0.0
+    most = left + logits
+    for name in BACKWARDS:
+        if not kept[name] and not gradients.get(name):
+            continue  # the backward pass ends before it, or needs nothing of it
+        most = max(most, come + left + working.get(name, 0))
+        left -= kept[name]
+        come += gradients.get(name, 0)
+        if name == "language":
+            come += gradients.get("cross_attention", 0)
+        most = max(most, come + left + working.get(name, 0))
+    return most
 
 
 def head_transient(model: Skeleton, shape: Shape) -> float:
@@ -228,22 +241,6 @@ def head_transient(model: Skeleton, shape: Shape) -> float:
 
     vocabulary = model.language.get_output_embeddings().weight.shape[0]
     return min(shape.supervised * vocabulary, CHUNK_LOGITS) * FP32
-
-
-def steps_of(stage: StageSpec, found: Lengths, shape: Shape, seconds: float) -> int | None:
-    """Optimizer steps of the stage, None where they cannot be known."""
-    budget, samples = stage.budget, stage.batch.samples
-    if budget.steps is not None:
-        return budget.steps
-    if budget.epochs is not None:
-        return (
-            None
-            if found.records is None
-            else max(1, math.ceil(budget.epochs * found.records / samples))
-        )
-    if budget.tokens is not None:
-        return max(1, math.ceil(budget.tokens / (samples * shape.length)))
-    return max(1, round(budget.minutes * 60 / seconds))
 
 
 def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:

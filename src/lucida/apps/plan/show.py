@@ -14,8 +14,9 @@ def show(plan: dict[str, Any]) -> None:
     device = plan["device"]
     table("modules", ["module", "parameters"], [[n, f"{v:,}"] for n, v in plan["modules"].items()])
     tokens = plan["tokens_per_image"]
-    most = "" if tokens["most"] == tokens["one_view"] else f", at most {tokens['most']:,} in tiles"
-    print(f"visual tokens per image: {tokens['one_view']:,}{most}\n")
+    most = "" if tokens["most"] <= tokens["one_view"] else f", at most {tokens['most']:,} in tiles"
+    read = "" if tokens["in_the_text"] else " (read by gated layers, one place in the text)"
+    print(f"visual tokens per image: {tokens['one_view']:,}{most}{read}\n")
     rows = []
     for stage in plan["stages"]:
         hours = stage["hours"]
@@ -38,7 +39,7 @@ def show(plan: dict[str, Any]) -> None:
         rows,
     )
     for stage in plan["stages"]:
-        print(f"lengths of {stage['name']}: {stage['lengths']['found']}")
+        print(f"lengths of {stage['name']}: {told(stage)}")
     rows = [
         [stage["name"], engine, *(size(value) for value in parts.values()), room(parts, device)]
         for stage in plan["stages"]
@@ -53,6 +54,19 @@ def show(plan: dict[str, Any]) -> None:
     print(f"exports to: {', '.join(exports['formats'])}")
     for reason in exports["no_llava_because"]:
         print(f"  not llava: {reason}")
+
+
+def told(stage: dict[str, Any]) -> str:
+    """Where the lengths of a stage come from, and what they are on average."""
+    lengths = stage["lengths"]
+    words = [f"{lengths['tokens_per_sample']:,.0f} tokens per sample"]
+    if lengths["tokens_per_image"] is not None:
+        words.append(f"{lengths['tokens_per_image']:,.0f} per image")
+        if lengths["views_per_image"] > 1:
+            words.append(f"{lengths['views_per_image']:.1f} views per image")
+    if lengths["rows_filled"] < 1:
+        words.append(f"rows {lengths['rows_filled']:.1%} full")
+    return f"{', '.join(words)}; {lengths['found']}"
 
 
 def size(value: float) -> str:

@@ -11,17 +11,33 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from lucida.apps.plan.attention import NAME, attending, plain_loss
+from lucida.apps.plan.recomputed import watched
+from lucida.model.cross_attention import decoder_layers
 from lucida.model.segments import EAGER_LENGTH
 from lucida.train.kernels import norm_forward
+from lucida.train.layers import Checkpointing
 from lucida.train.objective import CHUNK_LOGITS
+
+FUSED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *rest, **more: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, query, key, value, *rest, **more: sdpa_backward_flop_count(
+            gradient, query, key, value
+        )
+    ),
+}
+"""The fused attention of CPUs, in gated layers, which torch's counter does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +45,30 @@ class Shape:
     """What one pass holds.
 
     rows: samples; length: mean tokens of one; attended: the length whose square is the mean square;
-    images: views of the whole pass; side: pixels; supervised: positions with logits.
+    views: of all pictures of the pass; sides: pixels along a view, for each encoder; supervised:
+    positions with logits; together: rows that the samples are laid into, which gated layers read
+    whole.
     """
 
     rows: int
     length: int
     attended: int
-    images: int
-    side: int
+    views: int
+    sides: tuple[int, ...]
     supervised: int
     features_cached: bool
+    together: int = 1
 
 
 @dataclass(slots=True)
 class Cost:
-    """FLOPs by part of the forward pass and of the backward pass, and bytes kept in between."""
+    """FLOPs by part of the forward pass and of the backward pass; bytes kept in between; bytes that
+    one place of a part needs during the backward pass beyond those: a layer that is computed again,
+    and the gradients on both sides of an operator."""
 
     flops: dict[str, float] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
+    working: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -60,14 +82,16 @@ class Keeping:
     def __init__(self, model: nn.Module) -> None:
         self.seen = {storage(weight) for weight in model.parameters()}
         self.held: list[Tensor] = []
-        self.bytes = 0
+        self.bytes, self.largest = 0, 0
 
     def pack(self, tensor: Tensor) -> Tensor:
         key = storage(tensor)
         if key not in self.seen:
             self.seen.add(key)
             self.held.append(tensor)  # alive, so that its address is not given to another
-            self.bytes += tensor.untyped_storage().nbytes()
+            size = tensor.untyped_storage().nbytes()
+            self.bytes += size
+            self.largest = max(self.largest, size)
         return tensor
 
 
@@ -77,31 +101,56 @@ def storage(tensor: Tensor) -> int:
 
 
 def run_pass(
-    model: nn.Module, shape: Shape, precision: str, gpu: bool, mode: FakeTensorMode
+    model: nn.Module,
+    shape: Shape,
+    precision: str,
+    gpu: bool,
+    mode: FakeTensorMode,
+    how: Checkpointing = "none",
 ) -> Cost:
     """Cost of one pass of a model whose parameters are fake and whose stage is set.
 
-    `model` has `vision`, `projector` and `language`; `precision` is fp32, bf16 or fp16.
+    `model` has `vision`, `projector`, `cross_attention` and `language`; `precision` is fp32, bf16
+    or fp16; `how` is what `equip` was told.
     """
     cost, keeping = Cost(), Keeping(model)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast = nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)
 
     def part(name: str, run):
-        before = keeping.bytes
-        with FlopCounterMode(display=False) as counter:
+        before, keeping.largest = keeping.bytes, 0
+        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
             result = run()
         cost.flops[name] = float(counter.get_total_flops())
         cost.kept[name] = keeping.bytes - before
+        cost.working[name] = 2 * keeping.largest
+        return result
+
+    def deep(name: str, run):
+        """A part that has layers which may be computed again."""
+        trains = name == "language" or any(p.requires_grad for p in model.vision.parameters())
+        if how == "none" or not trains:
+            return part(name, run)
+        with watched(getattr(model, name)) as layers:
+            result = part(name, run)
+        if layers.first is None:
+            return result
+        whole = Keeping(model)
+        long = None if name == "vision" else shape.attended
+        with attending(long, long is not None and weights_kept(shape, gpu)):
+            layers.again(whole.pack)
+        cost.working[name] = whole.bytes + 2 * whole.largest
+        if how == "selective":
+            cost.kept[name] += layers.products.bytes
         return result
 
     with mode, torch.autograd.graph.saved_tensors_hooks(keeping.pack, lambda tensor: tensor):
         with autocast:
             visual = None
-            if model.vision is not None and shape.images:
-                features = part("vision", lambda: seen(model, shape))
+            if model.vision is not None and shape.views:
+                features = deep("vision", lambda: seen(model, shape))
                 visual = part("projector", lambda: model.projector(features))
-            hidden = part("language", lambda: read(model, shape, visual, gpu))
+            hidden = deep("language", lambda: read(model, shape, visual, gpu))
             loss = part("head", lambda: judged(model, hidden, shape))
         if loss.requires_grad:
             with attending(shape.attended, weights_kept(shape, gpu)):
@@ -112,20 +161,20 @@ def run_pass(
 
 
 def seen(model: nn.Module, shape: Shape) -> Tensor:
-    """Features of the pass's images."""
-    pixels = torch.empty(shape.images, 3, shape.side, shape.side)
-    several = isinstance(model.vision, nn.ModuleList)
-    encoders = model.vision if several else [model.vision]
+    """Features of the pass's views."""
+    pixels = [torch.empty(shape.views, 3, side, side) for side in shape.sides]
     trains = any(weight.requires_grad for weight in model.vision.parameters())
     with attending(None, weights=False), nullcontext() if trains else torch.no_grad():
-        return torch.cat([encoder(pixels) for encoder in encoders], dim=-1)
+        return model.vision(pixels if len(pixels) > 1 else pixels[0])
 
 
 def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Tensor:
     """Last hidden states of the pass, each sample a row."""
     ids = torch.zeros(shape.rows, shape.length, dtype=torch.long)
     embedded = model.language.get_input_embeddings()(ids)
-    if visual is not None:
+    if visual is not None and model.cross_attention is not None:
+        model.cross_attention.read = partial(gated, shape.together, visual.flatten(0, 1))
+    elif visual is not None:
         rows = embedded.flatten(0, 1)
         places = visual.flatten(0, 1).to(rows.dtype)[: len(rows)]
         where = torch.zeros(len(places), dtype=torch.long)
@@ -138,6 +187,43 @@ def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Te
             attention_mask=embedded.new_zeros(1, 1, 1, 1),
             use_cache=False,
         ).last_hidden_state
+
+
+def gated(together: int, visual: Tensor, layer: nn.Module, states: Tensor) -> Tensor:
+    """States [samples, length, width] after a gated layer, which reads whole rows of the batch:
+    every position is scored against every visual token [tokens, width] of its row."""
+    length = states.shape[0] * states.shape[1] // together
+    rows = states.flatten(0, 1)[: together * length].unflatten(0, (together, length))
+    tokens = max(1, len(visual) // together)
+    shown = visual[: together * tokens].unflatten(0, (together, tokens))
+    allowed = torch.zeros(together, length, tokens, dtype=torch.bool)
+    done = layer(rows, shown, allowed).flatten(0, 1)
+    rest = states.flatten(0, 1)[len(done) :]
+    return torch.cat([done, rest]).view_as(states) if len(rest) else done.view_as(states)
+
+
+def hang(model: nn.Module) -> None:
+    """Put the gated layers in front of their decoder layers, without what they do in training to
+    find out who reads what: it looks at numbers, and here are none."""
+    owner, decoder = decoder_layers(model.language)
+    owner._forward_pre_hooks.clear()
+    owner._forward_hooks.clear()
+    model.cross_attention.read = None
+    for number, layer in model.cross_attention.layers.items():
+        below = decoder[int(number)]
+        below._forward_pre_hooks.clear()
+
+        def before(
+            module: nn.Module, args: tuple, kwargs: dict, layer: nn.Module = layer
+        ) -> tuple[tuple, dict]:
+            states = args[0] if args else kwargs["hidden_states"]
+            if model.cross_attention.read is not None:
+                states = model.cross_attention.read(layer, states)
+            if args:
+                return (states, *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": states}
+
+        below.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def weights_kept(shape: Shape, gpu: bool) -> bool:
@@ -169,6 +255,8 @@ def fake(model: nn.Module, gpu: bool = False) -> FakeTensorMode:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         model.to_empty(device="cpu")
+    if model.cross_attention is not None:
+        hang(model)
     for module in () if model.vision is None else model.vision.modules():
         module.whole_rows = True
     for module in model.language.modules():
