@@ -107,7 +107,7 @@ def pairwise(fields: Fields, mask: str) -> Callable[..., Tensor]:
 
 
 def seen_of_blocks(fields: Fields, mask: str) -> Tensor:
-    """How many of the pairs of every block are seen: [rows, 1, blocks of queries, blocks of keys]."""
+    """How many pairs of every block are seen: [rows, 1, blocks of queries, blocks of keys]."""
     rows, length = fields.segment.shape
     number = -(-length // BLOCK)
     keys = fields.keys()
