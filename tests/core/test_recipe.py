@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipe_files import refusal, written
 
 from lucida.core.document import dump_document, parse_document
 from lucida.core.errors import RecipeError
@@ -16,9 +17,7 @@ from lucida.core.recipe import (
     load_recipe,
     presets,
     recipe_hash,
-    schema,
 )
-from lucida.core.spec import Recipe
 
 WRONG = """\
 name: X!
@@ -36,18 +35,6 @@ stages:
     budget: {steps: 1, epochs: 2}
 blind: {steps: 0}
 """
-
-
-def written(tmp_path, text, name="recipe.yaml"):
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refusal(name, overrides=()):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(name, overrides)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", presets())
@@ -212,9 +199,3 @@ def test_every_field_can_be_explained():
                 assert explain(".".join([*keys, name]))
 
     visit(load_recipe("mini").model_dump(), [])
-
-
-def test_the_schema_describes_every_field_of_the_recipe():
-    properties = schema()["properties"]
-    assert properties.keys() == Recipe.model_fields.keys()
-    assert "bf16" in properties["precision"]["description"]

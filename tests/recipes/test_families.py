@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from recipe_files import refusal, written
 
 from lucida.core.errors import RecipeError
 from lucida.core.recipe import diff_recipes, load_recipe
@@ -28,20 +29,8 @@ recipes:
 """
 
 
-def written(tmp_path, text, name="trials.yaml"):
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refusal(name, overrides=()):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(name, overrides)
-    return str(caught.value)
-
-
 def test_a_difference_unfolds_into_a_whole_recipe(tmp_path):
-    recipe = load_recipe(f"{written(tmp_path, FAMILY)}#first")
+    recipe = load_recipe(f"{written(tmp_path, FAMILY, 'trials.yaml')}#first")
     by_hand = load_recipe(
         "mini-two-stage",
         ["name=first", "description=Without the first stage.", "provenance=reconstruction",
@@ -53,7 +42,7 @@ def test_a_difference_unfolds_into_a_whole_recipe(tmp_path):
 
 
 def test_a_difference_of_a_difference_keeps_notes_about_what_did_not_change(tmp_path):
-    path = written(tmp_path, FAMILY)
+    path = written(tmp_path, FAMILY, "trials.yaml")
     recipe = load_recipe(f"{path}#second", ["seed=4"])
     assert (recipe.name, recipe.description, recipe.seed) == ("second", "", 4)
     assert recipe.provenance == "reconstruction"
@@ -63,7 +52,7 @@ def test_a_difference_of_a_difference_keeps_notes_about_what_did_not_change(tmp_
 
 
 def test_a_file_may_be_one_difference_and_its_base_another_file(tmp_path):
-    family = written(tmp_path, FAMILY)
+    family = written(tmp_path, FAMILY, "trials.yaml")
     text = f"base: {family.name}#second\nname: mine\nchanges: {{seed: 3}}\n"
     member = load_recipe(written(tmp_path, text, "member.yaml"))
     assert (member.seed, member.stages[0].budget.steps) == (3, 9)
@@ -94,20 +83,20 @@ def test_a_file_may_be_one_difference_and_its_base_another_file(tmp_path):
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path, text, words):
-    message = refusal(written(tmp_path, text))
+    message = refusal(written(tmp_path, text, "trials.yaml"))
     for each in words:
         assert each in message
 
 
 def test_a_mistake_of_the_base_is_told_where_it_stands_there(tmp_path):
     text = FAMILY.replace("{steps: 7}", "{steps: none}")
-    path = written(tmp_path, text)
+    path = written(tmp_path, text, "trials.yaml")
     message = refusal(f"{path}#first")
     assert "trials.yaml, line 10" in message
 
 
 def test_the_lines_of_a_list_follow_its_entries(tmp_path):
-    path = written(tmp_path, FAMILY)
+    path = written(tmp_path, FAMILY, "trials.yaml")
     message = refusal(f"{path}#first", ["stages.sft.optim.warmup=x"])
     assert "stages.sft.optim.warmup (override" in message
     text = "base: mini-two-stage\nname: x\nchanges: {stages.align: null}\n"
@@ -120,7 +109,7 @@ def test_the_lines_of_a_list_follow_its_entries(tmp_path):
 
 def test_a_circle_of_bases_is_refused(tmp_path):
     text = "family: F\nrecipes:\n  a: {base: b}\n  b: {base: a}\n"
-    path = written(tmp_path, text)
+    path = written(tmp_path, text, "trials.yaml")
     assert "its own base" in refusal(f"{path}#a")
 
 
@@ -135,11 +124,11 @@ def test_a_circle_of_bases_is_refused(tmp_path):
     ],
 )
 def test_a_file_that_is_no_family_is_refused(tmp_path, text, words):
-    assert words in refusal(f"{written(tmp_path, text)}#a")
+    assert words in refusal(f"{written(tmp_path, text, 'trials.yaml')}#a")
 
 
 def test_a_family_needs_the_name_of_one_of_its_recipes(tmp_path):
-    path = written(tmp_path, FAMILY)
+    path = written(tmp_path, FAMILY, "trials.yaml")
     assert f"{path}#first" in refusal(path)
     assert "did you mean `second`?" in refusal(f"{path}#secnd")
     assert "name one of its recipes" in refusal("prismatic")

@@ -13,11 +13,6 @@ from lucida.core.fields import Shape, expected, shape, short
 from lucida.core.spec import Recipe, Spec
 
 
-def schema() -> dict:
-    """The JSON schema of a recipe, for editors: `# yaml-language-server: $schema=FILE`."""
-    return Recipe.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-
-
 def explain(dotted: str = "") -> str:
     """What may stand at a place, in words: `explain("model.projector")`, `explain("stages.optim")`.
 

@@ -20,11 +20,11 @@ from pydantic import ValidationError
 from lucida.core.document import Document, dump_document, read_document
 from lucida.core.errors import RecipeError, nearest, suggestion
 from lucida.core.explain import explain as explain
-from lucida.core.explain import schema as schema
 from lucida.core.families import is_family, members, unfold
 from lucida.core.fields import short
 from lucida.core.mistakes import mistakes_of, odd_values, refuse
 from lucida.core.overrides import apply_overrides
+from lucida.core.schema import schema as schema
 from lucida.core.spec import Recipe
 
 PRESETS = Path(__file__).parent.parent / "recipes"

@@ -51,7 +51,7 @@ def explain(
 @app.command()
 @guarded
 def schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
+    """Print the JSON schema of recipe files, for editors."""
     from lucida.core.recipe import schema as recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))

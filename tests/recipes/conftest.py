@@ -1,0 +1,6 @@
+"""Lets the tests of this folder import `recipe_files` of the tests of `core`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
