@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lucida.core.errors import DataError
-from lucida.data.collate import collate, images_of
+from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
-from lucida.model.decode import LEAST, SPREAD
 from lucida.model.masks import ASK_WHOLE, TWIG
+from lucida.model.prefill import LEAST, SPREAD, with_images
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -297,17 +297,18 @@ def scored_batch(
 ) -> Iterator[tuple[Question, list[Likelihood]]]:
     """One forward, and the likelihoods of every candidate in it, question by question."""
     rows, places = zip(*map(packed, batch), strict=True)
-    fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id).to(model.device)
-    fields.features = features(model, processor, rows)
-    hidden = model.hidden(fields)[0]
+    fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id)
+    with_images(fields, model, processor, rows)
     starts = np.cumsum([0, *(len(row) for row in rows)])
-    where = [p + start for start, own in zip(starts, places, strict=False) for p in own]
+    own = [p + start for start, each in zip(starts, places, strict=False) for p in each]
+    where = torch.from_numpy(np.concatenate(own)).to(model.device)
+    hidden = model.hidden(fields.to(model.device), wanted=where.unique())[0]
     questions = [each for tree in batch for each in tree.questions]
     wanted = [target for each in questions for target in each.targets]
     scores = log_probabilities(
         model,
         hidden,
-        torch.from_numpy(np.concatenate(where)).to(model.device),
+        where,
         torch.from_numpy(np.concatenate(wanted)).to(model.device),
     )
     begin = 0
@@ -318,20 +319,6 @@ def scored_batch(
             found.append(Likelihood(float(part[0]), float(part.sum()), len(target)))
             begin += len(target)
         yield each, found
-
-
-def features(
-    model: LucidaModel, processor: LucidaProcessor, rows: Sequence[Tokens]
-) -> Tensor | None:
-    """Features of the images of these rows, in order; each picture is encoded once."""
-    sources = images_of(rows)
-    first = {source.key: source for source in sources}
-    pixels = processor.pixels(list(first.values()))
-    if pixels is None:
-        return None
-    number = {key: place for place, key in enumerate(first)}
-    places = torch.tensor([number[source.key] for source in sources], device=model.device)
-    return model.encode_images(pixels.to(model.device))[places]
 
 
 def log_probabilities(

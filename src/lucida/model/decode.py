@@ -2,11 +2,9 @@
 
     questions about image A: a1 a2 a3, about B: b1
 
-    stems     [ A ]                          one forward, key-value cache kept, padded on the left
-              [ B ]
-    prompts   [ A ][a1 a2 a3 | last tokens]  a row holds all questions of a stem; nothing is copied
-              [ B ][      b1 | last token ]
-    decode    one token a step for every question that has not ended
+    prefill   | A a1 a2 a3 | B b1 |    all prompts in one packed forward (model/prefill.py)
+    decode    [ A a1 a2 a3 | 1 2 3 ]   one token a step for every question that has not ended;
+              [ B b1       | 1     ]   a row holds all questions of a stem, nothing is copied
 
 A row is a stem with questions side by side behind it; a mask keeps them apart (each position has an
 owner: 0 the stem, k question k). So the cache of a picture exists once however many questions there
@@ -31,6 +29,7 @@ from lucida.core.errors import DataError, ModelError
 from lucida.data.sample import Sample, Tokens
 from lucida.model.cross_attention import select_rows
 from lucida.model.masks import ASK_WHOLE
+from lucida.model.prefill import LEAST, SPREAD, Request, Row, length, prefill
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -42,42 +41,6 @@ BATCH_TOKENS = 16_384
 KEEP = 0.75
 """Rows whose questions have all ended are dropped when at most this share is still being written:
 dropping copies the cache, so doing it for every row would cost more than it saves."""
-
-SPREAD = 2
-"""Positions behind a stem, as a multiple of its length (and `LEAST` more), that share one row.
-Questions of a row score each other's positions in vain, which grows with their square."""
-
-LEAST = 64
-
-WASTE = 0.2
-"""Largest share of a stem's row that may be padding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One prompt, cut behind its last visual token (or its stem, whichever ends later).
-
-    At its full length it is not cut: nothing of it is shared.
-    """
-
-    index: int
-    prompt: Tokens
-    cut: int
-
-    @property
-    def stem(self) -> tuple[tuple[str, ...], bytes]:
-        """What must be equal for two requests to share their beginning."""
-        images = tuple(source.key for source in self.prompt.images)
-        return images, self.prompt.input_ids[: self.cut].tobytes()
-
-    @property
-    def rest(self) -> int:
-        """Positions behind the stem."""
-        return len(self.prompt) - self.cut
-
-
-Row = list[Request]
-"""Requests of one stem that share a row."""
 
 
 def greedy(
@@ -166,27 +129,26 @@ def request(index: int, prompt: Tokens, whole: bool = False) -> Request:
 
 
 def batches(requests: Sequence[Request], new: int, batch_tokens: int) -> Iterator[list[Row]]:
-    """Rows with stems of similar length, those of equal stems side by side, within the budget."""
+    """Rows of similar length within the budget, which counts the cache with its padding."""
     batch: list[Row] = []
+    widest = most = 0
     for row in rows_of(requests, new):
-        widest = max(len(each) for each in [*batch, row])
-        behind = max(sum(asked.rest for asked in each) for each in [*batch, row])
-        size = (len(batch) + 1) * (row[0].cut + behind + widest * new)
-        uneven = batch and batch[0][0].cut < (1 - WASTE) * row[0].cut
-        if batch and (size > batch_tokens or uneven):
+        wide, many = max(widest, length(row)), max(most, len(row))
+        if batch and (len(batch) + 1) * (wide + many * new) > batch_tokens:
             yield batch
-            batch = []
+            batch, wide, many = [], length(row), len(row)
         batch.append(row)
+        widest, most = wide, many
     if batch:
         yield batch
 
 
 def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
-    """Requests of equal stems joined into rows; the rows by length of stem, then by what follows.
+    """Requests of equal stems joined into rows; the rows by length, rows of a stem side by side.
 
     An uncut prompt is a row of its own: what it says first stands at its stem's end.
     """
-    order = sorted(requests, key=lambda asked: (asked.cut, asked.stem, len(asked.prompt)))
+    order = sorted(requests, key=lambda asked: (asked.stem, len(asked.prompt)))
     rows: list[Row] = []
     filled = 0
     for asked in order:
@@ -199,7 +161,7 @@ def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
         else:
             rows.append([asked])
             filled = taken
-    rows.sort(key=lambda row: (row[0].cut, len(row), sum(asked.rest for asked in row), row[0].stem))
+    rows.sort(key=lambda row: (length(row), len(row), row[0].stem))
     return rows
 
 
@@ -249,14 +211,9 @@ def answer(
     model: LucidaModel, processor: LucidaProcessor, batch: list[Row], new: int
 ) -> list[list[list[int]]]:
     """Answers of one batch, by row and question; -1 behind an end."""
-    state, scores, rows = run_stems(model, processor, batch)
-    if len(rows) != len(state.owner) or bool((rows != torch.arange(len(rows)).to(rows)).any()):
-        state.keep(rows)
-        scores = scores[rows]
-    ids, owner, position = behind_stems(batch, processor.tokenizer.pad_token_id, model.device)
+    read = prefill(model, processor, batch)
+    state, scores = State(model, read.cache, read.owner), model.logits(read.hidden)
     count = max(map(len, batch))
-    if ids.shape[1]:
-        scores = state.forward(ids, owner, position, keep=count)
     device = model.device
     ends = torch.tensor(model.generation_config.eos_token_id, device=device)
     never = model.generation_config.suppress_tokens or []
@@ -287,71 +244,3 @@ def answer(
         owner = torch.where(going, slot + 1, -1)
         scores = state.forward(chosen, owner, length + step, keep=chosen.shape[1])
     return written.tolist()
-
-
-def run_stems(
-    model: LucidaModel, processor: LucidaProcessor, batch: list[Row]
-) -> tuple[State, Tensor, Tensor]:
-    """The different stems of a batch, run; scores behind each [stems, 1, vocabulary]; and for each
-    row which stem is its own."""
-    place: dict[tuple, int] = {}
-    first: list[Request] = []
-    rows = []
-    for row in batch:
-        if row[0].stem not in place:
-            place[row[0].stem] = len(first)
-            first.append(row[0])
-        rows.append(place[row[0].stem])
-    longest = max(asked.cut for asked in first)
-    ids = torch.full((len(first), longest), processor.tokenizer.pad_token_id)
-    seen = torch.zeros_like(ids)
-    for number, asked in enumerate(first):
-        ids[number, longest - asked.cut :] = torch.from_numpy(asked.prompt.input_ids[: asked.cut])
-        seen[number, longest - asked.cut :] = 1
-    pixels = processor.pixels([source for asked in first for source in asked.prompt.images])
-    output = model(
-        input_ids=ids.to(model.device),
-        attention_mask=None if bool(seen.all()) else seen.to(model.device),
-        pixel_values=None if pixels is None else pixels.to(model.device),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    state = State(model, output.past_key_values, (seen - 1).to(model.device))
-    return state, output.logits, torch.tensor(rows, device=model.device)
-
-
-def behind_stems(
-    batch: list[Row], pad_id: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, owners and positions behind the stems, each [rows, length]; empty for uncut prompts.
-
-    The last token of every question stands at the row's end, one column for each question, so that
-    only those columns need scores; the rest is padded on the left.
-
-    Worked example: questions a1 a2 a3 and b1 b2 behind a stem of 4.
-
-        ids       a1 a2 b1 a3 b2
-        owner      1  1  2  1  2
-        position   4  5  4  6  5
-    """
-    count = max(map(len, batch))
-    bodies = [[(k, asked) for k, asked in enumerate(row, 1) if asked.rest] for row in batch]
-    if not any(bodies):
-        empty = torch.zeros(len(batch), 0, dtype=torch.long, device=device)
-        return empty, empty, empty
-    width = max(sum(asked.rest - 1 for _, asked in row) for row in bodies)
-    shape = (len(batch), width + count)
-    ids, owner, position = np.full(shape, pad_id), np.full(shape, -1), np.zeros(shape, np.int64)
-    for number, row in enumerate(bodies):
-        place = width - sum(asked.rest - 1 for _, asked in row)
-        for k, asked in row:
-            body = slice(place, place + asked.rest - 1)
-            ids[number, body] = asked.prompt.input_ids[asked.cut : -1]
-            owner[number, body] = k
-            position[number, body] = np.arange(asked.cut, len(asked.prompt) - 1)
-            place = body.stop
-            last = width + k - 1
-            ids[number, last] = asked.prompt.input_ids[-1]
-            owner[number, last] = k
-            position[number, last] = len(asked.prompt) - 1
-    return tuple(torch.from_numpy(array).to(device) for array in (ids, owner, position))

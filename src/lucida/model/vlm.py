@@ -21,6 +21,7 @@ from lucida.model.encoders.encoder import VisionEncoder, new_model
 from lucida.model.encoders.fusion import FusedEncoder, encoders_of, joined
 from lucida.model.fuse import fuse
 from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
+from lucida.model.last_layer import only_at
 from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
 from lucida.model.views import encoded, visual_of
@@ -118,8 +119,13 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
 
     # Training: batches whose fields carry all meaning.
 
-    def hidden(self, batch: Batch) -> Float[Tensor, "rows length width"]:
+    def hidden(
+        self, batch: Batch, cache: Cache | None = None, wanted: Tensor | None = None
+    ) -> Float[Tensor, "rows length width"]:
         """Last hidden states of a packed, branched or padded batch; padding is arbitrary.
+
+        An empty `cache` is filled with the keys and values of all positions, as they stand in the
+        batch. `wanted`: the flat positions whose states are needed; others come out arbitrary.
 
         Nothing below the lowest trained parameter is differentiated: a frozen encoder runs without
         gradients, and with frozen parts autograd ends where the first trained weight enters.
@@ -136,15 +142,17 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         embedded = self.embed(batch.input_ids, batch.image > 0, visual)
         if visual is None and self.projector is not None and self.training:
             embedded = embedded + self.projector_at_rest(embedded)
-        output = self.language.base_model(
-            inputs_embeds=embedded,
-            position_ids=batch.position,
-            # A mask of rank 4 is passed on untouched; without it transformers would build a dense
-            # mask of length² that nothing reads.
-            attention_mask=embedded.new_zeros(1, 1, 1, 1),
-            use_cache=False,
-            layout=Layout(fields_of(batch), self.mask, self.attention),
-        )
+        with only_at(self.language, wanted):
+            output = self.language.base_model(
+                inputs_embeds=embedded,
+                position_ids=batch.position,
+                # A mask of rank 4 is passed on untouched; without it transformers would build a
+                # dense mask of length² that nothing reads.
+                attention_mask=embedded.new_zeros(1, 1, 1, 1),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                layout=Layout(fields_of(batch), self.mask, self.attention),
+            )
         return output.last_hidden_state
 
     def logits(self, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocabulary"]:

@@ -1,0 +1,247 @@
+"""The first pass over prompts that are to be answered, and the cache that answers go on from.
+
+    rows           [ A a1 a2 ] [ A a3 ] [ B b1 ]     a stem and questions side by side
+    forward        | A a1 a2 a3 | B b1 |             a tree for each stem, packed, no padding
+    cache          [ A a1 a2 ]                       gathered into rows, each as wide as the widest
+                   [ A a3  . ]
+                   [ B b1  . ]
+
+A tree is a segment of a packed row: its questions are branches and do not see one another. So a
+stem runs once for all its questions, whatever stands in the batch beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+from lucida.data.collate import collate, images_of
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
+from lucida.model.cross_attention import SEEN
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+SPREAD = 2
+"""Positions behind a stem, as a multiple of its length (and `LEAST` more), that share one row.
+Questions of a row score each other's positions in vain, which grows with their square."""
+
+LEAST = 64
+
+PASS_TOKENS = 1024
+"""Positions of one forward on a CPU, whose caches larger ones leave: per position 31 µs at 1,024
+and 36 µs at 4,096 (`mini`, one core). A GPU takes everything at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt, cut behind its last visual token (or its stem, whichever ends later).
+
+    At its full length it is not cut: nothing of it is shared.
+    """
+
+    index: int
+    prompt: Tokens
+    cut: int
+
+    @property
+    def stem(self) -> tuple[tuple[str, ...], bytes]:
+        """What must be equal for two requests to share their beginning."""
+        images = tuple(source.key for source in self.prompt.images)
+        return images, self.prompt.input_ids[: self.cut].tobytes()
+
+    @property
+    def rest(self) -> int:
+        """Positions behind the stem."""
+        return len(self.prompt) - self.cut
+
+
+Row = list[Request]
+"""Requests of one stem that share a row of the cache."""
+
+
+def length(row: Row) -> int:
+    """Positions of a row before anything is written."""
+    return row[0].cut + sum(asked.rest for asked in row)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """Prompts that have been read.
+
+    owner [rows, positions]: whose each position of the cache is: 0 the stem's, k question k's,
+    -1 nobody's. hidden [rows, questions, width]: the last state of each prompt, arbitrary where a
+    row has fewer questions.
+    """
+
+    cache: Cache
+    owner: Tensor
+    hidden: Tensor
+
+
+def prefill(model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Row]) -> Prefilled:
+    """Every prompt of the rows, packed: one forward, or several of `PASS_TOKENS` on a CPU.
+
+    Worked example: the rows [A a1 a2] and [A a3] with a stem of 3 positions, a1 and a3 of 2, a2 of
+    1. The tree is A A A a1 a1 a2 a3 a3; the cache gathers its places 0 1 2 3 4 5 and 0 1 2 6 7,
+    owners 0 0 0 1 1 2 and 0 0 0 1 1 -1.
+    """
+    device = model.device
+    width, most = max(map(length, batch)), max(map(len, batch))
+    packed = model.cross_attention is None  # gated layers keep their images by the row
+    layers: list[tuple[Tensor, Tensor]] = []
+    owners = torch.full((len(batch), width), -1, device=device)
+    hidden = None
+    for trees in passes(trees_of(batch, packed), batch, packed and device.type == "cpu"):
+        tokens = [segment([asked for n in tree for asked in batch[n]]) for tree in trees]
+        fields = collate(tokens, packed, processor.tokenizer.pad_token_id)
+        with_images(fields, model, processor, tokens)
+        step = [len(each) for each in tokens]
+        starts = np.cumsum([0, *(step if packed else [max(step)] * len(step))])
+        place, owner, last = map(torch.from_numpy, places(batch, trees, starts, width, most))
+        place, owner, last = place.to(device), owner.to(device), last.to(device)
+        cache = DynamicCache()
+        states = model.hidden(fields.to(device), cache, last.unique()).flatten(0, 1)
+        rows = torch.tensor([number for tree in trees for number in tree], device=device)
+        if hidden is None:
+            hidden = states.new_zeros(len(batch), most, states.shape[-1])
+            layers = [(room(each.keys, owners), room(each.values, owners)) for each in cache.layers]
+        hidden[rows], owners[rows] = states[last], owner
+        for (keys, values), each in zip(layers, cache.layers, strict=True):
+            keys[rows], values[rows] = gathered(each.keys, place), gathered(each.values, place)
+    joined = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        joined.update(keys, values, number)
+    if hasattr(cache, SEEN):
+        setattr(joined, SEEN, getattr(cache, SEEN))
+    return Prefilled(joined, owners, hidden)
+
+
+def passes(
+    trees: Sequence[list[int]], batch: Sequence[Row], small: bool
+) -> Iterator[list[list[int]]]:
+    """The trees of each forward: all of them, or `small` ones."""
+    group: list[list[int]] = []
+    filled = 0
+    for tree in trees:
+        size = batch[tree[0]][0].cut + sum(length(batch[n]) - batch[n][0].cut for n in tree)
+        if small and group and filled + size > PASS_TOKENS:
+            yield group
+            group, filled = [], 0
+        group.append(tree)
+        filled += size
+    yield group
+
+
+def room(states: Tensor, owners: Tensor) -> Tensor:
+    """An empty [rows, heads, positions, size] for keys or values like these."""
+    rows, positions = owners.shape
+    return states.new_zeros(rows, states.shape[1], positions, states.shape[-1])
+
+
+def trees_of(batch: Sequence[Row], joined: bool) -> list[list[int]]:
+    """Rows that are read as one tree, by number: those of equal stems, as long as not too much
+    stands behind the stem. Every row by itself where they are not to be `joined`."""
+    trees: list[list[int]] = []
+    last: dict[tuple, tuple[list[int], int]] = {}
+    for number, row in enumerate(batch):
+        behind = sum(asked.rest for asked in row)
+        tree, filled = last.get(row[0].stem, ([], 0))
+        room = SPREAD * row[0].cut + LEAST
+        if not (joined and tree and behind and filled + behind <= room):
+            tree, filled = [], 0
+            trees.append(tree)
+        tree.append(number)
+        last[row[0].stem] = tree, filled + behind
+    return trees
+
+
+def segment(asked: Sequence[Request]) -> Tokens:
+    """A stem with prompts as its branches."""
+    stem, cut = asked[0].prompt, asked[0].cut
+    ids, branch = [stem.input_ids[:cut]], [np.zeros(cut, np.int64)]
+    position, ends = [np.arange(cut)], []
+    end = cut
+    for number, each in enumerate(asked, 1):
+        ids.append(each.prompt.input_ids[cut:])
+        branch.append(np.full(each.rest, number))
+        position.append(np.arange(cut, len(each.prompt)))
+        end += each.rest
+        ends.append(end - 1)
+    image, target = np.zeros(end, np.int64), np.full(end, IGNORED, np.int64)
+    image[:cut] = stem.image[:cut]
+    target[ends] = 0  # any token: masks take what stands before it for the prompt
+    return Tokens(
+        origin=stem.origin,
+        images=stem.images,
+        input_ids=np.concatenate(ids),
+        branch=np.concatenate(branch),
+        position=np.concatenate(position),
+        image=image,
+        target=target,
+    )
+
+
+def places(
+    batch: Sequence[Row],
+    trees: Sequence[Sequence[int]],
+    starts: np.ndarray,
+    width: int,
+    most: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the rows of these trees, in their order: where each position stands in the forward, whose
+    it is, and where the prompts end: [rows, width], [rows, width], [rows, most]."""
+    rows = sum(map(len, trees))
+    place = np.zeros((rows, width), np.int64)
+    owner = np.full_like(place, -1)
+    last = np.zeros((rows, most), np.int64)
+    row = 0
+    for tree, start in zip(trees, starts, strict=False):
+        cut = batch[tree[0]][0].cut
+        behind = start + cut
+        for number in tree:
+            place[row, :cut] = np.arange(start, start + cut)
+            owner[row, :cut] = 0
+            end = cut
+            for k, asked in enumerate(batch[number], 1):
+                own = slice(end, end + asked.rest)
+                place[row, own] = np.arange(behind, behind + asked.rest)
+                owner[row, own] = k
+                end, behind = own.stop, behind + asked.rest
+                last[row, k - 1] = behind - 1
+            last[row, len(batch[number]) :] = last[row, 0]
+            row += 1
+    return place, owner, last
+
+
+def gathered(states: Tensor, place: Tensor) -> Tensor:
+    """Keys or values [rows, heads, length, size] of a forward, by flat position, as [rows of the
+    cache, heads, positions, size]."""
+    heads, size = states.shape[1], states.shape[-1]
+    every = states.transpose(1, 2).reshape(-1, heads, size)
+    rows = every.index_select(0, place.flatten()).view(*place.shape, heads, size)
+    return rows.transpose(1, 2)
+
+
+def with_images(
+    batch: Batch, model: LucidaModel, processor: LucidaProcessor, rows: Sequence[Tokens]
+) -> None:
+    """Give a batch of these rows the features of their images; each picture is encoded once."""
+    sources = images_of(rows)
+    first: dict[str, ImageSource] = {source.key: source for source in sources}
+    pixels = processor.pixels(list(first.values()))
+    if pixels is None:
+        return
+    if isinstance(pixels, Views):  # the model arranges their features by the size of each
+        batch.pixel_values = pixels if len(first) == len(sources) else processor.pixels(sources)
+        return
+    number = {key: place for place, key in enumerate(first)}
+    own = torch.tensor([number[source.key] for source in sources], device=model.device)
+    batch.features = model.encode_images(pixels.to(model.device))[own]
