@@ -23,6 +23,23 @@ PromptSet = Literal[
 Prompts = list[str] | PromptSet
 
 
+class CaptionsSpec(Spec):
+    """Captions from a file of their own in place of a source's, such as AI-written ones."""
+
+    path: str
+    """CSV, TSV, JSON, JSONL or parquet: file or pattern."""
+    by: str = "name"
+    """What of the source is compared: `path` of the picture as it is written there, `name` (its
+    last part), `stem` (that without its ending), or a field of its records, such as `url`."""
+    key: str = "image"
+    """Field of the file that is compared with it."""
+    text: str = "caption"
+    """Field of the file with the caption."""
+    missing: Literal["keep", "drop", "error"] = "error"
+    """A record without a caption in the file keeps its own, is left out, or is an error (which
+    `mixture.on_error` may skip)."""
+
+
 class WorldSourceSpec(Spec):
     """Samples drawn from the miniature world."""
 
@@ -85,6 +102,8 @@ class PairsSourceSpec(Spec):
     one of them. None: the picture and its text are a document."""
     allow_outside: bool = False
     """Let image paths leave the folder."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -97,6 +116,8 @@ class FolderSourceSpec(Spec):
     """As in `pairs`."""
     allow_outside: bool = False
     """Follow symbolic links that leave the folder."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -127,6 +148,8 @@ class ParquetSourceSpec(Spec):
     prompts: Prompts = Field(default=[])
     """As in `pairs`, where a row has one image and one text; for rows with `question` and `answer`,
     wordings with `{}` where the question stands."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -143,6 +166,8 @@ class HubSourceSpec(Spec):
     """As in `parquet`."""
     prompts: Prompts = Field(default=[])
     """As in `pairs`."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -169,6 +194,8 @@ class WebdatasetSourceSpec(Spec):
     """Smallest file of a picture; smaller ones are mostly icons."""
     prompts: Prompts = Field(default=[])
     """As in `pairs`."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -238,6 +265,8 @@ class AnnotationsSourceSpec(Spec):
     For questions `{}` is where the question, the phrase or the box stands."""
     allow_outside: bool = False
     """Let image paths leave the folder."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
@@ -263,6 +292,23 @@ SourceSpec = Annotated[
 ]
 
 
+class SourceBudgetSpec(Spec):
+    """The most that a stage takes from one source: samples, epochs or tokens, exactly one."""
+
+    samples: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Times that its records come; a part of an epoch is some of them."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens that the model reads, by the average of 256 of its records."""
+
+    @model_validator(mode="after")
+    def one_of_them(self) -> SourceBudgetSpec:
+        if len(given := self.model_dump(exclude_none=True)) != 1:
+            shown = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
+            raise ValueError(f"give exactly one of samples, epochs and tokens (got {shown})")
+        return self
+
+
 class MixtureSpec(Spec):
     """Sources with weights, and what to do with a record that cannot be used."""
 
@@ -274,14 +320,21 @@ class MixtureSpec(Spec):
     caps: dict[str, Annotated[int, Field(gt=0)]] = Field(default={})
     """Name of a source → the most of its records that are used: the same ones in every epoch,
     chosen by the seed."""
+    budgets: dict[str, SourceBudgetSpec] = Field(default={})
+    """Name of a source → the most that the stage takes from it. Once it is used up the others share
+    its place by their weights. Where every source has a budget, the stage ends at the latest with
+    the last whole step of them."""
     on_error: Literal["error", "skip"] = "error"
     """`skip` drops a bad record, writes it to `dropped.jsonl`, and stops above `max_dropped`."""
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     """Largest share of records that may be dropped before the run stops."""
 
     @model_validator(mode="after")
-    def caps_have_sources(self) -> MixtureSpec:
-        if unknown := sorted(set(self.caps) - set(self.sources)):
-            known = ", ".join(self.sources)
-            raise ValueError(f"caps for sources that are not there: {unknown} (known: {known})")
+    def caps_and_budgets_have_sources(self) -> MixtureSpec:
+        for what in ("caps", "budgets"):
+            if unknown := sorted(set(getattr(self, what)) - set(self.sources)):
+                known = ", ".join(self.sources)
+                raise ValueError(
+                    f"{what} for sources that are not there: {unknown} (known: {known})"
+                )
         return self

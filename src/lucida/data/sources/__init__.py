@@ -6,6 +6,7 @@ from lucida.core.errors import DataError
 from lucida.core.registry import Table
 from lucida.core.spec import SourceSpec
 from lucida.data.mixture import Source
+from lucida.data.sources.captions import Recaptioned
 
 SOURCES = Table(
     "source",
@@ -28,5 +29,12 @@ SOURCES = Table(
 
 
 def open_source(spec: SourceSpec) -> Source:
-    """The source that a recipe names; every field of its spec but the weight is an argument."""
-    return SOURCES[spec.kind](**spec.model_dump(exclude={"kind", "weight"}))
+    """The source that a recipe names; every field of its spec but the weight is an argument, and
+    `captions` are put around it."""
+    fields = spec.model_dump(exclude={"kind", "weight", "captions"})
+    source = SOURCES[spec.kind](**fields)
+    captions = getattr(spec, "captions", None)
+    if captions is None:
+        return source
+    # What is matched is kept by files; the fields tell apart two readings of the same files.
+    return Recaptioned(source, **captions.model_dump(), identity=repr(sorted(fields.items())))

@@ -59,6 +59,7 @@ class AnnotationsSource:
         allow_outside: bool = False,
     ) -> None:
         self.path, self.answer = Path(path), answer
+        self.files = [self.path]
         self.dropped: Counter[str] = Counter()
         self.prompts = prompts_of(prompts)
         if prompt is not None:
@@ -94,11 +95,24 @@ class AnnotationsSource:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def key(self, index: int, field: str | None) -> str:
+        """The name of a record's picture; there are no fields."""
+        if field is not None:
+            raise DataError(f"annotations have no field `{field}` here", origin=self.path)
+        return self.entries[index].image
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its own caption."""
         origin = f"{self.path}: record {index}"
         name, question, answer, corners = self.entries[index]
         image = self.pictures.picture(text_of(name, "image", origin), origin)
         if question is None:
-            return captioned(origin, image, answer, self.prompts, index)
+            said = answer if words is None else words
+            return captioned(origin, image, said, self.prompts, index)
+        if words is not None:
+            raise DataError("a question has no caption to be replaced", origin=origin)
         about = text_of(question, "question", origin)
         said = text_of(answer, "answer", origin)
         if corners is None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from lucida.core.errors import DataError
 from lucida.data.sample import Sample
-from lucida.data.sources.parquet import require
 from lucida.data.sources.prompts import prompts_of
-from lucida.data.sources.rows import Ratings, row_sample
+from lucida.data.sources.rows import Ratings, row_key, row_sample
+from lucida.data.sources.tables import require
 
 
 class HubSource:
@@ -52,11 +52,22 @@ class HubSource:
         return len(self.rows) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its own caption."""
+        row, origin = self._row(index)
+        return row_sample(row, origin, self.prompts, index, self.ratings, words)
+
+    def key(self, index: int, field: str | None) -> str:
+        """The file name that a row gives its picture, or one of its columns."""
+        return row_key(*self._row(index), field)
+
+    def _row(self, index: int) -> tuple[dict, str]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = index if self._kept is None else int(self._kept[index])
-        origin = f"{self.origin}: row {row}"
-        return row_sample(self.rows[row], origin, self.prompts, index, self.ratings)
+        return self.rows[row], f"{self.origin}: row {row}"
 
 
 def _undecoded(rows, datasets):

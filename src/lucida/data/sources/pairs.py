@@ -6,26 +6,22 @@ a.jpg,"A kite, flying."        photos/kite.txt
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
-from typing import Any
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
-from lucida.data.sources.conversation import captioned, shortened, text_of
+from lucida.data.sources.conversation import captioned, text_of
 from lucida.data.sources.pictures import ENDINGS, PictureFolder
 from lucida.data.sources.prompts import prompts_of
-from lucida.data.sources.records import Records, files_of
-
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+from lucida.data.sources.tables import field_of, rows_of
 
 
 class PairsSource:
     """Rows with the path of a picture and a text.
 
-    CSV follows quotes, also over line ends; TSV has none (a quote is text). DataError: a column
-    that is missing, a row with more or fewer fields, an empty text, a picture that cannot be found.
+    DataError: a column that is missing, a row with more or fewer fields, an empty text, a picture
+    that cannot be found.
     """
 
     def __init__(
@@ -38,80 +34,35 @@ class PairsSource:
         prompts: list[str] | str | None = None,
         allow_outside: bool = False,
     ) -> None:
-        files = files_of(path)
-        endings = {file.suffix.lower() for file in files}
-        if len(endings) > 1:
-            given = ", ".join(sorted(endings))
-            raise DataError("files of several formats in one source", given=given, origin=path)
-        self.delimiter = DELIMITERS.get(endings.pop())
-        table = self.delimiter is not None
-        self.records = Records(files, lines=table, quoted=self.delimiter == ",")
-        root = files[0].parent if images is None else Path(images)
+        self.rows = rows_of(path, columns)
+        self.files = self.rows.files
+        root = self.files[0].parent if images is None else Path(images)
         self.pictures = PictureFolder(root, allow_outside)
         self.image, self.text, self.prompts = image, text, prompts_of(prompts)
-        self.columns = columns
-        self._headers: list[int] = []
-        if table and columns is None:
-            self._headers = list(self.records.starts)
-            self.columns = self._fields(0)[0]
-            for name in (image, text):
-                if name not in self.columns:
-                    remedy = f"{suggestion(name, self.columns)}; set `image` and `text`, or "
-                    remedy += "`columns` for a file without a header line"
-                    raise DataError(f"no column `{name}`", origin=files[0], remedy=remedy)
+        known = getattr(self.rows, "columns", None)
+        for name in (image, text):
+            if isinstance(known, list) and name not in known:
+                remedy = f"{suggestion(name, known)}; set `image` and `text`, or `columns` for a "
+                remedy += "file without a header line"
+                raise DataError(f"no column `{name}`", origin=self.files[0], remedy=remedy)
 
     def __len__(self) -> int:
-        return len(self.records) - len(self._headers)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        place = index
-        for header in self._headers:
-            place += header <= place
-        record, origin = self._record(place)
-        for name in (self.image, self.text):
-            if name not in record:
-                remedy = suggestion(name, record)
-                raise DataError(f"no field `{name}`", origin=origin, remedy=remedy)
-        name = text_of(record[self.image], self.image, origin)
-        return captioned(
-            origin,
-            self.pictures.picture(name, origin),
-            record[self.text],
-            self.prompts,
-            index,
-        )
+        return self.sample(index)
 
-    def _record(self, place: int) -> tuple[dict[str, Any], str]:
-        if self.delimiter is None:
-            record, origin = self.records.value(place)
-            if not isinstance(record, dict):
-                expected, given = "an object", shortened(record)
-                raise DataError("bad record", expected=expected, given=given, origin=origin)
-            return record, origin
-        fields, origin = self._fields(place)
-        if len(fields) != len(self.columns):
-            raise DataError(
-                "another number of fields than columns",
-                expected=f"{len(self.columns)} ({', '.join(self.columns)})",
-                given=len(fields),
-                origin=origin,
-                remedy="quote texts that hold the delimiter or a line end",
-            )
-        return dict(zip(self.columns, fields, strict=True)), origin
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its own text."""
+        record, origin = self.rows[index]
+        name = text_of(field_of(record, self.image, origin), self.image, origin)
+        said = field_of(record, self.text, origin) if words is None else words
+        return captioned(origin, self.pictures.picture(name, origin), said, self.prompts, index)
 
-    def _fields(self, place: int) -> tuple[list[str], str]:
-        text, origin = self.records[place]
-        text = text.removesuffix("\r")
-        if self.delimiter == "\t":
-            return text.split("\t"), origin
-        try:
-            rows = list(csv.reader(text.splitlines(keepends=True), strict=True))
-        except csv.Error as error:
-            remedy = "a quote inside a quoted field is written twice"
-            raise DataError(f"broken CSV: {error}", origin=origin, remedy=remedy) from error
-        return rows[0] if rows else [], origin
+    def key(self, index: int, field: str | None) -> str:
+        """The path of a row's picture, or one of its fields, as text."""
+        record, origin = self.rows[index]
+        return str(field_of(record, field or self.image, origin))
 
 
 class FolderSource:
@@ -146,16 +97,34 @@ class FolderSource:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        name, endings = self.names[index], self.endings[index]
-        origin = f"{self.root}: {name}"
-        pictures = [ending for ending in endings if ending != ".txt"]
-        if len(pictures) != 1 or ".txt" not in endings:
-            expected, given = "one picture and one .txt", ", ".join(endings)
+        return self.sample(index)
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of the text beside the picture."""
+        name, origin = self.names[index], f"{self.root}: {self.names[index]}"
+        path = self.key(index, None)
+        if words is None and ".txt" not in self.endings[index]:
+            expected, given = "one picture and one .txt", ", ".join(self.endings[index])
             message = "files of one name that are no pair"
             raise DataError(message, expected=expected, given=given, origin=origin)
-        image = self.pictures.picture(name + pictures[0], origin)
+        image = self.pictures.picture(path, origin)
+        if words is not None:
+            return captioned(origin, image, words, self.prompts, index)
         try:
             text = (self.root / f"{name}.txt").read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the text: {error}", origin=origin) from error
         return captioned(origin, image, text.strip(), self.prompts, index)
+
+    def key(self, index: int, field: str | None) -> str:
+        """The path of a picture below the folder; there are no fields."""
+        name, endings = self.names[index], self.endings[index]
+        origin = f"{self.root}: {name}"
+        if field is not None:
+            raise DataError(f"pictures of a folder have no field `{field}`", origin=origin)
+        pictures = [ending for ending in endings if ending != ".txt"]
+        if len(pictures) != 1:
+            expected, given = "one picture and one .txt", ", ".join(endings)
+            message = "files of one name that are no pair"
+            raise DataError(message, expected=expected, given=given, origin=origin)
+        return name + pictures[0]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lucida.core.errors import DataError, suggestion
-from lucida.data.sources.parquet import table_rows
 from lucida.data.sources.published import (
     Record,
     as_record,
@@ -28,6 +27,7 @@ from lucida.data.sources.published import (
     read_object,
     read_pickle,
 )
+from lucida.data.sources.tables import TableRows
 
 Box = tuple[float, float, float, float]
 PICKLES = (".p", ".pkl", ".pickle")
@@ -159,8 +159,10 @@ def _first(row: Record, names: tuple[str, ...]) -> str:
 
 
 def _rows_of_table(path: Path) -> Iterator[tuple[Reference, str]]:
-    for number, value in enumerate(table_rows(path)):
-        ref = as_record(value, str(number), f"{path}: row {number}")
+    rows = TableRows([path])
+    for number in range(len(rows)):
+        value, origin = rows[number]
+        ref = as_record(value, str(number), origin)
         box = _inner(ref, "raw_anns")
         for found in _sentences(ref, _corners(box), _inner(ref, "raw_image_info")):
             yield found, ref.text("split")

@@ -21,6 +21,7 @@ from lucida.data.sources.conversation import text_of as words
 from lucida.data.sources.messages import message_sample
 from lucida.data.sources.pictures import bytes_source
 from lucida.data.sources.prompts import asked, asking
+from lucida.data.sources.tables import field_of
 
 TEXTS = ("text", "caption", "txt")
 
@@ -82,9 +83,19 @@ class Ratings:
 
 
 def row_sample(
-    row: dict[str, Any], origin: str, prompts: list[str], number: int, ratings: Ratings
+    row: dict[str, Any],
+    origin: str,
+    prompts: list[str],
+    number: int,
+    ratings: Ratings,
+    instead: str | None = None,
 ) -> Sample:
-    """A row as a sample; DataError says which columns were expected."""
+    """A row as a sample; DataError says which columns were expected.
+
+    `instead` is the caption of its one picture, whatever text the row has.
+    """
+    if instead is not None:
+        return _pair(row, instead, origin, prompts, number)
     if row.get("texts") is not None:
         return _rated(row, origin, ratings)
     if row.get("messages") is not None:
@@ -96,11 +107,7 @@ def row_sample(
         return _answered(row, origin, prompts, number)
     for name in TEXTS:
         if row.get(name) is not None:
-            images = _images(row, origin)
-            if len(images) != 1:
-                expected, given = "one image", len(images)
-                raise DataError("no pair", expected=expected, given=given, origin=origin)
-            return captioned(origin, picture(images[0], origin), row[name], prompts, number)
+            return _pair(row, row[name], origin, prompts, number)
     raise DataError(
         "no column with text",
         expected=f"texts, messages, conversations, question, {', '.join(TEXTS)}",
@@ -108,6 +115,26 @@ def row_sample(
         origin=origin,
         remedy=suggestion("texts", row),
     )
+
+
+def row_key(row: dict[str, Any], origin: str, field: str | None) -> str:
+    """The file name that stands with a row's picture, or another column, as text."""
+    if field is not None:
+        return str(field_of(row, field, origin))
+    first = next(iter(_images(row, origin)), None)
+    path = first.get("path") if isinstance(first, dict) else None
+    if not isinstance(path, str) or not path:
+        remedy = "compare another column: set `by` of the captions"
+        raise DataError("the picture of this row has no name", origin=origin, remedy=remedy)
+    return path
+
+
+def _pair(row: dict[str, Any], text: Any, origin: str, prompts: list[str], number: int) -> Sample:
+    images = _images(row, origin)
+    if len(images) != 1:
+        expected, given = "one image", len(images)
+        raise DataError("no pair", expected=expected, given=given, origin=origin)
+    return captioned(origin, picture(images[0], origin), text, prompts, number)
 
 
 def picture(value: Any, origin: str) -> ImageSource:

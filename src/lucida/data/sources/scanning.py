@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-CHUNK = 1 << 24
+CHUNK = 1 << 20
+"""Bytes looked at together: they and what is derived from them stay in the processor's cache."""
 NEWLINE, QUOTE, BACKSLASH = 10, 34, 92
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-_MARKS = np.zeros(256, dtype=bool)
-_MARKS[list(b'"[]{}')] = True
+BRACKETS = b"[]{}"
 _STEP = np.zeros(256, dtype=np.int64)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _BETWEEN = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
@@ -93,15 +93,15 @@ class _ArrayScan:
         self.last = -1  # the byte behind the last complete record
         self.open = -1  # where a record that is not complete began
         self.ended = False
+        self.masks = np.empty((2, 0), dtype=bool)
 
     def places(self) -> np.ndarray | None:
         decoder = codecs.getincrementaldecoder("utf-8")()
         start = _start(self.path)
         with self.path.open("rb") as file:
             for offset, chunk in _chunks(self.path, start):
-                text = chunk.tobytes()
-                if not text.isascii() or decoder.getstate()[0]:
-                    decoder.decode(text)
+                if not chunk.base.isascii() or decoder.getstate()[0]:
+                    decoder.decode(chunk.base)
                 if not self._take(offset, chunk, file):
                     return None
                 if self.ended:
@@ -117,17 +117,10 @@ class _ArrayScan:
 
     def _take(self, offset: int, chunk: np.ndarray, file) -> bool:
         """Adds the records of a chunk; False when this is no array of objects."""
-        marks = np.flatnonzero(_MARKS[chunk])
-        codes = chunk[marks]
-        quotes = codes == QUOTE
-        quotes[quotes] = ~_escaped(chunk, marks[quotes])
-        passed = np.cumsum(quotes) + self.inside
-        outside = (passed - quotes) % 2 == 0
-        self.inside = int(passed[-1]) % 2 if len(passed) else self.inside
-        structure = outside & (codes != QUOTE)
-        where, step = marks[structure], _STEP[codes[structure]]
+        marks = self._structure(chunk)
+        where, step = marks, _STEP[chunk[marks]]
         depth = self.depth + np.cumsum(step)
-        newlines = np.flatnonzero(chunk == NEWLINE)
+        newlines = np.flatnonzero(np.equal(chunk, NEWLINE, out=self._room(len(chunk))[0]))
         closed = np.flatnonzero(depth == 0)
         if len(closed):
             self.ended = True
@@ -145,8 +138,33 @@ class _ArrayScan:
         self.lines.append(lines)
         if not self.ended:
             return True
-        behind = int(marks[structure][closed[0]]) + offset + 1
+        behind = int(marks[closed[0]]) + offset + 1
         return _CLOSING.fullmatch(_read(file, self.last, behind)) is not None
+
+    def _room(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Two masks of this size to write to, in memory that is used again."""
+        if self.masks.shape[1] < size:
+            self.masks = np.empty((2, size), dtype=bool)
+        return self.masks[0, :size], self.masks[1, :size]
+
+    def _structure(self, chunk: np.ndarray) -> np.ndarray:
+        """Places of the brackets that stand in no string."""
+        quotes, other = self._room(len(chunk))
+        np.equal(chunk, QUOTE, out=quotes)
+        np.equal(chunk, BACKSLASH, out=other)
+        other[:-1] &= quotes[1:]
+        behind = 1 + np.flatnonzero(other[:-1])
+        quotes[behind[_escaped(chunk, behind)]] = False
+        inside = running_parity(_bits(quotes), self.inside)
+        # The bits behind the end of the chunk repeat the last one.
+        self.inside = int(inside[-1] >> np.uint64(63))
+        brackets = np.equal(chunk, BRACKETS[0], out=quotes)
+        for bracket in BRACKETS[1:]:
+            brackets |= np.equal(chunk, bracket, out=other)
+        words = _bits(brackets) & ~inside
+        full = np.flatnonzero(words)
+        ones = np.unpackbits(words[full].view(np.uint8), bitorder="little").view(bool).nonzero()[0]
+        return (full[ones >> 6] << 6) + (ones & 63)
 
     def _only_commas_between(
         self, begin: np.ndarray, end: np.ndarray, chunk: np.ndarray, offset: int, file
@@ -182,6 +200,30 @@ class _ArrayScan:
             _BETWEEN.fullmatch(_read(file, int(before[n]), int(begin[n])))
             for n in np.flatnonzero(odd)
         )
+
+
+def _bits(mask: np.ndarray) -> np.ndarray:
+    """A mask as 64-bit words, the first place lowest; what is left of the last one is 0."""
+    words = np.zeros(-(-len(mask) // 64), dtype="<u8")
+    packed = np.packbits(mask, bitorder="little")
+    words.view(np.uint8)[: len(packed)] = packed
+    return words
+
+
+def running_parity(words: np.ndarray, before: int = 0) -> np.ndarray:
+    """For each bit, whether the bits up to it (and `before` them) are odd in number.
+
+    Over the quotes of a text: which bytes are inside a string, 64 at a time. Worked example: the
+    word ...0010010 gives ...0001110.
+
+    Reference: Langdale & Lemire, Parsing Gigabytes of JSON per Second, 2019, arXiv 1902.08318,
+    section 3.1.1.
+    """
+    parity = words.copy()
+    for shift in (1, 2, 4, 8, 16, 32):
+        parity ^= parity << np.uint64(shift)
+    odd = np.bitwise_xor.accumulate(np.append(np.uint64(before), parity >> np.uint64(63)))[:-1]
+    return parity ^ (np.uint64(0) - odd)
 
 
 def _escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:

@@ -65,3 +65,15 @@ def read_member(file: Path | Remote, begin: int, size: int) -> bytes:
     if len(content) < size:
         raise DataError("the tar file is cut short", expected=size, given=len(content), origin=file)
     return content
+
+
+def member_name(file: Path | Remote, begin: int, origin: str) -> str:
+    """The name of the member whose bytes begin here, from the header before them.
+
+    A name of more than 100 characters may come shortened; img2dataset's have nine.
+    """
+    header = read_member(file, max(0, begin - tarfile.BLOCKSIZE), tarfile.BLOCKSIZE)
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+    except tarfile.HeaderError as error:
+        raise DataError(f"the tar file has changed: {error}", origin=origin) from error

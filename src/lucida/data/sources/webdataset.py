@@ -23,9 +23,10 @@ from lucida.data.sources.conversation import captioned
 from lucida.data.sources.pictures import ENDINGS, bytes_source
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.remote import Remote
-from lucida.data.sources.shards import NUMBERS, json_record, open_shards, tables_of
+from lucida.data.sources.shards import NUMBERS, Shard, json_record, open_shards, tables_of
 from lucida.data.sources.sidecar import Sidecar
-from lucida.data.sources.tarindex import read_member
+from lucida.data.sources.tables import field_of
+from lucida.data.sources.tarindex import member_name, read_member
 
 SHARD, IMAGE, TEXT, JSON = 0, 1, 3, 5
 """Columns of the places: number of the shard, then begin and size of each member (-1: none)."""
@@ -83,6 +84,21 @@ class WebdatasetSource:
         return len(self._kept.array) - self._skip
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    @property
+    def files(self) -> list[Shard]:
+        """What this source reads."""
+        return self.shards
+
+    def key(self, index: int, field: str | None) -> str:
+        """The name of a sample's picture, or one key of its JSON member, as text."""
+        place, shard, origin = self._place(index)
+        if field is not None:
+            return str(field_of(self._record(place, origin), field, origin))
+        return member_name(shard, int(place[IMAGE]), origin)
+
+    def _place(self, index: int) -> tuple[np.ndarray, Shard, str]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = index if self._kept is None else int(self._kept.array[index + self._skip])
@@ -90,7 +106,11 @@ class WebdatasetSource:
         shard = self.shards[int(place[SHARD])]
         first = int(np.searchsorted(self._places.array[:, SHARD], place[SHARD]))
         name = shard.name if isinstance(shard, Remote) else shard
-        origin = f"{name}: sample {number - first}"
+        return place, shard, f"{name}: sample {number - first}"
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its own caption."""
+        place, shard, origin = self._place(index)
         begin, size = place[IMAGE : IMAGE + 2].tolist()
         if begin < 0:
             expected = f"a member of {', '.join(ENDINGS)}"
@@ -102,7 +122,8 @@ class WebdatasetSource:
             identity = f"{shard.resolve()}|{shard.stat().st_mtime_ns}|{begin}|{size}"
         content = partial(read_member, shard, begin, size)
         image = bytes_source(content, f"{origin} (byte {begin})", identity)
-        return captioned(origin, image, self._caption(place, origin), self.prompts, index)
+        said = self._caption(place, origin) if words is None else words
+        return captioned(origin, image, said, self.prompts, index)
 
     def _caption(self, place: np.ndarray, origin: str) -> Any:
         shard = self.shards[int(place[SHARD])]

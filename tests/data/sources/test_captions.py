@@ -1,0 +1,191 @@
+"""Captions from a side file: by what they are matched, and what becomes of those that lack one."""
+
+import csv
+import io
+import json
+import pickle
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from lucida.core.errors import DataError
+from lucida.core.spec import SourceSpec
+from lucida.data.sources import open_source
+from lucida.data.sources.captions import normal
+
+
+def png(colour="red"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+NAMES = ("x/a.png", "x/b.png", "x/c.png")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "x").mkdir()
+    rows = []
+    for number, name in enumerate(NAMES):
+        (tmp_path / name).write_bytes(png())
+        (tmp_path / name).with_suffix(".txt").write_text(f"own {number}")
+        rows.append({"image": name, "text": f"own {number}", "url": f"http://h/{number}"})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = [{**row, "image": {"bytes": png(), "path": row["image"]}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "rows.parquet")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for number, row in enumerate(rows):
+            told = json.dumps({"url": row["url"], "key": f"{number:09d}"}).encode()
+            for ending, content in (("png", png()), ("txt", row["text"].encode()), ("json", told)):
+                info = tarfile.TarInfo(f"{'abc'[number]}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    coco = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(NAMES)],
+        "annotations": [{"image_id": n, "caption": f"own {n}"} for n in range(3)],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    return tmp_path
+
+
+SOURCES = {
+    "pairs": {"kind": "pairs", "path": "pairs.jsonl"},
+    "folder": {"kind": "folder", "path": "x"},
+    "parquet": {"kind": "parquet", "path": "rows.parquet"},
+    "webdataset": {"kind": "webdataset", "path": "s.tar"},
+    "annotations": {
+        "kind": "annotations", "path": "coco.json", "layout": "coco-captions", "images": ".",
+    },
+}  # fmt: skip
+
+
+def opened(folder, name, captions, **more):
+    fields = dict(SOURCES[name])
+    fields["path"] = str(folder / fields["path"])
+    if "images" in fields:
+        fields["images"] = str(folder)
+    return open_source(
+        TypeAdapter(SourceSpec).validate_python({**fields, "captions": captions, **more})
+    )
+
+
+def texts(source):
+    return [source[n].branches[0][-1].parts[-1] for n in range(len(source))]
+
+
+def written(folder, rows, ending="jsonl"):
+    path = folder / f"captions.{ending}"
+    if ending == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            sheet = csv.DictWriter(file, list(rows[0]))
+            sheet.writeheader()
+            sheet.writerows(rows)
+    elif ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        text = json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows))
+        path.write_text(text)
+    return {"path": str(path)}
+
+
+ROWS = [{"image": f"elsewhere/{n[2:]}", "caption": f"new, {n}\n✓"} for n in reversed(NAMES)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_every_source_takes_captions_by_the_name_of_the_picture(folder, name, ending):
+    source = opened(folder, name, written(folder, ROWS, ending))
+    assert texts(source) == [f"new, {n}\n✓" for n in NAMES]
+    assert source[1].images[0].load().size == (6, 4)
+    assert texts(pickle.loads(pickle.dumps(source))) == texts(source)
+    assert source.dropped == {}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_missing_ones_are_kept_dropped_or_errors(folder, name):
+    given = written(folder, ROWS[:2])
+    kept = opened(folder, name, given | {"missing": "keep"})
+    assert texts(kept) == ["own 0", "new, x/b.png\n✓", "new, x/c.png\n✓"]
+    assert kept.dropped == {"no caption in the file (own caption kept)": 1}
+    dropped = opened(folder, name, given | {"missing": "drop"})
+    assert texts(dropped) == ["new, x/b.png\n✓", "new, x/c.png\n✓"]
+    assert dropped.dropped == {"no caption in the file (dropped)": 1}
+    with pytest.raises(IndexError):
+        dropped[2]
+    source = opened(folder, name, given)
+    assert source[2].branches
+    with pytest.raises(DataError, match=r"record 0.*no caption was written.*a\.png"):
+        source[0]
+
+
+@pytest.mark.parametrize("name", ["pairs", "parquet", "webdataset"])
+def test_fields_of_the_records_are_keys_too(folder, name):
+    rows = [{"address": f"http://h/{n}", "said": f"new {n}"} for n in range(3)]
+    given = written(folder, rows) | {"by": "url", "key": "address", "text": "said"}
+    assert texts(opened(folder, name, given)) == ["new 0", "new 1", "new 2"]
+    with pytest.raises(DataError, match=r"no field `uid`"):
+        opened(folder, name, given | {"by": "uid"})
+    with pytest.raises(DataError, match=r"no (field|column) `adress`"):
+        opened(folder, name, given | {"key": "adress"})
+
+
+def test_prompts_stay_and_own_texts_may_be_absent(folder):
+    (folder / "x" / "a.txt").unlink()
+    source = opened(folder, "folder", written(folder, ROWS), prompts=["What?"])
+    assert [turn.role for turn in source[0].branches[0]] == ["user", "assistant"]
+    assert texts(source)[0] == "new, x/a.png\n✓"
+
+
+def test_a_key_that_comes_again_is_counted(folder):
+    again = [*ROWS, {"image": "a.png", "caption": "another"}]
+    source = opened(folder, "pairs", written(folder, again))
+    assert texts(source)[0] == "new, x/a.png\n✓"
+    assert source.dropped == {"captions of a key that came before (passed over)": 1}
+
+
+def test_files_that_have_nothing_in_common_are_refused(folder):
+    given = written(folder, [{"image": "q.png", "caption": "x"}])
+    with pytest.raises(DataError, match=r"no record .* has a caption.*q\.png.*x/a\.png") as caught:
+        opened(folder, "pairs", given)
+    assert "set `by` and `key`" in str(caught.value)
+    with pytest.raises(DataError, match="bad `caption`"):
+        texts(opened(folder, "pairs", written(folder, [{"image": "a.png", "caption": 7}])))
+
+
+def test_the_matching_is_kept_for_these_files_and_fields(folder, monkeypatch):
+    monkeypatch.setattr("lucida.data.sources.sidecar.SMALLEST", 0)
+    given = written(folder, ROWS)
+    assert texts(opened(folder, "pairs", given))[0] == "new, x/a.png\n✓"
+    with monkeypatch.context() as patch:
+        patch.setattr("lucida.data.sources.captions.Recaptioned._match", None)
+        assert texts(opened(folder, "pairs", given))[0] == "new, x/a.png\n✓"
+    given = written(folder, [{**row, "caption": "changed"} for row in ROWS[:2]])
+    found = opened(folder, "pairs", given | {"missing": "keep"})
+    assert texts(found) == ["own 0", "changed", "changed"]
+
+
+def test_only_pictures_with_captions_take_them(folder):
+    with pytest.raises(ValidationError, match="captions"):
+        TypeAdapter(SourceSpec).validate_python(
+            {"kind": "text", "path": "x", "captions": {"path": "y"}}
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "by", "found"),
+    [
+        ("a/7.b.jpg", "path", "a/7.b.jpg"),
+        ("a/7.b.jpg", "name", "7.b.jpg"),
+        ("a/7.b.jpg", "stem", "7.b"),
+        ("a\\7.jpg", "name", "7.jpg"),
+        (12, "id", "12"),
+    ],
+)
+def test_keys_as_they_are_compared(key, by, found):
+    assert normal(key, by) == found
