@@ -369,7 +369,7 @@ values = st.recursive(
     st.lists(st.dictionaries(text, values, max_size=3), min_size=1, max_size=8),
     st.sampled_from([None, 1]),
     st.booleans(),
-    st.sampled_from([3, 7, 64]),
+    st.sampled_from([3, 7, 64, 200]),
 )
 def test_places_are_those_of_a_parser(tmp_path_factory, records, indent, ascii_only, chunk):
     path = tmp_path_factory.mktemp("scan") / "data.json"
