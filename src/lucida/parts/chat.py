@@ -17,7 +17,7 @@ from lucida.data.collate import collate
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, Batch, Tokens
 from lucida.model.language import load_language
-from lucida.model.parts import FOLDER
+from lucida.model.parts import part_path
 from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.dialogues import (
@@ -66,7 +66,7 @@ def build_chat(folder: Path, *, steps: int = 700, seed: int = 0, device: str = "
     2022, arXiv 2203.02155, sections 3.4 (supervised fine-tuning) and 3.5 (text kept in the mix).
     """
     torch.manual_seed(seed)
-    model, tokenizer = load_language(str(FOLDER / BASE))
+    model, tokenizer = load_language(part_path(f"lucida:{BASE}"))
     model.to(device).eval()
     before = text_perplexity(model, Reader(tokenizer), 400, device)
     give_template(model, tokenizer)
