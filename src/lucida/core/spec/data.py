@@ -207,11 +207,15 @@ class InterleavedSourceSpec(Spec):
 
     kind: Literal["interleaved"] = "interleaved"
     path: str
-    """JSONL file or pattern."""
+    """JSONL or parquet: file, folder of parquet files, or pattern."""
     layout: Literal["mmc4", "obelics"] = "mmc4"
     images: str | None = None
-    """Folder or tar file of the pictures; null is the folder of the file. Pictures in the records
-    themselves (`image_base64`) need none."""
+    """Folder or tar files (pattern, braces, addresses) of the pictures; null is the folder of the
+    file. `{shard}` stands for the number in the name of a file of pages, as MMC4 counts them:
+    `images/{shard}.tar`. Pictures in the records themselves (`image_base64`, bytes) need none."""
+    find: Literal["name", "url"] = "name"
+    """What pictures are found by: their file name, or the address that they were loaded from, which
+    img2dataset writes into the JSON beside each picture of its tars."""
     order: Literal["matched", "images_first", "pairs", "text_only"] = "matched"
     """Each picture right before the sentence that it matches; all pictures before all text (VILA's
     negative control); only matched sentences, each behind its picture; or no pictures at all."""

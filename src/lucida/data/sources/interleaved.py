@@ -1,26 +1,27 @@
-"""Web pages with pictures between their sentences: MMC4 and OBELICS as JSONL.
+"""Web pages with pictures between their sentences: MMC4 and OBELICS, as JSONL or parquet.
 
     mmc4     {"text_list": ["...", ...],
-              "image_info": [{"image_name", "matched_text_index", "matched_sim"}, ...]}
-    obelics  {"texts": ["...", null, ...], "images": [null, "a.jpg", ...]}
+              "image_info": [{"image_name", "raw_url", "matched_text_index", "matched_sim"}, ...]}
+    obelics  {"texts": ["...", null, ...], "images": [null, "https://...", ...]}
 
-Pictures stand in a folder, in one tar file (read in place), or in the record (`image_base64`). What
-becomes of a page is decided by `lucida.data.transforms`. `<image>` in web text is text.
+Pictures stand in a folder or in tar files (read in place), found by name or by the address that
+they were loaded from, or in the record (`image_base64`; bytes in a table). What becomes of a page
+is decided by `lucida.data.transforms`. `<image>` in web text is text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lucida.core.errors import DataError
 from lucida.data.sample import ImageSource, Sample, Turn
 from lucida.data.sources.conversation import shortened, text_of
-from lucida.data.sources.pictures import PictureFolder, bytes_source, encoded_source
+from lucida.data.sources.pictures import bytes_source, encoded_source
 from lucida.data.sources.records import Records, files_of
-from lucida.data.sources.tarindex import members, read_member
+from lucida.data.sources.stores import By, MissingError, Store, open_stores
+from lucida.data.sources.tables import TABLES, TableRows
 from lucida.data.transforms import Item, Order, Shown, arranged, document, matched, thinned
 
 
@@ -36,6 +37,7 @@ class InterleavedSource:
         path: str | Path,
         layout: Literal["mmc4", "obelics"] = "mmc4",
         images: str | Path | None = None,
+        find: By = "name",
         order: Order = "matched",
         max_images: int = 6,
         choose: Literal["first", "similar"] = "first",
@@ -45,19 +47,13 @@ class InterleavedSource:
         drop_trailing: bool = True,
         allow_outside: bool = False,
     ) -> None:
-        files = files_of(path)
-        self.records = Records(files)
+        files = files_of(path, TABLES)
+        self.table = TableRows(files) if files[0].suffix.lower() in TABLES else None
+        self.records = Records(files) if self.table is None else self.table
         self.layout, self.order, self.max_images, self.choose = layout, order, max_images, choose
         self.min_similarity, self.min_bytes = min_similarity, min_bytes
-        self.missing, self.drop_trailing = missing, drop_trailing
-        root = files[0].parent if images is None else Path(images)
-        self.tar = root if root.is_file() else None
-        self._members: dict[str, tuple[int, int]] = {}
-        self.pictures: PictureFolder | None = None
-        if self.tar is not None:
-            self._members = {name: (begin, size) for name, begin, size in members(self.tar)}
-        else:
-            self.pictures = PictureFolder(root, allow_outside)
+        self.missing, self.drop_trailing, self.find = missing, drop_trailing, find
+        self.stores: list[Store] = open_stores(files, images, find, allow_outside)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -67,14 +63,15 @@ class InterleavedSource:
 
     def explained(self, index: int) -> tuple[Sample, Counter[str]]:
         """The document of a page, and how much of it was left out for which reason."""
-        record, origin = self.records.value(index)
+        record, origin = self._record(index)
         if not isinstance(record, dict):
             expected, given = "an object", shortened(record)
             raise DataError("bad page", expected=expected, given=given, origin=origin)
         lost: Counter[str] = Counter()
         sources: list[ImageSource] = []
         read = self._mmc4 if self.layout == "mmc4" else self._obelics
-        items = read(record, origin, sources, lost)
+        store = self.stores[self.records.file_of(index)]
+        items = read(record, origin, store, sources, lost)
         items, more = thinned(
             items, self.max_images, self.choose, self.min_similarity, self.min_bytes
         )
@@ -89,7 +86,12 @@ class InterleavedSource:
         return Sample(origin, images, (), ((Turn("text", parts),),)), lost
 
     def _mmc4(
-        self, record: dict[str, Any], origin: str, sources: list[ImageSource], lost: Counter[str]
+        self,
+        record: dict[str, Any],
+        origin: str,
+        store: Store,
+        sources: list[ImageSource],
+        lost: Counter[str],
     ) -> list[Item]:
         sentences = [text_of(t, "text_list", origin) for t in _list(record, "text_list", origin)]
         found: list[tuple[Shown, int]] = []
@@ -107,13 +109,18 @@ class InterleavedSource:
                 )
             likeness = info.get("matched_sim")
             likeness = float(likeness) if isinstance(likeness, int | float) else None
-            shown = self._shown(info, likeness, origin, sources, lost)
+            shown = self._shown(info, likeness, origin, store, sources, lost)
             if shown is not None:
                 found.append((shown, place))
         return matched(sentences, found)
 
     def _obelics(
-        self, record: dict[str, Any], origin: str, sources: list[ImageSource], lost: Counter[str]
+        self,
+        record: dict[str, Any],
+        origin: str,
+        store: Store,
+        sources: list[ImageSource],
+        lost: Counter[str],
     ) -> list[Item]:
         texts, images = _list(record, "texts", origin), _list(record, "images", origin)
         if len(texts) != len(images):
@@ -125,7 +132,7 @@ class InterleavedSource:
             if text is not None:
                 items.append(text_of(text, "texts", origin))
             if name is not None:
-                shown = self._shown({"image_name": name}, None, origin, sources, lost)
+                shown = self._shown(_named(name), None, origin, store, sources, lost)
                 if shown is not None:
                     items.append(shown)
         return items
@@ -135,6 +142,7 @@ class InterleavedSource:
         info: dict[str, Any],
         likeness: float | None,
         origin: str,
+        store: Store,
         sources: list[ImageSource],
         lost: Counter[str],
     ) -> Shown | None:
@@ -142,8 +150,8 @@ class InterleavedSource:
             lost["pictures left out (text_only)"] += 1
             return None
         try:
-            source, size = self._picture(info, origin)
-        except _MissingError as gone:
+            source, size = self._picture(info, origin, store)
+        except MissingError as gone:
             if self.missing == "error":
                 raise DataError(str(gone), remedy="or set `missing: drop`") from gone
             lost["pictures that are missing"] += 1
@@ -151,31 +159,29 @@ class InterleavedSource:
         sources.append(source)
         return Shown(len(sources) - 1, likeness, size)
 
-    def _picture(self, info: dict[str, Any], origin: str) -> tuple[ImageSource, int | None]:
+    def _picture(
+        self, info: dict[str, Any], origin: str, store: Store
+    ) -> tuple[ImageSource, int | None]:
         if (encoded := info.get("image_base64")) is not None:
             text = text_of(encoded, "image_base64", origin)
             return encoded_source(text, origin), len(text) * 3 // 4
-        name = text_of(info.get("image_name"), "image_name", origin)
-        if self.tar is not None:
-            if name not in self._members:
-                raise _MissingError("no such member", given=name, origin=f"{origin}: {self.tar}")
-            begin, size = self._members[name]
-            identity = f"{self.tar.resolve()}|{self.tar.stat().st_mtime_ns}|{begin}|{size}"
-            content = partial(read_member, self.tar, begin, size)
-            return bytes_source(content, f"{origin}: {self.tar}: {name}", identity), size
-        try:
-            source = self.pictures.picture(name, origin)
-        except DataError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise _MissingError(str(error)) from error
-            raise
-        # Only asked for where it matters: a look at each file of a page is not free.
-        size = (self.pictures.root / name).stat().st_size if self.min_bytes else None
-        return source, size
+        if isinstance(content := info.get("bytes"), bytes):
+            return bytes_source(content, f"{origin}: picture"), len(content)
+        field = "image_name" if self.find == "name" or "raw_url" not in info else "raw_url"
+        name = text_of(info.get(field), field, origin)
+        return store.picture(name, origin, sized=self.min_bytes > 0)
+
+    def _record(self, index: int) -> tuple[Any, str]:
+        return self.records.value(index) if self.table is None else self.table[index]
 
 
-class _MissingError(DataError):
-    """A picture that is not there, which `missing` may allow."""
+def _named(value: Any) -> dict[str, Any]:
+    """What stands for a picture in a list of them: a name, an address, bytes, or a struct."""
+    if isinstance(value, bytes):
+        return {"bytes": value}
+    if isinstance(value, dict):
+        return {"image_name": value.get("path"), "bytes": value.get("bytes")}
+    return {"image_name": value}
 
 
 def _list(record: dict[str, Any], name: str, origin: str) -> list[Any]:

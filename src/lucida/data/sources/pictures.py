@@ -80,9 +80,8 @@ def bytes_source(
         if identity is None:
             raise ValueError("a reader of bytes needs an identity")
         key = f"member:{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}"
-    return ImageSource(
-        origin, key, partial(_load, content, origin), partial(_size, content, origin)
-    )
+    load, measure = partial(_load, content, origin), partial(_size, content, origin)
+    return ImageSource(origin, key, load, measure, smaller=load)
 
 
 def encoded_source(text: str, origin: str) -> ImageSource:
@@ -103,8 +102,10 @@ def _bytes(content: bytes | Callable[[], bytes]) -> bytes:
     return content if isinstance(content, bytes) else content()
 
 
-def _load(content: bytes | Callable[[], bytes], origin: str) -> Image.Image:
-    return open_image(_bytes(content), origin)
+def _load(
+    content: bytes | Callable[[], bytes], origin: str, least: tuple[int, int] | None = None
+) -> Image.Image:
+    return open_image(_bytes(content), origin, least)
 
 
 def _size(content: bytes | Callable[[], bytes], origin: str) -> tuple[int, int]:

@@ -99,6 +99,10 @@ class Records:
             remedy = "a file without a leading [ holds one record in each line; correct this one"
             raise DataError(f"broken JSON: {error}", origin=origin, remedy=remedy) from error
 
+    def file_of(self, index: int) -> int:
+        """Number of the file that a record stands in."""
+        return bisect_right(self._first, index) - 1
+
     @property
     def starts(self) -> list[int]:
         """Number of the first record of each file that has any."""

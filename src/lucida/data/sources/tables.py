@@ -156,6 +156,10 @@ class TableRows:
         origin = f"{self.files[number]}: {within}"
         return self._row(group, place, origin), origin
 
+    def file_of(self, index: int) -> int:
+        """Number of the file that a row stands in."""
+        return self._groups[bisect_right(self._first, index) - 1][0]
+
     def columns(self, names: list[str]) -> Iterator[tuple[Path, int, dict[str, list[Any]]]]:
         """Of each file: its number of rows, and those of the columns that it has."""
         import pyarrow as pa

@@ -1,0 +1,160 @@
+"""Where the pictures of web pages stand: a folder or tar files, by name or by address.
+
+    name or address ─▶ (ImageSource, bytes)      MissingError where there is none
+
+Tars are looked through once; what is remembered of a picture are 32 bytes, mapped: the hash of its
+name, its tar, where it begins and how long it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from lucida.core.errors import DataError
+from lucida.data.sample import ImageSource
+from lucida.data.sources.pictures import ENDINGS, PictureFolder, bytes_source
+from lucida.data.sources.remote import Remote, is_remote
+from lucida.data.sources.shards import Shard, json_record, open_shards
+from lucida.data.sources.sidecar import Sidecar
+from lucida.data.sources.tarindex import read_member, stream_members
+
+By = Literal["name", "url"]
+SHARD = "{shard}"
+_NUMBER = re.compile(r"shard_(\d+)")
+
+
+class MissingError(DataError):
+    """A picture that is not there."""
+
+
+class Store(Protocol):
+    """Pictures by name. The size is None where it is not asked for."""
+
+    def picture(self, name: str, origin: str, sized: bool) -> tuple[ImageSource, int | None]: ...
+
+
+def open_stores(
+    files: list[Path], images: str | Path | None, by: By, allow_outside: bool
+) -> list[Store]:
+    """The store of the pages of each file; the same one where `images` does not tell them apart.
+
+    `images` is a folder (null: that of the file), or tars by pattern or address. `{shard}` in it
+    stands for the number that MMC4 writes into the name of a file of pages.
+    """
+    pattern = str(images or "")
+    if SHARD not in pattern:
+        store = _store(str(images or files[0].parent), by, allow_outside)
+        return [store] * len(files)
+    found = []
+    for file in files:
+        number = _NUMBER.search(file.name)
+        if number is None:
+            expected = "a name with shard_NUMBER, because `images` says {shard}"
+            raise DataError("no number in the name of the file", expected=expected, origin=file)
+        found.append(_store(pattern.replace(SHARD, number[1]), by, allow_outside))
+    return found
+
+
+def _store(images: str, by: By, allow_outside: bool) -> Store:
+    if Path(images).is_dir() and by == "name":
+        return PicturesOfFolder(PictureFolder(Path(images), allow_outside))
+    plain = not is_remote(images) and not any(sign in images for sign in "*?[{")
+    if plain and not Path(images).exists():
+        remedy = "set `images` of the source to a folder, or to tar files"
+        raise DataError("the image folder does not exist", origin=images, remedy=remedy)
+    return PicturesOfTars(open_shards(images), by)
+
+
+class PicturesOfFolder:
+    """Pictures of a folder by their path below it."""
+
+    def __init__(self, folder: PictureFolder) -> None:
+        self.folder = folder
+
+    def picture(self, name: str, origin: str, sized: bool) -> tuple[ImageSource, int | None]:
+        """The picture, and its bytes where they are asked for: a look at each file is not free."""
+        try:
+            source = self.folder.picture(name, origin)
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError) or is_remote(name):
+                raise MissingError(str(error)) from error
+            raise
+        return source, (self.folder.root / name).stat().st_size if sized else None
+
+
+class PicturesOfTars:
+    """Pictures of tar files, by the names of their members or by the `url` that img2dataset writes
+    into the JSON beside them. Of two with one name the first is taken."""
+
+    def __init__(self, tars: list[Shard], by: By) -> None:
+        self.tars, self.by = tars, by
+        self._places = Sidecar(f"pictures by {by}", tars, self._survey)
+
+    def picture(self, name: str, origin: str, sized: bool) -> tuple[ImageSource, int | None]:
+        """The picture and its bytes."""
+        places, wanted = self._places.array, hashed(name)
+        row = int(np.searchsorted(places[:, 0], wanted))
+        if row == len(places) or places[row, 0] != wanted:
+            where = str(_name(self.tars[0])) + (", …" if len(self.tars) > 1 else "")
+            raise MissingError("no such member", given=name, origin=f"{origin}: {where}")
+        _, number, begin, size = places[row].tolist()
+        tar = self.tars[number]
+        if isinstance(tar, Remote):
+            identity = f"{tar.identity}|{begin}|{size}"
+        else:
+            identity = f"{tar.resolve()}|{tar.stat().st_mtime_ns}|{begin}|{size}"
+        content = partial(read_member, tar, begin, size)
+        return bytes_source(content, f"{origin}: {_name(tar)}: {name}", identity), size
+
+    def _survey(self) -> np.ndarray:
+        """Hash, tar, begin and size of each picture, int64 [pictures, 4], in order of the hash."""
+        rows = [
+            (hashed(name), number, begin, size)
+            for number, tar in enumerate(self.tars)
+            for name, begin, size in pictures_of(tar, self.by)
+        ]
+        if not rows:
+            raise DataError("no pictures in the tar files", origin=_name(self.tars[0]))
+        places = np.array(rows, dtype=np.int64)
+        return places[np.argsort(places[:, 0], kind="stable")]
+
+
+def pictures_of(tar: Shard, by: By) -> Iterator[tuple[str, int, int]]:
+    """Name or address, begin and size of each picture of a tar file."""
+    remote = isinstance(tar, Remote)
+    size = tar.size if remote else tar.stat().st_size
+    waiting: dict[str, tuple[int, int]] = {}
+    addresses: dict[str, str] = {}
+    with tar.open() if remote else tar.open("rb") as stream:
+        for written, begin, length in stream_members(stream, size, str(_name(tar))):
+            name = written.removeprefix("./")
+            stem, _, ending = name.rpartition(".")
+            if f".{ending.lower()}" in ENDINGS:
+                if by == "name":
+                    yield name, begin, length
+                    continue
+                waiting[stem] = begin, length
+            elif by == "url" and ending.lower() == "json":
+                stream.seek(begin)
+                record = json_record(stream.read(length), f"{_name(tar)}: {name}")
+                if isinstance(record.get("url"), str):
+                    addresses[stem] = record["url"]
+            if stem in waiting and stem in addresses:
+                yield addresses.pop(stem), *waiting.pop(stem)
+
+
+def hashed(name: str) -> int:
+    """64 bits of a name, as a signed number."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _name(tar: Shard) -> Path | str:
+    return tar.name if isinstance(tar, Remote) else tar
