@@ -75,6 +75,35 @@ def test_a_healthy_recipe_has_nothing_broken(recipe):
     assert "frozen tensors unchanged" in findings["frozen parts"].measured
 
 
+@pytest.mark.parametrize("batch", [{"tokens": 600, "row": 300}, {"tokens": 500}])
+def test_a_budget_of_tokens_is_examined_in_its_own_rows(recipe, batch):
+    findings = found(examine(changed(recipe, batch=batch), steps=40))
+    assert [name for name, each in findings.items() if each.state == "broken"] == []
+    assert findings["rows"].state in ("ok", "warn")
+    patient = admit(changed(recipe, batch=batch), None, None)
+    list(still.labels(patient))
+    made = patient.batch()
+    if "row" in batch:
+        assert made.segment.shape[1] == 300
+        assert int((made.segment > 0).sum()) == sum(map(len, patient.tokens))
+        plain = admit(recipe, None, None)
+        plain.tokens = patient.tokens
+        assert patient.loss() == pytest.approx(plain.loss(), abs=1e-4)
+    assert len(made.pixel_values) == sum(len(each.images) for each in patient.tokens)
+
+
+def test_rows_that_are_too_short_or_too_few_are_found(recipe):
+    short = found(examine(changed(recipe, batch={"tokens": 16})))
+    assert short["records"].state == "broken"
+    assert "longer than a row" in short["records"].measured
+    few = found(examine(changed(recipe, batch={"tokens": 600, "row": 300, "accumulate": 1})))
+    assert few["parts"].state == "ok"
+    assert still.rows([70, 70], 100).state == "warn"
+    assert "up to 70" in still.rows([70, 70], 100).remedy
+    uneven = found(examine(changed(recipe, batch={"samples": 2, "accumulate": 4})))
+    assert uneven["parts"].state == "broken"
+
+
 def test_a_part_that_cannot_be_loaded_ends_it(recipe):
     values = recipe.model_dump()
     values["model"]["language"]["path"] = "lucida:base-mni"

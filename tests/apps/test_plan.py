@@ -222,6 +222,7 @@ def test_pictures_are_what_the_model_says(policy):
         assert sum(side**2 for side in pictures.sides(*size)) == pytest.approx(area)
 
 
+@pytest.mark.slow
 def test_a_full_scale_design_of_two_encoders_or_gated_layers_is_planned():
     plan = plan_recipe(load_recipe("prism-dinosiglip+7b"), DEVICES["a100-80g"], 8)
     assert plan["stages"][0]["flops_by_part"]["vision"] > 0

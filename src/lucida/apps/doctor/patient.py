@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lucida.apps.inspect.first import too_long
 from lucida.apps.inspect.look import stage_of
 from lucida.core.errors import DataError
 from lucida.core.spec import Recipe, StageSpec
 from lucida.data.collate import collate
 from lucida.data.images import image_size
 from lucida.data.mixture import Mixture
+from lucida.data.order import capacity, check_rows
+from lucida.data.pack import collate_rows, pack
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
 from lucida.model import adapters
 from lucida.model.checkpoint import build, load
@@ -59,10 +62,20 @@ class Patient:
         return self.model.vision is not None and any(each.images for each in self.tokens)
 
     def batch(self, tokens: list[Tokens] | None = None) -> Batch:
-        """The samples, or others in their place, on the device and with their pixels."""
+        """The samples, or others in their place, on the device and with their pixels; in rows of
+        the stage's fixed size where it has one."""
         pixels = self.processor.pixels if self.model.vision is not None else None
         pad = self.processor.tokenizer.pad_token_id
-        made = collate(tokens or self.tokens, self.stage.batch.pack, pad, pixels)
+        samples, size = tokens or self.tokens, self.stage.batch.row
+        if size is None:
+            made = collate(samples, self.stage.batch.pack, pad, pixels)
+        else:
+            placed = pack([len(each) for each in samples], size)
+            rows = [[samples[place] for place in row] for row in placed]
+            made = collate_rows(rows, size, pad)
+            images = [image for row in rows for each in row for image in each.images]
+            if images and pixels is not None:
+                made.pixel_values = pixels(images)
         return made.to(self.precision.device)
 
     def loss(self, tokens: list[Tokens] | None = None) -> float:
@@ -76,10 +89,12 @@ class Patient:
 def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
     """Build the model of a recipe, or load that of a finished run, and set the stage.
 
-    LucidaError when a part or a source cannot be opened or the stage's patterns do not fit.
+    LucidaError when a part or a source cannot be opened, the stage's patterns do not fit, or its
+    batch cannot be cut into its passes.
     """
     name = stage_name or recipe.stages[-1].name
     index, stage = stage_of(recipe, name)
+    check_rows(stage.batch, world=1)
     precision = choose_precision(recipe.precision, choose_device())
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -103,12 +118,15 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
 def records(patient: Patient, count: int) -> list[tuple[str, Tokens | DataError, Counter[str]]]:
     """(source, tokens or why there are none, what was cut) of the first records."""
     found = []
+    room = capacity(patient.stage.batch)
     for number in range(count):
         draw = patient.mixture.draw(number)
         noted: Counter[str] = Counter()
         try:
             sample = patient.mixture.sources[draw.source][draw.index]
             tokens = patient.processor.encode(sample, loss=patient.stage.loss, counts=noted)
+            if room is not None and len(tokens) > room:
+                raise too_long(len(tokens), room, tokens.origin)
         except DataError as problem:
             found.append((draw.source, problem, noted))
         else:

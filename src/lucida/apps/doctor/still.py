@@ -19,6 +19,8 @@ from lucida.apps.doctor.patient import (
     with_other_pictures,
     without_pictures,
 )
+from lucida.apps.plan.lengths import fullness
+from lucida.data.order import capacity
 from lucida.data.sample import IGNORED, Tokens
 from lucida.train.validate import untouched
 
@@ -62,6 +64,8 @@ def labels(patient: Patient) -> Iterator[Finding]:
         return
     yield shares(whole)
     yield endings(patient, whole)
+    if (room := capacity(patient.stage.batch)) is not None:
+        yield rows([len(each) for each in whole], room)
     cut = sum(sum(noted.values()) > 0 for _, _, noted in found)
     if cut:
         remedy = f"raise model.language.max_length ({patient.recipe.model.language.max_length})"
@@ -81,6 +85,16 @@ def shares(whole: list[Tokens]) -> Finding:
         remedy = "check stage.loss and that the records have answers"
         return Finding("labels", "broken", measured, "some positions are supervised", remedy)
     return Finding("labels", "ok", measured)
+
+
+def rows(lengths: list[int], room: int) -> Finding:
+    """Rows that the samples leave half empty are computed all the same."""
+    share = fullness(lengths, room)
+    measured = f"{share:.1%} of the positions of rows of {room} hold something"
+    if share >= 0.8:
+        return Finding("rows", "ok", measured)
+    remedy = f"raise batch.row; samples have up to {max(lengths)} tokens"
+    return Finding("rows", "warn", measured, "at least 80%", remedy)
 
 
 def endings(patient: Patient, whole: list[Tokens]) -> Finding:

@@ -12,7 +12,7 @@ from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import RunError
 from lucida.data.sample import Batch
 from lucida.train.engine import Engine
-from lucida.train.objective import supervised_loss
+from lucida.train.objective import supervised_loss, token_losses
 from lucida.train.optim import adamw
 from lucida.train.step import step
 
@@ -90,7 +90,7 @@ def learn(patient: Patient, batch: Batch, steps: int) -> None:
         step(
             engine,
             model,
-            lambda each: supervised_loss(model, each),
+            lambda each: token_losses(model, each),
             [batch],
             optimizer,
             scaler,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "lucida-plan"
@@ -108,6 +107,20 @@ AttentionInterface.register(NAME, planned)
 AttentionMaskInterface.register(NAME, no_mask)
 
 
-def plain_loss(head: nn.Module, rows: Tensor, target: Tensor) -> Tensor:
-    """The loss of the supervised rows, with statistics in fp32."""
-    return functional.cross_entropy(head(rows).float(), target, reduction="sum")
+class Judgement(torch.autograd.Function):
+    """What the loss of logits [n, vocabulary] keeps and makes (`train.cross_entropy`): the logits
+    as they are, and one gradient like them. Its arithmetic in blocks counts for nothing."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        return logits.new_empty(len(logits), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.empty_like(ctx.saved_tensors[0])
+
+
+def plain_loss(head: nn.Module, rows: Tensor) -> Tensor:
+    """The loss of the supervised rows."""
+    return Judgement.apply(head(rows)).sum()

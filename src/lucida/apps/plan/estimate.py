@@ -115,7 +115,9 @@ def plan_one(
         "steps": steps,
         "hours": None if steps is None else steps * seconds / 3600,
         "memory": {
-            engine: as_dict(memory(recipe, model, what, cost, shape, stage, count, engine))
+            engine: as_dict(
+                memory(recipe, model, what, cost, shape, stage, count, engine, precision)
+            )
             for engine in (("single",) if count == 1 else ("ddp", "fsdp"))
         },
     }
@@ -180,6 +182,7 @@ def memory(
     stage: StageSpec,
     count: int,
     engine: EngineName,
+    precision: str,
 ) -> Memory:
     """Bytes on one device.
 
@@ -196,7 +199,7 @@ def memory(
     trained = {name: size * FP32 for name, size in trained_by_part(what).items()}
     trained["language"] = (trained.get("language", 0) + trained.pop("adapters", 0)) / share
     gradients = sum(trained.values())
-    logits = cost.kept.get("head", 0) + head_transient(model, shape)
+    logits = cost.kept.get("head", 0) + head_transient(model, shape, precision)
     kept = {name: cost.kept.get(name, 0) for name in BACKWARDS}
     together = stage.batch.accumulate > 1 or engine != "single"
     moving = most_at_once(kept, cost.working, {} if together else trained, logits)
@@ -235,12 +238,14 @@ def most_at_once(
     return most
 
 
-def head_transient(model: Skeleton, shape: Shape) -> float:
-    """The gradient of the logits, in fp32, while the head is differentiated."""
+def head_transient(model: Skeleton, shape: Shape, precision: str) -> float:
+    """The gradient of the logits while the head is differentiated; of a chunk of them where there
+    are several, and these logits themselves, which are computed again."""
     from lucida.train.objective import CHUNK_LOGITS
 
-    vocabulary = model.language.get_output_embeddings().weight.shape[0]
-    return min(shape.supervised * vocabulary, CHUNK_LOGITS) * FP32
+    every = shape.supervised * model.language.get_output_embeddings().weight.shape[0]
+    each = FP32 if precision == "fp32" else FP32 / 2
+    return every * each if every <= CHUNK_LOGITS else 2 * CHUNK_LOGITS * each
 
 
 def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:

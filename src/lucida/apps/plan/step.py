@@ -238,14 +238,13 @@ def judged(model: nn.Module, hidden: Tensor, shape: Shape) -> Tensor:
     """The loss over the supervised positions; logits in chunks, as in training."""
     head = model.language.get_output_embeddings()
     rows = hidden.flatten(0, 1)[torch.zeros(shape.supervised, dtype=torch.long)]
-    target = torch.zeros(shape.supervised, dtype=torch.long)
     size = max(1, CHUNK_LOGITS // head.weight.shape[0])
     if shape.supervised <= size:
-        return plain_loss(head, rows, target)
+        return plain_loss(head, rows)
     from torch.utils.checkpoint import checkpoint
 
-    parts = zip(rows.split(size), target.split(size), strict=True)
-    losses = [checkpoint(plain_loss, head, *each, use_reentrant=False) for each in parts]
+    parts = rows.split(size)
+    losses = [checkpoint(plain_loss, head, part, use_reentrant=False) for part in parts]
     return torch.stack(losses).sum()
 
 
