@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucida.eval.metrics.ptb import tokenize
+from lucida.eval.metrics.ptb import tokenize, tokenize_lines
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "eval"
 rows = [json.loads(line) for line in (GOLDEN / "ptb_tokens.jsonl").open(encoding="utf-8")]
@@ -16,10 +16,30 @@ files = ["captions", "captions_fakecap", "captions_manyrefs"]
 
 
 def test_equals_the_official_tokenizer_on_a_file():
-    """The original reads a file at once: the next line decides on the period of a last letter."""
-    following = [row["text"] for row in rows[1:]] + [""]
-    for row, next_text in zip(rows, following, strict=True):
-        assert " ".join(tokenize(row["text"], next_text)) == row["tokens"], row
+    """As scores are computed: the original reads a file at once, one caption on each line."""
+    found = tokenize_lines([row["text"] for row in rows])
+    assert [" ".join(tokens) for tokens in found] == [row["tokens"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens"),
+    [
+        (["12th Ave S.", "The dog"], ["12th ave s", "the dog"]),
+        (["12th Ave S.", "the dog"], ["12th ave s.", "the dog"]),
+        (["12th Ave S.", " ", "", "The dog"], ["12th ave s", "", "", "the dog"]),
+        (["12th Ave S.", None, "The dog"], ["12th ave s", "", "the dog"]),
+        (["Ave S.", "A"], ["ave s.", "a"]),
+        (["Ave S.", "A", ""], ["ave s", "a", ""]),
+        (["plan B.", "", "He is"], ["plan b", "", "he is"]),
+        (["apartment no.", "5 dogs"], ["apartment no.", "5 dogs"]),
+        (["apartment no.", "five dogs"], ["apartment no", "five dogs"]),
+        (["in the U.S.", "The dog"], ["in the u.s.", "the dog"]),
+        ([], []),
+    ],
+)
+def test_the_next_line_decides_as_in_the_original(texts, tokens):
+    """Every row was asked of CoreNLP 3.4.1 (None as an empty line)."""
+    assert [" ".join(each) for each in tokenize_lines(texts)] == tokens
 
 
 def test_by_itself_a_caption_differs_at_a_last_letter_only():

@@ -1,6 +1,7 @@
 """Captions: BLEU-1..4 and ROUGE-L as coco-caption computes them, and all scores in one call.
 
-Everything works on tokens; `score_captions` takes texts and tokenises them with `ptb.tokenize`.
+Everything works on tokens; `score_captions` takes texts and tokenises them as one file of
+predictions and one of references, which is how the official pipeline reads them.
 CIDEr-D is in `cider`, METEOR and SPICE (Java) in `java_captions`.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lucida.eval.metrics.cider import cider_d
 from lucida.eval.metrics.ngrams import LONGEST, Counts, check_captions, count_ngrams, find
-from lucida.eval.metrics.ptb import tokenize
+from lucida.eval.metrics.ptb import tokenize_lines
 
 _TINY, _SMALL = 1e-15, 1e-9  # the published smoothing: (matches + 1e-15) / (guesses + 1e-9)
 _BETA = 1.2
@@ -141,8 +142,9 @@ def score_captions(
     Reference: Chen et al., Microsoft COCO Captions, 2015, arXiv 1504.00325.
     """
     check_captions(predictions, references)
-    candidates = [tokenize(text) for text in predictions]
-    truths = [[tokenize(text) for text in captions] for captions in references]
+    candidates = tokenize_lines(predictions)
+    every = iter(tokenize_lines([text for captions in references for text in captions]))
+    truths = [[next(every) for _ in captions] for captions in references]
     words = [_words(tokens) for tokens in candidates]
     true_words = [[_words(tokens) for tokens in captions] for captions in truths]
     cider = cider_d(words, true_words)

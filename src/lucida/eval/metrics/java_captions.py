@@ -13,7 +13,7 @@ from typing import Any
 
 from lucida.core.errors import LucidaError
 from lucida.eval.metrics.ngrams import check_captions
-from lucida.eval.metrics.ptb import tokenize
+from lucida.eval.metrics.ptb import tokenize_lines
 
 _SCORERS = {
     "METEOR": ("pycocoevalcap.meteor.meteor", "Meteor"),
@@ -65,8 +65,9 @@ def _score(
             f"{name} needs the package pycocoevalcap ({error})",
             remedy="pip install pycocoevalcap, or leave METEOR and SPICE out",
         ) from error
-    ours = {i: [" ".join(tokenize(text))] for i, text in enumerate(predictions)}
-    theirs = {i: [" ".join(tokenize(t)) for t in texts] for i, texts in enumerate(references)}
+    ours = {i: [" ".join(tokens)] for i, tokens in enumerate(tokenize_lines(predictions))}
+    every = iter(tokenize_lines([text for texts in references for text in texts]))
+    theirs = {i: [" ".join(next(every)) for _ in texts] for i, texts in enumerate(references)}
     try:
         return scorer().compute_score(theirs, ours)
     except (OSError, ValueError, RuntimeError) as error:

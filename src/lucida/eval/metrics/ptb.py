@@ -4,9 +4,10 @@ The original is a Java program (CoreNLP 3.4.1 PTBTokenizer; it lower-cases after
 that AT&T is one word and m&m three). Its grammar is a long list of rules of which the longest match
 wins; here they are one regular expression whose alternatives stand in the order in which they win.
 
-It also reads whole files: whether a last single letter keeps its period ("12th Ave S.") depends
-there on how the next caption begins. `tokenize` takes that beginning as an option and otherwise
-reads every caption by itself, so that scores do not depend on the order of captions.
+It also reads whole files, of a caption a line: whether a last single letter keeps its period ("12th
+Ave S.") depends there on how the next caption begins, blank ones left out. The official pipeline
+writes all candidates into one file and all references into another, so `tokenize_lines` is what
+scores are computed with; `tokenize` reads one caption by itself.
 
 Not followed: vowel signs and accents that are characters of their own (Hindi, Arabic, decomposed
 accents) split a word here, and runs of three and more quotation marks are dropped.
@@ -15,6 +16,7 @@ accents) split a word here, and runs of three and more quotation marks are dropp
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def _between(first: int, last: int) -> str:
@@ -133,6 +135,7 @@ _ACROSS_SPACE = re.compile(
 )
 _LAST_LETTER = re.compile(r"(?<![\w.'])[A-Za-z]\.\s*$")
 _BEGINNING = re.compile(rf"\s*(?:{_BEGINNINGS})\s")
+_LAST_NUMBERED = re.compile(r"\b(?i:fig|nos?|pp?|arts?)\.\s*$")
 _known: dict[str, tuple[str, ...]] = {}
 _MOST_KNOWN, _LONGEST_KNOWN = 200_000, 40
 
@@ -144,7 +147,7 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
     named, emoji vanish. A carriage return, vertical tab, form feed, U+2028 or U+2029 is a space
     (the original loses count of its lines there). None has no tokens.
 
-    `following` is the caption on the next line, for equality with the original on a whole file.
+    `following` is what stands behind the caption's line, as `tokenize_lines` knows it.
 
     Worked example: "It's the dog's ball (isn't it?) at 5:30 p.m." ->
     it 's the dog 's ball -lrb- is n't it -rrb- at 5:30 p.m.
@@ -156,6 +159,8 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
         return []
     if following and _LAST_LETTER.search(text) and _BEGINNING.match(following):
         text = text.rstrip()[:-1]
+    elif following.lstrip()[:1].isdigit() and _LAST_NUMBERED.search(text):
+        return tokenize(f"{text.rstrip()} 0")[:-1]  # "no." before a number keeps its period
     if not text.isascii():
         text = _BEYOND_JAVA.sub(" ", text.translate(_FOLDED))
     if "&" in text:
@@ -169,6 +174,24 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
         found = _known.get(word)
         tokens += _remember(word) if found is None else found
     return tokens
+
+
+def tokenize_lines(texts: Sequence[str | None]) -> list[list[str]]:
+    """The tokens of a list of captions as the original reads them, one on each line of a file.
+
+    Worked example: "12th Ave S.", "" and "The dog" give 12th ave s, nothing, the dog; with "the
+    dog" at the end the first is 12th ave s. (with its period).
+
+    Reference: as `tokenize`; tylin/coco-caption's PTBTokenizer.tokenize (one file for each call).
+    """
+    found: list[list[str]] = []
+    following = after = ""
+    for text in reversed(texts):
+        found.append(tokenize(text, following))
+        if text and not text.isspace():
+            following = text + after
+        after = "\n"
+    return found[::-1]
 
 
 def _split(text: str) -> tuple[str, ...]:
