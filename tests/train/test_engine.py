@@ -61,9 +61,10 @@ def on_ranks(recipe: Recipe, folder: Path, world: int = 2) -> str:
     return told[0]
 
 
-def plain(parts, **stage) -> Recipe:
+def plain(parts, kind: str = "auto", **stage) -> Recipe:
     """The tiny recipe without dropout, so that ranks agree, and at a constant rate."""
     values = tiny_recipe(parts, language="language-plain").model_dump(mode="json")
+    values["engine"]["kind"] = kind
     for each in values["stages"]:
         each["optim"]["schedule"] = "constant"
         each |= stage
@@ -130,11 +131,32 @@ def test_two_ranks_equal_one(parts, tmp_path, stage):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"train": {"projector": 1e-3, "language": 1e-3, "vision": 1e-3}},
+        {"batch": {"samples": 5, "accumulate": 2}, "optim": {"clip": 0.01, "weight_decay": 0.1}},
+        {"batch": {"samples": 4, "checkpointing": "full"}},
+        {"train": {"projector": 1e-3}, "lora": {"rate": 1e-3, "rank": 3, "targets": ["language"]}},
+    ],
+    ids=["encoder", "accumulated-and-clipped", "computed-again", "adapters"],
+)
+def test_two_sharded_ranks_equal_one(parts, tmp_path, stage):
+    ours = plain(parts, kind="fsdp", **stage)
+    one = train_run(ours, tmp_path / "one")
+    told = on_ranks(ours, tmp_path / "two")
+    assert "engine: fsdp, 2 processes" in told
+    assert_same(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("trained", ["projector", "vision"])
-def test_a_rank_with_text_alone_neither_hangs_nor_differs(parts, tmp_path, trained):
+def test_a_rank_with_text_alone_neither_hangs_nor_differs(parts, tmp_path, trained, kind):
     """A trained encoder is unused on that rank, and in some steps on both."""
     train = {trained: 1e-3, "language": 1e-3}
-    ours = plain(parts, train=train, mixture=mixed(parts, tmp_path), batch={"samples": 2})
+    batch = {"samples": 2}
+    ours = plain(parts, kind, train=train, mixture=mixed(parts, tmp_path), batch=batch)
     one = train_run(ours, tmp_path / "one")
     on_ranks(ours, tmp_path / "two")
     assert_same(one, tmp_path / "two")

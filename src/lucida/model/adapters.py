@@ -14,7 +14,7 @@ Reference: Hu et al., LoRA, 2021, arXiv 2106.09685, section 4.1; Liu et al., DoR
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,17 +232,23 @@ def written_out(module: nn.Module) -> nn.Linear:
 
 
 def save_adapter(
-    model: nn.Module, folder: Path, lora: LoraSpec, below: str = "", base: str | None = None
+    model: nn.Module,
+    folder: Path,
+    lora: LoraSpec,
+    below: str = "",
+    base: str | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the adapters in PEFT's layout into a folder that exists: safetensors and JSON.
 
     `below` names the sub-module that PEFT will load them onto ("language"), and `base` where that
-    one comes from; without it they are for the whole model.
+    one comes from; without it they are for the whole model. `weights`: those of `named_adapters`
+    where the model itself holds only a part of each.
     """
     lead = f"{below}." if below else ""
     tensors = {
         PREFIX + name.removeprefix(lead): value.detach().cpu().contiguous()
-        for name, value in named_adapters(model).items()
+        for name, value in (weights or named_adapters(model)).items()
     }
     names = sorted(name.removeprefix(lead) for name in adapted_layers(model))
     values = lora_config(lora, names, base).to_dict() | {"inference_mode": True}

@@ -258,13 +258,16 @@ def prepare(training: Training, index: int, current: Plan) -> Set:
     apply_plan(model, trained)
     training.touched |= set(current.what.trained)
     equip(model, stage.batch.checkpointing, training.compiled)
+    loss_of = training.engine.prepare(model, training.precision)
+    now = dict(adapters.named_weights(model)) | adapters.named_adapters(model)
+    trained = {name: (now[name], rate) for name, (_, rate) in trained.items()}
     optimizer, scaler = adamw(trained, stage.optim), training.precision.scaler()
     if position.step == 0:
         # Its own seed: how many numbers the stage before drew does not matter.
         seed_everything(training.recipe.seed + 1000 * (index + 1))
     else:
         state.load_moments(training.saved, optimizer, scaler)
-    return Set(optimizer, scaler, training.engine.prepare(model))
+    return Set(optimizer, scaler, loss_of)
 
 
 def merge_adapters(training: Training) -> None:

@@ -1,5 +1,8 @@
 """How a step is spread: over one process, or over several that torchrun has started.
 
+    ddp    the whole model on every rank
+    fsdp   a part of each weight on every rank (sharding.py)
+
     every rank   its samples of the step ─▶ loss / supervised tokens of *all* ranks ─▶ backward
                  ─▶ the sum of all ranks' gradients ─▶ the same update everywhere
 
@@ -15,8 +18,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -28,6 +31,7 @@ from lucida.core.progress import say
 from lucida.core.spec import EngineSpec
 from lucida.data.sample import Batch
 from lucida.train.objective import Losses, token_losses
+from lucida.train.precision import Precision
 
 T = TypeVar("T")
 
@@ -52,15 +56,34 @@ class Engine:
 
     rank, world = 0, 1
     kind = "single"
+    shards = False
+    """Does a rank hold only a part of each weight? Then checkpoints need all ranks."""
 
     @property
     def main(self) -> bool:
         """Is this the process that writes?"""
         return self.rank == 0
 
-    def prepare(self, model: nn.Module) -> Loss:
-        """The loss of a model whose stage is set: what trains needs gradients, the rest none."""
+    def prepare(self, model: nn.Module, precision: Precision) -> Loss:
+        """The loss of a model whose stage is set: what trains needs gradients, the rest none.
+
+        Its parameters may be others afterwards, by the same names, until `release`.
+        """
         return Objective(model)
+
+    def release(self, model: nn.Module) -> None:
+        """The end of a stage: the model has its own parameters again."""
+
+    @contextmanager
+    def looking(self, model: nn.Module) -> Iterator[Loss]:
+        """The loss of the prepared model for a look that trains nothing; all ranks look."""
+        yield Objective(model)
+
+    @contextmanager
+    def whole(self, model: nn.Module, everywhere: bool = False) -> Iterator[None]:
+        """Inside, the prepared model has all its weights on rank 0, or everywhere; elsewhere it
+        must be left alone. All ranks have to come."""
+        yield
 
     def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
         """Around a forward and backward pass: gradients are summed over ranks in the last one."""
@@ -99,7 +122,7 @@ class DataParallel(Engine):
         join_group()
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
 
-    def prepare(self, model: nn.Module) -> Loss:
+    def prepare(self, model: nn.Module, precision: Precision) -> Loss:
         device = next(model.parameters()).device
         return DistributedDataParallel(
             Objective(model),
@@ -156,14 +179,19 @@ def choose_engine(spec: EngineSpec) -> Engine:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        if spec.kind == "ddp":
-            say("engine ddp: one process; `torchrun --nproc-per-node N -m lucida train …` for more")
+        if spec.kind in ("ddp", "fsdp"):
+            more = "`torchrun --nproc-per-node N -m lucida train …` for more"
+            say(f"engine {spec.kind}: one process; {more}")
         return Engine()
     if spec.kind == "single":
         raise RecipeError(
             "the recipe is for one process",
-            expected="engine.kind auto or ddp under torchrun",
+            expected="engine.kind auto, ddp or fsdp under torchrun",
             given=f"engine.kind=single and {world} processes",
             remedy="start it without torchrun, or set engine.kind=ddp",
         )
+    if spec.kind == "fsdp":
+        from lucida.train.sharding import Sharded
+
+        return Sharded()
     return DataParallel()

@@ -168,6 +168,7 @@ def train_stage(training: Training, index: int, current: Plan) -> None:
                 evaluate(training, current)
             if last or due(stage.checkpoint_every, position.step):
                 checkpoint(training, current, ready)
+    engine.release(training.model)
     close(training, current)
 
 
@@ -222,12 +223,18 @@ def validate(training: Training, current: Plan, progress: Progress) -> None:
 
 def evaluate(training: Training, current: Plan) -> None:
     """Let the watcher ask the model, on rank 0, and record what it found; see `untouched`."""
-    if training.watch is not None and training.engine.main:
-        with untouched(training.model), training.precision.autocast():
-            found = training.watch(training.model, current.processor, training.position.total)
+    if training.watch is not None:
+        with training.engine.whole(training.model):
+            found = ask(training, current) if training.engine.main else None
         if found:
             record(training, current.stage, {"evaluation": plain(found)})
     training.engine.wait()
+
+
+def ask(training: Training, current: Plan) -> Mapping[str, float] | None:
+    """What the watcher finds."""
+    with untouched(training.model), training.precision.autocast():
+        return training.watch(training.model, current.processor, training.position.total)
 
 
 def due(every: int | None, step: int) -> bool:
@@ -260,7 +267,7 @@ def say_plan(current: Plan) -> None:
 def checkpoint(training: Training, current: Plan, ready: Set) -> Path:
     """Save all that a resumption needs; rank 0 writes."""
     record_left_out(training, current)
-    if not training.engine.main:
+    if not training.engine.main and not training.engine.shards:
         return state.checkpoint_path(training.run.path, training.position)
     return state.save_checkpoint(
         training.run.path,
@@ -271,6 +278,7 @@ def checkpoint(training: Training, current: Plan, ready: Set) -> Path:
         ready.optimizer,
         ready.scaler,
         current.stage.lora,
+        training.engine.main,
     )
 
 

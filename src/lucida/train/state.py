@@ -18,7 +18,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -26,11 +26,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lucida.core.errors import RunError
 from lucida.core.files import atomic_folder
 from lucida.core.spec import LoraSpec
-from lucida.model.adapters import adapted_layers, named_weights, plain_name, save_adapter
+from lucida.model.adapters import (
+    adapted_layers,
+    named_adapters,
+    named_weights,
+    plain_name,
+    save_adapter,
+)
 
 FORMAT = 1
 """Raised when the layout of a checkpoint changes; another number is refused."""
@@ -107,6 +114,19 @@ def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None
             torch.cuda.set_rng_state(state, int(name.removeprefix("random/cuda")))
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor, of which this rank may hold a part; all ranks have to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a whole tensor, on the device and laid out like another one."""
+    value = value.to(like.device)
+    if not isinstance(like, DTensor) or value.shape != like.shape:  # AdamW's counter has no shape
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
 def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tensor]:
     """The parameters in `touched` and every persistent buffer, by name; no adapters."""
     kept = {name: value for name, value in named_weights(model) if name in touched}
@@ -123,7 +143,7 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Hash of weights by name: name, shape, dtype and some 4096 evenly spread values of each."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
-        flat = tensor.detach().flatten()
+        flat = whole(tensor.detach()).flatten()
         sampled = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(sampled.tobytes())
@@ -154,7 +174,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             if name in by_parameter:
-                moved = {key: v.to(parameter.device) for key, v in by_parameter[name].items()}
+                moved = {key: part_of(v, parameter) for key, v in by_parameter[name].items()}
                 optimizer.state[parameter] = moved
 
 
@@ -178,10 +198,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     lora: LoraSpec | None = None,
+    writes: bool = True,
 ) -> Path:
     """Write a checkpoint of the run in `folder`, then remove the older ones.
 
-    `lora` describes the adapters of the model, None when it has none.
+    `lora` describes the adapters of the model, None when it has none. Of a sharded model the file
+    holds whole tensors: all ranks have to call this, and those that do not write only give theirs.
     """
     path = checkpoint_path(folder, position)
     older = [each for each in checkpoints(folder) if each != path]
@@ -195,23 +217,33 @@ def save_checkpoint(
         "scaler": scaler.state_dict(),
         "random": values,
     }
+    weights = to_disk(stored_tensors(model, touched), writes)
+    moments = to_disk(optimizer_tensors(optimizer) | tensors, writes)
+    adapters = to_disk(named_adapters(model), writes)
+    if not writes:
+        return path
     if not path.exists():
         with atomic_folder(path) as aside:
-            save_file(to_disk(stored_tensors(model, touched)), aside / "weights.safetensors")
-            moments = to_disk(optimizer_tensors(optimizer) | tensors)
+            save_file(weights, aside / "weights.safetensors")
             save_file(moments, aside / "optimizer.safetensors")
             if lora is not None:
                 (aside / ADAPTER).mkdir()
-                save_adapter(model, aside / ADAPTER, lora)
+                save_adapter(model, aside / ADAPTER, lora, weights=adapters)
             (aside / "state.json").write_text(json.dumps(state))
     for each in older:
         shutil.rmtree(each)
     return path
 
 
-def to_disk(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors as safetensors wants them: on the CPU and contiguous."""
-    return {name: value.cpu().contiguous() for name, value in tensors.items()}
+def to_disk(tensors: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
+    """The same tensors as safetensors wants them, whole, on the CPU and contiguous; only gathered,
+    one after the other, where they are not kept."""
+    kept = {}
+    for name, value in tensors.items():
+        gathered = whole(value.detach())
+        if keep:
+            kept[name] = gathered.cpu().contiguous()
+    return kept
 
 
 def read_state(path: Path) -> tuple[Position, Setting, dict]:

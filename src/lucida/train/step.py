@@ -16,6 +16,7 @@ from lucida.train.engine import Engine, Loss
 from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
 from lucida.train.shares import Share, owners, shares, tally
+from lucida.train.state import whole
 
 SMALLEST_SCALE = 1.0
 """fp16 halves its loss scale at every overflow; below this the numbers themselves are at fault."""
@@ -75,7 +76,7 @@ def step(
     scaler.unscale_(optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = whole(nn.utils.get_total_norm(gradients))
     # The one wait for the device in a step.
     both = torch.stack([summed / counting, norm.float()]).double()
     loss, grad_norm, *losses = torch.cat([both, by_source]).tolist()
@@ -85,7 +86,9 @@ def step(
     overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
     if not finite and not overflow:
         torch.set_rng_state(before)
-        raise not_finite(engine, model, passes, precision, loss, grad_norm)
+        with engine.whole(model, everywhere=True):
+            problem = not_finite(engine, model, passes, precision, loss, grad_norm)
+        raise problem
     if clip is not None and finite:
         nn.utils.clip_grads_with_norm_(trained, clip, norm)
     scaler.step(optimizer)  # leaves the weights alone after an overflow

@@ -14,7 +14,6 @@ from torch import nn
 
 from lucida.data.sample import Batch
 from lucida.train.engine import Engine
-from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
 from lucida.train.state import random_state, restore_random_state
 
@@ -40,10 +39,10 @@ def validation_loss(
 ) -> float:
     """Mean loss per supervised token over the `batches` of all ranks, without dropout."""
     summed, count = 0.0, 0
-    with untouched(model), precision.autocast():
+    with untouched(model), engine.looking(model) as loss_of, precision.autocast():
         for batch in batches:
-            loss, supervised = supervised_loss(model, batch.to(precision.device))
+            loss, each = loss_of(batch.to(precision.device))
             summed += loss.item()
-            count += supervised
+            count += len(each)
     summed, count = engine.total(summed, count)
     return summed / count

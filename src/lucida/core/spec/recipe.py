@@ -22,9 +22,9 @@ class BlindSpec(Spec):
 class EngineSpec(Spec):
     """How the steps are computed; none of it changes what they compute, up to rounding."""
 
-    kind: Literal["auto", "single", "ddp"] = "auto"
-    """One process, or a whole model on each of several that torchrun starts (`ddp`). `auto` is ddp
-    under torchrun, else single."""
+    kind: Literal["auto", "single", "ddp", "fsdp"] = "auto"
+    """One process; a whole model on each of several that torchrun starts (`ddp`); or a part of each
+    weight, gradient and moment on each (`fsdp`). `auto` is ddp under torchrun, else single."""
     attention: Literal["auto", "segments", "flex", "dense"] = "auto"
     """How packed samples attend: each segment by itself; by blocks of the whole row (torch's flex
     attention, which trains on GPUs only); or whole rows under one mask. `auto` is flex for long
