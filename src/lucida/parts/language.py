@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,8 +26,27 @@ from lucida.world.text import ASKERS, document, exercise
 MUON_PEAK, ADAMW_PEAK = 3e-3, 3e-3
 
 
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of the training with a schedule of its own.
+
+    share: of all steps. peak: of the learning rates. warm: steps of warm-up. begin, end: where the
+    exercises stand (`world.text.exercise`) at its beginning and from its middle on.
+    """
+
+    share: float
+    peak: float
+    warm: int
+    begin: float
+    end: float
+
+
+LEGS = (Leg(0.8, 1.0, 100, 0.0, 1.0), Leg(0.2, 0.5, 50, 2.0, 2.0))
+"""Looking up, then pointing."""
+
+
 def build_base(
-    folder: Path, *, steps: int = 2600, exercises: int = 20, seed: int = 0, device: str = "cpu"
+    folder: Path, *, steps: int = 3250, exercises: int = 20, seed: int = 0, device: str = "cpu"
 ) -> dict:
     """Train tokenizer and model, write a Hugging Face folder (fp16 safetensors) and its card."""
     tokenizer = make_tokenizer(seed)
@@ -131,30 +151,33 @@ def make_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer
 def _pretrain(
     model: LlamaForCausalLM, reader: Reader, steps: int, exercises: int, seed: int, device: str
 ) -> float:
-    optimizers = make_optimizers(model)
-    running = 0.0
+    running, step = 0.0, 0
     with Progress("base-mini", steps, "step") as progress:
-        for step in range(steps):
-            done = step / steps
-            factor = min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 2 * (1 - done))
-            for optimizer, peak in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * factor
-            easy = min(1.0, done / 0.5)
-            batch = reader.batch(seed + 1, "train", step, exercises, progress=easy)
-            with torch.autocast(device, torch.bfloat16):
-                loss = text_loss(model, batch, device)
-            model.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer, _ in optimizers:
-                optimizer.step()
-            running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
-            progress.advance(1, loss=running)
-            if step % 500 == 499:
-                model.eval()
-                say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
-                model.train()
+        for leg in LEGS:
+            optimizers = make_optimizers(model)
+            first, last = step, min(steps, step + round(leg.share * steps))
+            for step in range(first, last):
+                done = (step - first) / (last - first)
+                warm = min(1.0, (step - first + 1) / leg.warm)
+                for optimizer, peak in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = peak * leg.peak * warm * min(1.0, 0.02 + 2 * (1 - done))
+                stands = leg.begin + (leg.end - leg.begin) * min(1.0, 2 * done)
+                batch = reader.batch(seed + 1, "train", step, exercises, progress=stands)
+                with torch.autocast(device, torch.bfloat16):
+                    loss = text_loss(model, batch, device)
+                model.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                for optimizer, _ in optimizers:
+                    optimizer.step()
+                running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+                progress.advance(1, loss=running)
+                if step % 500 == 499:
+                    model.eval()
+                    say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
+                    model.train()
+            step = last
     return running
 
 
@@ -166,7 +189,7 @@ def question_scores(
     by token (validation split)."""
     right: dict[str, list[bool]] = {name: [] for name in ASKERS}
     for start in range(0, scenes, 30):
-        told = [exercise(3, "validation", k) for k in range(start, start + 30)]
+        told = [exercise(3, "validation", k, progress=2) for k in range(start, start + 30)]
         rows = [reader.row(one) for one in told]
         batch = reader.stack(rows).batch.to(device)
         guess = model.lm_head(hidden_states(model, batch)).argmax(-1)

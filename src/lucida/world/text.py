@@ -11,27 +11,33 @@ import random
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from lucida.world import documents, questions
 from lucida.world.phrases import long_caption, short_caption, sign_name
 from lucida.world.questions import Asker, Exchange
 from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
 
-ASKERS: dict[str, tuple[Asker, float, float]] = {
-    "attribute": (questions.attribute, 6, 4),
-    "region": (questions.region, 6, 2),
-    "reading": (questions.reading, 2, 1),
-    "boxes": (questions.boxes, 2, 4),
-    "side": (questions.side, 3, 2),
-    "relation": (questions.relation, 1, 2),
-    "relation-pointed": (partial(questions.relation, pointing=True), 3, 4),
-    "spatial": (questions.spatial, 1, 2),
-    "spatial-pointed": (partial(questions.spatial, pointing=True), 2, 6),
-    "counting": (questions.counting, 3, 4),
-    "presence": (questions.presence, 4, 3),
-    "unanswerable": (questions.unanswerable, 1, 1),
-    "caption": (documents.caption, 0.5, 1),
+ASKERS: dict[str, tuple[Asker, float, float, float]] = {
+    "attribute": (questions.attribute, 6, 4, 4),
+    "region": (questions.region, 6, 2, 2),
+    "reading": (questions.reading, 2, 1, 1),
+    "boxes": (questions.boxes, 2, 4, 4),
+    "side": (questions.side, 3, 2, 1),
+    "relation": (questions.relation, 4, 6, 0.5),
+    "spatial": (questions.spatial, 2, 6, 0.5),
+    "counting": (questions.counting, 3, 4, 6),
+    "presence": (questions.presence, 4, 3, 3),
+    "unanswerable": (questions.unanswerable, 1, 1, 1),
+    "caption": (documents.caption, 0.5, 1, 1),
+    "relation-pointed": (partial(questions.relation, pointing=True), 0, 0, 5),
+    "spatial-pointed": (partial(questions.spatial, pointing=True), 0, 0, 7),
 }
-"""Task → how it is asked, its weight at the beginning of training and its weight at the end."""
+"""Task → how it is asked, its weight at first, once looking up is learnt, and in the end.
+
+Answers that point at two things before they judge come last: from the beginning on they kept
+looking up itself from being learnt (LOG.md).
+"""
 
 
 SIGNS = (
@@ -63,14 +69,14 @@ def exercise(
 ) -> Exercise:
     """Scene number `index` told in words, with up to `count` questions.
 
-    `progress` (0 to 1) is where training stands: it begins with scenes of two or three things and
-    with looking up, and ends with whole scenes and many relations, the skill that comes last.
+    `progress` is where training stands: from 0 to 1 scenes grow from two or three things to all of
+    them, and relations are asked more often; 2 is the end of training, with answers that point.
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 555)
     scene = make_scene(seed, split, index)
-    limit = 2 + rng.randrange(2 + int(24 * progress))
+    limit = 2 + rng.randrange(2 + int(24 * min(1.0, progress)))
     scene = replace(scene, things=scene.things[:limit])
-    weights = [start + (end - start) * progress for _, start, end in ASKERS.values()]
+    weights = [float(np.interp(progress, (0, 1, 2), known)) for _, *known in ASKERS.values()]
     asked: dict[str, Exchange] = {}
     for name in rng.choices(list(ASKERS), weights, k=3 * count):
         exchange = ASKERS[name][0](scene, rng)
