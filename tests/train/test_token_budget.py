@@ -8,6 +8,7 @@ import pytest
 from tiny_training import tiny_recipe
 
 from lucida.core.spec import Recipe
+from lucida.data.order import Order
 from lucida.train.loop import train_run
 from lucida.train.stopping import Interrupted
 
@@ -55,3 +56,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(parts, tmp_path):
     train_run(watched, tmp_path / "cut", watch=stop)
     again = steps(tmp_path / "cut")
     assert [(r["loss"], r["sources"]) for r in again] == [(r["loss"], r["sources"]) for r in whole]
+
+
+def test_a_resumed_run_plans_only_the_window_it_stands_in(parts, tmp_path, monkeypatch):
+    """And a stage may end with its sources: pictures come twice, then there is nothing left."""
+    monkeypatch.setattr("lucida.data.order.WINDOW", 8)
+    recipe = budget(parts, tokens=256, row=128)
+    values = recipe.model_dump(mode="json")
+    values["stages"][0]["mixture"]["budgets"] = {"pictures": {"epochs": 2}}
+    values["stages"][0] |= {"budget": {"steps": 500}, "checkpoint_every": 5, "evaluate_every": 8}
+    recipe = Recipe.model_validate(values)
+
+    def stop(*_):
+        raise KeyError("stop here")
+
+    with pytest.raises(KeyError):
+        train_run(recipe, tmp_path / "cut", watch=stop)
+    (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    position = json.loads((checkpoint / "state.json").read_text())["position"]
+    assert position["window"] > 0 < position["window_rows"] <= 2 * position["step"]
+    planned = []
+    packed = Order._packed
+    monkeypatch.setattr(Order, "_packed", lambda o, w: planned.append(w) or packed(o, w))
+    again = steps(train_run(recipe, tmp_path / "cut", watch=lambda *_: {}))
+    assert planned[0] == position["window"] == min(planned)
+    whole = steps(train_run(recipe, tmp_path / "whole", watch=lambda *_: {}))
+    assert [r["loss"] for r in again] == [r["loss"] for r in whole]
+    assert 44 <= whole[-1]["samples"] <= 46  # 23 pictures twice, less the rows of no whole step

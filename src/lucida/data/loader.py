@@ -28,7 +28,7 @@ from lucida.data.answers import Weighting, answer_weights
 from lucida.data.collate import Images, Pixels, collate, images_of, joined
 from lucida.data.lengths import Lengths, measured
 from lucida.data.mixture import Draw, Mixture, fetched
-from lucida.data.order import Order, Row, capacity, check_rows, needs_lengths
+from lucida.data.order import Bookmark, Order, Row, capacity, check_rows, needs_lengths
 from lucida.data.pack import collate_rows
 from lucida.data.sample import Batch, ImageSource, Tokens
 
@@ -196,10 +196,11 @@ class Loader:
         self._most = max_dropped * len(mixture) / world
 
     def steps(self, budget: BudgetSpec) -> int:
-        """Optimizer steps of a budget; an epoch is as many samples as the mixture has records."""
-        if budget.steps is not None:
-            return budget.steps
-        return self.order.steps(budget.epochs * len(self.mixture))
+        """Optimizer steps of a budget; an epoch is as many samples as the mixture has records. No
+        more than the mixture gives, if it ends."""
+        if budget.epochs is not None:
+            return self.order.steps(budget.epochs * len(self.mixture))
+        return budget.steps if self.mixture.end is None else min(budget.steps, self.order.end)
 
     @cached_property
     def order(self) -> Order:
@@ -211,18 +212,22 @@ class Loader:
             self._preparation = known = replace(known, lengths=found)
         return Order(self.mixture, self.batch, known.lengths)
 
-    def batches(self, from_step: int = 0) -> Iterator[list[Batch]]:
-        """For each step from `from_step` on, without end: the batches of its passes."""
+    def bookmark(self, step: int) -> Bookmark:
+        """What finds this step again at once, given to `batches`; it must have been reached."""
+        return self.order.bookmark(step)
+
+    def batches(self, from_step: int = 0, mark: Bookmark = (0, 0)) -> Iterator[list[Batch]]:
+        """For each step from `from_step` on, to the end of the mixture if it has one: the batches
+        of its passes."""
         cut_by_samples = self.batch.tokens is None
         units = (
             [rows[0][self.rank :: self.world]] if cut_by_samples else rows[self.rank :: self.world]
-            for rows in self.order.passes(from_step)
+            for rows in self.order.passes(from_step, mark)
         )
         source = self._from_workers if self.batch.workers else self._from_thread
         passes = source(units)
         try:
-            while True:
-                ready = itertools.islice(passes, self.batch.accumulate)
+            while ready := list(itertools.islice(passes, self.batch.accumulate)):
                 yield [self._finished(one) for one in ready]
         finally:
             passes.close()
@@ -239,8 +244,10 @@ class Loader:
         waiting: deque[Future[_Pass]] = deque()
         try:
             while True:
-                while len(waiting) <= AHEAD:
-                    waiting.append(executor.submit(self._preparation.prepare, next(units)))
+                for rows in itertools.islice(units, AHEAD + 1 - len(waiting)):
+                    waiting.append(executor.submit(self._preparation.prepare, rows))
+                if not waiting:
+                    return
                 yield waiting.popleft().result()
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
@@ -258,8 +265,7 @@ class Loader:
         )
         passes = iter(loader)
         try:
-            while True:
-                one = next(passes)
+            for one in passes:
                 if isinstance(one, LucidaError):
                     raise one
                 yield one

@@ -8,12 +8,14 @@ machines agree without talking.
 
 Within a block each source has its exact share of slots (largest remainder), in an order shuffled by
 block; within an epoch of a source every record comes exactly once, in an order shuffled by epoch.
+A source with a limit gives exactly so many samples; then the others go on (`lucida.data.phases`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sized
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -21,11 +23,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lucida.core.errors import DataError
+from lucida.data.phases import Phase, phases
 from lucida.data.sample import Sample
-
-SMALLEST_SHARE = 32
-"""Slots that the rarest source has in a block: its proportion is met within 1/32."""
-LARGEST_BLOCK = 1 << 16
 
 _ROUNDS = 6
 _MASK = (1 << 64) - 1
@@ -73,7 +72,11 @@ class Mixture:
     """
 
     def __init__(
-        self, sources: Mapping[str, Sized], weights: Mapping[str, float], seed: int
+        self,
+        sources: Mapping[str, Sized],
+        weights: Mapping[str, float],
+        seed: int,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         if set(sources) != set(weights) or not sources:
             raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} differ")
@@ -87,8 +90,12 @@ class Mixture:
         self.sources = dict(sources)
         self.names = tuple(sources)
         self.sizes = tuple(len(sources[name]) for name in self.names)
-        self.slots = _slots([weights[name] for name in self.names])
-        self._block = sum(self.slots)
+        most = [(limits or {}).get(name) for name in self.names]
+        self.phases = phases([weights[name] for name in self.names], most)
+        self.slots = self.phases[0].slots
+        self.end = self.phases[-1].end
+        """Draws that there are; None is without end."""
+        self._begins = [phase.begin for phase in self.phases]
         self._key = keyed("mixture", seed)
         self._source_keys = tuple(keyed("source", seed, name) for name in self.names)
 
@@ -97,31 +104,33 @@ class Mixture:
         return sum(self.sizes)
 
     def draw(self, n: int) -> Draw:
-        """The n-th sample of the stream, from 0."""
+        """The n-th sample of the stream, from 0. IndexError at the end of it."""
+        self._check(n + 1)
         if len(self.names) == 1:
             return self._record(0, n)
-        block, slot = divmod(n, self._block)
-        whose, earlier = _arranged(_mixed(self._key ^ block), self.slots)
+        phase = self.phases[bisect_right(self._begins, n) - 1]
+        block, slot = divmod(n - phase.begin, phase.size)
+        whose, earlier = _arranged(_mixed(self._key ^ (phase.block + block)), phase.slots)
         which = int(whose[slot])
-        return self._record(which, block * self.slots[which] + int(earlier[slot]))
+        before = phase.given[which] + block * phase.slots[which]
+        return self._record(which, before + int(earlier[slot]))
 
     def draws(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws `begin` to `end` at once: numbers of their sources in `names`, and their records.
 
         int64 each; the same as `draw`, some fifty times as fast.
         """
+        self._check(end)
         if len(self.names) == 1:
             whose, earlier = np.zeros(end - begin, dtype=np.int64), np.arange(begin, end)
         else:
-            blocks = range(begin // self._block, (end - 1) // self._block + 1)
-            parts = [_arranged(_mixed(self._key ^ block), self.slots) for block in blocks]
-            slots = np.array(self.slots)
-            cut = slice(begin - blocks[0] * self._block, end - blocks[0] * self._block)
-            whose = np.concatenate([part[0] for part in parts])[cut]
-            before = [
-                part[1] + block * slots[part[0]] for part, block in zip(parts, blocks, strict=True)
-            ]
-            earlier = np.concatenate(before)[cut]
+            parts = []
+            for phase in self.phases:
+                upto = end if phase.end is None else min(end, phase.end)
+                if max(begin, phase.begin) < upto:
+                    parts.append(self._of_phase(phase, max(begin, phase.begin), upto))
+            whose = np.concatenate([part[0] for part in parts])
+            earlier = np.concatenate([part[1] for part in parts])
         index = np.empty(len(whose), dtype=np.int64)
         for which, size in enumerate(self.sizes):
             epoch, place = np.divmod(earlier[whose == which], size)
@@ -129,6 +138,24 @@ class Mixture:
             keys = _mixed_all(source_key ^ epoch.astype(np.uint64))
             index[whose == which] = permuted_all(place, size, keys)
         return whose, index
+
+    def _of_phase(self, phase: Phase, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whose the draws of one phase are, and how many of the same source came before."""
+        first, last = begin - phase.begin, end - phase.begin
+        blocks = range(first // phase.size, (last - 1) // phase.size + 1)
+        keys = [_mixed(self._key ^ (phase.block + block)) for block in blocks]
+        parts = [_arranged(key, phase.slots) for key in keys]
+        slots, given = np.array(phase.slots), np.array(phase.given)
+        cut = slice(first - blocks[0] * phase.size, last - blocks[0] * phase.size)
+        before = [
+            part[1] + given[part[0]] + block * slots[part[0]]
+            for part, block in zip(parts, blocks, strict=True)
+        ]
+        return np.concatenate([part[0] for part in parts])[cut], np.concatenate(before)[cut]
+
+    def _check(self, end: int) -> None:
+        if self.end is not None and end > self.end:
+            raise IndexError(f"draw {end - 1} of {self.end}")
 
     def lots(self, window: int, many: int) -> np.ndarray:
         """Numbers to shuffle `many` things by, uint64, the same for every window of that number."""
@@ -217,16 +244,3 @@ def keyed(*parts: object) -> int:
     """64 bits that belong to these parts, the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-def _slots(weights: list[float]) -> tuple[int, ...]:
-    """Slots of each source in a block, by the largest remainder, none without a slot."""
-    total = sum(weights)
-    shares = [weight / total for weight in weights]
-    block = min(LARGEST_BLOCK, math.ceil(SMALLEST_SHARE / min(shares) - 1e-9))
-    exact = [share * block for share in shares]
-    slots = [max(1, math.floor(value + 1e-9)) for value in exact]
-    by_remainder = sorted(range(len(slots)), key=lambda i: slots[i] - exact[i])
-    for i in by_remainder[: max(0, block - sum(slots))]:
-        slots[i] += 1
-    return tuple(slots)

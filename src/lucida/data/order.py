@@ -8,8 +8,9 @@
 All but the first look at a window of consecutive draws, so they need the length of every record:
 `Lengths`. What a window holds follows from its number, so the whole state is the number of the
 step: a stream is resumed without reading a sample, and is the same for any number of ranks and
-workers. Rows run on over the ends of windows; how many came before is counted by planning the
-windows before, a few microseconds for a sample.
+workers. Rows run on over the ends of windows, so finding a step needs to know how many came before;
+a `Bookmark` says so, and without one the windows before are planned again, a few microseconds for a
+sample. A mixture that ends makes an order that ends, with its last whole step.
 
 Reference: Liu et al., Improved Baselines with Visual Instruction Tuning, 2023, arXiv 2310.03744,
 code (group by modality); Karamcheti et al., Prismatic VLMs, 2024, arXiv 2402.07865, code.
@@ -18,7 +19,9 @@ code (group by modality); Karamcheti et al., Prismatic VLMs, 2024, arXiv 2402.07
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +36,9 @@ WINDOW = 1 << 14
 
 Row = list[int]
 """Numbers of draws that stand side by side."""
+
+Bookmark = tuple[int, int]
+"""Number of a window, and rows of all windows before it."""
 
 
 def needs_lengths(batch: BatchSpec) -> bool:
@@ -63,11 +69,13 @@ class Order:
         self.mixture, self.batch, self.lengths = mixture, batch, lengths
         self.capacity, self.rows = capacity(batch), rows_of_step(batch)
         self.window = window_size(batch, len(mixture))
-        self._rows_before = [0]  # of window number 0, 1, ...
+        self._bookmarks: list[Bookmark] = [(0, 0)]
 
-    def passes(self, from_step: int = 0) -> Iterator[list[Row]]:
-        """The rows of every pass from a step on, without end, over all ranks. A pass that is cut by
-        samples is one row."""
+    def passes(self, from_step: int = 0, mark: Bookmark = (0, 0)) -> Iterator[list[Row]]:
+        """The rows of every pass from a step on, over all ranks. A pass that is cut by samples is
+        one row. `mark` is what `bookmark` gave for this step or an earlier one."""
+        if mark > self._bookmarks[-1]:
+            self._bookmarks.append(mark)
         for step in self._steps(from_step):
             many, parts = len(step), self.batch.accumulate
             for part in range(parts):
@@ -75,46 +83,70 @@ class Order:
                 yield cut if self.capacity is not None else [cut]
 
     def steps(self, draws: float) -> int:
-        """Steps that so many draws make; by tokens, as many as at the rate of the first windows."""
+        """Steps that so many draws make, at most all there are; by tokens, as many as at the rate
+        of the first windows."""
         if self.capacity is None:
-            return max(1, math.ceil(draws / self.batch.samples))
-        looked_at = min(16, math.ceil(draws / self.window))
-        per_draw = self._before(looked_at) / (looked_at * self.window)
-        return max(1, math.ceil(draws * per_draw / self.rows))
+            many = math.ceil(draws / self.batch.samples)
+        else:
+            windows = [
+                self._lengths(window)[0] for window in range(math.ceil(draws / self.window))[:16]
+            ]
+            rows = sum(len(pack(lengths, self.capacity)) for lengths in windows)
+            many = math.ceil(draws * rows / sum(map(len, windows)) / self.rows)
+        return max(1, many if self.end is None else min(many, self.end))
+
+    @cached_property
+    def end(self) -> int | None:
+        """Steps that there are, None without end; RecipeError when it is none at all."""
+        if (draws := self.mixture.end) is None:
+            return None
+        if self.capacity is not None:
+            windows = range(math.ceil(draws / self.window))
+            rows = sum(len(pack(self._lengths(each)[0], self.capacity)) for each in windows)
+            steps = rows // self.rows
+        else:
+            steps = draws // self.batch.samples
+        if steps == 0:
+            raise RecipeError(
+                "the budgets of all sources together do not make one step",
+                given=f"{draws} samples",
+                remedy="raise mixture.budgets or make batches smaller",
+            )
+        return steps
+
+    def bookmark(self, step: int) -> Bookmark:
+        """Where `passes` may begin to look for a step that it has reached."""
+        after = bisect_right(self._bookmarks, step * self.rows, key=lambda mark: mark[1])
+        return self._bookmarks[max(0, after - 1)]
 
     def _steps(self, from_step: int) -> Iterator[list]:
         """Draws of every step, or its rows."""
         if self.capacity is not None:
             yield from self._by_rows(from_step)
-        samples = self.batch.samples
+            return
+        samples, end = self.batch.samples, self.mixture.end
         if self.batch.order == "mixed":
-            while True:
+            while end is None or (from_step + 1) * samples <= end:
                 yield list(range(from_step * samples, (from_step + 1) * samples))
                 from_step += 1
+            return
         window, skipped = divmod(from_step, self.window // samples)
-        while True:
-            yield from self._grouped(window)[skipped:]
+        while steps := self._grouped(window):
+            yield from steps[skipped:]
             window, skipped = window + 1, 0
 
     def _by_rows(self, from_step: int) -> Iterator[list[Row]]:
-        wanted = from_step * self.rows
-        window = 0
-        while self._before(window + 1) <= wanted:
-            window += 1
-        waiting = self._packed(window)[wanted - self._before(window) :]
-        while True:
-            while len(waiting) < self.rows:
-                window += 1
-                waiting += self._packed(window)
-            yield waiting[: self.rows]
-            del waiting[: self.rows]
-
-    def _before(self, window: int) -> int:
-        """Rows of all windows before one; each is planned once."""
-        while len(self._rows_before) <= window:
-            rows = pack(self._lengths(len(self._rows_before) - 1)[0], self.capacity)
-            self._rows_before.append(self._rows_before[-1] + len(rows))
-        return self._rows_before[window]
+        skipped = from_step * self.rows
+        window, before = self.bookmark(from_step)
+        waiting: list[Row] = []
+        while rows := self._packed(window):
+            waiting += rows[max(0, skipped - before) :]
+            window, before = window + 1, before + len(rows)
+            if (window, before) > self._bookmarks[-1]:
+                self._bookmarks.append((window, before))
+            while len(waiting) >= self.rows:
+                yield waiting[: self.rows]
+                del waiting[: self.rows]
 
     def _packed(self, window: int) -> list[Row]:
         """The rows of a window, shuffled: best-fit leaves the long samples in the first ones."""
@@ -126,6 +158,8 @@ class Order:
         """The steps of a window, cut by samples, in a shuffled order."""
         lengths, shows = self._lengths(window)
         samples, begin = self.batch.samples, window * self.window
+        whole = len(lengths) - len(lengths) % samples  # less only where the mixture ends
+        lengths, shows = lengths[:whole], shows[:whole]
         if self.batch.order == "modality":
             steps = by_modality(lengths, shows, samples, self.batch.accumulate)
         else:
@@ -135,7 +169,12 @@ class Order:
     def _lengths(self, window: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of each draw of a window, and whether it has images."""
         begin = window * self.window
-        which, index = self.mixture.draws(begin, begin + self.window)
+        end = begin + self.window
+        if self.mixture.end is not None:
+            end = max(begin, min(end, self.mixture.end))
+        if begin == end:
+            return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
+        which, index = self.mixture.draws(begin, end)
         return self.lengths.planned(self.mixture.names, which, index)
 
     def _shuffled(self, window: int, many: int) -> list[int]:

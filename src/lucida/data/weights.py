@@ -1,4 +1,4 @@
-"""Weights as a user means them, and sources cut to a number of records.
+"""Weights as a user means them, sources cut to a number of records, and budgets of sources.
 
 A mixture deals out samples. Shares of images or of tokens become shares of samples by what a record
 of each source holds on average, so that long records do not take more than their share.
@@ -6,12 +6,14 @@ of each source holds on average, so that long records do not take more than thei
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from lucida.core.errors import DataError
+from lucida.core.spec import SourceBudgetSpec
 from lucida.data.mixture import Source, keyed, permuted
 from lucida.data.sample import Sample, Tokens
 
@@ -54,12 +56,36 @@ def mean_size(name: str, source: Source, by: By, encode: Callable[..., Tokens]) 
     if sum(sizes) == 0:
         raise DataError(
             f"the source has no {by}s in {many} records",
-            expected=f"some, because weights are shares of {by}s (mixture.by)",
+            expected=f"some, because weights or budgets are of {by}s",
             given=f"{len(sizes)} usable records with none",
             origin=name,
-            remedy="set mixture.by=sample, or leave the source out",
+            remedy="set mixture.by=sample and mixture.budgets by samples, or leave the source out",
         )
     return sum(sizes) / len(sizes)
+
+
+def sample_limits(
+    budgets: Mapping[str, SourceBudgetSpec],
+    sources: Mapping[str, Source],
+    encode: Callable[..., Tokens] | None,
+) -> dict[str, int]:
+    """The most samples that each source with a budget gives; at least one.
+
+    Worked example: 1.5 epochs of 10 records are 15 samples; 1,000 tokens of records that have 90
+    on average are 11.
+    """
+    found = {}
+    for name, budget in budgets.items():
+        if budget.samples is not None:
+            many = budget.samples
+        elif budget.epochs is not None:
+            many = math.floor(budget.epochs * len(sources[name]) + 1e-9)
+        elif encode is None:
+            raise ValueError("budgets of tokens need `encode` to count them")
+        else:
+            many = math.floor(budget.tokens / mean_size(name, sources[name], "token", encode))
+        found[name] = max(1, many)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def plan(training: Training, index: int) -> Plan:
         training.run.dropped.path,
         training.engine,
     )
-    end = horizon(stage.budget, feed.steps)
+    end = horizon(stage.budget, feed.steps, feed.most)
     end.check(stage.optim)
     return Plan(stage, what, feed, end, processor)
 

@@ -8,7 +8,7 @@
 
 With `minutes` a slower machine takes fewer steps and still ends at the end of its schedule. Time is
 that of the stage's loop, looks and checkpoints included, interruptions left out; on several ranks
-it is that of rank 0.
+it is that of rank 0. Budgets of all the sources (`mixture.budgets`) may end a stage before.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from lucida.train.state import Position
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """The end of one stage; exactly one of the three is set."""
+    """The end of one stage: exactly one of the first three is set; `most` steps are all that its
+    sources may give."""
 
     steps: int | None = None
     tokens: int | None = None
     seconds: float | None = None
+    most: int | None = None
 
     def share(self, position: Position) -> float:
         """How much of the stage is behind `position`: 0 at its beginning, 1 or more at its end."""
@@ -38,7 +40,7 @@ class Horizon:
 
     def over(self, position: Position) -> bool:
         """Is the stage done?"""
-        return self.share(position) >= 1
+        return self.share(position) >= 1 or (self.most is not None and position.step >= self.most)
 
     def factor(self, position: Position, spec: OptimSpec) -> float:
         """Factor on the peak learning rates for the next step."""
@@ -54,15 +56,15 @@ class Horizon:
     def __str__(self) -> str:
         if self.steps is not None:
             return f"{self.steps} steps"
-        if self.tokens is not None:
-            return f"{self.tokens:,} tokens"
-        return f"{self.seconds / 60:g} minutes"
+        spent = f"{self.tokens:,} tokens" if self.tokens else f"{self.seconds / 60:g} minutes"
+        return spent if self.most is None else f"{spent}, at most {self.most} steps"
 
 
-def horizon(budget: BudgetSpec, steps: int | None) -> Horizon:
-    """The end that a budget means; `steps` is what steps or epochs come to."""
+def horizon(budget: BudgetSpec, steps: int | None, most: int | None = None) -> Horizon:
+    """The end that a budget means; `steps` is what steps or epochs come to, `most` what the sources
+    give."""
     if budget.tokens is not None:
-        return Horizon(tokens=budget.tokens)
+        return Horizon(tokens=budget.tokens, most=most)
     if budget.minutes is not None:
-        return Horizon(seconds=60 * budget.minutes)
+        return Horizon(seconds=60 * budget.minutes, most=most)
     return Horizon(steps=steps)

@@ -150,8 +150,9 @@ def train_stage(training: Training, index: int, current: Plan) -> None:
     if stage.evaluate_every is not None and training.watch is None:
         say(f"stage {stage.name}: evaluate_every has no effect here, nobody watches this training")
     begun, spent = time.perf_counter(), position.stage_seconds
+    mark = (position.window, position.window_rows)
     with (
-        closing(current.feed.batches(position.step)) as batches,
+        closing(current.feed.batches(position.step, mark)) as batches,
         Progress(
             f"train {stage.name}", current.horizon.steps, "step", done=position.step
         ) as progress,
@@ -260,6 +261,8 @@ def say_plan(current: Plan) -> None:
         ["pattern", "learning rate", "tensors", "parameters"],
         describe(current.what),
     )
+    if (most := current.feed.most) is not None:
+        say(f"stage {current.stage.name}: budgets of its sources end it after {most} steps at most")
     if current.feed.held_out is None:
         say("no validation: the sources are too small to hold samples out")
 
@@ -267,6 +270,8 @@ def say_plan(current: Plan) -> None:
 def checkpoint(training: Training, current: Plan, ready: Set) -> Path:
     """Save all that a resumption needs; rank 0 writes."""
     record_left_out(training, current)
+    position = training.position
+    position.window, position.window_rows = current.feed.loader.bookmark(position.step)
     if not training.engine.main and not training.engine.shards:
         return state.checkpoint_path(training.run.path, training.position)
     return state.save_checkpoint(

@@ -53,7 +53,8 @@ class Position:
     """Where a run stands. `step` and `stage_…` count within the stage, the rest over the whole run.
 
     `seconds` is the time of the steps; `stage_seconds` that of the stage, looks and checkpoints
-    included. Interruptions are left out of both.
+    included. Interruptions are left out of both. `window` and `window_rows` find the step in an
+    order by rows without planning what came before (`data.order.Bookmark`).
     """
 
     stage: int = 0
@@ -64,10 +65,13 @@ class Position:
     seconds: float = 0.0
     stage_tokens: int = 0
     stage_seconds: float = 0.0
+    window: int = 0
+    window_rows: int = 0
 
     def next_stage(self, index: int) -> None:
         """Move to the beginning of a later stage."""
         self.stage, self.step, self.stage_tokens, self.stage_seconds = index, 0, 0, 0.0
+        self.window, self.window_rows = 0, 0
 
 
 @dataclass(frozen=True, slots=True)
