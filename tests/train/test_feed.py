@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucida.core.spec import HubSourceSpec, MixtureSpec, WorldSourceSpec
+from lucida.core.spec import BatchSpec, HubSourceSpec, MixtureSpec, WorldSourceSpec
 from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
 from lucida.train.engine import Engine
-from lucida.train.feed import FrozenFeatures, Spread, mixtures, parts, stage_feed
+from lucida.train.feed import FrozenFeatures, Spread, mixtures, parts, pixels_of, stage_feed
 from lucida.train.precision import Precision
 from lucida.train.stage import plan_stage
 
@@ -107,3 +107,25 @@ def test_the_cache_knows_other_weights_of_the_same_encoder(recipe, tmp_path):
     with torch.no_grad():
         next(model.vision.parameters()).add_(0.1)
     assert FrozenFeatures(model, processor, FP32).open().path != first
+
+
+def test_scaled_decoding_has_features_of_its_own(recipe):
+    model, processor = build(recipe.model)
+    exact = FrozenFeatures(model, processor, FP32, BatchSpec()).open().path
+    scaled = FrozenFeatures(model, processor, FP32, BatchSpec(decoding="scaled")).open().path
+    assert FrozenFeatures(model, processor, FP32).open().path == exact != scaled
+    assert pixels_of(processor, BatchSpec()) == processor.pixels
+    assert pixels_of(processor, BatchSpec(decoding="scaled")).keywords == {"scaled": True}
+
+
+def test_the_cache_keeps_to_its_limit(recipe):
+    model, processor = build(recipe.model)
+    source = open_source(recipe.stages[0].mixture.sources["pictures"])
+    images = [source[i].images[0] for i in range(6)]
+    features = FrozenFeatures(model, processor, FP32, BatchSpec(cache_limit=1e-6))
+    first = features(images)
+    assert torch.equal(features(images), first)
+    assert len(features.cache) < 6 and features.cache.unstored > 0
+    size = (features.cache.path / "features.bin").stat().st_size if len(features.cache) else 0
+    assert size <= 1000
+    assert "at most 0.00" in str(features.cache)

@@ -76,6 +76,12 @@ class FeatureCache:
         """Images on disk, as far as this process knows."""
         return len(self._rows)
 
+    def __str__(self) -> str:
+        held = f"{len(self) * self._row_bytes / 1e9:.2f} GB in {self.path}"
+        if self.limit_bytes is None:
+            return f"feature cache: {len(self):,} images, {held}"
+        return f"feature cache: {len(self):,} images, {held}, at most {self.limit_bytes / 1e9:.2f}"
+
     def __contains__(self, image: ImageSource) -> bool:
         return _digest(image) in self._rows
 

@@ -24,12 +24,20 @@ ORIENTATION, QUARTER_TURNS = 0x0112, 5
 """The EXIF tag, and the first of its values that swap width and height."""
 
 
-def open_image(file: str | Path | bytes, origin: str | None = None) -> Image.Image:
+def open_image(
+    file: str | Path | bytes,
+    origin: str | None = None,
+    least: tuple[int, int] | None = None,
+) -> Image.Image:
     """The picture as RGB, upright, 8 bits a channel.
 
     EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled (not clipped) to
     8 bits; CMYK and palettes are converted; of an animation the first frame is taken. Anything that
     cannot be decoded whole raises `DataError` with the `origin` (by default the path).
+
+    With `least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that is
+    still so wide and high (upright): its averages over blocks, not the pixels of the whole. A block
+    that the edge cuts counts as a whole one, which stretches the picture by less than a pixel.
     """
     if isinstance(file, bytes):
         origin, content = origin or f"{len(file)} bytes in memory", file
@@ -57,6 +65,9 @@ def open_image(file: str | Path | bytes, origin: str | None = None) -> Image.Ima
                 remedy="scale it down or drop the record",
             )
         try:
+            if least is not None and image.format == "JPEG":
+                turned = image.getexif().get(ORIENTATION, 1) >= QUARTER_TURNS
+                image.draft(None, least[::-1] if turned else least)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), origin)
         except DataError:
@@ -134,7 +145,7 @@ def file_source(path: str | Path, record: str | None = None) -> ImageSource:
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     load, measure = partial(open_image, path, origin), partial(measured, path, origin)
-    return ImageSource(origin=origin, key=f"file:{key}", load=load, measure=measure)
+    return ImageSource(origin, f"file:{key}", load, measure, smaller=load)
 
 
 def measured(path: Path, origin: str) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from lucida.data.images import image_size
 from lucida.data.sample import ImageSource
 
 Box = tuple[float, float, float, float]
@@ -83,6 +84,17 @@ class ImagePolicy:
             return rounded_grid(width, height, self.size, self.unit)
         return 1, 1
 
+    def least(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that a picture of this size has to keep so that scaling it shows no
+        difference worth a look: twice those that it is scaled to."""
+        if self.one_square:
+            wide, high, *_ = self._placed(width, height)
+        else:
+            rows, columns = self.grid(width, height)
+            unit = self.unit if self.policy == "native" else self.size
+            wide, high = columns * unit, rows * unit
+        return 2 * wide, 2 * high
+
     def square(self, image: Image.Image) -> Image.Image:
         """The RGB square of a one-square policy before normalisation, for people to look at."""
         return self.views(image)[0]
@@ -117,8 +129,12 @@ class ImagePolicy:
 
     def _levels(self, view: Image.Image) -> np.ndarray:
         levels = np.asarray(view)  # [height, width, 3] uint8
-        planes = [self._normalised[channel][levels[..., channel]] for channel in range(3)]
-        return np.stack(planes)
+        planes = np.empty((3, *levels.shape[:2]), dtype=np.float32)
+        for channel in range(3):
+            # Every level is in the table; without `clip` numpy would check it in a buffer.
+            table, plane = self._normalised[channel], planes[channel]
+            np.take(table, levels[..., channel], out=plane, mode="clip")
+        return planes
 
     def _square(self, image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -189,11 +205,25 @@ class ImagePolicy:
         return new_width, new_height, left, top
 
 
-def decode(sources: Sequence[ImageSource], policy: ImagePolicy) -> np.ndarray:
-    """The squares of many images, under a one-square policy: float32 [images, 3, size, size]."""
+def decode(
+    sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False
+) -> np.ndarray:
+    """The squares of many images, under a one-square policy: float32 [images, 3, size, size].
+    `scaled` as in `opened`."""
     if not sources:
         return np.zeros((0, 3, policy.size, policy.size), dtype=np.float32)
-    return np.stack([policy.pixels(source.load()) for source in sources])
+    return np.stack([policy.pixels(opened(source, [policy], scaled)) for source in sources])
+
+
+def opened(
+    source: ImageSource, policies: Sequence[ImagePolicy], scaled: bool = False
+) -> Image.Image:
+    """The picture for these policies; `scaled` allows one of fewer pixels, if they do with it."""
+    if not scaled or source.smaller is None:
+        return source.load()
+    size = image_size(source)
+    wide, high = zip(*(policy.least(*size) for policy in policies), strict=True)
+    return source.smaller((max(wide), max(high)))
 
 
 @lru_cache

@@ -47,13 +47,15 @@ class ImageSource:
     `origin` names the file or generator for error messages. `key` identifies the content: equal
     keys mean equal pixels (the feature cache relies on it). `load` gives an RGB Pillow image;
     `measure`, where there is one, gives its width and height without decoding it
-    (`images.image_size` asks whichever there is, once).
+    (`images.image_size` asks whichever there is, once). `smaller((width, height))`, where there is
+    one, may give a picture of fewer pixels, but of no fewer than that, and faster.
     """
 
     origin: str
     key: str
     load: Callable[[], PillowImage.Image]
     measure: Callable[[], tuple[int, int]] | None = None
+    smaller: Callable[[tuple[int, int]], PillowImage.Image] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from lucida.core.spec import LossMode, ProjectorSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Piece, Runs, image_piece
-from lucida.data.policies import ImagePolicy, decode
+from lucida.data.policies import ImagePolicy, decode, opened
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
 from lucida.data.vocabulary import vocabulary
 from lucida.model.arrangement import Arrangement
@@ -126,22 +126,25 @@ class LucidaProcessor(ProcessorMixin):
             image_token_id=self.image_token_id,
         )
 
-    def pixels(self, sources: Sequence[ImageSource]) -> torch.Tensor | Views | None:
+    def pixels(
+        self, sources: Sequence[ImageSource], scaled: bool = False
+    ) -> torch.Tensor | Views | None:
         """Pixel values, or None without images or without eyes.
 
-        [images, 3, side, side] for one encoder that sees one square; otherwise `Views`.
+        [images, 3, side, side] for one encoder that sees one square; otherwise `Views`. `scaled`
+        allows large JPEGs to be decoded at a fraction of their size (`policies.opened`).
         """
         if not sources or not self.visual_tokens:
             return None
         if self.image_policy.one_square and not self.more_policies:
-            return torch.from_numpy(decode(sources, self.image_policy))
+            return torch.from_numpy(decode(sources, self.image_policy, scaled))
         policies = (self.image_policy, *self.more_policies)
         seen: list[list[torch.Tensor]] = [[] for _ in policies]
         sizes = []
         for source in sources:
-            image = source.load()
-            sizes.append(image.size)
-            grid = self.image_policy.grid(*image.size)
+            image = opened(source, policies, scaled)
+            sizes.append(image_size(source) if scaled else image.size)
+            grid = self.image_policy.grid(*sizes[-1])
             for images, policy in zip(seen, policies, strict=True):
                 images.append(torch.from_numpy(policy.stack(image, grid)))
         return Views(tuple(map(tuple, seen)), tuple(sizes))

@@ -23,14 +23,14 @@ from pathlib import Path
 import torch
 
 from lucida.core.progress import say
-from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
+from lucida.core.spec import BatchSpec, MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
+from lucida.data.collate import Images
 from lucida.data.features import FeatureCache
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture, Source
-from lucida.data.order import Bookmark
 from lucida.data.sample import Batch, ImageSource, Sample, Tokens, Views
 from lucida.data.sources import open_source
-from lucida.data.weights import capped, sample_limits, sample_weights
+from lucida.data.weights import capped, sample_weights
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
@@ -77,8 +77,8 @@ class Spread:
 
 @dataclass(slots=True)
 class Feed:
-    """The data of one stage, which lasts `steps`, or (`steps` None) until its tokens or its time
-    are spent, but no longer than `most` steps, where budgets of all sources end it."""
+    """The data of one stage. `batches(from_step)` never ends; the stage lasts `steps` of it, or
+    (`steps` None) until its tokens or its time are spent."""
 
     loader: Loader
     held_out: Loader | None
@@ -88,13 +88,12 @@ class Feed:
     """The image policy that keeps features of a frozen encoder from being cached."""
     filtered: dict[str, dict[str, int]] = field(default_factory=dict)
     """Source → reason → rows that its own filters keep out."""
-    most: int | None = None
     _validation: list[Batch] = field(default_factory=list)
     _told: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def batches(self, from_step: int, mark: Bookmark = (0, 0)) -> Iterator[list[Batch]]:
-        """The passes of every step from `from_step` on; `mark` finds it without planning anew."""
-        return self.loader.batches(from_step, mark)
+    def batches(self, from_step: int) -> Iterator[list[Batch]]:
+        """The passes of every step from `from_step` on."""
+        return self.loader.batches(from_step)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,12 +157,12 @@ def stage_feed(
         # Tiles and own shapes give features of many shapes.
         uncached = recipe.model.image.policy
     elif wanted:
-        features = FrozenFeatures(model, processor, precision)
+        features = FrozenFeatures(model, processor, precision, stage.batch)
     make = partial(
         Loader,
         encode=encode,
         pad_id=processor.tokenizer.pad_token_id,
-        pixels=processor.pixels if sees(model) and features is None else None,
+        pixels=pixels_of(processor, stage.batch) if sees(model) and features is None else None,
         features=features,
         on_error=stage.mixture.on_error,
         max_dropped=stage.mixture.max_dropped,
@@ -183,9 +182,7 @@ def stage_feed(
         validation = make(held_out, batch=stage.batch.model_copy(update=update))
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
     steps = loader.steps(stage.budget) if counted else None
-    # Asked only where there is an end: by tokens the order measures every record first.
-    most = None if training.end is None else loader.order.end
-    return Feed(loader, validation, steps, features, uncached, filtered(training), most)
+    return Feed(loader, validation, steps, features, uncached, filtered(training))
 
 
 def sees(model: LucidaModel) -> bool:
@@ -203,7 +200,7 @@ def mixtures(
 ) -> tuple[Mixture, Mixture | None]:
     """The training mixture and the held-out one, None when no source can spare a record.
 
-    `encode` is needed where weights are not shares of samples, and for budgets of tokens.
+    `encode` is needed where weights are not shares of samples.
     """
     training, held_out = {}, {}
     for name, source_spec in spec.sources.items():
@@ -211,13 +208,11 @@ def mixtures(
     training = capped(training, spec.caps, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
     weights = sample_weights(weights, spec.by, training, encode)
-    limits = sample_limits(spec.budgets, training, encode)
-    stream = Mixture(training, weights, seed, limits)
     kept = {name: source for name, source in held_out.items() if len(source)}
     if not kept:
-        return stream, None
+        return Mixture(training, weights, seed), None
     held_weights = {name: weights[name] for name in kept}
-    return stream, Mixture(kept, held_weights, seed)
+    return Mixture(training, weights, seed), Mixture(kept, held_weights, seed)
 
 
 def parts(spec: SourceSpec, name: str) -> tuple[Source, Source]:
@@ -243,6 +238,13 @@ def filtered(mixture: Mixture) -> dict[str, dict[str, int]]:
     return found
 
 
+def pixels_of(processor: LucidaProcessor, batch: BatchSpec) -> Images:
+    """How a stage decodes its pictures."""
+    if batch.decoding == "exact":
+        return processor.pixels
+    return partial(processor.pixels, scaled=True)
+
+
 class FrozenFeatures:
     """Features of a frozen encoder, kept in the user's cache between steps, runs and processes.
 
@@ -251,14 +253,20 @@ class FrozenFeatures:
     """
 
     def __init__(
-        self, model: LucidaModel, processor: LucidaProcessor, precision: Precision
+        self,
+        model: LucidaModel,
+        processor: LucidaProcessor,
+        precision: Precision,
+        batch: BatchSpec | None = None,
     ) -> None:
         self.model, self.processor, self.precision = model, processor, precision
+        self.batch = batch or BatchSpec()
         self.cache: FeatureCache | None = None
 
     def __call__(self, images: list[ImageSource]) -> torch.Tensor:
         if self.cache is None:
             self.cache = self.open()
+            say(str(self.cache))
         return self.cache.get(images, self.compute, batch=STORED_AT_ONCE)
 
     def open(self) -> FeatureCache:
@@ -275,14 +283,18 @@ class FrozenFeatures:
             str(self.precision.device.type),
             self.precision.name,
         )
+        if self.batch.decoding != "exact":
+            facts = (*facts, self.batch.decoding)
         spec_hash = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
         shape = (config.patches, config.vision_width)
-        half_of_the_disk = shutil.disk_usage(folder).free // 2
-        return FeatureCache(folder, spec_hash, shape, limit_bytes=half_of_the_disk)
+        limit = shutil.disk_usage(folder).free // 2
+        if self.batch.cache_limit is not None:
+            limit = int(self.batch.cache_limit * 1e9)
+        return FeatureCache(folder, spec_hash, shape, limit_bytes=limit)
 
     def compute(self, images: list[ImageSource]) -> torch.Tensor:
         """Features of images, `GROUP` at a time."""
-        pixels = self.processor.pixels(images)
+        pixels = pixels_of(self.processor, self.batch)(images)
         with torch.no_grad(), self.precision.autocast():
             groups = (group.to(self.precision.device) for group in whole_groups(pixels))
             features = torch.cat([self.model.encode_images(group) for group in groups])

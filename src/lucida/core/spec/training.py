@@ -34,12 +34,25 @@ class BatchSpec(Spec):
     """Lay samples end to end without padding, isolated by segment; off pads each to the longest."""
     cache_features: bool = True
     """Compute the features of a frozen vision encoder once and keep them on disk."""
+    cache_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Most that these features may take on the disk, in GB; null is half of what is free when the
+    stage begins. Features beyond it are computed each time, and the log says of how many images."""
+    decoding: Literal["exact", "scaled"] = "exact"
+    """`scaled` lets a JPEG of more than twice the size that is needed be decoded at a half, a
+    quarter or an eighth of it: several times faster for large pictures, and slightly other pixels
+    than those that evaluation sees."""
     workers: int = Field(default=0, ge=0)
     """Data worker processes; 0 prepares batches in the training process."""
     checkpointing: Literal["none", "full", "selective"] = "none"
     """What the backward pass computes again instead of keeping it: nothing; every layer of the
     language model and of a trained encoder, from its input on (a third more computing, least
     memory); or all of it but the products with weight matrices, which cost the most to repeat."""
+
+    @model_validator(mode="after")
+    def a_limit_of_something(self) -> BatchSpec:
+        if self.cache_limit is not None and not self.cache_features:
+            raise ValueError("`cache_limit` limits what `cache_features` keeps: it is switched off")
+        return self
 
     @model_validator(mode="after")
     def one_way_to_fill(self) -> BatchSpec:
