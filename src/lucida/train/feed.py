@@ -28,9 +28,10 @@ from lucida.data.collate import Images
 from lucida.data.features import FeatureCache
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture, Source
+from lucida.data.order import Bookmark
 from lucida.data.sample import Batch, ImageSource, Sample, Tokens, Views
 from lucida.data.sources import open_source
-from lucida.data.weights import capped, sample_weights
+from lucida.data.weights import capped, sample_limits, sample_weights
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
@@ -77,8 +78,8 @@ class Spread:
 
 @dataclass(slots=True)
 class Feed:
-    """The data of one stage. `batches(from_step)` never ends; the stage lasts `steps` of it, or
-    (`steps` None) until its tokens or its time are spent."""
+    """The data of one stage, which lasts `steps`, or (`steps` None) until its tokens or its time
+    are spent, but no longer than `most` steps, where budgets of all sources end it."""
 
     loader: Loader
     held_out: Loader | None
@@ -88,12 +89,13 @@ class Feed:
     """The image policy that keeps features of a frozen encoder from being cached."""
     filtered: dict[str, dict[str, int]] = field(default_factory=dict)
     """Source → reason → rows that its own filters keep out."""
+    most: int | None = None
     _validation: list[Batch] = field(default_factory=list)
     _told: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def batches(self, from_step: int) -> Iterator[list[Batch]]:
-        """The passes of every step from `from_step` on."""
-        return self.loader.batches(from_step)
+    def batches(self, from_step: int, mark: Bookmark = (0, 0)) -> Iterator[list[Batch]]:
+        """The passes of every step from `from_step` on; `mark` finds it without planning anew."""
+        return self.loader.batches(from_step, mark)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,7 +184,9 @@ def stage_feed(
         validation = make(held_out, batch=stage.batch.model_copy(update=update))
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
     steps = loader.steps(stage.budget) if counted else None
-    return Feed(loader, validation, steps, features, uncached, filtered(training))
+    # Asked only where there is an end: by tokens the order measures every record first.
+    most = None if training.end is None else loader.order.end
+    return Feed(loader, validation, steps, features, uncached, filtered(training), most)
 
 
 def sees(model: LucidaModel) -> bool:
@@ -200,7 +204,7 @@ def mixtures(
 ) -> tuple[Mixture, Mixture | None]:
     """The training mixture and the held-out one, None when no source can spare a record.
 
-    `encode` is needed where weights are not shares of samples.
+    `encode` is needed where weights are not shares of samples, and for budgets of tokens.
     """
     training, held_out = {}, {}
     for name, source_spec in spec.sources.items():
@@ -208,11 +212,13 @@ def mixtures(
     training = capped(training, spec.caps, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
     weights = sample_weights(weights, spec.by, training, encode)
+    limits = sample_limits(spec.budgets, training, encode)
+    stream = Mixture(training, weights, seed, limits)
     kept = {name: source for name, source in held_out.items() if len(source)}
     if not kept:
-        return Mixture(training, weights, seed), None
+        return stream, None
     held_weights = {name: weights[name] for name in kept}
-    return Mixture(training, weights, seed), Mixture(kept, held_weights, seed)
+    return stream, Mixture(kept, held_weights, seed)
 
 
 def parts(spec: SourceSpec, name: str) -> tuple[Source, Source]:
