@@ -1,19 +1,24 @@
-"""A folder that `LlavaForConditionalGeneration` and `AutoProcessor` load without Lucida."""
+"""A folder that transformers' Llava or LlavaNext and `AutoProcessor` load without Lucida."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoProcessor, CLIPImageProcessorPil, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor, CLIPImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 from lucida.apps.export.probes import Agreement, Conversation, compare
 from lucida.apps.export.template import chat_jinja
-from lucida.model.conversion.llava import llava_config, to_llava
+from lucida.data.sample import Views
+from lucida.model.conversion.llava import LLAVAS, AnyLlava, llava_config, to_llava
 from lucida.model.loading import complete, quiet_loading
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from lucida.model.vlm import LucidaModel
 
 BICUBIC = 3
+AnyProcessor = LlavaProcessor | LlavaNextProcessor
 
 
 def write_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> None:
@@ -31,11 +37,16 @@ def write_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) ->
         llava_processor(model, processor).save_pretrained(folder)
 
 
-def read_llava(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def read_llava(folder: Path) -> tuple[AnyLlava, AnyProcessor]:
     """The folder as transformers alone reads it; every weight has to be there."""
     with quiet_loading():
-        model, report = LlavaForConditionalGeneration.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, output_loading_info=True
+        kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+        model, report = LLAVAS[kind].from_pretrained(
+            folder,
+            dtype="float32",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
         )
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     complete(report, str(folder))
@@ -44,10 +55,12 @@ def read_llava(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProces
 
 @dataclass(frozen=True, slots=True)
 class Llava:
-    """A Llava and its processor, as `compare` asks them."""
+    """A Llava or LlavaNext and its processor, as `compare` asks them. words: rows of the vocabulary
+    that count, None for all."""
 
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
+    model: AnyLlava
+    processor: AnyProcessor | None
+    words: int | None = None
 
     def inputs(self, group: list[Conversation]) -> dict[str, torch.Tensor]:
         """What its processor makes of conversations."""
@@ -60,9 +73,21 @@ class Llava:
             processor_kwargs={"padding": True},
         )
 
-    def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
         """What its model makes of them."""
-        return self.model(**inputs).logits
+        given = dict(inputs)
+        if isinstance(given.get("pixel_values"), Views):
+            given |= as_tiles(given["pixel_values"])
+        return self.model(**given).logits[..., : self.words]
+
+
+def as_tiles(views: Views) -> dict[str, torch.Tensor]:
+    """Views of one encoder as LlavaNext has them: zeros where an image has fewer tiles than the
+    one with most, and heights and widths."""
+    (images,) = views.pixels
+    pixels = torch.nn.utils.rnn.pad_sequence(images, batch_first=True)
+    sizes = torch.tensor([[height, width] for width, height in views.sizes])
+    return {"pixel_values": pixels, "image_sizes": sizes}
 
 
 def check_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> Agreement:
@@ -70,14 +95,19 @@ def check_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) ->
     return compare(model, processor, Llava(*read_llava(folder)), folder.name)
 
 
-def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> LlavaProcessor:
+def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> AnyProcessor:
     """transformers' processor for the same images, tokens and template."""
     config = llava_config(model)
     tokenizer = copy.deepcopy(processor.tokenizer)
     tokenizer.chat_template = chat_jinja(processor)
     tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side  # else it is not saved
-    return LlavaProcessor(
-        image_processor=image_processor(processor),
+    tiles = config.model_type == "llava_next"
+    return (LlavaNextProcessor if tiles else LlavaProcessor)(
+        image_processor=(
+            tile_processor(processor, config.image_grid_pinpoints)
+            if tiles
+            else image_processor(processor)
+        ),
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
@@ -103,4 +133,19 @@ def image_processor(processor: LucidaProcessor) -> CLIPImageProcessorPil:
         image_mean=list(policy.mean),
         image_std=list(policy.std),
         do_convert_rgb=True,
+    )
+
+
+def tile_processor(
+    processor: LucidaProcessor, pinpoints: list[list[int]]
+) -> LlavaNextImageProcessorPil:
+    """transformers' image processor for the policy `anyres`."""
+    policy = processor.image_policy
+    return LlavaNextImageProcessorPil(
+        size={"shortest_edge": policy.size},
+        crop_size={"height": policy.size, "width": policy.size},
+        image_grid_pinpoints=pinpoints,
+        resample=BICUBIC,
+        image_mean=list(policy.mean),
+        image_std=list(policy.std),
     )

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lucida.core.errors import DataError, ModelError
+from lucida.data.sample import Views
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -123,6 +124,7 @@ def compare(
             raise differs("the images", sorted(ours), sorted(given), origin)
         if "pixel_values" in ours:
             images += len(ours["pixel_values"])
+        if "pixel_values" in ours and tokens:
             pixels = max(pixels, apart(ours["pixel_values"], given["pixel_values"], origin))
         seen = ours["attention_mask"].bool()
         # Rotary phases of shifted rows round differently; both count from the first real token.
@@ -138,8 +140,13 @@ def compare(
     return Agreement(len(probes), images, logits, pixels)
 
 
-def apart(ours: torch.Tensor, given: torch.Tensor, origin: object) -> float:
-    """The largest difference of two tensors of one shape."""
+def apart(ours: torch.Tensor | Views, given: torch.Tensor, origin: object) -> float:
+    """The largest difference between what images became on both sides.
+
+    Tiles of several images are one tensor on the other side, filled up with zeros.
+    """
+    if isinstance(ours, Views):
+        ours = torch.nn.utils.rnn.pad_sequence(ours.pixels[0], batch_first=True)
     if ours.shape != given.shape:
         raise differs("the images", tuple(ours.shape), tuple(given.shape), origin)
     return float((ours - given).abs().max())

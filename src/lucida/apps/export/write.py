@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Literal
 from lucida.apps.export.template import chat_jinja
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_folder
-from lucida.model.conversion.fits import language_obstacles, llava_obstacles
+from lucida.model.conversion.fits import OBSTACLES, language_obstacles
 
 if TYPE_CHECKING:
     from lucida.apps.export.probes import Agreement
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
-Format = Literal["auto", "llava", "remote-code"]
-FORMATS: tuple[Format, ...] = ("auto", "llava", "remote-code")
+Format = Literal["auto", "llava", "llava-next", "remote-code"]
+FORMATS: tuple[Format, ...] = ("auto", "llava", "llava-next", "remote-code")
+TITLES = {"llava": "Llava", "llava-next": "LlavaNext"}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the format, why it is no Llava (if it is not), how well it agrees."""
+    """What was written: the format, why it is no Llava (if it carries its own code), how well it
+    agrees."""
 
     format: Format
     obstacles: list[str]
@@ -32,10 +34,10 @@ class Exported:
 def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
     """Write the trained model of a run as a folder for programs that know nothing of Lucida.
 
-    `auto` takes `llava` where the design fits and `remote-code` otherwise. The folder is reloaded
-    from disk and has to give equal tokens, pixels and logits; then it is renamed to `out`.
-    ModelError with every reason when the design does not fit the format, or when the comparison
-    fails; nothing is left at `out` then.
+    `auto` takes `llava` or `llava-next` where the design fits and `remote-code` otherwise. The
+    folder is reloaded from disk and has to give equal tokens, pixels and logits; then it is renamed
+    to `out`. ModelError with every reason when the design does not fit the format, or when the
+    comparison fails; nothing is left at `out` then.
     """
     from lucida.model.checkpoint import load
 
@@ -43,16 +45,15 @@ def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
         raise ModelError("unknown export format", expected=", ".join(FORMATS), given=wanted)
     must_be_free(out)
     model, processor = load(run)
-    obstacles = reasons(model, processor)
-    if wanted == "llava" and obstacles:
+    chosen, obstacles = format_of(model, processor, wanted)
+    if wanted in OBSTACLES and obstacles:
         listed = "".join(f"\n  - {each}" for each in obstacles)
         raise ModelError(
-            f"this design is no Llava:{listed}\n",
+            f"this design is no {TITLES[wanted]}:{listed}\n",
             origin=run,
             remedy="export with --format remote-code, which carries its own code",
         )
-    chosen: Format = "remote-code" if obstacles or wanted == "remote-code" else "llava"
-    if chosen == "llava":
+    if chosen in OBSTACLES:
         from lucida.apps.export.llava import check_llava as check
         from lucida.apps.export.llava import write_llava as write
     else:
@@ -64,11 +65,27 @@ def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
     return Exported(chosen, obstacles, agreement)
 
 
-def reasons(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
-    """Every reason why this model is no Llava, those of its weights and template included."""
+def format_of(
+    model: LucidaModel, processor: LucidaProcessor, wanted: Format
+) -> tuple[Format, list[str]]:
+    """The format that a model is written in, and why it is not the wanted one, or under `auto` none
+    of transformers' (then the reasons are those against the nearest)."""
+    if wanted == "remote-code":
+        return wanted, []
+    tiles = model.config.model_spec.image.policy == "anyres"
+    nearest = wanted if wanted in OBSTACLES else "llava-next" if tiles else "llava"
+    found = reasons(model, processor, nearest)
+    return ("remote-code" if found else nearest), found
+
+
+def reasons(
+    model: LucidaModel, processor: LucidaProcessor, format: Literal["llava", "llava-next"] = "llava"
+) -> list[str]:
+    """Every reason why this model is no Llava (or LlavaNext), those of its weights and template
+    included."""
     config = model.config
     vision = None if model.vision is None else config.vision_config
-    found = llava_obstacles(config.model_spec, vision, config.text_config, config.image_size)
+    found = OBSTACLES[format](config.model_spec, vision, config.text_config, config.image_size)
     found += language_obstacles(model.language)
     try:
         chat_jinja(processor)

@@ -16,8 +16,8 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; it must be new.")],
     format: Annotated[
-        Literal["auto", "llava", "remote-code"],
-        typer.Option(help="auto is llava where the design fits, else remote-code."),
+        Literal["auto", "llava", "llava-next", "remote-code"],
+        typer.Option(help="auto is llava or llava-next where the design fits, else remote-code."),
     ] = "auto",
 ) -> None:
     """Write a trained model for programs that do not know Lucida."""
@@ -51,12 +51,43 @@ def import_(
         str | None,
         typer.Option(metavar="NAME", help="Chat template, if none writes as its processor does."),
     ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Read weights that are pickles (.pt, .bin): only tensors, no code is run.",
+        ),
+    ] = False,
+    vision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Folder or Hub id of a vision encoder that the checkpoint only names; repeat it "
+            "for fused encoders.",
+        ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Folder or Hub id of the language model that the checkpoint starts from.",
+        ),
+    ] = None,
 ) -> None:
-    """Read a transformers Llava checkpoint as a model of Lucida's."""
+    """Read a checkpoint of transformers' Llava or LlavaNext, of LLaVA's or Prismatic's own code."""
     must_exist(folder)
     from lucida.apps.export.read import read
 
-    done = read(folder, out, template)
+    done = read(
+        folder,
+        out,
+        template,
+        allow_pickle=allow_pickle,
+        vision=tuple(vision or ()),
+        language=language,
+    )
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(
         f"wrote {out} (template {done.template}); asked {done.agreement.prompts} prompts with "
         f"{done.agreement.images} images: logits differ by at most {done.agreement.logits:.2g}",

@@ -1,4 +1,4 @@
-"""Which designs `LlavaForConditionalGeneration` can hold: a question of specs and configurations.
+"""Which designs transformers' Llava and LlavaNext can hold: a question of specs and configurations.
 
 No weights are needed, so `lucida plan` answers it before anything is trained.
 """
@@ -28,6 +28,32 @@ def llava_obstacles(
     found += vision_obstacles(spec, vision, image_size)
     found += projector_obstacles(spec, vision, language)
     return found
+
+
+def llava_next_obstacles(
+    spec: ModelSpec,
+    vision: PreTrainedConfig | None,
+    language: PreTrainedConfig | None,
+    image_size: int | None = None,
+) -> list[str]:
+    """The same for LlavaNext, which is a Llava that sees an overview and a grid of tiles."""
+    found = joint_obstacles(spec)
+    if spec.image.policy != "anyres":
+        found.append(f"model.image.policy is {spec.image.policy}: LlavaNext's is anyres")
+    if spec.vision is None:
+        return ["model.vision is null: LlavaNext always has a vision encoder", *found]
+    found += vision_obstacles(spec, vision, image_size)
+    own = getattr(vision, "image_size", None)
+    if image_size is not None and own is not None and image_size != own and spec.image.size:
+        found.append(
+            f"tiles have {image_size} pixels per side and the encoder's own size is {own}, "
+            "from which LlavaNext counts tokens"
+        )
+    return found + projector_obstacles(spec, vision, language)
+
+
+OBSTACLES = {"llava": llava_obstacles, "llava-next": llava_next_obstacles}
+"""Formats of transformers -> why a design is none of it."""
 
 
 def joint_obstacles(spec: ModelSpec) -> list[str]:

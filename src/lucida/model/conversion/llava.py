@@ -1,10 +1,11 @@
-"""Llava's names for Lucida's weights, both ways.
+"""Llava's and LlavaNext's names for Lucida's weights, both ways.
 
     Lucida                          LlavaForConditionalGeneration
     vision.model.*                  model.vision_tower.*
     projector.layers.0 / .2         model.multi_modal_projector.linear_1 / linear_2
     language.<base model>.*         model.language_model.*
     language's output matrix        lm_head.weight
+    projector.newline               model.image_newline       (LlavaNext's, policy `anyres`)
 
 What Lucida leaves out because no feature needs it (layers above the feature layer, the final norm,
 pooling heads) is written as a neutral value: a Llava has to have it, and never reads it either.
@@ -14,16 +15,31 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
+)
 
 from lucida.core.errors import ModelError
+from lucida.data.policies import candidates
 from lucida.model.vlm import LucidaModel
 
-VISION, PROJECTOR, LANGUAGE, HEAD = (
+AnyLlava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+LLAVAS: dict[str, type[AnyLlava]] = {
+    "llava": LlavaForConditionalGeneration,
+    "llava_next": LlavaNextForConditionalGeneration,
+}
+"""`model_type` -> the class of transformers."""
+
+VISION, PROJECTOR, LANGUAGE, HEAD, NEWLINE = (
     "model.vision_tower.",
     "model.multi_modal_projector.",
     "model.language_model.",
     "lm_head.weight",
+    "model.image_newline",
 )
 
 
@@ -35,8 +51,9 @@ def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return type(config).from_dict(values)
 
 
-def llava_config(model: LucidaModel) -> LlavaConfig:
-    """The configuration of the same model as a Llava (see `fits.llava_obstacles` first)."""
+def llava_config(model: LucidaModel) -> LlavaConfig | LlavaNextConfig:
+    """The configuration of the same model as a Llava, or with tiles as a LlavaNext (see `fits`
+    first, which says whether it is one)."""
     spec = model.config.model_spec
     vision = plain_config(model.vision.model.config)
     layers = list(model.vision.layers)  # counted from the end of the encoder as it is cut
@@ -44,29 +61,36 @@ def llava_config(model: LucidaModel) -> LlavaConfig:
         vision.num_hidden_layers += max(model.vision.named_layers) + 1
     prefix = model.vision.family.prefix(vision)
     one_matrix = spec.projector.kind == "linear" or spec.projector.depth == 1
-    return LlavaConfig(
-        vision_config=vision,
-        text_config=plain_config(model.language.config),
-        image_token_index=model.config.image_token_id,
-        image_seq_length=model.config.visual_tokens,
-        projector_hidden_act="linear" if one_matrix else spec.projector.activation,
-        vision_feature_select_strategy=(
+    values = {
+        "vision_config": vision,
+        "text_config": plain_config(model.language.config),
+        "image_token_index": model.config.image_token_id,
+        "image_seq_length": model.config.visual_tokens,
+        "projector_hidden_act": "linear" if one_matrix else spec.projector.activation,
+        "vision_feature_select_strategy": (
             "default" if prefix and spec.vision.take == "patches" else "full"
         ),
-        vision_feature_layer=layers[0] if len(layers) == 1 else layers,
-        multimodal_projector_bias=True,
-        tie_word_embeddings=bool(model.language.config.tie_word_embeddings),
+        "vision_feature_layer": layers[0] if len(layers) == 1 else layers,
+        "multimodal_projector_bias": True,
+        "tie_word_embeddings": bool(model.language.config.tie_word_embeddings),
+    }
+    policy = model.arrangement.policy
+    if policy.policy != "anyres":
+        return LlavaConfig(**values)
+    grids = candidates(policy.max_tiles) if policy.grids is None else policy.grids
+    return LlavaNextConfig(
+        **values, image_grid_pinpoints=[[policy.size * side for side in grid] for grid in grids]
     )
 
 
-def to_llava(model: LucidaModel) -> LlavaForConditionalGeneration:
-    """The same weights in a Llava; nothing is copied that need not be.
+def to_llava(model: LucidaModel) -> AnyLlava:
+    """The same weights in a Llava or LlavaNext; nothing is copied that need not be.
 
     ModelError when a weight of one side has no counterpart on the other.
     """
     config = llava_config(model)
     with torch.device("meta"):
-        other = LlavaForConditionalGeneration(config)
+        other = LLAVAS[config.model_type](config)
     state = llava_state(model)
     wanted = other.state_dict()
     dtype = model.get_input_embeddings().weight.dtype
@@ -97,6 +121,8 @@ def llava_state(model: LucidaModel) -> dict[str, Tensor]:
     for name, value in getattr(model.language, base).state_dict().items():
         state[LANGUAGE + name] = value
     state[HEAD] = head.weight
+    if hasattr(model.projector, "newline"):
+        state[NEWLINE] = model.projector.newline.detach()
     first, second = two_layers(model)
     for number, layer in (("1", first), ("2", second)):
         state[f"{PROJECTOR}linear_{number}.weight"] = layer[0]
@@ -124,6 +150,12 @@ def two_layers(model: LucidaModel) -> list[tuple[Tensor, Tensor]]:
 def load_exactly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Fill a module on the meta device with these tensors; ModelError unless every name and shape
     fits."""
+    check_exactly(module, state, what)
+    module.load_state_dict(state, assign=True)
+
+
+def check_exactly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """ModelError unless these are the weights of this module, by every name and shape."""
     wanted = module.state_dict()
     for kind, names in (
         ("lacks", wanted.keys() - state.keys()),
@@ -139,4 +171,3 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], what: str) -> None
                 expected=tuple(wanted[name].shape),
                 given=tuple(value.shape),
             )
-    module.load_state_dict(state, assign=True)

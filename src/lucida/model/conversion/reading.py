@@ -1,4 +1,4 @@
-"""A transformers Llava as the values of a Lucida model: its spec, and its projector's weights.
+"""A transformers Llava or LlavaNext as values of a Lucida model: its spec, its projector's weights.
 
 What has no counterpart is refused with both values; nothing is guessed.
 """
@@ -9,10 +9,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import LlavaConfig
+from transformers import LlavaConfig, LlavaNextConfig
 
 from lucida.core.errors import ModelError
-from lucida.core.spec import ModelSpec
 from lucida.model.encoders.families import family_of
 
 ACTIVATIONS = {"gelu": "gelu", "relu": "relu"}
@@ -30,17 +29,12 @@ def refuse(what: str, expected: object, given: object, origin: object) -> NoRetu
 
 
 def spec_of_llava(
-    config: LlavaConfig,
-    image_policy: str,
-    size: int,
-    identity: bool,
-    places: tuple[str, str],
-    origin: object,
-) -> ModelSpec:
-    """The model spec of a Llava whose parts stand in two folders, (vision, language).
+    config: LlavaConfig | LlavaNextConfig, image: dict[str, Any], identity: bool, origin: object
+) -> dict[str, Any]:
+    """The values of a model's spec, without the paths of its parts.
 
-    identity: whether its second linear layer is the identity (then it is one matrix). ModelError
-    names what Lucida has no counterpart of.
+    image: those of the image policy. identity: whether the second linear layer is the identity
+    (then the projector is one matrix). ModelError names what Lucida has no counterpart of.
     """
     family = family_of(config.vision_config)
     prefix = family.prefix(config.vision_config)
@@ -62,39 +56,59 @@ def spec_of_llava(
         projector = {"kind": "mlp", "depth": 2, "activation": ACTIVATIONS[act]}
     else:
         refuse("the projector's activation", ", ".join(ACTIVATIONS), act, origin)
-    layers = config.vision_feature_layer
-    vision = {"path": places[0], "feature_layer": layers, "take": take}
-    return ModelSpec.model_validate(
-        {
-            "vision": vision,
-            "image": {"policy": image_policy, "size": size},
-            "projector": projector,
-            "language": {"path": places[1], "template": "plain"},
-        }
-    )
+    vision = {"feature_layer": config.vision_feature_layer, "take": take}
+    return {"vision": vision, "image": image, "projector": projector}
 
 
-def policy_of_processor(values: dict[str, Any], origin: object) -> tuple[str, int]:
-    """Lucida's image policy and size for the settings of a transformers image processor."""
+def image_of_processor(values: dict[str, Any], origin: object) -> dict[str, Any]:
+    """Lucida's image policy and size for the settings of Llava's image processor."""
     if values.get("do_pad"):
         what = "its processor pads to a square before it resizes"
         refuse(what, "resize, or resize and crop", "do_pad", origin)
+    check_steps(values, origin)
+    size = sides_of(values.get("size"))
+    crop = sides_of(values.get("crop_size"))
+    if values.get("do_center_crop"):
+        sides = {size.get("shortest_edge"), crop.get("height"), crop.get("width")}
+        if len(sides) > 1:
+            refuse("its processor crops to another size than it scales to", size, crop, origin)
+        return {"policy": "crop", "size": sides.pop()}
+    if size.get("height") is None or size.get("height") != size.get("width"):
+        refuse("its processor's size", "a square (height, width)", size, origin)
+    return {"policy": "resize", "size": size["height"]}
+
+
+def tiles_of_processor(
+    values: dict[str, Any], config: LlavaNextConfig, origin: object
+) -> dict[str, Any]:
+    """Lucida's `anyres` for the settings of LlavaNext's image processor."""
+    check_steps(values, origin)
+    side = config.vision_config.image_size
+    size, crop = sides_of(values.get("size")), sides_of(values.get("crop_size"))
+    if {*size.values(), *(crop.values() if values.get("do_center_crop") else ())} != {side}:
+        refuse("its processor's tiles are no squares of the encoder's size", side, size, origin)
+    pinpoints = [list(each) for each in values.get("image_grid_pinpoints") or []]
+    if pinpoints != [list(each) for each in config.image_grid_pinpoints]:
+        what = "processor and configuration name different grids of tiles"
+        refuse(what, config.image_grid_pinpoints, pinpoints, origin)
+    if any(length % side for each in pinpoints for length in each):
+        refuse("a grid of tiles is no multiple of the tile", side, pinpoints, origin)
+    grids = [[height // side, width // side] for height, width in pinpoints]
+    return {"policy": "anyres", "size": side, "grids": grids}
+
+
+def check_steps(values: dict[str, Any], origin: object) -> None:
+    """Refuse a processor that leaves a step out, or resamples in another way."""
     for name, expected in (("do_resize", True), ("do_rescale", True), ("do_normalize", True)):
         if values.get(name, True) is not expected:
             refuse(f"its processor's {name}", expected, values.get(name), origin)
     if int(values.get("resample", BICUBIC)) != BICUBIC:
         refuse("its processor's resampling", "3 (bicubic)", values["resample"], origin)
-    size = dict(values.get("size") or {})
-    size = {name: value for name, value in size.items() if value is not None}
-    crop = dict(values.get("crop_size") or {})
-    if values.get("do_center_crop"):
-        sides = {size.get("shortest_edge"), crop.get("height"), crop.get("width")}
-        if len(sides) > 1:
-            refuse("its processor crops to another size than it scales to", size, crop, origin)
-        return "crop", sides.pop()
-    if size.get("height") is None or size.get("height") != size.get("width"):
-        refuse("its processor's size", "a square (height, width)", size, origin)
-    return "resize", size["height"]
+
+
+def sides_of(size: Any) -> dict[str, int]:
+    """What a processor's size names: `shortest_edge`, or `height` and `width`."""
+    return {name: value for name, value in dict(size or {}).items() if value is not None}
 
 
 def projector_weights(state: dict[str, Tensor], linear: bool) -> dict[str, Tensor]:

@@ -203,8 +203,14 @@ def truncated(
         if "num_stages" in values:
             values["num_stages"] = keep
         return type(config).from_dict(values), layers
-    shorter = copy.deepcopy(config)
-    shorter.num_hidden_layers = keep
+    if hasattr(config, "stage_names"):  # DINOv2's also names its layers, which are fewer now
+        values = config.to_dict() | {"num_hidden_layers": keep}
+        for derived in ("stage_names", "out_features", "out_indices"):
+            values.pop(derived, None)
+        shorter = type(config).from_dict(values)
+    else:
+        shorter = copy.deepcopy(config)
+        shorter.num_hidden_layers = keep
     for name, value in family.config.items():
         setattr(shorter, name, value)
     return shorter, layers
