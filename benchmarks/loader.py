@@ -1,0 +1,269 @@
+"""From files to batches: Lucida's loader beside transformers' processor in torch's DataLoader.
+
+Both read the same LLaVA-style records and JPEG files, tokenise the same texts, give pixels of 384 a
+side in two worker processes, and the pixels must agree.
+
+    transformers     LlavaProcessor (SigLIP's image processor as it comes without torchvision)
+    lucida           its loader, whole pictures: the same pixels
+    lucida scaled    `batch.decoding=scaled`: large JPEGs at a fraction of their size, other pixels
+
+for pictures of 640 x 480 and 2048 x 1536 with the spectrum of photographs (see `photo`).
+CPU time is of one process that prepares batches one after the other; the clock's is with workers,
+the first two batches left out. At the end a small model trains from the loader: how long it waits.
+
+    python benchmarks/loader.py [--images 128] [--repetitions 3] [--workers 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timing import alternate, ratio
+from torch.utils.data import DataLoader
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from lucida.core.progress import table
+from lucida.core.spec import BatchSpec
+from lucida.data.loader import Loader
+from lucida.data.mixture import Mixture
+from lucida.data.policies import ImagePolicy
+from lucida.data.sources.llava import LlavaSource
+from lucida.model.parts import part_path
+from lucida.model.processing import LucidaProcessor
+
+SIDE, PATCH, SAMPLES = 384, 14, 16
+VISUAL = (SIDE // PATCH) ** 2
+SIZES = {"640 x 480": (640, 480, 90), "2048 x 1536": (2048, 1536, 90)}
+FILES = 16
+"""Different pictures of each size; records take them in turn."""
+
+
+def main() -> None:
+    """Time both sides on both sizes, then the wait of a training loop."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--large-images", type=int, default=32)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="lucida-loader-") as folder:
+        for name, (width, height, quality) in SIZES.items():
+            many = given.images if width < 1000 else given.large_images
+            data = records(Path(folder) / name, width, height, quality)
+            rows += compared(name, data, many, given.repetitions, given.workers)
+        columns = ["pictures", "side", "images/CPU s", "faster, CPU", "images/s", "faster, wall"]
+        table(f"{given.workers} workers", columns, rows)
+        waiting(Path(folder) / "640 x 480" / "data.json", given.workers)
+
+
+def photo(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """uint8 [height, width, 3] whose amplitudes fall with 1 / frequency, as in photographs."""
+    down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    falling = 1 / np.maximum(np.hypot(down, across), 1 / max(width, height))
+    planes = []
+    for _ in range(3):
+        noise = np.fft.rfft2(rng.standard_normal((height, width))) * falling
+        planes.append(np.fft.irfft2(noise, (height, width)))
+    grey = planes[0]
+    mixed = np.stack([grey + 0.3 * plane for plane in planes], axis=-1)
+    return np.clip(128 + 50 * mixed / mixed.std(), 0, 255).astype(np.uint8)
+
+
+def records(folder: Path, width: int, height: int, quality: int) -> Path:
+    """A LLaVA-style file of records and its pictures."""
+    folder.mkdir()
+    for number in range(FILES):
+        image = Image.fromarray(photo(np.random.default_rng(number), width, height))
+        image.save(folder / f"{number}.jpg", quality=quality)
+    written = []
+    for number in range(1024):
+        turns = [
+            {"from": "human", "value": "<image>\nWhat is in the picture, and where does it stand?"},
+            {"from": "gpt", "value": "A bus stands on the left of the street. " * (number % 5 + 1)},
+        ]
+        written.append({"id": number, "image": f"{number % FILES}.jpg", "conversations": turns})
+    file = folder / "data.json"
+    file.write_text(json.dumps(written))
+    return file
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The shipped tokenizer, which knows the placeholder."""
+    found = PreTrainedTokenizerFast.from_pretrained(part_path("lucida:base-mini"))
+    found.add_special_tokens({"extra_special_tokens": ["<image>"]})
+    return found
+
+
+def lucida(file: Path, workers: int, decoding: str) -> Loader:
+    """Lucida's loader of the file."""
+    policy = ImagePolicy("resize", SIDE, (0.5,) * 3, (0.5,) * 3)
+    processor = LucidaProcessor(tokenizer(), "<image>", policy, "vicuna", VISUAL, max_length=2048)
+    return Loader(
+        Mixture({"one": LlavaSource(file)}, {"one": 1.0}, 0),
+        processor.encode,
+        BatchSpec(samples=SAMPLES, workers=workers, decoding=decoding),
+        pad_id=0,
+        pixels=partial(processor.pixels, scaled=decoding == "scaled"),
+    )
+
+
+class Records:
+    """The same records for transformers."""
+
+    def __init__(self, file: Path, order: list[int]) -> None:
+        self.folder, self.records = file.parent, json.loads(file.read_text())
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, str]:
+        record = self.records[self.order[index]]
+        asked, told = (turn["value"] for turn in record["conversations"])
+        image = Image.open(self.folder / record["image"]).convert("RGB")
+        return image, f"USER: {asked} ASSISTANT: {told}</s>"
+
+
+class Collate:
+    """Pictures and texts of a batch → tensors, as transformers' documentation has it."""
+
+    def __init__(self) -> None:
+        pictures = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+        words = tokenizer()
+        words.padding_side = "right"
+        words.pad_token = words.pad_token or words.eos_token
+        self.processor = LlavaProcessor(
+            pictures, words, patch_size=PATCH, vision_feature_select_strategy="full"
+        )
+
+    def __call__(self, rows: list[tuple[Image.Image, str]]) -> dict[str, Any]:
+        images, texts = zip(*rows, strict=True)
+        return self.processor(
+            images=list(images), text=list(texts), padding=True, return_tensors="pt"
+        )
+
+
+def compared(name: str, file: Path, images: int, repetitions: int, workers: int) -> list[list[str]]:
+    """Rows of the table for one size of pictures."""
+    steps = images // SAMPLES
+    exact, scaled = (lucida(file, 0, way) for way in ("exact", "scaled"))
+    passes = list(itertools.islice(exact.order.passes(), steps + 2))
+    order = [exact.mixture.draw(n).index for rows in passes for row in rows for n in row]
+    theirs, collate = Records(file, order), Collate()
+
+    def prepare(loader: Loader) -> None:
+        for rows in passes[:steps]:
+            loader._preparation.prepare(rows)
+
+    def process() -> None:
+        for begin in range(0, images, SAMPLES):
+            collate([theirs[n] for n in range(begin, begin + SAMPLES)])
+
+    agree(exact._preparation.prepare(passes[0]).batch, collate([theirs[n] for n in range(SAMPLES)]))
+    cpu = alternate(
+        {
+            "transformers": process,
+            "lucida": partial(prepare, exact),
+            "lucida scaled": partial(prepare, scaled),
+        },
+        repetitions,
+        warm_up=0,
+    )
+    wall: dict[str, list[float]] = {side: [] for side in cpu}
+    for _ in range(repetitions):
+        streams = {
+            "transformers": iter(
+                DataLoader(theirs, SAMPLES, num_workers=workers, collate_fn=collate)
+            ),
+            "lucida": lucida(file, workers, "exact").batches(),
+            "lucida scaled": lucida(file, workers, "scaled").batches(),
+        }
+        for side in list(streams):
+            wall[side].append(clocked(streams.pop(side), steps))
+    return [
+        [
+            name,
+            side,
+            f"{images / statistics.median(cpu[side].cpu):,.0f}",
+            ratio(cpu["transformers"].cpu, cpu[side].cpu),
+            f"{images / statistics.median(wall[side]):,.0f}",
+            ratio(wall["transformers"], wall[side]),
+        ]
+        for side in cpu
+    ]
+
+
+def clocked(stream: Iterator, steps: int) -> float:
+    """Seconds of so many batches behind the first two."""
+    next(stream), next(stream)
+    begun = time.perf_counter()
+    for _ in range(steps):
+        next(stream)
+    taken = time.perf_counter() - begun
+    if hasattr(stream, "close"):
+        stream.close()
+    return taken
+
+
+def agree(ours: Any, theirs: dict[str, Any]) -> None:
+    """Stops unless both sides gave the same pixels and as many placeholders."""
+    apart = (ours.pixel_values - theirs["pixel_values"]).abs().max().item()
+    if apart > 1e-5:
+        raise SystemExit(f"the pixels differ by {apart}")
+    placeholder = tokenizer().convert_tokens_to_ids("<image>")
+    many = [int((ours.image > 0).sum()), int((theirs["input_ids"] == placeholder).sum())]
+    if many[0] != many[1]:
+        raise SystemExit(f"placeholders differ: {many}")
+
+
+def waiting(file: Path, workers: int) -> None:
+    """Steps of a small model from the loader: the share of time in which it waits for data."""
+    from llava_twin import lucida_model, toy_parts
+
+    from lucida.train.objective import supervised_loss
+    from lucida.train.precision import choose_device, choose_precision
+
+    vision, text = toy_parts()
+    vision.image_size, vision.patch_size = SIDE, SIDE // (SIDE // PATCH)
+    device = choose_device()
+    precision = choose_precision("auto", device)
+    model = lucida_model(vision, text).to(device)
+    model.vision.requires_grad_(False)
+    stream = lucida(file, workers, "exact").batches()
+    next(stream)
+    waited, begun = 0.0, time.perf_counter()
+    steps = 4
+    for _ in range(steps):
+        asked = time.perf_counter()
+        (batch,) = next(stream)
+        waited += time.perf_counter() - asked
+        with precision.autocast():
+            loss, count = supervised_loss(model, batch.to(device))
+        (loss / count).backward()
+        model.zero_grad()
+        float(loss)
+    whole = time.perf_counter() - begun
+    stream.close()
+    print(
+        f"training a toy model at {SIDE} pixels, {SAMPLES} samples a step: "
+        f"{whole / steps:.2f} s a step, {waited / whole:.1%} of it waiting for data"
+    )
+
+
+if __name__ == "__main__":
+    main()
