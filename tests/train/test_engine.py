@@ -9,31 +9,57 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import tiny_recipe
+from tiny_training import tiny_recipe, watch
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from lucida.core.errors import RecipeError
 from lucida.core.spec import EngineSpec, Recipe
+from lucida.model.checkpoint import build
 from lucida.train.engine import Engine, choose_engine
 from lucida.train.loop import train_run
+from lucida.train.precision import Precision
+from lucida.train.sharding import Sharded
 
 RANK = """
+import os
 import sys
 from pathlib import Path
 from lucida.core.errors import LucidaError
 from lucida.core.spec import Recipe
-from lucida.train.loop import train_run
+from lucida.train import loop
+
+sys.path.insert(0, sys.argv[3])
+from tiny_training import watch
 
 recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+true_step = loop.take_step
+
+def take_step(training, *more):
+    if training.position.total == int(sys.argv[4]):
+        os._exit(9)
+    true_step(training, *more)
+
+loop.take_step = take_step
 try:
-    train_run(recipe, Path(sys.argv[2]))
+    loop.train_run(recipe, Path(sys.argv[2]), watch=watch)
 except LucidaError as error:
     print(error, file=sys.stderr, flush=True)
     sys.exit(1)
 """
 
 
-def on_ranks(recipe: Recipe, folder: Path, world: int = 2) -> str:
-    """Train under a launcher of our own, which sets what torchrun sets; what rank 0 said."""
+HERE = str(Path(__file__).parent)
+
+
+def on_ranks(
+    recipe: Recipe, folder: Path, world: int = 2, die_at: int = -1, expected: int = 0
+) -> str:
+    """Train under a launcher of our own, which sets what torchrun sets; what rank 0 said.
+
+    `die_at`: all ranks are gone, without a word, in front of the step after so many. `expected`:
+    their exit status.
+    """
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -49,7 +75,7 @@ def on_ranks(recipe: Recipe, folder: Path, world: int = 2) -> str:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(file), str(folder)],
+            [sys.executable, "-c", RANK, str(file), str(folder), HERE, str(die_at)],
             env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -57,7 +83,7 @@ def on_ranks(recipe: Recipe, folder: Path, world: int = 2) -> str:
         for rank in range(world)
     ]
     told = [rank.communicate(timeout=240)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(told)
+    assert [rank.returncode for rank in ranks] == [expected] * world, "\n".join(told)
     return told[0]
 
 
@@ -137,16 +163,78 @@ def test_two_ranks_equal_one(parts, tmp_path, stage):
         {"train": {"projector": 1e-3, "language": 1e-3, "vision": 1e-3}},
         {"batch": {"samples": 5, "accumulate": 2}, "optim": {"clip": 0.01, "weight_decay": 0.1}},
         {"batch": {"samples": 4, "checkpointing": "full"}},
-        {"train": {"projector": 1e-3}, "lora": {"rate": 1e-3, "rank": 3, "targets": ["language"]}},
     ],
-    ids=["encoder", "accumulated-and-clipped", "computed-again", "adapters"],
+    ids=["encoder", "accumulated-and-clipped", "computed-again"],
 )
 def test_two_sharded_ranks_equal_one(parts, tmp_path, stage):
-    ours = plain(parts, kind="fsdp", **stage)
+    ours = plain(parts, "fsdp", **stage)
     one = train_run(ours, tmp_path / "one")
     told = on_ranks(ours, tmp_path / "two")
     assert "engine: fsdp, 2 processes" in told
     assert_same(one, tmp_path / "two")
+
+
+ADAPTED = {
+    "train": {"projector": 1e-3, "language.model.norm": 1e-3},
+    "lora": {"rate": 1e-3, "rank": 3, "targets": ["language"]},
+    "evaluate_every": 2,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [ADAPTED, {}], ids=["adapters", "weights"])
+def test_a_sharded_run_that_died_goes_on_on_any_number_of_ranks(parts, tmp_path, stage):
+    """Two ranks die in the second stage, two go on and die, one brings it to the end. On the way
+    rank 0 alone asks the model."""
+    ours = plain(parts, "fsdp", **stage)
+    whole = train_run(ours, tmp_path / "whole", watch=watch)
+    folder = tmp_path / "run"
+    on_ranks(ours, folder, die_at=9, expected=9)
+    told = on_ranks(ours, folder, die_at=11, expected=9)
+    assert "going on from step 8" in told
+    train_run(ours, folder, watch=watch)
+    assert_same(whole, folder)
+    seen = [
+        [record["evaluation"]["logits"] for record in records(each, "evaluation")]
+        for each in (whole, folder)
+    ]
+    assert len(seen[0]) == (5 if stage else 0)
+    assert seen[0] == pytest.approx(seen[1], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_sharded_layers_may_be_gathered_in_half_precision(parts, tmp_path):
+    values = plain(parts, "fsdp").model_dump(mode="json") | {"precision": "bf16"}
+    ours = Recipe.model_validate(values)
+    one = train_run(ours, tmp_path / "one")
+    on_ranks(ours, tmp_path / "two")
+    for mine, theirs in zip(records(one), records(tmp_path / "two"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.01)
+    kept = load_file(tmp_path / "two" / "model.safetensors")
+    assert {value.dtype for value in kept.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_sharded_gated_layers_and_ranks_with_text_alone(parts, tmp_path):
+    values = plain(
+        parts,
+        "fsdp",
+        train={"projector": 1e-3, "cross_attention": 1e-2},
+        mixture=mixed(parts, tmp_path),
+        batch={"samples": 2},
+    ).model_dump(mode="json")
+    values["model"]["cross_attention"] = {"every": 1, "heads": 2}
+    ours = Recipe.model_validate(values)
+    one = train_run(ours, tmp_path / "one")
+    on_ranks(ours, tmp_path / "two")
+    assert_same(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_sharded_numbers_that_are_not_finite_are_told_like_others(parts, tmp_path):
+    ours = plain(parts, "fsdp", train={"projector": 1e30, "language": 1e30}, optim={"clip": None})
+    told = on_ranks(ours, tmp_path / "two", expected=1)
+    assert "training stopped: " in told and "not reproducibly" not in told
 
 
 @pytest.mark.slow
@@ -195,11 +283,58 @@ def stop_after(recipe: Recipe, folder: Path, steps: int) -> None:
     RunFolder(folder).write_recipe(recipe)
 
 
+@pytest.fixture
+def group():
+    """A process group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_a_model_is_cut_into_parts_and_made_whole_again(parts, group):
+    model, _ = build(tiny_recipe(parts).model)
+    for weight in model.vision.parameters():
+        weight.requires_grad_(False)
+    classes = [type(module) for module in model.modules()]
+    before = dict(model.named_parameters())
+    values = {name: weight.detach().clone() for name, weight in before.items()}
+    engine = Sharded()
+    fp32 = Precision("fp32", torch.device("cpu"), "")
+
+    def assert_plain():
+        assert [type(module) for module in model.modules()] == classes
+        assert not any(module._forward_pre_hooks for module in model.modules())
+        for name, weight in model.named_parameters():
+            assert weight is before[name] and torch.equal(weight, values[name])
+
+    for _ in range(2):  # a stage, and the next one
+        engine.prepare(model, fp32)
+        for name, weight in model.named_parameters():
+            assert isinstance(weight, DTensor) != name.startswith("vision."), name
+        assert before["language.model.norm.weight"].numel() == 0  # its room is given back
+        with engine.whole(model):
+            assert_plain()
+            model(input_ids=torch.arange(9)[None]).logits.sum().backward()
+        assert isinstance(model.language.lm_head.weight, DTensor)
+        assert model.language.lm_head.weight is model.language.get_input_embeddings().weight
+        engine.release(model)
+        assert_plain()
+
+
+def test_quantised_weights_are_not_cut(parts, group):
+    model, _ = build(tiny_recipe(parts).model)
+    layer = model.language.model.layers[1].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().char(), requires_grad=False)
+    with pytest.raises(RecipeError, match=r"1 quantised layers, such as \S+mlp.up_proj"):
+        Sharded().prepare(model, Precision("fp32", torch.device("cpu"), ""))
+
+
 def test_which_engine(monkeypatch, capfd):
     assert type(choose_engine(EngineSpec())) is Engine
     assert type(choose_engine(EngineSpec(kind="single"))) is Engine
-    choose_engine(EngineSpec(kind="ddp"))
-    assert "torchrun" in capfd.readouterr().err
+    for kind in ("ddp", "fsdp"):
+        assert type(choose_engine(EngineSpec(kind=kind))) is Engine
+        assert f"engine {kind}: one process" in capfd.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match=r"engine\.kind=single and 2 processes"):
         choose_engine(EngineSpec(kind="single"))

@@ -141,3 +141,9 @@ def adapted_recipe(parts: Path) -> Recipe:
     sft["train"] = {"projector": 1e-3, "*norm": 1e-3, "vision": "frozen"}
     sft["lora"] = {"rate": 1e-2, "rank": 3, "dropout": 0.2}
     return Recipe.model_validate(values)
+
+
+def watch(model: torch.nn.Module, processor: object, steps: int) -> dict[str, float]:
+    """What a watcher might find: it asks the model as it stands."""
+    logits = model(input_ids=torch.arange(5, 15)[None]).logits
+    return {"logits": float(logits.double().square().mean())}

@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.distributed import _composable_state as composable
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lucida.core.errors import RecipeError
@@ -129,18 +130,19 @@ class Sharded(DataParallel):
                 remedy="set engine.kind=ddp, or quantize=null",
             )
         self.plain = [Face(module) for module in model.modules()]
+        mesh = init_device_mesh(next(model.parameters()).device.type, (self.world,))
         objective = ShardedObjective(model, self.total)
         if trains(model.vision):
             # A batch of several shapes calls an encoder several times, not as often on every rank.
             in_layers = model.arrangement.policy.one_square
             for layer in blocks(model.vision).values() if in_layers else ():
-                fully_shard(layer)
+                fully_shard(layer, mesh=mesh)
             self.apart = set()
         else:
             self.apart = set() if model.vision is None else set(model.vision.parameters())
         for layer in blocks(model.language).values():
-            fully_shard(layer, mp_policy=policy(precision))
-        self.objective = fully_shard(objective, ignored_params=self.apart)
+            fully_shard(layer, mesh=mesh, mp_policy=policy(precision))
+        self.objective = fully_shard(objective, mesh=mesh, ignored_params=self.apart)
         self.marks = {
             name for face in self.plain for name in vars(face.module).keys() - face.values
         }
