@@ -4,15 +4,22 @@ import json
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 from lucida.apps.command import app
+from lucida.apps.data.counting import Encoding, processor_of
+from lucida.apps.data.figures import Surveyed, facts, shares
 from lucida.apps.data.guess import opened
-from lucida.apps.data.show import histogram, quantile
+from lucida.apps.data.histogram import histogram, quantile, wide
 from lucida.apps.data.survey import chosen, looked, survey
+from lucida.apps.data.surveyed import surveyed
 from lucida.apps.verbs import data
 from lucida.core.errors import LucidaError
+from lucida.core.recipe import load_recipe
+from lucida.model.checkpoint import build
 
 
 @pytest.fixture
@@ -100,14 +107,162 @@ def test_processes_find_what_one_finds(folder, monkeypatch):
 def test_stats_of_a_recipe(folder):
     done = call("stats", "mini", "--samples", 20)
     assert done.exit_code == 0, done.output
-    assert "words in a sample" in done.output
-    assert "20" in done.output
+    assert "tokens as in training: template qa, loss answers" in done.output
+    assert "tokens of a sample: mean" in done.output
+    assert "records read                 20" in done.output
+
+
+CHANGES = {
+    "square": [],
+    "blind": ["model.vision=null"],
+    "tiles": ["model.image.policy=split", "model.image.max_tiles=4"],
+}
+
+
+@pytest.mark.parametrize("design", CHANGES)
+def test_tokens_are_those_that_training_makes(folder, design):
+    Image.new("RGB", (150, 70), "red").save(folder / "wide.png")
+    rows = [{"image": name, "text": "a red kite"} for name in ("a.png", "wide.png")]
+    (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = "stages.sft.mixture.sources"
+    changes = [
+        *CHANGES[design], f"{source}.world=null",
+        f"{source}.p={{kind: pairs, path: {folder / 'p.jsonl'}}}",
+    ]  # fmt: skip
+    recipe = load_recipe("mini", changes)
+    _, processor = build(recipe.model)
+    counted = Encoding(processor_of(recipe, recipe.stages[0]), "answers")
+    (each,) = opened("mini", changes)
+    for number in range(2):
+        tokens = processor.encode(each.source[number], loss="answers")
+        measure = counted(each.source[number], Counter())
+        assert measure.tokens == len(tokens)
+        assert measure.visual == (tokens.image > 0).sum()
+        assert measure.supervised == (tokens.target >= 0).sum()
+        assert (measure.visual > 0) == (design != "blind")
+
+
+RECIPE = """
+base: mini
+name: two
+changes:
+  model.language.max_length: 100
+  stages.sft.mixture.by: token
+  stages.sft.mixture.sources.world: null
+  stages.sft.mixture.sources.pictures: {kind: pairs, path: pairs.jsonl, text: caption, weight: 3}
+  stages.sft.mixture.sources.notes: {kind: text, path: notes.txt}
+"""
+
+
+@pytest.fixture
+def recipe(folder):
+    pairs(folder, "a.png", "none.png", "b.png", "a.png")
+    lines = ["a kite " * 8] * 3 + ["a kite flies over a tree " * 40]
+    (folder / "notes.txt").write_text("\n".join(lines))
+    (folder / "two.yaml").write_text(RECIPE)
+    return folder / "two.yaml"
+
+
+def test_what_is_cut_and_met_again_is_counted(recipe):
+    pictures, notes = surveyed(opened(str(recipe), [], every=True), 100, None, 1)
+    told = facts(notes)
+    assert told["samples that are cut"] == "1 (25.00%)"
+    assert max(notes.found.tokens) == 100
+    assert told["tokens cut away"] > 0
+    assert told["without pictures"] == "4 (100.00%)"
+    told = facts(pictures)
+    assert told["cannot be used"] == "1 (25.00%)"
+    assert told["duplicates (picture, text)"] == told["pictures met again"] == 1
+    assert told["answers met again"] == 2
+    assert pictures.found.groups() == [[0, 3]]
+    assert pictures.found.errors[0][0] == 1
+
+
+def test_shares_of_a_mixture(recipe):
+    found = surveyed(opened(str(recipe), [], every=True), 100, None, 1)
+    pictures, notes = shares(found[0].each.stage, found)
+    assert pictures.tokens == pytest.approx(0.75)
+    assert notes.images == 0
+    means = [
+        sum(value * many for value, many in each.found.tokens.items()) / each.found.tokens.total()
+        for each in found
+    ]
+    drawn = [3 / means[0], 1 / means[1]]
+    assert pictures.samples == pytest.approx(drawn[0] / sum(drawn))
+    assert pictures.epochs * 4 + notes.epochs * 4 == pytest.approx(8)
+
+
+def test_the_page_holds_the_figures(recipe, folder):
+    done = call("stats", recipe, "--html", folder / "page.html")
+    assert done.exit_code == 0, done.output
+    assert "mixture of sft, by token" in done.output
+    assert "equal records: 0, 3" in done.output
+    page = (folder / "page.html").read_text()
+    for part in ("sft/pictures", "Mixture, by token", "75.0%", "none.png", "samples that are cut",
+                 "records with equal pictures"):  # fmt: skip
+        assert part in page, part
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_recipe_without_its_tokenizer_is_counted_in_words(recipe):
+    (each, _) = opened(str(recipe), ["model.language.path=nobody/nothing"], every=True)
+    (found,) = surveyed([each], 100, None, 1)
+    assert "words, because tokens cannot be counted" in found.counted
+    assert found.found.words
+    assert not found.found.tokens
+
+
+def test_a_source_that_two_stages_read_alike_is_read_once(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "lucida.apps.data.surveyed.survey", lambda *given: read.append(given) or looked(*given[:4])
+    )
+    same = "{kind: world, tasks: [caption], count: 4}"
+    changes = [
+        "stages.align.mixture.sources.captions=" + same,
+        "stages.sft.mixture.sources.world=" + same,
+    ]
+    found = surveyed(opened("mini-two-stage", changes, every=True), 4, None, 1)
+    assert [each.each.name for each in found] == ["align/captions", "sft/world"]
+    assert len(read) == 1
+    assert len(opened("mini-two-stage", changes)) == 1
+
+
+def test_text_alone_is_counted_with_any_tokenizer(folder):
+    path = pairs(folder, "a.png", "b.png")
+    done = call("stats", path, "--tokenizer", "lucida:base-mini")
+    assert "tokens of text alone, by lucida:base-mini" in done.output
+    assert done.exit_code == 0, done.output
+    assert "template" not in done.output
 
 
 def test_figures():
     counts = Counter({1: 2, 2: 1, 9: 1})
     assert quantile(counts, 0.5) == 1
     assert quantile(counts, 0.99) == 9
-    assert "mean 3.2, median 1, 99% 9, longest 9" in histogram("words", counts)
+    assert histogram("words", counts).summary == "mean 3.2, median 1, 99% 9, longest 9"
     assert chosen(5, None) == chosen(5, 9) == [0, 1, 2, 3, 4]
     assert len(set(chosen(100, 10))) == 10
+    assert histogram("words", Counter({7: 3})).summary == "always 7"
+    far = histogram("words", Counter({10: 500, 19: 495, 9000: 5}))
+    assert far.bars[-1].name == "20 and more"
+    assert far.bars[-1].many == 5
+    assert (wide(730), wide(7), wide(11)) == (80, 1, 2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.integers(0, 10**6), st.integers(1, 50), min_size=2))
+def test_every_value_stands_in_its_bar(counts):
+    found = histogram("x", Counter(counts))
+    assert sum(bar.many for bar in found.bars) == found.total == sum(counts.values())
+    assert len(found.bars) <= 13
+    for bar in found.bars:
+        inside = (v for v in counts if bar.begin <= v and (bar.end is None or v <= bar.end))
+        assert sum(counts[value] for value in inside) == bar.many
+
+
+def test_facts_name_what_filters_left_out(folder):
+    (each,) = opened(str(pairs(folder, "a.png", "b.png")), [])
+    each.source.dropped = {"score below 3": 7}
+    told = facts(Surveyed(each, looked(each.source, [0, 1], False)))
+    assert told["filtered: score below 3"] == 7

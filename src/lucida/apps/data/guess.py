@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lucida.core.errors import DataError, LucidaError, RecipeError
 from lucida.core.recipe import load_recipe
-from lucida.core.spec import SourceSpec
+from lucida.core.spec import Recipe, SourceSpec, StageSpec
 from lucida.data.mixture import Source
 from lucida.data.sources import open_source
 from lucida.data.sources.pictures import ENDINGS
@@ -24,16 +24,18 @@ from lucida.data.sources.remote import is_remote
 
 @dataclass(frozen=True)
 class Opened:
-    """A source with its name, its spec and how it was found."""
+    """A source with its name, its spec and how it was found; of a recipe, with its stage."""
 
     name: str
     spec: Any
     source: Source
     found: str
+    recipe: Recipe | None = None
+    stage: StageSpec | None = None
 
 
-def opened(what: str, overrides: list[str]) -> list[Opened]:
-    """The sources of a path or of a recipe (of each stage; the same one once).
+def opened(what: str, overrides: list[str], every: bool = False) -> list[Opened]:
+    """The sources of a path or of a recipe, of each stage; the same one once, unless `every`.
 
     For a path the overrides are fields of its source, such as `kind=pairs text=caption`.
     """
@@ -42,7 +44,7 @@ def opened(what: str, overrides: list[str]) -> list[Opened]:
     path = Path(what)
     recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
     if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):
-        return _of_recipe(what, overrides)
+        return _of_recipe(what, overrides, every)
     fields = dict(_field(word) for word in overrides)
     if "kind" in fields:
         found = f"kind {fields['kind']}, as it was given"
@@ -125,17 +127,18 @@ def _field(word: str) -> tuple[str, Any]:
         return name, value
 
 
-def _of_recipe(what: str, overrides: list[str]) -> list[Opened]:
+def _of_recipe(what: str, overrides: list[str], every: bool) -> list[Opened]:
     recipe = load_recipe(what, overrides)
     found: list[Opened] = []
     for stage in recipe.stages:
         for name, spec in stage.mixture.sources.items():
-            if any(spec == other.spec for other in found):
+            same = next((other for other in found if other.spec == spec), None)
+            if same is not None and not every:
                 continue
             place = f"{stage.name}/{name}"
             try:
-                source = open_source(spec)
+                source = open_source(spec) if same is None else same.source
             except LucidaError as error:
                 raise DataError(str(error), origin=f"{recipe.name}: {place}") from error
-            found.append(Opened(place, spec, source, f"kind {spec.kind}"))
+            found.append(Opened(place, spec, source, f"kind {spec.kind}", recipe, stage))
     return found

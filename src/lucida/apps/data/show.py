@@ -1,10 +1,8 @@
-"""Samples and figures of sources, on the terminal and as a page that needs nothing else."""
+"""Samples of sources, on the terminal and as a page that needs nothing else."""
 
 from __future__ import annotations
 
 import html
-import json
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -12,15 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lucida.apps.data.guess import Opened
-from lucida.apps.data.survey import Findings
 from lucida.apps.demo import half_blocks
 from lucida.apps.inspect.page import drawing
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
 from lucida.data.sample import ImagePart, Sample, Turn
-
-BINS = 8
-BAR = 32
 
 
 def show_samples(each: Opened, numbers: list[int], console: Console) -> None:
@@ -86,90 +80,3 @@ def _record(each: Opened, number: int) -> str:
     shown = "".join(f'<img src="{p.data}" width="{p.width}" alt="">' for p in pictures)
     said = "".join(f"<p><b>{t.role}</b> {html.escape(words(t))}</p>" for t in turns(sample))
     return f"<section><small>{html.escape(sample.origin)}</small><div>{shown}</div>{said}</section>"
-
-
-def show_findings(each: Opened, found: Findings, console: Console) -> None:
-    """Figures of a source with histograms, and its errors by reason."""
-    console.print(f"\n{each.name}: {len(each.source):,} records, {each.found}", style="bold")
-    for name, many in facts(each, found).items():
-        console.print(f"  {name:28} {many:,}" if isinstance(many, int) else f"  {name:28} {many}")
-    for title, counts in (
-        ("tokens of text in a sample", found.tokens),
-        ("words in a sample", found.words),
-        ("pictures in a sample", found.images),
-        ("longest side of a picture", found.sides),
-    ):
-        if counts and not (title.startswith("words") and found.tokens):
-            console.print(histogram(title, counts))
-    for number, message in found.errors[:10]:
-        console.print(Text(f"  record {number}: {message}", "red"))
-    if len(found.errors) > 10:
-        console.print(f"  … and {len(found.errors) - 10:,} more (--report writes all)")
-
-
-def facts(each: Opened, found: Findings) -> dict[str, int | str]:
-    """Counts of a source: read, unusable, duplicates, and what filters and transforms leave out."""
-    bad = len(found.errors)
-    facts: dict[str, int | str] = {
-        "records read": found.read,
-        "that cannot be used": f"{bad:,} ({bad / max(1, found.read):.2%})",
-        "duplicates (picture, text)": found.duplicates,
-        "pictures": sum(many * n for many, n in found.images.items()),
-        "without pictures": found.images[0],
-    }
-    for why, many in getattr(each.source, "dropped", {}).items():
-        facts[f"filtered: {why}"] = many
-    for why, many in found.lost.items():
-        facts[f"left out: {why}"] = many
-    return facts
-
-
-def histogram(title: str, counts: Counter[int]) -> str:
-    """Bars of a count of values, with mean and quantiles.
-
-    Worked example: values 1, 1, 2, 9 have the mean 3.2 and the median 1.
-    """
-    total = sum(counts.values())
-    values = sorted(counts)
-    low, high = values[0], values[-1]
-    width = max(1, -(-(high - low + 1) // BINS))
-    bins: Counter[int] = Counter()
-    for value, many in counts.items():
-        bins[(value - low) // width] += many
-    mean = sum(value * many for value, many in counts.items()) / total
-    lines = [
-        f"\n  {title}: mean {mean:,.1f}, median {quantile(counts, 0.5):,}, "
-        f"99% {quantile(counts, 0.99):,}, longest {high:,}"
-    ]
-    most = max(bins.values())
-    for number in range(max(bins) + 1):
-        begin = low + number * width
-        name = f"{begin:,}" if width == 1 else f"{begin:,}–{min(high, begin + width - 1):,}"
-        bar = "█" * round(BAR * bins[number] / most)
-        lines.append(f"  {name:>15} {bar} {bins[number]:,}")
-    return "\n".join(lines)
-
-
-def quantile(counts: Counter[int], share: float) -> int:
-    """The smallest value that this share of all values does not exceed."""
-    rest = share * sum(counts.values())
-    for value in sorted(counts):
-        rest -= counts[value]
-        if rest <= 0:
-            return value
-    return max(counts)
-
-
-def write_report(sources: list[Opened], findings: list[Findings], path: Path) -> None:
-    """All figures, and one line for each record that cannot be used, as JSON."""
-    report = [
-        {
-            "source": each.name,
-            "spec": each.spec.model_dump(),
-            "records": len(each.source),
-            **facts(each, found),
-            "errors": [{"record": number, "reason": why} for number, why in sorted(found.errors)],
-        }
-        for each, found in zip(sources, findings, strict=True)
-    ]
-    atomic_write(path, json.dumps(report, indent=1, ensure_ascii=False))

@@ -59,26 +59,28 @@ def stats(
     fields: Fields = None,
     samples: Annotated[int, typer.Option(min=1, help="Records drawn of each source.")] = 10_000,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Count tokens with it instead of words.")
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Count tokens of the text with it; a recipe has its own."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page as well, with charts.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
-    """Count text and pictures, duplicates and unusable records, with histograms."""
+    """Count text, tokens and pictures, what is cut, duplicates and unusable records."""
     from rich.console import Console
 
+    from lucida.apps.data.figures import show, write_figures
     from lucida.apps.data.guess import opened
-    from lucida.apps.data.show import show_findings
-    from lucida.apps.data.survey import chosen, survey
+    from lucida.apps.data.surveyed import surveyed
 
-    counter = None
-    if tokenizer is not None:
-        from lucida.apps.plan.lengths import tokenizer_of
-
-        counter = tokenizer_of(tokenizer)
-    console = Console(highlight=False, markup=False)
-    for each in opened(what, fields or []):
-        numbers = chosen(len(each.source), samples)
-        show_findings(each, survey(each.source, numbers, False, counter, workers), console)
+    found = surveyed(opened(what, fields or [], every=True), samples, tokenizer, workers)
+    show(found, Console(highlight=False, markup=False))
+    if html is not None:
+        write_figures(what, found, html)
+        typer.echo(f"wrote {html}", err=True)
 
 
 @data.command()
@@ -94,18 +96,17 @@ def check(
     """Read every record and picture once, in parallel; exit code 1 when one cannot be used."""
     from rich.console import Console
 
+    from lucida.apps.data.figures import Surveyed, show_findings, write_report
     from lucida.apps.data.guess import opened
-    from lucida.apps.data.show import show_findings, write_report
     from lucida.apps.data.survey import chosen, survey
 
-    sources = opened(what, fields or [])
     console = Console(highlight=False, markup=False)
-    findings = []
-    for each in sources:
+    found = []
+    for each in opened(what, fields or []):
         numbers = chosen(len(each.source), None)
-        findings.append(survey(each.source, numbers, True, None, workers))
-        show_findings(each, findings[-1], console)
-    write_report(sources, findings, report)
+        found.append(Surveyed(each, survey(each.source, numbers, True, None, workers)))
+        show_findings(found[-1], console)
+    write_report(found, report)
     typer.echo(f"wrote {report}", err=True)
-    if any(found.errors for found in findings):
+    if any(each.found.errors for each in found):
         raise typer.Exit(1)
