@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tiny import SIDE, encoder_folder, language_folder, picture, tiny_model
@@ -10,6 +12,8 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
 )
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 
 from lucida.core.errors import ModelError
 from lucida.data.collate import collate
@@ -104,6 +108,51 @@ def test_split_names_its_tiles():
     assert "row" not in processor.tokenizer.decode(one.input_ids)
 
 
+WORDS = ("<image>", "<fake_token_around_image>", "<end_of_utterance>")
+SPLIT = {"layout": "idefics3", "resample": "lanczos", "enlarge": True, "max_tiles": 16}
+
+
+@pytest.mark.parametrize("shape", [(20, 16), (70, 20), (16, 50), (33, 34), (16, 16)])
+@pytest.mark.parametrize("most", [16, 4, 1])
+def test_split_is_idefics3_token_for_token_and_pixel_for_pixel(shape, most):
+    """The same text and picture through transformers' processor, with the same tokenizer."""
+    language = {"path": language_folder("llama", True, WORDS), "max_length": 900}
+    image = {"policy": "split", **SPLIT, "max_tiles": most}
+    _, processor = tiny_model({"path": encoder_folder("siglip")}, language, image=image)
+    policy = processor.image_policy
+    theirs = Idefics3Processor(
+        Idefics3ImageProcessorPil(
+            size={"longest_edge": int(most**0.5) * policy.size},
+            max_image_size={"longest_edge": policy.size},
+            image_mean=list(policy.mean),
+            image_std=list(policy.std),
+        ),
+        copy.deepcopy(processor.tokenizer),
+        image_seq_len=processor.visual_tokens,
+    )
+    text = "<bos>one<image>two<image>what?"
+    pictures = [picture(1, *shape), picture(2, 48, 40)]
+    expected = theirs(images=pictures, text=text, return_tensors="pt", add_special_tokens=False)
+    given = processor(images=pictures, text=text)
+    assert given["input_ids"].tolist() == expected["input_ids"].tolist()
+    ours = torch.cat(list(given["pixel_values"].pixels[0]))
+    counts = [len(views) for views in given["pixel_values"].pixels[0]]
+    assert len(ours) == sum(counts)
+    torch.testing.assert_close(ours, expected["pixel_values"][0][: len(ours)], atol=2e-6, rtol=0)
+    samples = processor.encode(sample(shape))
+    assert int((samples.image > 0).sum()) == processor.arrangement.count(*shape)
+
+
+def test_nanovlms_overview_stands_first_and_its_tiles_need_no_lines():
+    _, processor = design("split", layout="nanovlm", max_tiles=9)
+    text = processor.tokenizer.decode(processor.encode(sample((33, 20))).input_ids)
+    four = "<image>" * 4
+    names = "".join(f"<row_{r}_col_{c}>{four}" for r in (1, 2) for c in (1, 2, 3))
+    assert f"<|global_image|>{four}{names}" in text
+    one = processor.tokenizer.decode(processor.encode(sample((12, 10))).input_ids)
+    assert f"<|global_image|>{four}" in one and "row" not in one
+
+
 def test_text_of_the_data_never_names_a_tile():
     _, processor = design("split")
     asked = Sample("test", (), (), ((Turn("user", ("a <row_1_col_1> b",)),),))
@@ -112,11 +161,16 @@ def test_text_of_the_data_never_names_a_tile():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("policy", ["anyres", "split", "native"])
+@pytest.mark.parametrize(
+    ("policy", "layout"),
+    [("anyres", "plain"), ("native", "plain")]
+    + [("split", layout) for layout in ("plain", "idefics3", "nanovlm")],
+)
 @pytest.mark.parametrize("mask", ["causal", "image_block"])
-def test_every_way_in_gives_the_same_logits(policy, mask, tmp_path):
+def test_every_way_in_gives_the_same_logits(policy, layout, mask, tmp_path):
     """Packed, alone, padded by the processor, generated, decoded with shared stems, reloaded."""
-    model, processor = design(policy, mask, size=32 if policy == "native" else None)
+    size = 32 if policy == "native" else None
+    model, processor = design(policy, mask, size=size, layout=layout)
     samples = [sample(SHAPES[0], SHAPES[1]), sample(SHAPES[2]), sample(), sample(SHAPES[3])]
     tokens = [processor.encode(each) for each in samples]
     counts = [processor.arrangement.count(*shape) for shape in SHAPES]
@@ -153,9 +207,13 @@ def test_every_way_in_gives_the_same_logits(policy, mask, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("policy", ["anyres", "split", "native"])
-def test_written_out_text_becomes_the_same_tokens(policy):
-    _, processor = design(policy)
+@pytest.mark.parametrize(
+    ("policy", "layout"),
+    [("anyres", "plain"), ("native", "plain")]
+    + [("split", layout) for layout in ("plain", "idefics3", "nanovlm")],
+)
+def test_written_out_text_becomes_the_same_tokens(policy, layout):
+    _, processor = design(policy, layout=layout)
     conversation = [
         {"role": "user", "content": [{"type": "image", "image": picture(1, 70, 20)},
                                      {"type": "image", "image": picture(2, 20, 40)},
@@ -240,6 +298,10 @@ def test_what_cannot_be_arranged_is_refused():
         design("native", size=5)
     with pytest.raises(ValueError, match="anyres"):
         design("split", grids=[[1, 2]])
+    with pytest.raises(ValueError, match="square number"):
+        design("split", max_tiles=8, enlarge=True)
+    with pytest.raises(ValueError, match="square number"):
+        design("split", max_tiles=8, layout="nanovlm")
     model, processor = design("split")
     given = processor.batch([processor.prompt(sample((70, 20)))])
     given["pixel_values"] = given["pixel_values"].pixels[0][0]

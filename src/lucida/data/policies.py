@@ -1,10 +1,12 @@
 """From a picture of any shape to what the encoder takes, and boxes into that frame and back.
 
     resize      one square, both sides stretched to it
-    letterbox   one square that keeps the shape, padded with the mean colour
+    letterbox   one square that keeps the shape, padded with the mean colour: after scaling, or
+                before it as LLaVA does
     crop        one square: the short side scaled to it, the middle kept
     anyres      an overview, then tiles: the best-fitting grid, padded with black (LLaVA-NeXT)
-    split       tiles row by row, then an overview; a small picture is one square (Idefics3)
+    split       tiles row by row, and an overview behind them (Idefics3) or in front (nanoVLM); a
+                small picture is one square
     native      one rectangle that keeps the shape, both sides rounded to whole patches
 
 A picture becomes one or more *views*. Which, and how many, follows from its width and height alone.
@@ -15,23 +17,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from lucida.data.grids import (
+    Grid,
+    best_grid,
+    candidates,
+    limited_grid,
+    longest_side,
+    rounded_grid,
+    split_grid,
+)
 from lucida.data.images import image_size
 from lucida.data.sample import ImageSource
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1: left, top, right, bottom."""
 
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+BAND = 256
+"""Rows that are padded and scaled at a time: a strip padded to a square may be very large."""
+
 MOST_SCALED = 16
 """`crop` scales the whole picture up to so many squares, and beyond that only the middle of it."""
-
-Grid = tuple[int, int]
-"""Rows and columns."""
 
 ONE_SQUARE = ("resize", "letterbox", "crop")
 """Policies under which every picture is one square, whatever its shape."""
@@ -41,10 +54,11 @@ ONE_SQUARE = ("resize", "letterbox", "crop")
 class ImagePolicy:
     """How pictures become views of `size` pixels a side, normalised by `mean` and `std`.
 
-    Resampling is Pillow's antialiased bicubic. `mean` and `std` are per channel, for values 0 to 1.
-    `grids` are the grids of tiles that `anyres` chooses from (null: all of 2 to `max_tiles` tiles);
-    `max_tiles` limits `split` too; `unit` is what sides are rounded to under `native`, in pixels,
-    and `size` then its longest side.
+    Resampling is Pillow's antialiased bicubic, or Lanczos'. `mean` and `std` are per channel, for
+    values 0 to 1. `grids` are the grids of tiles that `anyres` chooses from (null: all of 2 to
+    `max_tiles` tiles); `max_tiles` limits `split` too; `unit` is what sides are rounded to under
+    `native`, in pixels, and `size` then its longest side. `pad`, `layout` and `enlarge` are those
+    of `ImageSpec`.
 
     Worked example: a box in a 200 x 100 picture, letterbox, size 100. The picture becomes 100 x 50
     with 25 rows of padding above, so (0, 0, 200, 100) is (0, 0.25, 1, 0.75) in the frame.
@@ -60,6 +74,10 @@ class ImagePolicy:
     max_tiles: int = 4
     grids: tuple[Grid, ...] | None = None
     unit: int = 1
+    pad: Literal["last", "first"] = "last"
+    resample: Literal["bicubic", "lanczos"] = "bicubic"
+    layout: Literal["plain", "idefics3", "nanovlm"] = "plain"
+    enlarge: bool = False
 
     @property
     def one_square(self) -> bool:
@@ -79,7 +97,8 @@ class ImagePolicy:
             grids = candidates(self.max_tiles) if self.grids is None else self.grids
             return best_grid(width, height, grids, self.size)
         if self.policy == "split":
-            return split_grid(width, height, self.size, self.max_tiles)
+            fill = limited_grid if self.layout == "nanovlm" else split_grid
+            return fill(width, height, self.size, self.max_tiles, self.enlarge)
         if self.policy == "native":
             return rounded_grid(width, height, self.size, self.unit)
         return 1, 1
@@ -108,16 +127,21 @@ class ImagePolicy:
             return [self._square(image)]
         grid = grid or self.grid(*image.size)
         if self.policy == "native":
-            return [_scaled(image, grid[1] * self.unit, grid[0] * self.unit)]
+            return [self._scaled(image, grid[1] * self.unit, grid[0] * self.unit)]
         overview = (self.size, self.size)
         if self.policy == "anyres":
-            whole = fitted(image, grid[1] * self.size, grid[0] * self.size)
-            return [_scaled(image, *overview), *tiles(whole, grid)]
+            whole = self._fitted(image, grid[1] * self.size, grid[0] * self.size)
+            return [self._scaled(image, *overview), *tiles(whole, grid)]
+        if self.layout == "nanovlm":
+            whole = self._scaled(image, grid[1] * self.size, grid[0] * self.size)
+            if grid == (1, 1):
+                return [whole]
+            return [whole.resize(overview, Image.Resampling.BILINEAR), *tiles(whole, grid)]
         # Scaled twice, as Idefics3 does it: its longest side to whole tiles, then the other one.
         longest = self.size * (grid[1] if image.width >= image.height else grid[0])
-        first = _scaled(image, *longest_side(*image.size, longest))
-        whole = _scaled(first, grid[1] * self.size, grid[0] * self.size)
-        return [*tiles(whole, grid), _scaled(whole, *overview)] if grid != (1, 1) else [whole]
+        first = self._scaled(image, *longest_side(*image.size, longest))
+        whole = self._scaled(first, grid[1] * self.size, grid[0] * self.size)
+        return [*tiles(whole, grid), self._scaled(whole, *overview)] if grid != (1, 1) else [whole]
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The one square as the encoder takes it: float32 [3, size, size]."""
@@ -136,20 +160,50 @@ class ImagePolicy:
             np.take(table, levels[..., channel], out=plane, mode="clip")
         return planes
 
+    def _scaled(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        return image.resize((width, height), FILTERS[self.resample])
+
+    def _fitted(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """The picture scaled to touch two sides of a black rectangle, in its middle."""
+        across, down = width / image.width, height / image.height
+        if across < down:
+            new_width, new_height = width, min(math.ceil(image.height * across), height)
+        else:
+            new_width, new_height = min(math.ceil(image.width * down), width), height
+        black = Image.new("RGB", (width, height))
+        scaled = self._scaled(image, new_width, new_height)
+        black.paste(scaled, ((width - new_width) // 2, (height - new_height) // 2))
+        return black
+
+    def _padded_first(self, image: Image.Image) -> Image.Image:
+        """The picture in the middle of a square of its longer side, and that scaled: the pixels of
+        LLaVA's order. Pillow scales along the rows first, so a few rows at a time do."""
+        (width, height), side = image.size, max(image.size)
+        left, top = (side - width) // 2, (side - height) // 2
+        colour = tuple(int(255 * value) for value in self.mean)
+        narrow = Image.new("RGB", (self.size, side), colour)
+        for begin in range(0, height, BAND):
+            rows = min(BAND, height - begin)
+            band = Image.new("RGB", (side, rows), colour)
+            band.paste(image.crop((0, begin, width, begin + rows)), (left, 0))
+            narrow.paste(self._scaled(band, self.size, rows), (0, top + begin))
+        return self._scaled(narrow, self.size, self.size)
+
     def _square(self, image: Image.Image) -> Image.Image:
+        if self.policy == "letterbox" and self.pad == "first":
+            return self._padded_first(image)
         width, height = image.size
         new_width, new_height, left, top = self._placed(width, height)
         if self.policy == "crop":
             place = (-left, -top, self.size - left, self.size - top)
             if new_width * new_height <= MOST_SCALED * self.size**2:
-                scaled = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-                return scaled.crop(place)
+                return self._scaled(image, new_width, new_height).crop(place)
             # Hardly ever: a 1 x 10000 strip would become 224 x 2240000. Only pixels whose
             # neighbours are cut off differ.
             x, y = width / new_width, height / new_height
             middle = (place[0] * x, place[1] * y, place[2] * x, place[3] * y)
-            return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=middle)
-        scaled = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+            return image.resize((self.size, self.size), FILTERS[self.resample], box=middle)
+        scaled = self._scaled(image, new_width, new_height)
         if (new_width, new_height) == (self.size, self.size):
             return scaled
         colour = tuple(round(255 * value) for value in self.mean)
@@ -166,8 +220,7 @@ class ImagePolicy:
         x0, y0, x1, y1 = box
         if not self.one_square:
             return x0 / width, y0 / height, x1 / width, y1 / height
-        new_width, new_height, left, top = self._placed(width, height)
-        x, y = new_width / width, new_height / height
+        x, y, left, top = self._moved(width, height)
         return (
             (x0 * x + left) / self.size,
             (y0 * y + top) / self.size,
@@ -180,14 +233,22 @@ class ImagePolicy:
         x0, y0, x1, y1 = box
         if not self.one_square:
             return x0 * width, y0 * height, x1 * width, y1 * height
-        new_width, new_height, left, top = self._placed(width, height)
-        x, y = new_width / width, new_height / height
+        x, y, left, top = self._moved(width, height)
         return (
             (x0 * self.size - left) / x,
             (y0 * self.size - top) / y,
             (x1 * self.size - left) / x,
             (y1 * self.size - top) / y,
         )
+
+    def _moved(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """By how much the picture is scaled along both sides, and where its corner then stands."""
+        if self.policy == "letterbox" and self.pad == "first":
+            side = max(width, height)
+            scale = self.size / side
+            return scale, scale, (side - width) // 2 * scale, (side - height) // 2 * scale
+        new_width, new_height, left, top = self._placed(width, height)
+        return new_width / width, new_height / height, left, top
 
     def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Width and height of the scaled picture, and where its corner stands in the square."""
@@ -205,9 +266,7 @@ class ImagePolicy:
         return new_width, new_height, left, top
 
 
-def decode(
-    sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False
-) -> np.ndarray:
+def decode(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False) -> np.ndarray:
     """The squares of many images, under a one-square policy: float32 [images, 3, size, size].
     `scaled` as in `opened`."""
     if not sources:
@@ -226,84 +285,6 @@ def opened(
     return source.smaller((max(wide), max(high)))
 
 
-@lru_cache
-def candidates(max_tiles: int) -> tuple[Grid, ...]:
-    """All grids of 2 to `max_tiles` tiles, the smallest first; the one tile when 1 is allowed."""
-    every = [(r, c) for r in range(1, max_tiles + 1) for c in range(1, max_tiles // r + 1)]
-    several = sorted((grid for grid in every if grid != (1, 1)), key=lambda g: (g[0] * g[1], g))
-    return tuple(several) or ((1, 1),)
-
-
-@lru_cache(maxsize=65536)
-def best_grid(width: int, height: int, grids: tuple[Grid, ...], size: int) -> Grid:
-    """The grid that keeps most pixels of the picture, and of those the one that wastes fewest.
-
-    Kept are the pixels of the picture scaled into the grid, enlargement not counted. The first of
-    equal grids wins.
-    """
-
-    def merit(grid: Grid) -> tuple[int, int]:
-        rows, columns = grid
-        scale = min(columns * size / width, rows * size / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - rows * columns * size * size
-
-    return max(grids, key=merit)
-
-
-@lru_cache(maxsize=65536)
-def split_grid(width: int, height: int, size: int, max_tiles: int) -> Grid:
-    """The grid of tiles of `size` pixels: as many as the picture fills, at most `max_tiles`.
-
-    The long side decides: it takes as many whole tiles as it fills (none is invented by
-    enlarging), the other side follows in proportion, rounded up.
-    """
-    for along in range(min(max_tiles, math.ceil(max(width, height) / size)), 0, -1):
-        wide, high = longest_side(width, height, along * size)
-        if width >= height:
-            across = math.ceil(int(along * size / (wide / high)) / size)
-            grid = across, along
-        else:
-            across = math.ceil(int(along * size * (wide / high)) / size)
-            grid = along, across
-        if grid[0] * grid[1] <= max_tiles:
-            return max(1, grid[0]), max(1, grid[1])
-    return 1, 1
-
-
-def longest_side(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Width and height scaled so that the longer is `longest`; the other is even where it can."""
-    if width >= height:
-        other = int(longest / (width / height))
-        return longest, max(1, min(longest, other + other % 2))
-    other = int(longest * (width / height))
-    return max(1, min(longest, other + other % 2)), longest
-
-
-def rounded_grid(width: int, height: int, longest: int, unit: int) -> Grid:
-    """Rows and columns of units nearest to the picture's own size, or that of the largest allowed.
-
-    A picture is never enlarged but to reach one unit, and no side is longer than `longest`.
-    """
-    scale = min(1.0, longest / max(width, height))
-    most = max(1, longest // unit)
-    rows, columns = (round(side * scale / unit) for side in (height, width))
-    return min(most, max(1, rows)), min(most, max(1, columns))
-
-
-def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture scaled to touch two sides of a black rectangle, in its middle."""
-    across, down = width / image.width, height / image.height
-    if across < down:
-        new_width, new_height = width, min(math.ceil(image.height * across), height)
-    else:
-        new_width, new_height = min(math.ceil(image.width * down), width), height
-    black = Image.new("RGB", (width, height))
-    scaled = _scaled(image, new_width, new_height)
-    black.paste(scaled, ((width - new_width) // 2, (height - new_height) // 2))
-    return black
-
-
 def tiles(whole: Image.Image, grid: Grid) -> list[Image.Image]:
     """The tiles of a picture that divides into this grid, row by row."""
     rows, columns = grid
@@ -313,7 +294,3 @@ def tiles(whole: Image.Image, grid: Grid) -> list[Image.Image]:
         for row in range(rows)
         for column in range(columns)
     ]
-
-
-def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
-    return image.resize((width, height), Image.Resampling.BICUBIC)

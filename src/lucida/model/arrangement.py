@@ -23,6 +23,10 @@ from lucida.data.policies import ImagePolicy
 from lucida.model.projectors import visual_tokens
 
 OVERVIEW = "<global-img>"
+AROUND = "<fake_token_around_image>"
+"""Stands in front of each view of a picture and behind the last one (Idefics3)."""
+FIRST_OVERVIEW = "<|global_image|>"
+"""nanoVLM's name of the overview."""
 
 NO_PLACES = ("perceiver", "qformer", "expand")
 """Projectors whose visual tokens stand for no places of the picture."""
@@ -60,14 +64,18 @@ class Arrangement:
         return (self.tokens,)
 
     def _split(self, rows: int, columns: int) -> tuple[int | str, ...]:
-        if (rows, columns) == (1, 1):
-            return OVERVIEW, self.tokens
+        tiles = [(r, c) for r in range(rows) for c in range(columns)]
+        several = len(tiles) > 1
+        if self.policy.layout == "nanovlm":
+            names = [tile_name(*tile) for tile in tiles] if several else []
+            return tuple(run for name in (FIRST_OVERVIEW, *names) for run in (name, self.tokens))
+        mark = AROUND if self.policy.layout == "idefics3" else ""
         runs: list[int | str] = []
-        for row in range(rows):
-            for column in range(columns):
-                line = "\n" if row and not column else ""
-                runs += [line + tile_name(row, column), self.tokens]
-        return (*runs, "\n\n" + OVERVIEW, self.tokens)
+        for row, column in tiles if several else ():
+            line = "\n" if row and not column else ""
+            runs += [line + mark + tile_name(row, column), self.tokens]
+        runs += [("\n\n" if several else "") + mark + OVERVIEW, self.tokens]
+        return (*runs, mark) if mark else tuple(runs)
 
     def count(self, width: int, height: int) -> int:
         """Visual tokens of an image, the names of its tiles not counted."""
@@ -79,7 +87,11 @@ class Arrangement:
             return []
         most = self.policy.max_tiles
         tiles = [tile_name(r, c) for r in range(most) for c in range(most // (r + 1))]
-        return [*tiles, OVERVIEW]
+        if self.policy.enlarge or self.policy.layout == "nanovlm":
+            side = math.isqrt(most)
+            tiles = [tile_name(r, c) for r in range(side) for c in range(side)]
+        others = {"plain": [OVERVIEW], "idefics3": [OVERVIEW, AROUND], "nanovlm": [FIRST_OVERVIEW]}
+        return [*tiles, *others[self.policy.layout]]
 
     def patches(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of patches of an image under `native`."""
@@ -125,7 +137,19 @@ def policy_of(
 ) -> ImagePolicy:
     """A recipe's image policy for an encoder of this size and normalisation."""
     grids = None if spec.grids is None else tuple(map(tuple, spec.grids))
-    return ImagePolicy(spec.policy, size, mean, std, spec.max_tiles, grids, unit)
+    return ImagePolicy(
+        spec.policy,
+        size,
+        mean,
+        std,
+        spec.max_tiles,
+        grids,
+        unit,
+        pad=spec.pad,
+        resample=spec.resample,
+        layout=spec.layout,
+        enlarge=spec.enlarge,
+    )
 
 
 def tile_name(row: int, column: int) -> str:

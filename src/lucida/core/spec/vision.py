@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -55,7 +56,7 @@ class ImageSpec(Spec):
     policy: Literal["resize", "letterbox", "crop", "anyres", "split", "native"] = "letterbox"
     """One square: stretched, padded with the encoder's mean colour, or filled and cropped. Several
     squares: `anyres` is LLaVA-NeXT's best-fitting grid of tiles behind an overview, `split`
-    nanoVLM's and Idefics3's tiles, each named by row and column, with an overview at the end.
+    nanoVLM's and Idefics3's tiles, each named by row and column, with an overview (see `layout`).
     `native` keeps the shape and only rounds both sides to whole patches."""
     size: int | None = Field(default=None, gt=0)
     """Pixels per side of the square or tile; null takes the encoder's own size. Under `native`, the
@@ -65,10 +66,33 @@ class ImageSpec(Spec):
     grids: list[tuple[PositiveInt, PositiveInt]] | None = None
     """The grids, as rows and columns, that `anyres` chooses from; null means all of 2 to
     `max_tiles` tiles. LLaVA-NeXT's are [1,2], [2,1], [2,2], [3,1] and [1,3]."""
+    pad: Literal["last", "first"] = "last"
+    """`letterbox`: scale the picture and then pad it, in whole pixels, or pad it to a square of its
+    longer side and then scale that, as LLaVA and Prismatic do (their pixels, exactly)."""
+    resample: Literal["bicubic", "lanczos"] = "bicubic"
+    """The filter that pictures are scaled with; Idefics3 and SmolVLM take `lanczos`."""
+    layout: Literal["plain", "idefics3", "nanovlm"] = "plain"
+    """`split`: how views are ordered and named. `plain`: a name before each tile, a line for each
+    row, the overview at the end. `idefics3`: the same with `<fake_token_around_image>` before each
+    view and at the end. `nanovlm`: the overview first, then tiles without line breaks."""
+    enlarge: bool = False
+    """`split`: scale every picture until its long side takes the square root of `max_tiles` tiles,
+    as Idefics3 does; otherwise a picture takes as many as it fills."""
 
     @model_validator(mode="after")
     def grids_are_used(self) -> ImageSpec:
         """No list of grids where none is chosen."""
         if self.grids is not None and (self.policy != "anyres" or not self.grids):
             raise ValueError("`grids` is a list of at least one grid, for the policy anyres only")
+        return self
+
+    @model_validator(mode="after")
+    def sides_are_whole(self) -> ImageSpec:
+        """A square number of tiles where its root limits the sides."""
+        rooted = self.enlarge or self.layout == "nanovlm"
+        if self.policy == "split" and rooted and math.isqrt(self.max_tiles) ** 2 != self.max_tiles:
+            raise ValueError(
+                f"max_tiles ({self.max_tiles}) has to be a square number: its root is the most "
+                "tiles along a side under `enlarge` and the layout nanovlm"
+            )
         return self
