@@ -7,6 +7,8 @@ import re
 import pytest
 
 from lucida.core.recipe import load_recipe, presets, recipe_hash
+from lucida.eval.benchmarks import PUBLISHED as PUBLISHED_BENCHMARKS
+from lucida.eval.prompts import PROMPTS
 
 SYSTEMS = {
     "LLaVA-1.5": ("llava-1.5-7b", "llava-1.5-13b"),
@@ -146,6 +148,40 @@ def test_notes_about_numbers_point_at_something(name):
             assert key in here, f"{dotted}: nothing stands there"
             here = here[key]
         assert note.strip()
+
+
+FULL_SCALE = [name for name in presets() if not name.startswith("mini") and "-mini" not in name]
+
+
+@pytest.mark.parametrize("name", FULL_SCALE)
+def test_a_full_scale_recipe_is_measured_on_published_benchmarks(name):
+    spec = load_recipe(name).evaluation
+    assert spec.tasks
+    assert set(spec.tasks) <= set(PUBLISHED_BENCHMARKS)
+    assert len(set(spec.tasks)) == len(spec.tasks)
+    assert spec.prompts is None or spec.prompts in PROMPTS
+
+
+def test_each_paper_has_its_benchmarks_and_words():
+    llava, prism, vila = (
+        load_recipe(name).evaluation for name in ("llava-1.5-13b", "prism-clip+7b", "vila-13b")
+    )
+    assert len({task.removesuffix("-random").partition("-popular")[0].partition("-adv")[0]
+                for task in llava.tasks}) == 12  # fmt: skip
+    assert (llava.prompts, prism.prompts, vila.prompts) == ("llava", "prismatic", "llava")
+    assert {"refcoco+-val", "vsr", "tallyqa", "ocid-ref"} <= set(prism.tasks)
+    assert {*llava.tasks, "okvqa", "mmlu", "bbh", "drop"} <= set(vila.tasks)
+    assert load_recipe("vila-7b-linear").evaluation.prompts == "openflamingo"
+    assert "pathvqa" in load_recipe("improved-alignment-causal").evaluation.tasks
+    assert load_recipe("nanovlm-450m").evaluation.prompts == "lmms"
+
+
+@pytest.mark.parametrize(
+    "name", ["llava-1.5-7b-lora", "one-stage+7b", "siglip-384px-letterbox+7b", "vila-13b"]
+)
+def test_what_pads_does_so_in_llavas_order(name):
+    image = load_recipe(name).model.image
+    assert (image.policy, image.pad) == ("letterbox", "first")
 
 
 @pytest.mark.parametrize("twin", TWINS)
