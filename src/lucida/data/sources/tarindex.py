@@ -5,6 +5,8 @@ shard.tar ─headers─▶ [(name, begin, size)]      (file, begin, size) ─▶
 
 from __future__ import annotations
 
+import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import BinaryIO
 
 from lucida.core.errors import DataError
 from lucida.data.sources.remote import Remote
+
+_NUMBERS = re.compile(rb" *([0-7]+)[ \0]+")
+_TIMES = re.compile(rb"(?:\d+ [amc]time=\d+(?:\.\d+)?\n)+")
 
 
 def members(file: Path) -> Iterator[tuple[str, int, int]]:
@@ -30,8 +35,13 @@ def stream_members(
 ) -> Iterator[tuple[str, int, int]]:
     """`members` of an open file of this size, which is only read forward from header to header. The
     caller may read a member's bytes from it as soon as the member is given."""
-    name = "none"
+    name, at = "none", stream.tell()
     try:
+        if isinstance(stream, io.BufferedReader):  # a local file: one can look ahead in it
+            for name, begin, length in plain_members(stream, size):
+                yield name, begin, length
+                at = begin + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            stream.seek(at)
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 name = member.name
@@ -49,6 +59,50 @@ def stream_members(
         remedy = "download it again; a compressed one has to be unpacked to a plain tar"
         message = f"cannot read the tar file behind the member {name}: {error}"
         raise DataError(message, origin=origin, remedy=remedy) from error
+
+
+def plain_members(stream: BinaryIO, size: int) -> Iterator[tuple[str, int, int]]:
+    """Members from where the stream stands, up to the first thing that is no ordinary file: the
+    library takes it from there. Several times as fast as the library, with the checksums.
+
+    A pax header is passed over where it holds nothing but times, which is what Python's own writer
+    puts before every member.
+    """
+    at = stream.tell()
+    while True:
+        stream.seek(at)
+        header = stream.read(tarfile.BLOCKSIZE)
+        begin = at + tarfile.BLOCKSIZE
+        found = plain_header(header)
+        if found is not None and header[156:157] == tarfile.XHDTYPE:
+            times = stream.read(found[1]) if found[1] < tarfile.BLOCKSIZE else b""
+            if _TIMES.fullmatch(times) is None:
+                return
+            begin += tarfile.BLOCKSIZE
+            stream.seek(begin)
+            header = stream.read(tarfile.BLOCKSIZE)
+            begin += tarfile.BLOCKSIZE
+            found = plain_header(header)
+        if found is None or header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            return
+        name, length = found
+        if name.endswith("/") or begin + length > size:
+            return
+        yield name, begin, length
+        at = begin + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def plain_header(header: bytes) -> tuple[str, int] | None:
+    """Name and size of a header without extensions; None for any other one or a damaged one."""
+    if len(header) < tarfile.BLOCKSIZE or header[345] or header[257:262] != b"ustar":
+        return None
+    numbers = _NUMBERS.fullmatch(header[124:136]), _NUMBERS.fullmatch(header[148:156])
+    if None in numbers:
+        return None
+    length, told = (int(number[1], 8) for number in numbers)
+    if told != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        return None
+    return header[: header.index(b"\0")].decode("utf-8", "surrogateescape"), length
 
 
 def read_member(file: Path | Remote, begin: int, size: int) -> bytes:
