@@ -127,27 +127,37 @@ def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
 
 
 def show_scores(results: dict) -> None:
-    """The closing table, in points."""
-    rows = []
+    """The closing table, in points; what is no share (bits per byte) in its own unit. A star marks
+    what is not surely above guessing; questions that were never answered are told below."""
+    from lucida.eval.shown import shown
+
+    rows, notes = [], []
     for name, task in results["tasks"].items():
-        low, high = (f"{100 * value:.1f}" for value in task["interval"])
         gain = task["gain"]
+        floor = "*" if task.get("floor") else ""
         rows.append(
             [
                 name,
                 task["metric"],
-                f"{100 * task['score']:.1f}",
-                f"{low} to {high}",
-                "" if task["blind"] is None else f"{100 * task['blind']:.1f}",
-                f"{100 * task['chance']:.1f}",
-                "" if gain is None else f"{100 * gain['mean']:+.1f}",
+                shown(task, task["score"]) + floor,
+                " to ".join(shown(task, value) for value in task["interval"]),
+                "" if task["blind"] is None else shown(task, task["blind"]),
+                shown(task, task["chance"]),
+                "" if gain is None else shown(task, gain["mean"], signed=True),
                 f"{task['n']:,}",
             ]
         )
+        if failed := task.get("failed"):
+            asked = f"{failed} of {task['n']:,} questions"
+            notes.append(f"{name}: {asked} were never answered and count as empty outputs")
     columns = ["task", "metric", "score", "95% interval", "blind", "chance", "gain", "questions"]
     table(
         "Held-out scores (blind: the same language model trained without pictures)", columns, rows
     )
+    if any(task.get("floor") for task in results["tasks"].values()):
+        say("* not surely above guessing (chance or the majority answer), by the paired interval")
+    for note in notes:
+        say(note)
 
 
 def show_endings(folder: Path, results: dict, shot: Shot, took: float) -> None:

@@ -16,6 +16,7 @@ from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.benchmark import Example
 from lucida.eval.gallery import evaluated_benchmark, predictions
 from lucida.eval.report import data_address
+from lucida.eval.shown import shown
 from lucida.eval.statistics import Interval, paired
 
 PICTURES = 60
@@ -34,7 +35,8 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One task of two evaluations. `gain` is B minus A over the `n` examples that both answered;
-    `only` counts those that only A, only B answered: nothing is said about them."""
+    `only` counts those that only A, only B answered: nothing is said about them. Scores are shares
+    where `higher_is_better`."""
 
     task: str
     metric: str
@@ -42,6 +44,19 @@ class Difference:
     gain: Interval
     changes: list[Change]
     only: tuple[int, int]
+    higher_is_better: bool = True
+
+    def shown(self, value: float, signed: bool = False) -> str:
+        """A score, or a difference, in the task's own unit."""
+        return shown({"higher_is_better": self.higher_is_better}, value, signed)
+
+    @property
+    def state(self) -> str:
+        """How the page marks it: B surely better, surely worse, or neither."""
+        low, high = self.gain.low, self.gain.high
+        if not self.higher_is_better:
+            low, high = -high, -low
+        return "up always" if low > 0 else "down" if high < 0 else ""
 
 
 def differences(first: Path, second: Path, samples: int = 2000) -> list[Difference]:
@@ -87,7 +102,9 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
     changes = [
         Change(examples[row], rows[0][row], rows[1][row]) for row in changed if row in examples
     ]
-    changes.sort(key=lambda each: each.second["score"] - each.first["score"])
+    higher = tasks[0][name].get("higher_is_better", True)
+    sign = 1 if higher else -1
+    changes.sort(key=lambda each: sign * (each.second["score"] - each.first["score"]))
     return Difference(
         task=name,
         metric=tasks[0][name]["metric"],
@@ -95,6 +112,7 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
         gain=paired(scores[1], scores[0], clusters, samples),
         changes=changes,
         only=(len(rows[0]) - len(both), len(rows[1]) - len(both)),
+        higher_is_better=higher,
     )
 
 
@@ -111,12 +129,16 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
         {
             "name": each.task,
             "metric": each.metric,
-            "scores": [100 * score for score in each.scores],
-            "gain": [100 * v for v in (each.gain.mean, each.gain.low, each.gain.high)],
+            "scores": [each.shown(score) for score in each.scores],
+            "gain": [
+                each.shown(value, signed=True)
+                for value in (each.gain.mean, each.gain.low, each.gain.high)
+            ],
+            "state": each.state,
             "n": each.gain.n,
             "only": each.only,
             "count": len(each.changes),
-            "changes": [_card(change) for change in _both_ends(each.changes)],
+            "changes": [_card(each, change) for change in _both_ends(each.changes)],
         }
         for each in found
     ]
@@ -135,8 +157,9 @@ def _both_ends(changes: list[Change]) -> list[Change]:
     return [*changes[:half], *changes[-half:]]
 
 
-def _card(change: Change) -> dict:
+def _card(task: Difference, change: Change) -> dict:
     example = change.example
+    gain = change.second["score"] - change.first["score"]
     return {
         "pictures": [data_address(source.load()) for source in example.sample.images],
         "question": example.question,
@@ -145,5 +168,5 @@ def _card(change: Change) -> dict:
         else ", ".join(dict.fromkeys(example.answers)),
         "outputs": [change.first["output"].strip(), change.second["output"].strip()],
         "scores": [change.first["score"], change.second["score"]],
-        "better": change.second["score"] > change.first["score"],
+        "better": gain > 0 if task.higher_is_better else gain < 0,
     }

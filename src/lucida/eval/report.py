@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lucida.core.recipe import dump_recipe
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.curve import loss_curve
 from lucida.eval.gallery import TARGET, Shot, extremes, gallery
+from lucida.eval.shown import better, shown
 
 SHOTS = 8
 """Pictures per task, as they come."""
@@ -30,10 +32,11 @@ EXTREMES = 4
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One line of the table; places are percent of the width of the track. ahead: the interval of
-    the gain over the blind model is above zero."""
+    the gain over the blind model is on the good side of zero."""
 
     name: str
     metric: str
+    task: Mapping[str, object]
     score: float
     low: float
     high: float
@@ -50,6 +53,10 @@ class Bar:
     def place(self, value: float) -> str:
         """Where a score lies on the track, as CSS percent."""
         return f"{100 * max(0.0, min(value / self.ceiling, 1.0)):.2f}%"
+
+    def shown(self, value: float) -> str:
+        """A score in the task's own unit."""
+        return shown(self.task, value)
 
 
 def write_report(folder: Path) -> Path:
@@ -69,7 +76,7 @@ def write_report(folder: Path) -> Path:
         galleries=[
             (
                 task,
-                [_card(shot, values["metric"]) for shot in gallery(folder, keys[task], SHOTS, n)],
+                [_card(shot, values) for shot in gallery(folder, keys[task], SHOTS, n)],
             )
             for n, (task, values) in zip(
                 range(0, SHOTS * len(tasks), SHOTS), tasks.items(), strict=True
@@ -77,7 +84,7 @@ def write_report(folder: Path) -> Path:
         ],
         extremes={
             task: [
-                [_card(shot, values["metric"]) for shot in shots]
+                [_card(shot, values) for shot in shots]
                 for shots in extremes(folder, keys[task], EXTREMES)
             ]
             for task, values in tasks.items()
@@ -124,6 +131,11 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
     for key, label in (("parameters", "parameters"), ("trained_parameters", "trained")):
         if key in results:
             facts.append((label, f"{results[key] / 1e6:.2f} M"))
+    if kept := results.get("retention"):
+        told = f"{kept['measure']} {kept['before']:.4g} → {kept['after']:.4g}"
+        facts.append(("text", f"{told} ({kept['lost']:+.1%} lost)"))
+        stages = kept.get("stages", [])
+        facts += [(f"text after {each['stage']}", f"{each['after']:.4g}") for each in stages]
     if run.environment_file.exists():
         known = json.loads(run.environment_file.read_text(encoding="utf-8"))
         facts += [(key, str(known[key])) for key in ("device", "precision") if key in known]
@@ -148,13 +160,14 @@ def _bar(name: str, task: dict) -> Bar:
     return Bar(
         name=name,
         metric=task["metric"],
+        task=task,
         score=task["score"],
         low=low,
         high=high,
         blind=task["blind"],
         chance=task["chance"],
-        gain=f"{100 * gain['mean']:+.1f}" if gain else "",
-        ahead=bool(gain) and gain["interval"][0] > 0,
+        gain=shown(task, gain["mean"], signed=True) if gain else "",
+        ahead=bool(gain) and better(task, gain),
         kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
         n=task["n"],
         ceiling=max(known),
@@ -171,23 +184,22 @@ def _notes(task: dict) -> list[str]:
     if (of := task.get("of")) and of > task["n"]:
         notes.append(f"{task['n']:,} of its {of:,} examples")
     for name, row in task.get("baselines", {}).items():
-        gain = row["gain"]["mean"]
-        notes.append(
-            f"pictures {name} {100 * row['score']:.1f} ({100 * gain:+.1f} with them, n {row['n']})"
-        )
+        score, gain = shown(task, row["score"]), shown(task, row["gain"]["mean"], signed=True)
+        notes.append(f"pictures {name} {score} ({gain} with them, n {row['n']})")
     for way, row in task.get("ways", {}).items():
         if way != task.get("way"):
-            notes.append(f"by {way} {100 * row['score']:.1f}")
+            notes.append(f"by {way} {shown(task, row['score'])}")
         for by, score in row.get("by", {}).items():
-            notes.append(f"likeliest by {by} {100 * score:.1f}")
+            notes.append(f"likeliest by {by} {shown(task, score)}")
     for count, row in task.get("shots", {}).items():
-        spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.1f}"
-        notes.append(f"{count}-shot {100 * row['mean']:.1f}{spread} ({len(row['scores'])} seeds)")
+        spread = "" if row["sd"] is None else f" ± {shown(task, row['sd'])}"
+        number = len(row["scores"])
+        notes.append(f"{count}-shot {shown(task, row['mean'])}{spread} ({number} seeds)")
     notes += [f"{name} {value:.4g}" for name, value in task.get("totals", {}).items()]
     return notes
 
 
-def _card(shot: Shot, metric: str) -> dict:
+def _card(shot: Shot, task: Mapping[str, object]) -> dict:
     """What the template needs of one example."""
     pictures = []
     for number, image in enumerate(shot.images):
@@ -199,12 +211,13 @@ def _card(shot: Shot, metric: str) -> dict:
                 if box is not None
             ]
         pictures.append({"source": data_address(image), "size": image.size, "boxes": boxes})
-    return {"shot": shot, "pictures": pictures, "mark": mark(shot.score, metric), "metric": metric}
+    grade = f"{task['metric']} {shown(task, shot.score)}"
+    return {"shot": shot, "pictures": pictures, "mark": mark(shot.score, task), "grade": grade}
 
 
-def mark(score: float, metric: str) -> str:
+def mark(score: float, task: Mapping[str, object]) -> str:
     """right or wrong, or graded where a score is not one of the two."""
-    if metric == "CIDEr-D":
+    if task["metric"] == "CIDEr-D" or not task.get("higher_is_better", True):
         return "graded"
     return "right" if score >= 1.0 else "wrong"
 

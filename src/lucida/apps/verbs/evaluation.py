@@ -198,16 +198,17 @@ def _refuse(value: object, option: str, why: str) -> None:
 def _show_shots(results: dict, names: list[str] | None) -> None:
     """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
     from lucida.core.progress import table
+    from lucida.eval.shown import shown
 
     tasks = {n: t for n, t in results["tasks"].items() if names is None or n in names}
     counts = sorted({int(count) for t in tasks.values() for count in t.get("shots", {})})
     rows = []
     for name, task in tasks.items():
-        cells = [f"{100 * task['score']:.1f}"]
+        cells = [shown(task, task["score"])]
         for count in counts:
             row = task.get("shots", {}).get(str(count))
-            spread = "" if row is None or row["sd"] is None else f" ± {100 * row['sd']:.1f}"
-            cells.append("" if row is None else f"{100 * row['mean']:.1f}{spread}")
+            spread = "" if row is None or row["sd"] is None else f" ± {shown(task, row['sd'])}"
+            cells.append("" if row is None else f"{shown(task, row['mean'])}{spread}")
         rows.append([name, task["metric"], *cells])
     columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
     table("Demonstrations (mean ± sd over seeds)", columns, rows)
@@ -231,9 +232,9 @@ def _diff(folders: list[str], out: Path | None) -> None:
     rows = [
         [
             each.task,
-            *(f"{100 * score:.1f}" for score in each.scores),
-            f"{100 * each.gain.mean:+.1f}",
-            f"{100 * each.gain.low:+.1f} to {100 * each.gain.high:+.1f}",
+            *map(each.shown, each.scores),
+            each.shown(each.gain.mean, signed=True),
+            " to ".join(each.shown(end, signed=True) for end in (each.gain.low, each.gain.high)),
             f"{each.gain.n:,}",
             f"{len(each.changes):,}",
         ]

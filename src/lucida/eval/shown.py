@@ -1,0 +1,26 @@
+"""How the scores of results.json are written for people: shares as points, all else as it is.
+
+accuracy 0.714 ─▶ 71.4      CIDEr-D 0.9 ─▶ 90.0      bits per byte 1.2345 ─▶ 1.234
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def shown(task: Mapping[str, object], value: float, signed: bool = False) -> str:
+    """A score of this task, or with `signed` a difference of two.
+
+    What is better when lower (`higher_is_better` false) is no share and keeps its own unit.
+
+    Worked example: 0.714 is "71.4" and signed "+71.4"; of bits per byte 1.2345 is "1.234".
+    """
+    if task.get("higher_is_better", True):
+        return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
+    """Whether a paired difference as results hold it is surely on the good side."""
+    low, high = gain["interval"]
+    return low > 0 if task.get("higher_is_better", True) else high < 0
