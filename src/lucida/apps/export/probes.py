@@ -140,11 +140,18 @@ def compare(
     return Agreement(len(probes), images, logits, pixels)
 
 
-def apart(ours: torch.Tensor | Views, given: torch.Tensor, origin: object) -> float:
+def apart(ours: torch.Tensor | Views, given: torch.Tensor | Views, origin: object) -> float:
     """The largest difference between what images became on both sides.
 
-    Tiles of several images are one tensor on the other side, filled up with zeros.
+    Tiles of several images may be one tensor on the other side, filled up with zeros.
     """
+    if isinstance(given, Views):
+        pairs = [
+            pair
+            for mine, theirs in zip(ours.pixels, given.pixels, strict=True)
+            for pair in zip(mine, theirs, strict=True)
+        ]
+        return max(apart(*pair, origin) for pair in pairs)
     if isinstance(ours, Views):
         ours = torch.nn.utils.rnn.pad_sequence(ours.pixels[0], batch_first=True)
     if ours.shape != given.shape:

@@ -24,6 +24,7 @@ import torch
 from lucida.apps.export.bundle import bundle, flat
 from lucida.apps.export.probes import Agreement, asked, compare, groups
 from lucida.core.errors import ModelError
+from lucida.data.sample import Views
 from lucida.model.checkpoint import save
 from lucida.model.projectors import PROJECTORS
 
@@ -95,6 +96,8 @@ class Elsewhere:
         """What its processor makes of the next group of conversations."""
         answer = next(self.answers)
         self.logits_now = answer.pop("logits")
+        if "sizes" in answer:
+            answer["pixel_values"] = Views(answer["pixel_values"], answer.pop("sizes"))
         return answer
 
     def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -155,6 +158,10 @@ with torch.no_grad():
         inputs = processor.apply_chat_template(group, add_generation_prompt=True)
         position = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         logits = model(**inputs, position_ids=position).logits
-        given.append({**inputs, "logits": logits})
+        answer = {**inputs, "logits": logits}
+        views = answer.get("pixel_values")
+        if hasattr(views, "sizes"):
+            answer |= {"pixel_values": views.pixels, "sizes": views.sizes}
+        given.append(answer)
 torch.save(given, answers)
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lucida.apps.export.template import chat_jinja
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_folder
-from lucida.model.conversion.fits import OBSTACLES, language_obstacles
+from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
 
 if TYPE_CHECKING:
     from lucida.apps.export.probes import Agreement
@@ -72,10 +72,9 @@ def format_of(
     of transformers' (then the reasons are those against the nearest)."""
     if wanted == "remote-code":
         return wanted, []
-    tiles = model.config.model_spec.image.policy == "anyres"
-    nearest = wanted if wanted in OBSTACLES else "llava-next" if tiles else "llava"
-    found = reasons(model, processor, nearest)
-    return ("remote-code" if found else nearest), found
+    asked = wanted if wanted in OBSTACLES else nearest(model.config.model_spec)
+    found = reasons(model, processor, asked)
+    return ("remote-code" if found else asked), found
 
 
 def reasons(

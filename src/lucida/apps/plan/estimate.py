@@ -184,28 +184,48 @@ def memory(
     engine: EngineName,
     precision: str,
 ) -> Memory:
-    """Bytes on one device.
-
-    FSDP divides the language model's weights, gradients and moments, and holds two whole layers.
-    """
+    """Bytes on one device; FSDP divides weights, gradients and moments."""
     quantised = BITS.get(recipe.model.language.quantize or "", FP32)
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(model).items()}
-    plain = sum(size for name, size in sizes.items() if name != "language") * FP32
-    language = (sizes["language"] - what.adapters) * quantised + what.adapters * FP32
-    share = count if engine == "fsdp" else 1
-    layers = max(1, model.language.config.get_text_config().num_hidden_layers)
-    whole = 2 * language / layers if engine == "fsdp" else 0.0
-    weights = plain + language / share + whole
-    trained = {name: size * FP32 for name, size in trained_by_part(what).items()}
-    trained["language"] = (trained.get("language", 0) + trained.pop("adapters", 0)) / share
+    weights = {name: sized(part) * FP32 for name, part in parts(model).items()}
+    weights["language"] += (sized(model.language) - what.adapters) * (quantised - FP32)
+    held = sum(weights.values())
+    share = 1
+    if engine == "fsdp":
+        share = count
+        held = sharded(model, what, weights, count, precision)
+    trained = {name: size * FP32 / share for name, size in trained_by_part(what).items()}
+    trained["language"] = trained.get("language", 0) + trained.pop("adapters", 0)
     gradients = sum(trained.values())
     logits = cost.kept.get("head", 0) + head_transient(model, shape, precision)
     kept = {name: cost.kept.get(name, 0) for name in BACKWARDS}
     together = stage.batch.accumulate > 1 or engine != "single"
     moving = most_at_once(kept, cost.working, {} if together else trained, logits)
-    peak = weights + 2 * gradients + moving + (gradients if together else 0.0)
+    peak = held + 2 * gradients + moving + (gradients if together else 0.0)
     activations = sum(kept.values()) + max(cost.working.get(name, 0) for name in BACKWARDS)
-    return Memory(weights, gradients, 2 * gradients, activations, logits, peak)
+    return Memory(held, gradients, 2 * gradients, activations, logits, peak)
+
+
+def sized(module: nn.Module) -> int:
+    """Its parameters."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def sharded(
+    model: Skeleton, what: StagePlan, weights: dict[str, float], count: int, precision: str
+) -> float:
+    """Bytes of weights on one rank (`train.sharding`): a frozen encoder whole, a part of all else,
+    and what is gathered: all that stands in no layer, and two layers at a time."""
+    from lucida.train.blocks import blocks
+
+    divided = {name: size for name, size in weights.items() if name != "vision"}
+    layers = list(blocks(model.language).values())
+    if what.touches("vision"):
+        divided = weights
+        layers += blocks(model.vision).values()
+    outside = sum(divided.values()) - sum(map(sized, layers)) * FP32
+    two = 2 * max(map(sized, layers)) * (FP32 if precision == "fp32" else FP32 / 2)
+    whole = sum(weights.values()) - sum(divided.values())
+    return whole + sum(divided.values()) / count + max(0.0, outside) + two
 
 
 BACKWARDS = ("language", "projector", "vision")
@@ -249,12 +269,18 @@ def head_transient(model: Skeleton, shape: Shape, precision: str) -> float:
 
 
 def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:
-    """The formats that a trained model can be exported to, and why it is no Llava."""
+    """The formats that a trained model can be exported to, and why it is no Llava (or with tiles no
+    LlavaNext) where it is none."""
     from lucida.model.configs import encoder_shape
-    from lucida.model.conversion.fits import language_obstacles, llava_obstacles
+    from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
 
     spec = recipe.model
     vision = None if spec.vision is None else encoder_shape(spec.vision.path)[0]
-    found = llava_obstacles(spec, vision, model.language.config, spec.image.size)
-    found += language_obstacles(model.language)
-    return {"formats": [*([] if found else ["llava"]), "remote-code"], "no_llava_because": found}
+    language = language_obstacles(model.language)
+    found = {
+        name: obstacles(spec, vision, model.language.config, spec.image.size) + language
+        for name, obstacles in OBSTACLES.items()
+    }
+    formats = [name for name, why in found.items() if not why]
+    why = [] if formats else found[nearest(spec)]
+    return {"formats": [*formats, "remote-code"], "no_llava_because": why}

@@ -5,6 +5,8 @@ No weights are needed, so `lucida plan` answers it before anything is trained.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lucida.core.spec import ModelSpec
@@ -54,6 +56,11 @@ def llava_next_obstacles(
 
 OBSTACLES = {"llava": llava_obstacles, "llava-next": llava_next_obstacles}
 """Formats of transformers -> why a design is none of it."""
+
+
+def nearest(spec: ModelSpec) -> Literal["llava", "llava-next"]:
+    """The format of transformers that a design comes closest to."""
+    return "llava-next" if spec.image.policy == "anyres" else "llava"
 
 
 def joint_obstacles(spec: ModelSpec) -> list[str]:
