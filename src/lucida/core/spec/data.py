@@ -66,6 +66,8 @@ class LlavaSourceSpec(Spec):
     """Folder that image paths are relative to; null is the folder of the file."""
     allow_outside: bool = False
     """Let image paths leave that folder: absolute ones, `..`, symbolic links."""
+    at_least: dict[str, float] = Field(default={})
+    """Field → smallest value: records rated lower, or not at all, are left out and counted."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -80,6 +82,8 @@ class MessagesSourceSpec(Spec):
     """Folder that image paths are relative to; null is the folder of the file."""
     allow_outside: bool = False
     """Let image paths leave that folder."""
+    at_least: dict[str, float] = Field(default={})
+    """As in `llava`."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -102,6 +106,8 @@ class PairsSourceSpec(Spec):
     one of them. None: the picture and its text are a document."""
     allow_outside: bool = False
     """Let image paths leave the folder."""
+    at_least: dict[str, float] = Field(default={})
+    """As in `llava`."""
     captions: CaptionsSpec | None = None
     """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)
@@ -132,6 +138,8 @@ class TextSourceSpec(Spec):
     text: str = "text"
     """Field of a document in JSON. A record without it is an instruction: `instruction`, `input`
     and `output`, or `inputs` and `targets`, or `prompt` and `completion`."""
+    at_least: dict[str, float] = Field(default={})
+    """As in `llava`."""
     weight: float = Field(default=1.0, gt=0)
 
 

@@ -7,6 +7,7 @@ from lucida.core.registry import Table
 from lucida.core.spec import SourceSpec
 from lucida.data.mixture import Source
 from lucida.data.sources.captions import Recaptioned
+from lucida.data.sources.rated import Rated
 
 SOURCES = Table(
     "source",
@@ -28,11 +29,19 @@ SOURCES = Table(
 )
 
 
+RATED = ("llava", "messages", "pairs", "text")
+"""Kinds of one JSON value or row a record, whose ratings are read around them."""
+
+
 def open_source(spec: SourceSpec) -> Source:
-    """The source that a recipe names; every field of its spec but the weight is an argument, and
-    `captions` are put around it."""
+    """The source that a recipe names; every field of its spec but the weight is an argument.
+    `captions` are put around it, and so is `at_least` where it does not filter by itself."""
     fields = spec.model_dump(exclude={"kind", "weight", "captions"})
-    source = SOURCES[spec.kind](**fields)
+    around = spec.kind in RATED
+    given = {name: value for name, value in fields.items() if not (around and name == "at_least")}
+    source = SOURCES[spec.kind](**given)
+    if around and spec.at_least:
+        source = Rated(source, spec.at_least, repr(sorted(given.items())))
     captions = getattr(spec, "captions", None)
     if captions is None:
         return source

@@ -34,7 +34,7 @@ class LlavaSource:
         self, path: str | Path, images: str | Path | None = None, allow_outside: bool = False
     ) -> None:
         self.path = Path(path)
-        files = files_of(path)
+        files = self.files = files_of(path)
         # The file first: a path that is wrong altogether is the better news.
         self.records = Records(files)
         self.images = files[0].parent if images is None else Path(images)
@@ -42,6 +42,10 @@ class LlavaSource:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def record(self, index: int) -> tuple[Any, str]:
+        """JSON value and origin of a record."""
+        return self.records.value(index)
 
     def __getitem__(self, index: int) -> Sample:
         record, origin = self.records.value(index)

@@ -42,13 +42,17 @@ class MessagesSource:
     def __init__(
         self, path: str | Path, images: str | Path | None = None, allow_outside: bool = False
     ) -> None:
-        files = files_of(path)
+        files = self.files = files_of(path)
         self.records = Records(files)
         root = files[0].parent if images is None else Path(images)
         self.pictures = PictureFolder(root, allow_outside)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def record(self, index: int) -> tuple[Any, str]:
+        """JSON value and origin of a record."""
+        return self.records.value(index)
 
     def __getitem__(self, index: int) -> Sample:
         record, origin = self.records.value(index)

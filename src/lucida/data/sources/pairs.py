@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
@@ -51,6 +52,10 @@ class PairsSource:
 
     def __getitem__(self, index: int) -> Sample:
         return self.sample(index)
+
+    def record(self, index: int) -> tuple[dict[str, Any], str]:
+        """Fields and origin of a row."""
+        return self.rows[index]
 
     def sample(self, index: int, words: str | None = None) -> Sample:
         """A record; with `words` in place of its own text."""

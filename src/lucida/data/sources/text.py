@@ -50,6 +50,13 @@ class TextSource:
     def __len__(self) -> int:
         return len(self.files) if self.records is None else len(self.records)
 
+    def record(self, index: int) -> tuple[Any, str]:
+        """JSON value and origin of a record. DataError: plain text, which has no fields."""
+        if self.records is None or not self.json:
+            remedy = "filter JSON or JSONL"
+            raise DataError("plain text has no fields", origin=self.files[0], remedy=remedy)
+        return self.records.value(index)
+
     def __getitem__(self, index: int) -> Sample:
         if self.records is None:
             return _document(_whole(self.files[index]), str(self.files[index]))

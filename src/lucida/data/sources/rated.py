@@ -1,0 +1,102 @@
+"""Records of JSON and CSV files that are rated well enough; tables and shards filter themselves.
+
+source ─number of each record─▶ those at least so good ─sidecar─▶ record n of them
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lucida.core.errors import DataError
+from lucida.data.sample import Sample
+from lucida.data.sources.conversation import shortened
+from lucida.data.sources.sidecar import Sidecar
+from lucida.data.sources.tables import field_of
+
+
+class Recorded(Protocol):
+    """A source whose records are objects with fields."""
+
+    files: list[Path]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def record(self, index: int) -> tuple[Any, str]: ...
+
+
+class Rated:
+    """The records of a source whose numbers `at_least` reach what is asked; null reaches nothing.
+
+    All records are read once, and what was found is kept by their files and `identity`, which tells
+    apart two ways of reading them. `dropped` counts the
+    others by the first number that they fail. DataError: a record without the field, or with
+    something else than a number in it.
+
+    Worked example: at_least {"score": 3} keeps of records with the scores 5, 2 and null the first.
+    """
+
+    def __init__(self, source: Recorded, at_least: dict[str, float], identity: str) -> None:
+        self.source, self.at_least = source, at_least
+        self.files = source.files
+        what = f"rated {list(at_least.items())} {identity}"
+        self._chosen = Sidecar(what, source.files, self._survey)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Records that are left out, by reason."""
+        names = [f"{name} below {least:g}" for name, least in self.at_least.items()]
+        counts = self._chosen.array[: len(names)].tolist()
+        return {why: many for why, many in zip(names, counts, strict=True) if many}
+
+    def __len__(self) -> int:
+        return len(self._chosen.array) - len(self.at_least)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[self._place(index)]
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record with another caption, where the source has captions."""
+        return self.source.sample(self._place(index), words)
+
+    def key(self, index: int, field: str | None) -> str:
+        """What captions from elsewhere are matched by, where the source has captions."""
+        return self.source.key(self._place(index), field)
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return int(self._chosen.array[len(self.at_least) + index])
+
+    def _survey(self) -> np.ndarray:
+        """How many each number drops, then the numbers of the records that stay."""
+        dropped, kept = [0] * len(self.at_least), []
+        for index in range(len(self.source)):
+            record, origin = self.source.record(index)
+            if not isinstance(record, dict):
+                raise DataError("no record with fields", given=shortened(record), origin=origin)
+            for place, (name, least) in enumerate(self.at_least.items()):
+                if not number_in(field_of(record, name, origin), name, origin) >= least:
+                    dropped[place] += 1
+                    break
+            else:
+                kept.append(index)
+        return np.array([*dropped, *kept], dtype=np.int64)
+
+
+def number_in(value: Any, name: str, origin: str) -> float:
+    """A number, also one that is written as text; NaN where there is none."""
+    if value is None or value == "":
+        return math.nan
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    expected, given = "a number", shortened(value)
+    raise DataError(f"bad `{name}`", expected=expected, given=given, origin=origin)
