@@ -167,6 +167,14 @@ class Benchmark(ABC):
         per type of answer, MME totals); empty when there are none."""
         return {}
 
+    def ranked(
+        self, examples: Sequence[Example], likelihoods: Sequence[Sequence[float]]
+    ) -> dict[str, float]:
+        """Named totals from the log-likelihoods of every example's candidates (whole answers), for
+        what no choice can show: how well right and wrong are separated. Asked only where all
+        examples have them; empty when there are none."""
+        return {}
+
     def train_examples(self, limit: int | None = None) -> list[Example]:
         """Examples of the training split for demonstrations, in one fixed shuffled order; the first
         `limit`. Empty when there is no training split."""

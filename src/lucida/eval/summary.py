@@ -59,7 +59,8 @@ def summarise(
     """The numbers of one task, as results.json holds them; scores are shares (1 is everything
     right).
 
-    score, interval, n, clusters, metric; chance and majority (guessing); blind, blind_interval
+    score, interval, n, clusters, metric, higher_is_better (false: the score is no share, lower is
+    better); chance and majority (guessing); blind, blind_interval
     and gain (score minus blind, paired) when there is a blind model, else null; kinds (the same
     score per kind of question); malformed (outputs that could not be read, scored 0); failed
     (questions that were never answered, scored as empty outputs); floor (the score is not surely
@@ -80,6 +81,7 @@ def summarise(
         "of": task.count,
         "clusters": total.clusters,
         "metric": task.metric,
+        "higher_is_better": task.higher_is_better,
         "prompts": task.prompts,
         "chance": mean(guesses.chance),
         "majority": mean(guesses.majority),
@@ -90,9 +92,19 @@ def summarise(
         "kinds": kinds(examples, answered.scores, blind, samples, seed),
         "malformed": sum(value is None for value in answered.parsed),
         "failed": answered.failed,
-        "totals": dict(task.summary(examples, answered.parsed, answered.scores)),
+        "totals": dict(task.summary(examples, answered.parsed, answered.scores))
+        | ranked(task, examples, answered),
         "headline": task.headline,
     }
+
+
+def ranked(task: Benchmark, examples: Sequence[Example], answered: Answered) -> dict[str, float]:
+    """The totals that need likelihoods; none where an example has no likelihoods (it was asked
+    another way, or never answered): they are of all examples or not at all."""
+    numbers = [details.get("likelihoods") for details in answered.details]
+    if not numbers or not all(numbers):
+        return {}
+    return dict(task.ranked(examples, [each["whole"] for each in numbers]))
 
 
 def by_likelihood(

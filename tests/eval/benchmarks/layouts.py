@@ -101,6 +101,20 @@ def gqa(root):
                           "types": {"structural": "query", "semantic": "rel"}, "isBalanced": True},
         }  # fmt: skip
         write(root, f"gqa/{part}_balanced_questions.json", questions)
+    asked = {"imageId": "n1", "types": {"structural": "verify", "semantic": "obj"}}
+    every = {
+        name: asked | {"question": question, "answer": answer, "isBalanced": balanced,
+                       "entailed": entailed}
+        for name, question, answer, balanced, entailed in (
+            ("1", "Is the cat red?", "yes", True, ["1", "2", "3"]),
+            ("2", "Is there a cat?", "yes", False, ["4"]),
+            ("3", "Is the cat blue?", "no", True, []),
+            ("4", "Is it a pet?", "yes", False, []),
+            ("5", "Is there a dog?", "no", True, ["3"]),
+            ("6", "Is there a hen?", "no", True, ["2", "3"]),
+        )
+    }  # fmt: skip
+    write(root, "gqa/testdev_all_questions.json", every)
     picture(root, "gqa/images/n1.jpg")
 
 

@@ -31,6 +31,8 @@ def right(example):
     """An output that says the truth."""
     if example.box is not None:
         return json.dumps(example.box)
+    if example.candidates and example.options:
+        return example.candidates[example.options.index(example.answer)]
     return f"so the answer is {example.answer}." if example.id.startswith("bbh") else example.answer
 
 
@@ -70,7 +72,7 @@ def test_examples_are_complete_and_in_one_order(name, published):
     for limit in range(1, len(examples) + 2):
         first = task.examples(limit)
         assert told(first) == told(examples[: len(first)])
-        assert first and (len(first) <= limit or len(first) <= 2)
+        assert first and (len(first) <= limit or len({e.cluster for e in first}) == 1)
     for example in examples:
         (branch,) = example.sample.branches
         places = [

@@ -20,7 +20,7 @@ from lucida.eval.metrics.counting import (
     root_mean_square_error,
     vila_number,
 )
-from lucida.eval.metrics.gqa import gqa_match
+from lucida.eval.metrics.gqa import gqa_consistency, gqa_match
 from lucida.eval.metrics.mme import COGNITION, PERCEPTION, mme_label, mme_scores
 from lucida.eval.metrics.pope import pope_label, pope_rates
 from lucida.eval.metrics.yesno import average_precision, roc_auc, truth_value
@@ -282,3 +282,12 @@ def test_any_output_gives_a_label(text):
     assert truth_value(text) in (True, False, None)
     assert number(text) is None or number(text) >= 0
     assert gqa_match(text, "x", "lmms") in (0.0, 1.0)
+
+
+def test_consistency_worked_example():
+    right = {"q1": 1, "a": 1, "b": 0, "q2": 0, "c": 1, "q3": 1}
+    entailed = {"q1": ["q1", "a", "b"], "q2": ["c"], "q3": ["c"]}
+    assert gqa_consistency(right, entailed) == (0.75, 2)
+    assert gqa_consistency({}, {}) == (0.0, 0)
+    with pytest.raises(DataError, match="an answer to d"):
+        gqa_consistency({"q1": 1}, {"q1": ["d"]})

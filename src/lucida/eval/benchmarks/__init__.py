@@ -42,6 +42,7 @@ WORLD = {
 PUBLISHED = {
     "vqav2": f"{_HERE}.vqa:VQAv2",
     "gqa": f"{_HERE}.gqa:GQA",
+    "gqa-consistency": f"{_HERE}.gqa:GQAConsistency",
     "vizwiz": f"{_HERE}.vqa:VizWiz",
     "textvqa": f"{_HERE}.textvqa:TextVQA",
     "textvqa-ocr": f"{_HERE}.textvqa:TextVQAOCR",
@@ -70,6 +71,7 @@ PUBLISHED = {
     "mmbench-cn": f"{_HERE}.mmbench:mmbench_cn",
     "mme": f"{_HERE}.mme:MME",
     "seed-bench": f"{_HERE}.choice:SEEDBench",
+    "seed-bench-ranking": f"{_HERE}.choice:SEEDRanking",
     "mmmu": f"{_HERE}.mmmu:MMMU",
     "mm-vet": f"{_HERE}.judged:MMVet",
     "llava-bench": f"{_HERE}.judged:LLaVABench",

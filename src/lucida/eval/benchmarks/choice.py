@@ -180,8 +180,8 @@ class SEEDBench(LetterChoice):
     """SEED-Bench, the image part: 14,233 questions of nine types.
 
     SEED-Bench.json: {"questions": [{question_id, question, choice_a..choice_d, answer (letter),
-    data_type, data_id, question_type_id}], "question_type": {name: number}}. The official score
-    compares the loss of the options' texts (not letters), the field generates a letter.
+    data_type, data_id, question_type_id}], "question_type": {name: number}}. The field generates a
+    letter, as here; the official score is `seed-bench-ranking`.
 
     Reference: Li et al., SEED-Bench, 2023, arXiv 2307.16125.
     """
@@ -221,3 +221,43 @@ class SEEDBench(LetterChoice):
             "ABCD".index(answer),
             kind=record.text("kind"),
         )
+
+
+class SEEDRanking(SEEDBench):
+    """SEED-Bench's official score: the option that the model finds likeliest as an answer.
+
+    The question is asked without its options, and the likelihoods of the options' whole texts are
+    compared (the publisher's script takes the option of least loss); no letter is written. By first
+    token and per token stand beside it.
+
+    Worked example: "How many towels?" with log-likelihoods one -2.1, two -0.7, three -1.9, four
+    -3.0: the answer is B.
+
+    Reference: Li et al., SEED-Bench, 2023, arXiv 2307.16125, section 3.4.
+    """
+
+    name, family = "seed-bench-ranking", "vqa"
+    ways = ("likelihood",)
+
+    def example(self, record: Record) -> Example:
+        """A question whose candidates are the texts of its options."""
+        lettered = super().example(record)
+        texts = lettered.details["choices"]
+        if len(set(texts)) < len(texts) or not all(map(str.strip, texts)):
+            message = "options that are compared by their texts differ and have one"
+            raise DataError(message, given=texts, origin=record.origin)
+        return self.asked(
+            record,
+            lettered.sample.images,
+            record.text("question"),
+            answers=lettered.answers,
+            options=lettered.options,
+            candidates=tuple(texts),
+            kind=lettered.kind,
+            details=lettered.details,
+        )
+
+    def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
+        """The letter of the option whose text was chosen, or None."""
+        choices = example.details["choices"]
+        return LETTERS[choices.index(output)] if output in choices else None

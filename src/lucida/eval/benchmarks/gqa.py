@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, as_record, read_object
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
-from lucida.eval.metrics.gqa import gqa_match
+from lucida.eval.metrics.gqa import gqa_consistency, gqa_match
 
 _PAGE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
 
@@ -75,3 +77,75 @@ class GQA(PublishedBenchmark):
     ) -> list[float]:
         pairs = zip(examples, parsed, strict=True)
         return [gqa_match(text, example.answers[0], variant=variant) for example, text in pairs]
+
+
+class GQAConsistency(GQA):
+    """GQA's consistency: balanced test-dev questions, and every question that their answers entail.
+
+    testdev_all_questions.json: {id: {imageId, question, answer, types, isBalanced, entailed: [id,
+    ...]}}. Asked are the balanced questions that entail others, and these; all questions about one
+    picture stay together. `consistency` (the headline, in percent) is over the balanced ones that
+    are answered rightly; a score is, as in `gqa`, whether one question is.
+
+    Worked example: "Is the cat red?" (yes) is right; it entails "Is there a cat?" (right) and "Is
+    the cat blue?" (wrong): consistency 50.
+
+    Reference: Hudson and Manning, GQA, 2019, arXiv 1902.09506, section 4.4.
+    """
+
+    name = "gqa-consistency"
+    count = None
+    has_train = False
+    headline = "consistency"
+    files = (
+        File("gqa/testdev_all_questions.json", f"{_PAGE} (questions1.2.zip)", "120 MB"),
+        GQA.files[1],
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """The balanced questions that entail others, and those."""
+        every = {record.id: record for record in super().records(split)}
+        wanted: dict[str, Record] = {}
+        for record in every.values():
+            if record.get("isBalanced") is not True:
+                continue
+            follow = [name for name in record.texts("entailed") if name != record.id]
+            for name in follow:
+                if name not in every:
+                    raise record.wrong("entailed", "ids of questions in this file", name)
+                wanted.setdefault(name, every[name])
+            if follow:
+                wanted[record.id] = record
+        if not wanted:
+            raise DataError(
+                "no balanced question of this file entails another",
+                expected="`isBalanced` and `entailed` as in testdev_all_questions.json",
+                origin=self.path(self.files[0]),
+            )
+        return list(wanted.values())
+
+    def unit(self, record: Record) -> str:
+        """Questions about one picture are scored together."""
+        return record.text("imageId")
+
+    def example(self, record: Record) -> Example:
+        """A question with what it entails, where it is a balanced one."""
+        example = super().example(record)
+        balanced = record.get("isBalanced") is True
+        follow = [f"{self.prefix}/{name}" for name in record.texts("entailed")] if balanced else []
+        return replace(example, details={**example.details, "entailed": tuple(follow)})
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """Consistency in percent, under LLaVA's reading and the official one; of how many."""
+        entailed = {e.id: e.details["entailed"] for e in examples if e.details["entailed"]}
+        names = [example.id for example in examples]
+        found, many = gqa_consistency(dict(zip(names, scores, strict=True)), entailed)
+        strict = dict(zip(names, self._matches(examples, parsed, "official"), strict=True))
+        official, _ = gqa_consistency(strict, entailed)
+        return {
+            "consistency": 100 * found,
+            "consistency official": 100 * official,
+            "questions answered rightly that entail others": float(many),
+        }

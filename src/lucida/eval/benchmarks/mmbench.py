@@ -10,6 +10,7 @@ from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, embedded_picture, read_table, unique
 from lucida.eval.benchmarks.choice import LetterChoice
 from lucida.eval.benchmarks.published import Split, percent
+from lucida.eval.metrics.choice import rotations
 
 _PAGE = "https://github.com/open-compass/MMBench"
 _FILES = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
@@ -21,10 +22,14 @@ class MMBench(LetterChoice):
     """MMBench, development part: 1,164 questions, 4,377 with their rotations.
 
     mmbench_dev_20230712.tsv (Chinese: mmbench_dev_cn_20231003.tsv): index, question, hint, A, B, C,
-    D, answer, category, image (base64), source, l2-category. The rotations are rows of the file: a
-    question counts only when all of its rows are right (`circular`, the headline); `vanilla` looks
-    at the first row alone. A row may hold, in place of its picture, the index of the row that has
-    it.
+    D, answer, category, image (base64), source, l2-category. The rotations are rows of the file; a
+    file that has none (as other publishers of the questions offer it) gets them here. A question
+    counts only when all of its rows are right (`circular`, the headline); `vanilla` looks at the
+    first row alone. A row may hold, in place of its picture, the index of the row that has it.
+
+    Worked example: row 252 with the options ant, bee, elephant, fly and the answer C becomes the
+    rows 252; 1000252: bee, elephant, fly, ant with B; 2000252: elephant, fly, ant, bee with A; and
+    3000252: fly, ant, bee, elephant with D.
 
     Reference: Liu et al., MMBench, 2023, arXiv 2307.06281.
     """
@@ -60,6 +65,8 @@ class MMBench(LetterChoice):
             if image in rows:  # base64 of a picture is never that short
                 image = rows[image].text("image")
             records.append(Record(name, {**row.value, "image": image}, row.origin))
+        if all(record.whole("index") < _ROTATIONS for record in records):
+            records = [each for record in records for each in rotated(record)]
         return unique(records, path)
 
     def unit(self, record: Record) -> str:
@@ -68,11 +75,7 @@ class MMBench(LetterChoice):
 
     def example(self, record: Record) -> Example:
         """A row with the letter of its answer; the kind is the fine category."""
-        texts = [record.value.get(letter, "") for letter in "ABCD"]
-        choices = [text for text in texts if text not in ("", "nan")]
-        answer = record.text("answer")
-        if answer not in tuple("ABCD"[: len(choices)]):
-            raise record.wrong("answer", "the letter of an option", answer)
+        choices, right = options_of(record)
         hint = record.value.get("hint", "")
         question = self.unit(record)
         return self.choose(
@@ -80,7 +83,7 @@ class MMBench(LetterChoice):
             [embedded_picture(record.text("image"), record)],
             record.text("question"),
             choices,
-            "ABCD".index(answer),
+            right,
             hint="" if hint == "nan" else hint,
             kind=record.text("category"),
             cluster=question,
@@ -110,6 +113,29 @@ class MMBench(LetterChoice):
             groups[coarse[name]].append(hit)
         totals = {"circular": percent(list(hits.values())), "vanilla": percent(first)}
         return totals | {name: percent(groups[name]) for name in sorted(groups) if name}
+
+
+def options_of(record: Record) -> tuple[list[str], int]:
+    """The options that a row has, and the number of the right one."""
+    texts = [record.value.get(letter, "") for letter in "ABCD"]
+    choices = [text for text in texts if text not in ("", "nan")]
+    answer = record.text("answer")
+    if answer not in tuple("ABCD"[: len(choices)]):
+        raise record.wrong("answer", "the letter of an option", answer)
+    return choices, "ABCD".index(answer)
+
+
+def rotated(record: Record) -> list[Record]:
+    """A row and its rotations, which a file without them gets: each option comes first once."""
+    choices, right = options_of(record)
+    rows = []
+    for turn, order in enumerate(rotations(choices)):
+        index = str(record.whole("index") + turn * _ROTATIONS)
+        answer = "ABCD"[(right - turn) % len(choices)]
+        changed = dict(zip("ABCD", order + [""] * 4, strict=False))
+        values = {**record.value, **changed, "index": index, "answer": answer}
+        rows.append(Record(index, values, record.origin))
+    return rows
 
 
 mmbench = partial(MMBench, "en")

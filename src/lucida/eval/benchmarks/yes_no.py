@@ -11,7 +11,7 @@ from lucida.eval.benchmarks.annotations import Record, listed, read_json_lines
 from lucida.eval.benchmarks.coco import VAL2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.pope import pope_label, pope_rates
-from lucida.eval.metrics.yesno import truth_value
+from lucida.eval.metrics.yesno import average_precision, roc_auc, truth_value
 
 _POPE = (
     "https://github.com/AoiDragon/POPE/tree/e3e39262c85a6a83f26cf5094022a782cb0df58d/output/coco"
@@ -89,6 +89,12 @@ class POPE(PublishedBenchmark):
             "yes": 100 * rates.yes_ratio,
         }
 
+    def ranked(
+        self, examples: Sequence[Example], likelihoods: Sequence[Sequence[float]]
+    ) -> dict[str, float]:
+        """AUC and AP of yes against no, in percent, as Prismatic's evaluation reports them."""
+        return separation(examples, likelihoods, "yes")
+
 
 class VSR(PublishedBenchmark):
     """Visual Spatial Reasoning, zero-shot test: 1,222 statements about two things, true or false.
@@ -155,6 +161,30 @@ class VSR(PublishedBenchmark):
     ) -> dict[str, float]:
         """Accuracy in percent by relation."""
         return by_kind(examples, scores, "relation")
+
+    def ranked(
+        self, examples: Sequence[Example], likelihoods: Sequence[Sequence[float]]
+    ) -> dict[str, float]:
+        """AUC and AP of true against false, in percent."""
+        return separation(examples, likelihoods, "true")
+
+
+def separation(
+    examples: Sequence[Example], likelihoods: Sequence[Sequence[float]], positive: str
+) -> dict[str, float]:
+    """AUC (area under the ROC curve) and AP, in percent, of the first candidate's probability
+    against the second's; an example is positive where that is its answer.
+
+    Worked example, candidates True and False: log-likelihoods (-0.1, -2), (-1, -1.1), (-2, -0.2)
+    of statements that are true, false, true: differences 1.9, 0.1, -1.8. Of the pairs (true, false)
+    one is in order and one is not: AUC 50.
+    """
+    margins = [first - second for first, second in likelihoods]
+    truth = [example.answers[0] == positive for example in examples]
+    return {
+        "AUC": 100 * roc_auc(margins, truth),
+        "AP": 100 * average_precision(margins, truth),
+    }
 
 
 pope_random = partial(POPE, "random")
