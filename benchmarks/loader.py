@@ -46,9 +46,8 @@ from lucida.model.processing import LucidaProcessor
 
 SIDE, PATCH, SAMPLES = 384, 14, 16
 VISUAL = (SIDE // PATCH) ** 2
-SIZES = {"640 x 480": (640, 480, 90), "2048 x 1536": (2048, 1536, 90)}
-FILES = 16
-"""Different pictures of each size; records take them in turn."""
+SIZES = {"640 x 480": (640, 480, 16), "2048 x 1536": (2048, 1536, 4)}
+"""Width, height, and how many different pictures there are; records take them in turn."""
 
 
 def main() -> None:
@@ -62,9 +61,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory(prefix="lucida-loader-") as folder:
-        for name, (width, height, quality) in SIZES.items():
+        for name, (width, height, files) in SIZES.items():
             many = given.images if width < 1000 else given.large_images
-            data = records(Path(folder) / name, width, height, quality)
+            data = records(Path(folder) / name, width, height, files)
             rows += compared(name, data, many, given.repetitions, given.workers)
         columns = ["pictures", "side", "images/CPU s", "faster, CPU", "images/s", "faster, wall"]
         table(f"{given.workers} workers", columns, rows)
@@ -84,19 +83,21 @@ def photo(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     return np.clip(128 + 50 * mixed / mixed.std(), 0, 255).astype(np.uint8)
 
 
-def records(folder: Path, width: int, height: int, quality: int) -> Path:
+def records(folder: Path, width: int, height: int, files: int) -> Path:
     """A LLaVA-style file of records and its pictures."""
     folder.mkdir()
-    for number in range(FILES):
+    for number in range(files):
         image = Image.fromarray(photo(np.random.default_rng(number), width, height))
-        image.save(folder / f"{number}.jpg", quality=quality)
+        image.save(folder / f"{number}.jpg", quality=90)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / files
+    print(f"{width} x {height}: {size / 1000:,.0f} kB a picture")
     written = []
     for number in range(1024):
         turns = [
             {"from": "human", "value": "<image>\nWhat is in the picture, and where does it stand?"},
             {"from": "gpt", "value": "A bus stands on the left of the street. " * (number % 5 + 1)},
         ]
-        written.append({"id": number, "image": f"{number % FILES}.jpg", "conversations": turns})
+        written.append({"id": number, "image": f"{number % files}.jpg", "conversations": turns})
     file = folder / "data.json"
     file.write_text(json.dumps(written))
     return file
