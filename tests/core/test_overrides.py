@@ -62,6 +62,7 @@ def test_a_new_kind_keeps_the_keys_that_both_have():
         "allow_outside": False,
         "path": "x.json",
         "images": None,
+        "at_least": {},
         "weight": 3.0,
     }
 
