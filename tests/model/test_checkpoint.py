@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 
 import pytest
@@ -194,3 +195,12 @@ def test_loaded_in_bf16_it_answers_and_trains(tmp_path):
         tokens = processor.prompt(sample_of(QUESTION))
         half.hidden(collate([tokens], True, 0, processor.pixels)).float().sum().backward()
     assert half.projector.layers[0].weight.grad is not None
+
+
+def test_a_model_of_the_first_layout_is_refused_with_its_age_and_what_to_do(tmp_path):
+    save(*tiny_model(), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values.pop("patches") == values["visual_tokens"] == 4
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=r"before commit 41a483e.*recipe"):
+        load(tmp_path)

@@ -5,6 +5,8 @@ that they cannot differ.
 
     one square     I I I I
     split          <row_1_col_1> I I I I <row_1_col_2> I I I I \\n \\n <global-img> I I I I
+      (idefics3)   the same with <fake_token_around_image> in front of each name and at the end
+      (nanovlm)    <|global_image|> I I I I <row_1_col_1> I I I I <row_1_col_2> I I I I
     anyres         overview, then the tiles as one picture, a newline vector behind each row
     native         I … I, as many as the picture's own grid has
 """
@@ -52,7 +54,8 @@ class Arrangement:
         """Numbers of placeholders of an image, and between them the text that names its tiles.
 
         Worked example, `split`, 4 tokens, a grid of 1 x 2: `("<row_1_col_1>", 4, "<row_1_col_2>",
-        4, "\\\\n\\\\n<global-img>", 4)`.
+        4, "\\\\n\\\\n<global-img>", 4)`; in the layout nanovlm
+        `("<|global_image|>", 4, "<row_1_col_1>", 4, "<row_1_col_2>", 4)`.
         """
         if self.policy.policy == "anyres":
             rows, columns = self.kept(width, height)

@@ -45,6 +45,21 @@ class LucidaConfig(PreTrainedConfig):
     unit_patches: int = 1
     tie_word_embeddings: bool = False
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """ModelError for a model of Lucida's first layout, which counted `patches` and
+        `visual_tokens` as one: the shape of its features is not known for certain."""
+        super().__post_init__(**kwargs)
+        if self.vision_config is not None and self.visual_tokens and not self.patches:
+            raise ModelError(
+                "this model was saved by a Lucida before commit 41a483e (2026-11-21), which did "
+                "not tell patches from visual tokens; this Lucida cannot load it",
+                expected="`patches` in config.json",
+                given=f"visual_tokens={self.visual_tokens} alone",
+                origin=self.name_or_path or None,
+                remedy="train it again from its recipe (lucida train FOLDER/recipe.yaml --run NEW),"
+                " or load it with the Lucida that its environment.json names",
+            )
+
     @property
     def vision_configs(self) -> list[PreTrainedConfig]:
         """The configurations of all encoders; none for a blind model."""
