@@ -95,6 +95,11 @@ def test_memory_follows_what_trains_and_how(planned):
     assert less["activations"] < 0.5 * usual["activations"]
     spread = memory(count=2)
     assert spread["fsdp"]["optimizer"] < spread["ddp"]["optimizer"]
+    # The frozen encoder is whole on every rank, the largest layers twice and the rest in halves.
+    modules = planned["modules"]
+    alone = 4 * modules["vision"] + 2 * (modules["projector"] + modules["language"])
+    assert alone < spread["fsdp"]["weights"]
+    assert spread["fsdp"]["gradients"] == pytest.approx(spread["ddp"]["gradients"] / 2)
     assert spread["ddp"]["activations"] < 0.7 * usual["activations"]
     assert memory(gpu=True)["single"]["activations"] < usual["activations"]  # no attention weights
 

@@ -49,7 +49,7 @@ def show(plan: dict[str, Any]) -> None:
     print()
     table("memory of one device", ["stage", "engine", *columns, "fits"], rows)
     if device["count"] > 1:
-        print("fsdp: what sharding the language model would take; Lucida trains with ddp so far")
+        print("fsdp: within a stage; between two stages each rank holds the whole model")
     exports = plan["exports"]
     print(f"exports to: {', '.join(exports['formats'])}")
     for reason in exports["no_llava_because"]:
