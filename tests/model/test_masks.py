@@ -13,7 +13,9 @@ from torch.nn.attention import flex_attention
 
 from lucida.core.errors import ModelError
 from lucida.data.sample import Batch
+from lucida.model import flex
 from lucida.model.attention import WAYS, Layout, layout_attention
+from lucida.model.flex import block_mask, pairwise
 from lucida.model.masks import MASKS, TWIG, Fields, cells, dense_mask, fields_of, picture, prompts
 from lucida.model.segments import Segments, blocks_of
 
@@ -151,7 +153,7 @@ def untraced():
 
 @settings(max_examples=60, deadline=None)
 @given(random_fields(), st.sampled_from(list(MASKS)), st.sampled_from([1, 2]), st.integers(0, 9))
-def test_every_way_equals_the_dense_mask_in_value_and_gradient(row, mask, groups, seed):
+def test_layout_equals_the_dense_mask_in_value_and_gradient(row, mask, groups, seed):
     generator = torch.Generator().manual_seed(seed)
     rows, length = row.segment.shape
 
@@ -168,19 +170,49 @@ def test_every_way_equals_the_dense_mask_in_value_and_gradient(row, mask, groups
     scores = (0.5 * query @ keys.transpose(-1, -2)).masked_fill(~allowed, float("-inf"))
     expected = (scores.softmax(-1) @ values).transpose(1, 2)
     slopes = torch.autograd.grad((expected * wanted).sum(), (query, key, value))
-    for how in WAYS:
-        inputs = (
-            [each.detach() for each in (query, key, value)]
-            if how == "flex"
-            else (query, key, value)
-        )
-        result = layout_attention(*inputs, Layout(row, mask, how), 0.5, 0.0)
+    for how in ("segments", "dense"):
+        result = layout_attention(query, key, value, Layout(row, mask, how), 0.5, 0.0)
         assert torch.isfinite(result).all()
         torch.testing.assert_close(result, expected, msg=how)
-        if how != "flex":  # torch has no backward of it on a CPU; see test_attention.py
-            gradients = torch.autograd.grad((result * wanted).sum(), (query, key, value))
-            for got, reference in zip(gradients, slopes, strict=True):
-                torch.testing.assert_close(got, reference, msg=how)
+        gradients = torch.autograd.grad((result * wanted).sum(), (query, key, value))
+        for got, reference in zip(gradients, slopes, strict=True):
+            torch.testing.assert_close(got, reference, msg=how)
+
+
+@settings(max_examples=15, deadline=None)
+@given(random_fields(), st.sampled_from(list(MASKS)), st.integers(0, 9))
+def test_flex_equals_the_dense_mask(row, mask, seed):
+    """Its gradients: test_attention.py, because torch has none on a CPU."""
+    made = torch.Generator().manual_seed(seed)
+    shape = len(row.segment), 2, row.segment.shape[1], 4
+    query, key, value = torch.randn(3, *shape, generator=made, dtype=torch.float64)
+    blocks = block_mask(row, mask)
+    torch_own = flex_attention.create_block_mask(
+        pairwise(row, mask), shape[0], None, shape[2], shape[2], device="cpu"
+    )
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(blocks, name), getattr(torch_own, name))
+    asked = (query, key, value)
+    results = [layout_attention(*asked, Layout(row, mask, how), 0.5, 0.0) for how in WAYS]
+    for result in results:
+        torch.testing.assert_close(result, results[0])
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_blocks_of_a_long_row_are_empty_full_or_partly_seen(name, monkeypatch):
+    """700 positions in blocks of 128, sorted strip by strip, against torch's own sorting."""
+    monkeypatch.setattr(flex, "AT_ONCE", 700 * 128 * 2)
+    segment = [1] * 400 + [2] * 250 + [0] * 50
+    image = [1] * 300 + [0] * 100 + [1] * 20 + [0] * 280
+    prompt = [1] * 350 + [0] * 50 + [1] * 100 + [0] * 200
+    row = fields(segment, image=image, prompt=prompt)
+    blocks = block_mask(row, name)
+    own = flex_attention.create_block_mask(pairwise(row, name), 1, None, 700, 700, device="cpu")
+    for field in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(blocks, field), getattr(own, field))
+    assert torch.equal(blocks.to_dense(), own.to_dense())
+    assert int(blocks.full_kv_num_blocks.sum()) > 0 or name == "diagonal"
+    assert blocks.sparsity() > 30
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
