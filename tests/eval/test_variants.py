@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import lucida.eval.run
 from lucida.core.errors import RunError
 from lucida.data.sample import BoxPart, ImagePart
 from lucida.eval.benchmarks import benchmark
@@ -12,7 +13,14 @@ from lucida.eval.difference import differences, write_page
 from lucida.eval.few_shot import chosen, demonstrated, spread
 from lucida.eval.gallery import extremes, predictions
 from lucida.eval.run import evaluate_run
-from lucida.eval.variant import Variant, aloud, conclusion, shuffled, without_pictures
+from lucida.eval.variant import (
+    THINK_TOKENS,
+    Variant,
+    aloud,
+    conclusion,
+    shuffled,
+    without_pictures,
+)
 from lucida.eval.wanted import Options
 
 
@@ -41,6 +49,24 @@ def test_thinking_aloud():
     assert conclusion("First.\nThe answer is: red.\n") == "red.\n"
     assert conclusion("a\nred\n\n") == "red"
     assert conclusion("") == ""
+
+
+def test_reasoning_has_room(run, monkeypatch):
+    """A task's own limit is that of a bare answer."""
+    longest = []
+    load = lucida.eval.run.load_answerer
+
+    def loud(path):
+        answerer = load(path)
+        stream = answerer.stream
+        answerer.stream = lambda e, way, new: longest.append(new) or stream(e, way, new)
+        return answerer
+
+    monkeypatch.setattr("lucida.eval.run.load_answerer", loud)
+    evaluate_run(run.path, ["attribute"], 4)
+    evaluate_run(run.path, ["attribute"], 4, Options(think=True))
+    usual = run.recipe.evaluation.max_new_tokens
+    assert longest == [usual, usual, THINK_TOKENS, THINK_TOKENS]  # each time the blind one too
 
 
 @pytest.mark.parametrize("name", ["attribute", "comparison", "boxes"])
@@ -135,7 +161,16 @@ def test_unknown_duplicate_and_damaged_rows_are_refused(run):
 
 
 def test_odd_outputs_survive_the_disk(run, monkeypatch):
-    odd = ["", "a\rb", "line\u2028sep", "\x00\U0001f600 ", "x" * 100_000, '"}\n{"', "\u202e"]
+    odd = [
+        "",
+        "half \ud83d",
+        "a\rb",
+        "line\u2028sep",
+        "\x00\U0001f600 ",
+        "x" * 100_000,
+        '"}\n{"',
+        "\u202e",
+    ]
 
     class Odd:
         ways, identity = ("generate",), {}
@@ -152,7 +187,7 @@ def test_odd_outputs_survive_the_disk(run, monkeypatch):
     monkeypatch.setattr("lucida.eval.run.load_answerer", lambda path: Odd())
     first = evaluate_run(run.path, ["attribute"], 14)
     rows = predictions(run.path, "attribute").read()
-    assert {row["output"] for row in rows} == set(odd)
+    assert {row["output"] for row in rows} == {t.replace("\ud83d", "\ufffd") for t in odd}
     assert evaluate_run(run.path, ["attribute"], 14)["tasks"] == first["tasks"]
 
 

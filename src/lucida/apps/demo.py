@@ -156,6 +156,10 @@ def show_scores(results: dict) -> None:
     )
     if any(task.get("floor") for task in results["tasks"].values()):
         say("* not surely above guessing (chance or the majority answer), by the paired interval")
+    for name, file in results.get("answers", {}).items():
+        failed = results.get("failed", {}).get(name, 0)
+        missing = f"; {failed} of its answers never came and are empty" if failed else ""
+        notes.append(f"{name} has no score here: its judge reads {file} in the folder{missing}")
     for note in notes:
         say(note)
 

@@ -55,12 +55,16 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Examples of one task to be asked in one way, and where the answers go (`key`)."""
+    """Examples of one task to be asked in one way, and where the answers go (`key`).
+
+    `new_tokens` is how long an answer can be, in place of what the task says.
+    """
 
     key: str
     task: Benchmark
     way: Way
     examples: Sequence[Example]
+    new_tokens: int | None = None
 
 
 def answers(
@@ -74,7 +78,7 @@ def answers(
     """
     groups: dict[tuple[Way, int], list[tuple[Job, Example]]] = defaultdict(list)
     for job in jobs:
-        limit = job.task.max_new_tokens or max_new_tokens
+        limit = job.new_tokens or job.task.max_new_tokens or max_new_tokens
         groups[job.way, limit] += [(job, example) for example in job.examples]
     chosen = {
         setting: share(sorted(pairs, key=pictures), pictures) for setting, pairs in groups.items()
@@ -86,7 +90,8 @@ def answers(
                 for index, said in answerer.stream(asked, way, limit):
                     job, example = chunk[index]
                     if way == "generate":
-                        said = Said(stopped(said.output, job.task.stop), said.details, said.failed)
+                        output = stopped(writable(said.output), job.task.stop)
+                        said = Said(output, said.details, said.failed)
                     yield job, example, said
                     progress.advance()
 
@@ -98,6 +103,19 @@ def stopped(output: str, stop: Sequence[str]) -> str:
     """
     ends = [output.find(text) for text in stop if text in output]
     return output[: min(ends)] if ends else output
+
+
+def writable(output: str) -> str:
+    """The output as text that can be written down: halves of a character, which an endpoint's JSON
+    may hold, are joined or replaced.
+
+    Worked example: "a\\ud83d\\ude00" is "a" and one emoji; "a\\ud83d" is "a\ufffd".
+    """
+    try:
+        output.encode()
+    except UnicodeEncodeError:
+        return output.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return output
 
 
 def pictures(pair: tuple[Job, Example]) -> tuple[str, ...]:

@@ -224,6 +224,7 @@ def collect(
             name, text = task.answers_file(job.examples, answered.outputs, folder.name)
             atomic_write(folder / "answers" / name, text)
             results.setdefault("answers", {})[task.name] = f"answers/{name}"
+            results.setdefault("failed", {})[task.name] = answered.failed
             continue
         other = blind.found[task.name, main][1].scores if blind else None
         summary = summarise(task, job.examples, answered, other, wanted.spec.samples, seed) | {

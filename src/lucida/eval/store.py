@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucida.core.errors import RunError
@@ -107,7 +107,7 @@ class Store:
         known = {job.key: self.known(job.key, job.task, job.examples) for job in jobs}
         wait_for_all()  # everybody has read before anybody writes
         missing = [
-            Job(j.key, j.task, j.way, [e for e in j.examples if _name(e) not in known[j.key]])
+            replace(j, examples=[e for e in j.examples if _name(e) not in known[j.key]])
             for j in jobs
         ]
         own = {job.key: JsonLines(self._own / f"{job.key}.jsonl") for job in jobs}

@@ -23,6 +23,10 @@ Reference: Kojima et al., Large Language Models are Zero-Shot Reasoners, 2022, a
 et al., VILA, 2023, arXiv 2312.07533, section 4.3 (visual chain of thought)."""
 
 
+THINK_TOKENS = 512
+"""How long an answer with its reasoning can be: a task's own limit is that of a bare answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """How a task is asked. `seed` chooses demonstrations and wrong pictures."""

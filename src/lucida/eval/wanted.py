@@ -10,7 +10,7 @@ from lucida.core.spec import EvaluationSpec
 from lucida.eval.asking import Job
 from lucida.eval.benchmark import Benchmark, Way
 from lucida.eval.benchmarks import benchmark
-from lucida.eval.variant import Variant
+from lucida.eval.variant import THINK_TOKENS, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Options:
     protocols   ways to ask (generate, likelihood, loss); empty takes each task's usual one. The
                 first that a task has gives its score, others stand beside it.
     shots       numbers of demonstrations, each over `seeds` seeds
-    think       ask for reasoning before the answer; what it ends with is scored
+    think       ask for reasoning before the answer (up to `THINK_TOKENS`); what it ends with is
+                scored
     """
 
     protocols: tuple[Way, ...] = ()
@@ -96,5 +97,6 @@ class Wanted:
                         continue
                     asked = examples[: self.spec.baseline_limit]
                 changed = variant.examples(task, asked)
-                found.append((variant, Job(variant.key(task), task, variant.way, changed)))
+                new = THINK_TOKENS if variant.think else None
+                found.append((variant, Job(variant.key(task), task, variant.way, changed, new)))
         return found
