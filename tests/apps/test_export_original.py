@@ -234,6 +234,10 @@ def test_adapters_that_do_not_fit(adapter, tmp_path):
         file.write_text(json.dumps(settings | change))
         with pytest.raises(ModelError, match=message):
             read(folder, tmp_path / "out", allow_pickle=True)
+    for broken, message in (("{", "cannot be read"), ("{}", "expected r, lora_alpha")):
+        file.write_text(broken)
+        with pytest.raises(ModelError, match=message):
+            read(folder, tmp_path / "out", allow_pickle=True)
     file.write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="does not fit its language model"):
         read(folder, tmp_path / "out", allow_pickle=True, language=tiny.language_folder("opt"))
@@ -263,6 +267,8 @@ def whole(tmp_path_factory):
           "image_grid_pinpoints": [[17, 32]]}, "multiple of the tile|that ends their rows"),
         ({"mm_vision_select_feature": "cls"}, "mm_vision_select_feature"),
         ({"mm_vision_select_layer": -9}, "feature layer does not exist"),
+        ({"mm_vision_select_layer": [-2, -5]}, "mm_vision_select_layer"),
+        ({"hidden_size": "wide"}, "no configuration of a llama"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
         ({"mm_vision_tower": "/nowhere/clip"}, "cannot be had.*--vision"),
         ({"mm_vision_tower": None}, "mm_vision_tower"),

@@ -28,7 +28,8 @@ from lucida.data.sample import Views
 from lucida.model.checkpoint import build, generation_defaults, save
 from lucida.model.conversion.llava import check_exactly
 from lucida.model.encoders.families import family_of
-from lucida.model.loading import quiet_loading
+from lucida.model.encoders.preprocessing import Preprocessing
+from lucida.model.loading import complete, quiet_loading
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 
@@ -125,12 +126,11 @@ def spec_of(parts: Parts, folders: Sequence[str], template: str = "plain") -> Mo
 @torch.no_grad()
 def fill(projector: nn.Module, weights: dict[str, Tensor], origin: object) -> None:
     """Copy a projector's weights; ModelError unless every name and shape fits."""
-    wanted = projector.state_dict()
-    same_names = wanted.keys() == weights.keys()
     expected, given = (
-        {name: tuple(value.shape) for name, value in state.items()} for state in (wanted, weights)
+        {name: tuple(value.shape) for name, value in state.items()}
+        for state in (projector.state_dict(), weights)
     )
-    if not same_names or expected != given:
+    if expected != given:
         raise ModelError(
             "the projector does not fit between this encoder and this language model",
             expected=expected,
@@ -156,6 +156,42 @@ def filled(
             None, config=config, state_dict=state, dtype=torch.float32, **options
         )
     return model.eval()
+
+
+def published(
+    auto: type, path: str, flag: str, config: PreTrainedConfig | None = None, **options: Any
+) -> PreTrainedModel:
+    """A part from its own folder or the Hub, in fp32; every weight has to be there. flag: the
+    option that names another place."""
+    if config is not None:
+        options["config"] = config
+    with fetched(path, flag), quiet_loading():
+        model, report = auto.from_pretrained(
+            path,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
+            **options,
+        )
+    complete(report, path)
+    return model.eval()
+
+
+def shown(pixels: Preprocessing, size: int) -> dict[str, Any]:
+    """A preprocessor_config.json for squares of `size` pixels."""
+    square = {"height": size, "width": size}
+    return {"image_mean": pixels.mean, "image_std": pixels.std, "size": square}
+
+
+def projector_state(linears: Sequence[Linear], one_matrix: bool) -> dict[str, Tensor]:
+    """Linear layers under the names of Lucida's projectors; `linear` has one matrix."""
+    state = {}
+    for number, (weight, bias) in enumerate(linears):
+        name = "linear" if one_matrix else f"layers.{2 * number}"
+        state[f"{name}.weight"], state[f"{name}.bias"] = weight.float(), bias.float()
+    return state
 
 
 @contextmanager

@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parents[3]
 PRESENT = {"torch", "transformers", "numpy", "PIL", "jinja2", "tokenizers", "huggingface_hub"}
 PRESENT |= {"safetensors", "regex"}
 """Packages that transformers, torch and images bring."""
-SPEC, REGISTRY = "lucida.core.spec", "lucida.core.registry"
+SPEC, REGISTRY, PROGRESS = "lucida.core.spec", "lucida.core.registry", "lucida.core.progress"
 
 SHAPES = '''"""Shapes are checked in Lucida's own tests; here the annotations only say them."""
 
@@ -114,6 +114,15 @@ class Table(Mapping):
         return len(self.targets)
 '''
 
+SPEECH = '''"""Lines for the reader."""
+
+import sys
+
+
+def say(text):
+    print(text, file=sys.stderr)
+'''
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -143,6 +152,7 @@ def bundle(roots: list[str]) -> dict[str, str]:
     made = "".join(f"{name} = Value\n" for name in sorted(names))
     files["spec.py"] = SPECS + made
     files["tables.py"] = TABLES
+    files["speech.py"] = SPEECH
     return files
 
 
@@ -189,8 +199,11 @@ def edits(tree: ast.Module, module: str, needs: set[str], names: set[str]) -> It
                 check_present(alias.name, module, in_function)
         elif node.module == "jaxtyping":
             yield Edit(node.lineno, node.end_lineno, f"from .shapes import {listed(node.names)}")
+        elif node.module == PROGRESS:
+            check_stands_in(node, module, "say")
+            yield Edit(node.lineno, node.end_lineno, f"from .speech import {listed(node.names)}")
         elif node.module == "pydantic":
-            check_stands_in(node, module)
+            check_stands_in(node, module, "TypeAdapter")
             yield Edit(node.lineno, node.end_lineno, f"from .spec import {listed(node.names)}")
         elif node.module == SPEC or node.module.startswith(f"{SPEC}."):
             names.update(alias.name for alias in node.names)
@@ -235,12 +248,13 @@ def moved_import(node: ast.ImportFrom, needs: set[str]) -> Iterator[str]:
         yield f"from .{flat(node.module)} import {listed(plain)}"
 
 
-def check_stands_in(node: ast.ImportFrom, module: str) -> None:
-    """ModelError for what `spec.py` has no stand-in of."""
+def check_stands_in(node: ast.ImportFrom, module: str, known: str) -> None:
+    """ModelError for what there is no stand-in of."""
     for alias in node.names:
-        if alias.name != "TypeAdapter":
+        if alias.name != known:
             raise ModelError(
-                f"{module} needs pydantic's {alias.name}, which remote code cannot bring along"
+                f"{module} needs {alias.name} of {node.module}, which remote code cannot bring"
+                " along"
             )
 
 

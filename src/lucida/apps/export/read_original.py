@@ -7,7 +7,6 @@ to, which the checkpoint names.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,9 @@ from lucida.apps.export.assemble import (
     assemble,
     fetched,
     filled,
+    projector_state,
+    published,
+    shown,
     weight_of,
 )
 from lucida.apps.export.llava import Llava
@@ -41,7 +43,7 @@ from lucida.model.conversion.llava import HEAD, LANGUAGE, NEWLINE, PROJECTOR, VI
 from lucida.model.conversion.original import Design
 from lucida.model.encoders.encoder import vision_config
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.loading import quiet_loading
 from lucida.model.parts import part_path
 
 ENCODER = "clip_vision_model"
@@ -50,22 +52,29 @@ TRAINED = ("mm_projector.bin", "non_lora_trainables.bin")
 
 def read_original(folder: Path, out: Path, choices: Choices) -> Imported:
     """Make the model folder `out` of a folder of LLaVA's own code; ModelError as `read` has it."""
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    design = original.design_of(values, folder)
+    design = original.design_of(original.entries(folder / "config.json"), folder)
     state, base, notes = weights_of(folder, design, choices)
     linears = original.linears(state, design.depth, folder)
     tower, pixels = encoder(folder, design, original.tower_state(state), choices)
     language, tokenizer = language_of(folder, base, design, original.language_state(state))
     image: dict[str, Any] = {"policy": design.policy, "size": pixels.size}
+    projector = projector_state(linears, one_matrix=not design.depth)
     if design.policy == "anyres":
         image["grids"] = grids_of(design, pixels.size, folder)
+        if original.NEWLINE not in state:
+            raise ModelError(
+                "a checkpoint with tiles needs the vector that ends their rows",
+                expected=original.NEWLINE,
+                origin=folder,
+            )
+        projector["newline"] = state[original.NEWLINE].float()
     kind = {"kind": "mlp", "depth": design.depth} if design.depth else {"kind": "linear"}
     parts = Parts(
         [tower],
-        [{"image_mean": pixels.mean, "image_std": pixels.std, "size": square(pixels)}],
+        [shown(pixels, pixels.size)],
         language,
         tokenizer,
-        projector_state(design, linears, state, folder),
+        projector,
         {
             "vision": {"feature_layer": design.layer, "take": design.take},
             "image": image,
@@ -98,8 +107,9 @@ def weights_of(
 ) -> tuple[dict[str, Tensor], str | None, list[str]]:
     """All weights under the names of a whole model; where the language model's folder is, None for
     the checkpoint's own; and what was put together."""
-    beside = [name for name in TRAINED if (folder / name).is_file()]
     adapter = (folder / "adapter_config.json").is_file()
+    whole = not adapter and original.holds_a_model(folder)
+    beside = [name for name in TRAINED if not whole and (folder / name).is_file()]
     if adapter and "non_lora_trainables.bin" not in beside:
         raise ModelError(
             "an adapter without the projector that was trained with it",
@@ -112,16 +122,7 @@ def weights_of(
     trained = original.trained_beside(folder, beside[-1], choices.allow_pickle)
     path = part_path(choices.language or base_of(folder, design, adapter))
     notes = [f"{beside[-1]} put on the language model {path}"]
-    with fetched(path, "--language"), quiet_loading():
-        language, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    complete(report, path)
-    state = language.state_dict()
+    state = published(AutoModelForCausalLM, path, "--language").state_dict()
     if adapter:
         state, changed = original.merged(folder, state, choices.allow_pickle)
         notes.append(f"the adapter was merged into {changed} matrices")
@@ -132,7 +133,7 @@ def base_of(folder: Path, design: Design, adapter: bool) -> str:
     """The language model that a projector or an adapter belongs to, as they name it."""
     base = design.base
     if adapter:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        settings = original.entries(folder / "adapter_config.json")
         base = settings.get("base_model_name_or_path") or base
     if not base:
         raise ModelError(
@@ -173,18 +174,7 @@ def encoder(
             expected=f"{original.TOWER}…",
             origin=folder,
         )
-    with quiet_loading(), fetched(path, "--vision"):
-        model, report = AutoModel.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
-        )
-    complete(report, path)
-    return model.eval(), pixels
+    return published(AutoModel, path, "--vision", config), pixels
 
 
 def language_of(
@@ -218,28 +208,6 @@ def language_of(
     return filled(AutoModelForCausalLM, config, state, what), tokenizer
 
 
-def projector_state(
-    design: Design,
-    linears: list[tuple[Tensor, Tensor]],
-    state: dict[str, Tensor],
-    origin: Path,
-) -> dict[str, Tensor]:
-    """The projector's weights under Lucida's names, the newline with them."""
-    result = {}
-    for number, (weight, bias) in enumerate(linears):
-        name = f"layers.{2 * number}" if design.depth else "linear"
-        result[f"{name}.weight"], result[f"{name}.bias"] = weight.float(), bias.float()
-    if design.policy == "anyres":
-        if original.NEWLINE not in state:
-            raise ModelError(
-                "a checkpoint with tiles needs the vector that ends their rows",
-                expected=original.NEWLINE,
-                origin=origin,
-            )
-        result["newline"] = state[original.NEWLINE].float()
-    return result
-
-
 def grids_of(design: Design, side: int, origin: Path) -> list[list[int]]:
     """Rows and columns of the grids of tiles."""
     if any(length % side for each in design.grids for length in each):
@@ -250,11 +218,6 @@ def grids_of(design: Design, side: int, origin: Path) -> list[list[int]]:
             origin=origin,
         )
     return [[height // side, width // side] for height, width in design.grids]
-
-
-def square(pixels: Preprocessing) -> dict[str, int]:
-    """The size in a preprocessor_config.json."""
-    return {"height": pixels.size, "width": pixels.size}
 
 
 def as_llava_next(parts: Parts, design: Design, token: int) -> LlavaNextForConditionalGeneration:

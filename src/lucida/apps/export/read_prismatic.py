@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,24 +29,26 @@ from transformers import (
 from lucida.apps.export.assemble import (
     Choices,
     Imported,
-    Linear,
     Parts,
     Spliced,
     assemble,
     fetched,
     filled,
+    projector_state,
+    published,
+    shown,
     weight_of,
 )
 from lucida.apps.export.probes import Agreement, compare
 from lucida.core.errors import ModelError
-from lucida.model.configs import encoder_shape, known, language_shape
+from lucida.model.configs import encoder_shape, known
 from lucida.model.conversion import prismatic, timm
 from lucida.model.conversion.pickles import load_pickle
 from lucida.model.conversion.prismatic import CHECKPOINT, Design
 from lucida.model.encoders.encoder import vision_config
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.loading import quiet_loading
 from lucida.model.parts import part_path
 
 FEATURE_LAYER = -2
@@ -71,9 +74,9 @@ def read_prismatic(folder: Path, out: Path, choices: Choices) -> Imported:
     )
     vision, pixels = [], []
     for path, state in zip(encoders, states, strict=True):
-        model, shown = encoder(path, state, design.size, file)
+        model, expected = encoder(path, state, design.size, file)
         vision.append(model)
-        pixels.append({"image_mean": shown.mean, "image_std": shown.std, "size": square(design)})
+        pixels.append(shown(expected, design.size))
     language, tokenizer = language_of(design, choices, groups["llm_backbone"], file)
     patches = (design.size // vision[0].config.patch_size) ** 2
     parts = Parts(
@@ -81,7 +84,7 @@ def read_prismatic(folder: Path, out: Path, choices: Choices) -> Imported:
         pixels,
         language,
         tokenizer,
-        projector_state(design, linears),
+        projector_state(linears, design.projector["kind"] == "linear"),
         {
             "vision": {"feature_layer": FEATURE_LAYER},
             "image": {"policy": design.policy, "size": design.size},
@@ -131,19 +134,7 @@ def encoder(
     headless = copy.deepcopy(config)
     for name, value in family_of(config).config.items():
         setattr(headless, name, value)
-    with quiet_loading(), fetched(path, "--vision"):
-        loaded, report = AutoModel.from_pretrained(
-            path,
-            config=headless,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
-            **init,
-        )
-    complete(report, path)
-    own = loaded.state_dict()
+    own = published(AutoModel, path, "--vision", headless, **init).state_dict()
     prefix = min(family_of(config).prefix(config), 1)
     grid = size // config.patch_size
     own[names.position] = timm.resampled(own[names.position], prefix, grid)
@@ -169,7 +160,7 @@ def language_of(
     """The language model with the checkpoint's weights, and its tokenizer with `<PAD>`."""
     path = part_path(choices.language or design.language)
     with quiet_loading(), fetched(path, "--language"):
-        config = language_shape(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     tokenizer.add_special_tokens({"pad_token": PAD.get(design.template, "<PAD>")})
     state = prismatic.language_state(group)
@@ -198,21 +189,6 @@ def depth_of(design: Design) -> int:
     return {"linear": 1, "mlp": 2, "fused_mlp": 3}[design.projector["kind"]]
 
 
-def projector_state(design: Design, linears: list[Linear]) -> dict[str, Tensor]:
-    """The projector's weights under Lucida's names."""
-    single = design.projector["kind"] == "linear"
-    state = {}
-    for number, (weight, bias) in enumerate(linears):
-        name = "linear" if single else f"layers.{2 * number}"
-        state[f"{name}.weight"], state[f"{name}.bias"] = weight.float(), bias.float()
-    return state
-
-
-def square(design: Design) -> dict[str, int]:
-    """The size in a preprocessor_config.json."""
-    return {"height": design.size, "width": design.size}
-
-
 def notes(design: Design, template: str, trained: bool) -> list[str]:
     """What this model does otherwise than Prismatic's code."""
     found = []
@@ -227,7 +203,7 @@ def notes(design: Design, template: str, trained: bool) -> list[str]:
         )
     if design.policy == "crop":
         found.append("crop: where an odd number of pixels is cut, the window may lie one further")
-    if template != "prismatic" and template != "phi":
+    if template != "prismatic":
         found.append(
             f"template {template}: images stand inside the first question; Prismatic puts them "
             "right behind the start token"

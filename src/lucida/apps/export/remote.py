@@ -2,7 +2,7 @@
 
     config.json, *.safetensors, tokenizer, processor_config.json     as a run folder's
     configuration_lucida.py, modeling_lucida.py, processing_lucida.py    the ways in (`auto_map`)
-    lucida_*.py, spec.py, shapes.py, tables.py                           Lucida's modules, flat
+    lucida_*.py, spec.py, shapes.py, tables.py, speech.py                Lucida's modules, flat
 
 `AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)` and `AutoProcessor`
 load it where Lucida is not installed; `lucida.load` loads it as well.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
@@ -70,7 +71,12 @@ def design_of(values: dict[str, Any], origin: Path) -> Design:
     """The design behind a config.json; ModelError for what Lucida has no counterpart of."""
     kind, template = language_kind(values, origin)
     own = {name: value for name, value in values.items() if not OWN.match(name)}
-    config = AutoConfig.for_model(kind, **own)
+    try:
+        config = AutoConfig.for_model(kind, **own)
+    except (StrictDataclassError, TypeError, ValueError) as problem:
+        raise ModelError(
+            f"this is no configuration of a {kind}: {problem}", origin=origin / "config.json"
+        ) from problem
     shape = values.get("mm_projector_type", "linear")
     found = re.fullmatch(r"mlp([1-8])x_gelu", shape)
     if shape != "linear" and found is None:
@@ -82,11 +88,14 @@ def design_of(values: dict[str, Any], origin: Path) -> Design:
     for name in ("mm_use_im_start_end", "s2"):
         if values.get(name):
             unknown(name, values[name], "false", origin)
+    layer = values.get("mm_vision_select_layer", -2)
+    if not isinstance(layer, int):
+        unknown("mm_vision_select_layer", layer, "one layer", origin)
     if not isinstance(values.get("mm_vision_tower"), str):
         unknown("mm_vision_tower", values.get("mm_vision_tower"), "a vision encoder", origin)
     return Design(
         vision=values["mm_vision_tower"],
-        layer=values.get("mm_vision_select_layer", -2),
+        layer=layer,
         take=known(values, "mm_vision_select_feature", FEATURES, "patch", origin),
         depth=int(found[1]) if found else 0,
         policy=policy,
@@ -141,6 +150,11 @@ def pinpoints(given: object, origin: Path) -> list[list[int]]:
         unknown("image_grid_pinpoints", given, "pairs of width and height", origin)
 
 
+def holds_a_model(folder: Path) -> bool:
+    """Whether the weights of a whole model stand in a folder."""
+    return any(any(folder.glob(kind)) for kind in ("model*.safetensors*", "pytorch_model*.bin*"))
+
+
 def weights(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
     """All weights of a folder by name, safetensors where there are any; nothing is copied.
 
@@ -153,7 +167,7 @@ def weights(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
         kind = "pytorch_model.bin"
     index = folder / f"{kind}.index.json"
     if index.is_file():
-        mapped = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        mapped = entries(index, "weight_map")["weight_map"]
         names = sorted(set(mapped.values()))
     if not names:
         raise ModelError(
@@ -187,6 +201,18 @@ def weights_of(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
         ) from problem
 
 
+def entries(file: Path, *needed: str) -> dict[str, Any]:
+    """What a JSON file holds; ModelError when it cannot be read or lacks an entry."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as problem:
+        raise ModelError(f"this file cannot be read: {problem}", origin=file) from problem
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise ModelError("an entry is missing", expected=", ".join(missing), origin=file)
+    return values
+
+
 def either(folder: Path, *names: str) -> Path:
     """The first of these files that is there, or the first."""
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
@@ -211,7 +237,7 @@ def merged(
     Reference: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021,
     arXiv 2106.09685, section 4.1.
     """
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = entries(folder / "adapter_config.json", "r", "lora_alpha")
     for name, usual in (("peft_type", "LORA"), ("use_dora", False), ("fan_in_fan_out", False)):
         if settings.get(name, usual) != usual:
             unknown(f"adapter's {name}", settings[name], str(usual), folder)
