@@ -159,7 +159,7 @@ class Sides:
         spec = OptimSpec(clip=1.0)
         self.optimizer = torch.optim.SGD(parameters, 0.0) if self.sgd else adamw(trained, spec)
         self.engine = Engine()
-        self.loss_of = self.engine.prepare(model)
+        self.loss_of = self.engine.prepare(model, self.precision)
         fast = self.precision.name
         self.tuned = self.trainer(vision, fast, RowsTrainer)
         self.slow = self.trainer(vision, "fp32", Trainer) if case.fp32 else None

@@ -8,7 +8,8 @@ Both sides have the same weights, questions and dtype (fp32 and bf16), and their
     lucida        questions are branches behind one picture, packed without padding, features
                   cached, logits at supervised positions only
 
-CPU time of forward and backward with one thread; the sides alternate within every repetition.
+CPU time of forward and backward with one thread; the sides alternate within every repetition. On
+general data, against Trainer itself: peers.py.
 
     python benchmarks/training_step.py [--samples 8] [--repetitions 5]
 """
@@ -17,10 +18,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from timing import alternate, ratio
 
 from lucida.core.progress import table
 from lucida.core.recipe import load_recipe
@@ -88,30 +90,28 @@ def labelled(model: LucidaModel, batch: Batch, images: dict[str, torch.Tensor]) 
 
 def report(model: LucidaModel, all_sides: dict, dtype: torch.dtype, repetitions: int) -> None:
     """Print seconds, ratio and loss of every side in one dtype."""
-    taken: dict[str, list[float]] = {name: [] for name in all_sides}
-    losses = {}
-    for repetition in range(repetitions + 1):
-        for name, side in all_sides.items():
-            model.zero_grad()
-            begun = time.process_time()
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                loss = side()
-            loss.backward()
-            if repetition:  # the first is warm-up
-                taken[name].append(time.process_time() - begun)
-            losses[name] = loss.item()
-    first = statistics.median(taken["transformers"])
+    losses: dict[str, float] = {}
+
+    def run(name: str) -> None:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = all_sides[name]()
+        loss.backward()
+        losses[name] = loss.item()
+
+    times = alternate({name: partial(run, name) for name in all_sides}, repetitions)
+    first = times["transformers"]
     rows = [
         [
             name,
-            f"{statistics.median(times):.3f}",
-            f"{min(times):.3f} to {max(times):.3f}",
-            f"{first / statistics.median(times):.2f}",
+            f"{statistics.median(timing.cpu):.3f}",
+            ratio(first.cpu, timing.cpu),
+            ratio(first.wall, timing.wall),
             f"{losses[name]:.5f}",
         ]
-        for name, times in taken.items()
+        for name, timing in times.items()
     ]
-    columns = ["side", "CPU s (median)", "range", "times faster", "loss"]
+    columns = ["side", "CPU s (median)", "times faster, CPU", "times faster, wall", "loss"]
     table(f"training step, {str(dtype).removeprefix('torch.')}", columns, rows)
     allowed = 1e-4 if dtype == torch.float32 else 3e-2
     spread = max(losses.values()) - min(losses.values())

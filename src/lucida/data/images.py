@@ -65,11 +65,13 @@ def open_image(
                 remedy="scale it down or drop the record",
             )
         try:
-            if least is not None and image.format == "JPEG":
-                turned = image.getexif().get(ORIENTATION, 1) >= QUARTER_TURNS
-                image.draft(None, least[::-1] if turned else least)
+            plain = image.format == "JPEG"
+            turned = image.getexif().get(ORIENTATION, 1) if plain else None
+            if least is not None and plain:
+                image.draft(None, least[::-1] if turned >= QUARTER_TURNS else least)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), origin)
+            # Transposing copies every picture, turned or not.
+            return _to_rgb(image if turned == 1 else ImageOps.exif_transpose(image), origin)
         except DataError:
             raise
         except Exception as error:

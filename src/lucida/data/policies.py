@@ -271,7 +271,8 @@ def decode(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = F
     `scaled` as in `opened`."""
     if not sources:
         return np.zeros((0, 3, policy.size, policy.size), dtype=np.float32)
-    return np.stack([policy.pixels(opened(source, [policy], scaled)) for source in sources])
+    squares = [policy.pixels(opened(source, [policy], scaled)) for source in sources]
+    return squares[0][None] if len(squares) == 1 else np.stack(squares)  # a stack is a copy
 
 
 def opened(
