@@ -1,13 +1,11 @@
 """Two processes train like one: the same stream, the same gradient, the same weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import on_ranks
 from safetensors.torch import load_file
 from tiny_training import tiny_recipe, watch
 from torch import distributed
@@ -20,71 +18,6 @@ from lucida.train.engine import Engine, choose_engine
 from lucida.train.loop import train_run
 from lucida.train.precision import Precision
 from lucida.train.sharding import Sharded
-
-RANK = """
-import os
-import sys
-from pathlib import Path
-from lucida.core.errors import LucidaError
-from lucida.core.spec import Recipe
-from lucida.train import loop
-
-sys.path.insert(0, sys.argv[3])
-from tiny_training import watch
-
-recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
-true_step = loop.take_step
-
-def take_step(training, *more):
-    if training.position.total == int(sys.argv[4]):
-        os._exit(9)
-    true_step(training, *more)
-
-loop.take_step = take_step
-try:
-    loop.train_run(recipe, Path(sys.argv[2]), watch=watch)
-except LucidaError as error:
-    print(error, file=sys.stderr, flush=True)
-    sys.exit(1)
-"""
-
-
-HERE = str(Path(__file__).parent)
-
-
-def on_ranks(
-    recipe: Recipe, folder: Path, world: int = 2, die_at: int = -1, expected: int = 0
-) -> str:
-    """Train under a launcher of our own, which sets what torchrun sets; what rank 0 said.
-
-    `die_at`: all ranks are gone, without a word, in front of the step after so many. `expected`:
-    their exit status.
-    """
-    from torch.distributed import TCPStore
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    file = folder.parent / f"{folder.name}.json"
-    file.write_text(recipe.model_dump_json())
-    common = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the launcher's, as under torchrun
-        "WORLD_SIZE": str(world),
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(file), str(folder), HERE, str(die_at)],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    told = [rank.communicate(timeout=240)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [expected] * world, "\n".join(told)
-    return told[0]
 
 
 def plain(parts, kind: str = "auto", **stage) -> Recipe:

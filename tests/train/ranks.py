@@ -1,0 +1,85 @@
+"""Processes that train together, as under torchrun, without importing torch anew for each.
+
+A server imports once and forks every rank; it has trained nothing itself, so that autograd can be
+used on the other side of the fork.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from tiny_training import watch
+
+from lucida.core.errors import LucidaError
+from lucida.core.spec import Recipe
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["lucida.train.loop", "lucida.train.sharding", "peft"])
+
+
+def on_ranks(
+    recipe: Recipe, folder: Path, world: int = 2, die_at: int = -1, expected: int = 0
+) -> str:
+    """Train under a launcher of our own, which sets what torchrun sets; what rank 0 said.
+
+    `die_at`: all ranks are gone, without a word, in front of the step after so many. `expected`:
+    their exit status.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = dict(os.environ) | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the launcher's, as under torchrun
+        "WORLD_SIZE": str(world),
+    }
+    told = [folder.parent / f"{folder.name}-rank{rank}.txt" for rank in range(world)]
+    ranks = [
+        SERVER.Process(
+            target=train,
+            args=(
+                common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                recipe.model_dump_json(),
+                folder,
+                die_at,
+                told[rank],
+            ),
+        )
+        for rank in range(world)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout=240)
+    said = [file.read_text() for file in told]
+    assert [rank.exitcode for rank in ranks] == [expected] * world, "\n".join(said)
+    return said[0]
+
+
+def train(environment: dict[str, str], recipe: str, folder: Path, die_at: int, told: Path) -> None:
+    """One rank; what it says goes into the file `told`."""
+    from lucida.train import loop
+
+    os.environ.update(environment)
+    with told.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    true_step = loop.take_step
+
+    def take_step(training, *more):
+        if training.position.total == die_at:
+            os._exit(9)
+        true_step(training, *more)
+
+    loop.take_step = take_step
+    try:
+        loop.train_run(Recipe.model_validate_json(recipe), folder, watch=watch)
+    except LucidaError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()  # a process of multiprocessing ends without
