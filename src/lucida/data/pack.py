@@ -1,11 +1,18 @@
 """Samples into rows of a fixed capacity: none is split, no row is over, little stays empty.
 
-    lengths 5 4 3 3 2, capacity 8   ─pack─▶   [5 3] [4 3] [2]      (best-fit decreasing)
+    lengths 5 4 3 3 2, capacity 8   ─best fit─▶   [5 3] [4 3] [2]
 
-Longest first, each goes into the fullest row that still takes it. Lengths are whole numbers up to
-the capacity, so rows are kept in one list per room left, and one integer has a bit for each list
-that is not empty: the fullest row that fits is the lowest bit above the length. A million lengths
-take seconds, where looking at every open row takes hours.
+Best fit decreasing: longest first, each goes into the fullest row that still takes it. Lengths are
+whole numbers up to the capacity, so rows are kept in one list per room left, and one integer has a
+bit for each list that is not empty: the fullest row that fits is the lowest bit above the length. A
+million lengths take seconds, where looking at every open row takes hours.
+
+    capacity 4096, lengths from 606 on: five of 700 leave 596, which nothing fills
+
+Where every sample is long against the capacity, best fit ends up with like beside like and gaps of
+one size. Then rows are closed instead: begun with the longest item left, and ended by two that fill
+them to the last position, found among items in the order they come, so that what is left stays a
+fair sample of all. The rows that do not close are packed once more by best fit.
 
 Reference: Johnson et al., Worst-Case Performance Bounds for Simple One-Dimensional Packing
 Algorithms, SIAM Journal on Computing 3(4), 1974, section 4.
@@ -13,13 +20,19 @@ Algorithms, SIAM Journal on Computing 3(4), 1974, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 
 import numpy as np
 import torch
 
 from lucida.data.collate import FIELDS
 from lucida.data.sample import IGNORED, Batch, Tokens
+
+ENOUGH = 0.01
+"""Best fit that wastes no more is left as it is; so is a closed row."""
+OFFERS = 24
+"""Items that are looked at for the next place of a row."""
 
 
 def pack(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
@@ -33,6 +46,22 @@ def pack(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
     sizes = np.asarray(lengths, dtype=np.int64)
     if len(sizes) and not 1 <= sizes.min() <= sizes.max() <= capacity:
         raise ValueError(f"lengths {sizes.min()}..{sizes.max()} are not all in 1..{capacity}")
+    rows = best_fit(sizes, capacity)
+    fewest = -(-int(sizes.sum()) // capacity)
+    if len(rows) > max(fewest, fewest / (1 - ENOUGH)):
+        plain, closed, rest = sizes.tolist(), [], []
+        for row in closing(sizes, capacity):
+            full = sum(plain[item] for item in row) >= (1 - ENOUGH) * capacity
+            closed.append(row) if full else rest.extend(row)
+        closed += [[rest[place] for place in row] for row in best_fit(sizes[rest], capacity)]
+        rows = min(rows, closed, key=len)
+    for row in rows:
+        row.sort()
+    return sorted(rows)
+
+
+def best_fit(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """Rows by best fit decreasing, in the order in which they were begun."""
     plain = sizes.tolist()
     rows: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
@@ -54,9 +83,73 @@ def pack(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
             if not by_room[left]:
                 open_rooms |= 1 << left
             by_room[left].append(row)
-    for row in rows:
-        row.sort()
-    return sorted(rows)
+    return rows
+
+
+class _Stock:
+    """Items that have no place yet, by length; bit n of `there` is set when one has length n."""
+
+    def __init__(self, sizes: np.ndarray, capacity: int) -> None:
+        self.items: list[list[int]] = [[] for _ in range(capacity + 1)]
+        plain = sizes.tolist()
+        for item in range(len(plain) - 1, -1, -1):
+            self.items[plain[item]].append(item)
+        self.there = sum(1 << length for length, items in enumerate(self.items) if items)
+
+    def take(self, length: int) -> int:
+        item = self.items[length].pop()
+        if not self.items[length]:
+            self.there ^= 1 << length
+        return item
+
+    def longest(self, room: int) -> int:
+        """The longest length of at most `room`, 0 when there is none."""
+        return max(0, (self.there & ((2 << room) - 1)).bit_length() - 1) if room > 0 else 0
+
+    @property
+    def shortest(self) -> int:
+        return (self.there & -self.there).bit_length() - 1
+
+
+def closing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """Rows that begin with the longest item left and are ended by two that fill them."""
+    stock, offers = _Stock(sizes, capacity), cycle(sizes.tolist())
+    rows = []
+    while stock.there:
+        lengths = [stock.longest(capacity)]
+        row, room = [stock.take(lengths[0])], capacity - lengths[0]
+        while stock.there and room >= stock.shortest:
+            lengths = following(stock, room, offers)
+            row += [stock.take(length) for length in lengths]
+            room -= sum(lengths)
+        rows.append(row)
+    return rows
+
+
+def following(stock: _Stock, room: int, offers: Iterator[int]) -> tuple[int, ...]:
+    """Lengths to place next in a row with this room: one or two that fill it, else one that leaves
+    room for two, else what fills most of it."""
+    one, shortest = stock.longest(room), stock.shortest
+    if one == room or 2 * shortest > room:
+        return (one,)
+    best: tuple[int, ...] = (one,)
+    for first in islice(offers, OFFERS if 2 * one >= room else 0):
+        if first >= room or not stock.items[first]:
+            continue
+        second = stock.longest(room - first)
+        if second == first and len(stock.items[first]) == 1:
+            second = stock.longest(first - 1)
+        if second and first + second > sum(best):
+            best = (first, second)
+            if first + second == room:
+                return best
+    most = room - 2 * shortest
+    if most < shortest:
+        return best
+    for length in islice(offers, OFFERS):
+        if length <= most and stock.items[length]:
+            return (length,)
+    return (stock.longest(most),)
 
 
 def waste(lengths: Sequence[int] | np.ndarray, rows: Sequence[Sequence[int]], size: int) -> float:
