@@ -11,14 +11,20 @@ what is wrong with it.
 from __future__ import annotations
 
 import codecs
+import os
 import re
+import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 CHUNK = 1 << 20
 """Bytes looked at together: they and what is derived from them stay in the processor's cache."""
+THREADS = min(4, os.cpu_count() or 1)
 NEWLINE, QUOTE, BACKSLASH = 10, 34, 92
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -28,6 +34,8 @@ _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _BETWEEN = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _OPENING = re.compile(rb"[ \t\r\n]*\[[ \t\r\n]*")
 _CLOSING = re.compile(rb"[ \t\r\n]*\]")
+_ROOM = threading.local()
+"""Memory of each thread for its masks, used again and again."""
 _ALIKE = 16
 """Longest text between two records that is compared in one go with its neighbours."""
 
@@ -93,16 +101,16 @@ class _ArrayScan:
         self.last = -1  # the byte behind the last complete record
         self.open = -1  # where a record that is not complete began
         self.ended = False
-        self.masks = np.empty((2, 0), dtype=bool)
 
     def places(self) -> np.ndarray | None:
         decoder = codecs.getincrementaldecoder("utf-8")()
         start = _start(self.path)
         with self.path.open("rb") as file:
-            for offset, chunk in _chunks(self.path, start):
-                if not chunk.base.isascii() or decoder.getstate()[0]:
-                    decoder.decode(chunk.base)
-                if not self._take(offset, chunk, file):
+            for look in _looks(self.path, start):
+                text = look.chunk.base
+                if not text.isascii() or decoder.getstate()[0]:
+                    decoder.decode(text)
+                if not self._take(look, file):
                     return None
                 if self.ended:
                     break
@@ -115,12 +123,15 @@ class _ArrayScan:
             return None
         return np.stack([begin, end, np.concatenate(self.lines)], axis=1).astype(np.int64)
 
-    def _take(self, offset: int, chunk: np.ndarray, file) -> bool:
+    def _take(self, look: _Look, file) -> bool:
         """Adds the records of a chunk; False when this is no array of objects."""
-        marks = self._structure(chunk)
+        offset, chunk, newlines = look.offset, look.chunk, look.newlines
+        inside = ~look.inside if self.inside else look.inside
+        # The bits behind the end of the chunk repeat the last one.
+        self.inside = int(inside[-1] >> np.uint64(63))
+        marks = _places_of(look.brackets & ~inside)
         where, step = marks, _STEP[chunk[marks]]
         depth = self.depth + np.cumsum(step)
-        newlines = np.flatnonzero(np.equal(chunk, NEWLINE, out=self._room(len(chunk))[0]))
         closed = np.flatnonzero(depth == 0)
         if len(closed):
             self.ended = True
@@ -140,31 +151,6 @@ class _ArrayScan:
             return True
         behind = int(marks[closed[0]]) + offset + 1
         return _CLOSING.fullmatch(_read(file, self.last, behind)) is not None
-
-    def _room(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Two masks of this size to write to, in memory that is used again."""
-        if self.masks.shape[1] < size:
-            self.masks = np.empty((2, size), dtype=bool)
-        return self.masks[0, :size], self.masks[1, :size]
-
-    def _structure(self, chunk: np.ndarray) -> np.ndarray:
-        """Places of the brackets that stand in no string."""
-        quotes, other = self._room(len(chunk))
-        np.equal(chunk, QUOTE, out=quotes)
-        np.equal(chunk, BACKSLASH, out=other)
-        other[:-1] &= quotes[1:]
-        behind = 1 + np.flatnonzero(other[:-1])
-        quotes[behind[_escaped(chunk, behind)]] = False
-        inside = running_parity(_bits(quotes), self.inside)
-        # The bits behind the end of the chunk repeat the last one.
-        self.inside = int(inside[-1] >> np.uint64(63))
-        brackets = np.equal(chunk, BRACKETS[0], out=quotes)
-        for bracket in BRACKETS[1:]:
-            brackets |= np.equal(chunk, bracket, out=other)
-        words = _bits(brackets) & ~inside
-        full = np.flatnonzero(words)
-        ones = np.unpackbits(words[full].view(np.uint8), bitorder="little").view(bool).nonzero()[0]
-        return (full[ones >> 6] << 6) + (ones & 63)
 
     def _only_commas_between(
         self, begin: np.ndarray, end: np.ndarray, chunk: np.ndarray, offset: int, file
@@ -202,6 +188,58 @@ class _ArrayScan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a chunk shows by itself. inside, brackets: a bit for each byte; `inside` holds if the
+    chunk does not begin in a string, and its opposite if it does."""
+
+    offset: int
+    chunk: np.ndarray
+    inside: np.ndarray
+    brackets: np.ndarray
+    newlines: np.ndarray
+
+
+def _looks(path: Path, start: int) -> Iterator[_Look]:
+    """A look at every chunk, in order; threads look ahead (numpy leaves them the processors)."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[Future[_Look]] = deque()
+        try:
+            for offset, chunk in _chunks(path, start):
+                waiting.append(pool.submit(_look, offset, chunk))
+                if len(waiting) > 2 * THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _look(offset: int, chunk: np.ndarray) -> _Look:
+    masks = getattr(_ROOM, "masks", None)
+    if masks is None or masks.shape[1] < len(chunk):
+        masks = _ROOM.masks = np.empty((2, len(chunk)), dtype=bool)
+    mask, other = masks[0, : len(chunk)], masks[1, : len(chunk)]
+    newlines = np.flatnonzero(np.equal(chunk, NEWLINE, out=mask))
+    np.equal(chunk, QUOTE, out=mask)
+    np.equal(chunk, BACKSLASH, out=other)
+    other[:-1] &= mask[1:]
+    behind = 1 + np.flatnonzero(other[:-1])
+    mask[behind[_escaped(chunk, behind)]] = False
+    inside = running_parity(_bits(mask))
+    np.equal(chunk, BRACKETS[0], out=mask)
+    for bracket in BRACKETS[1:]:
+        mask |= np.equal(chunk, bracket, out=other)
+    return _Look(offset, chunk, inside, _bits(mask), newlines)
+
+
+def _places_of(words: np.ndarray) -> np.ndarray:
+    """Numbers of the bits that are set."""
+    full = np.flatnonzero(words)
+    ones = np.unpackbits(words[full].view(np.uint8), bitorder="little").view(bool).nonzero()[0]
+    return (full[ones >> 6] << 6) + (ones & 63)
+
+
 def _bits(mask: np.ndarray) -> np.ndarray:
     """A mask as 64-bit words, the first place lowest; what is left of the last one is 0."""
     words = np.zeros(-(-len(mask) // 64), dtype="<u8")
@@ -210,8 +248,8 @@ def _bits(mask: np.ndarray) -> np.ndarray:
     return words
 
 
-def running_parity(words: np.ndarray, before: int = 0) -> np.ndarray:
-    """For each bit, whether the bits up to it (and `before` them) are odd in number.
+def running_parity(words: np.ndarray) -> np.ndarray:
+    """For each bit, whether the bits up to it are odd in number.
 
     Over the quotes of a text: which bytes are inside a string, 64 at a time. Worked example: the
     word ...0010010 gives ...0001110.
@@ -222,7 +260,7 @@ def running_parity(words: np.ndarray, before: int = 0) -> np.ndarray:
     parity = words.copy()
     for shift in (1, 2, 4, 8, 16, 32):
         parity ^= parity << np.uint64(shift)
-    odd = np.bitwise_xor.accumulate(np.append(np.uint64(before), parity >> np.uint64(63)))[:-1]
+    odd = np.bitwise_xor.accumulate(np.append(np.uint64(0), parity >> np.uint64(63)))[:-1]
     return parity ^ (np.uint64(0) - odd)
 
 

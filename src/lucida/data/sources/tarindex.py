@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -100,7 +101,10 @@ def plain_header(header: bytes) -> tuple[str, int] | None:
     if None in numbers:
         return None
     length, told = (int(number[1], 8) for number in numbers)
-    if told != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+    # The checksum is the sum of the bytes with blanks in its own place. Adler's first half is 1 and
+    # that sum modulo 65,521, many times faster than adding them here.
+    plain = told + sum(header[148:156]) - 8 * ord(" ")
+    if (1 + plain) % 65521 != zlib.adler32(header) & 0xFFFF:
         return None
     return header[: header.index(b"\0")].decode("utf-8", "surrogateescape"), length
 
