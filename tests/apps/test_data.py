@@ -63,6 +63,23 @@ def test_kinds_are_guessed_and_said(folder, name):
     assert "because" in found.found
 
 
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"images": [None, "u"], "texts": ["a", None]}, "interleaved"),
+        ({"images": [], "texts": [{"user": "a", "assistant": "b"}]}, "parquet"),
+        ({"image": {"bytes": b"x"}, "question": "a", "answer": "b"}, "parquet"),
+    ],
+)
+def test_tables_are_told_apart_by_their_columns(folder, row, kind):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (folder / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), folder / "set" / "x.parquet")
+    for path in (folder / "set", folder / "set" / "x.parquet"):
+        (found,) = opened(str(path), [])
+        assert found.spec.kind == kind
+
+
 def test_what_cannot_be_guessed(folder):
     (folder / "odd.jsonl").write_text('{"x": 1}')
     with pytest.raises(LucidaError, match="tells no kind"):

@@ -20,6 +20,7 @@ from lucida.data.sources import open_source
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.remote import is_remote
+from lucida.data.sources.tables import TABLES, TableRows
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,6 @@ def opened(what: str, overrides: list[str], every: bool = False) -> list[Opened]
 
     For a path the overrides are fields of its source, such as `kind=pairs text=caption`.
     """
-    if is_remote(what) and not any(word.startswith("kind=") for word in overrides):
-        overrides = ["kind=webdataset", *overrides]
     path = Path(what)
     recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
     if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):
@@ -49,7 +48,8 @@ def opened(what: str, overrides: list[str], every: bool = False) -> list[Opened]
     if "kind" in fields:
         found = f"kind {fields['kind']}, as it was given"
     else:
-        guessed, why = guess(path)
+        remote = {"kind": "webdataset"}, "it is an address"
+        guessed, why = remote if is_remote(what) else guess(path)
         fields = guessed | fields
         found = f"kind {fields['kind']}, because {why}"
     try:
@@ -65,19 +65,18 @@ def guess(path: Path) -> tuple[dict[str, Any], str]:
     """Kind (and what follows from the first record) of a path, and why."""
     if path.is_dir():
         names = {p.suffix.lower() for p in path.iterdir() if p.is_file()}
-        for ending, kind in (
-            (".parquet", "parquet"),
-            (".arrow", "parquet"),
-            (".tar", "webdataset"),
-        ):
-            if ending in names:
-                return {"kind": kind}, f"the folder holds {ending} files"
+        if names & set(TABLES):
+            return _by_column(path)
+        if ".tar" in names:
+            return {"kind": "webdataset"}, "the folder holds .tar files"
         if names & set(ENDINGS):
             return {"kind": "folder"}, "the folder holds pictures"
         remedy = "give kind=… and the fields of the source"
         raise DataError("the folder holds nothing that is known", origin=path, remedy=remedy)
     ending = path.suffix.lower()
-    known = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "parquet", ".txt": "text"}
+    if ending in TABLES:
+        return _by_column(path)
+    known = {".tar": "webdataset", ".txt": "text"}
     if ending in known:
         return {"kind": known[ending]}, f"the name ends in {ending}"
     if ending in (".csv", ".tsv"):
@@ -92,6 +91,19 @@ SIGNS = (
     ("texts", {"kind": "interleaved", "layout": "obelics"}),
 )
 """Keys that tell a kind, the first that is met."""
+
+
+def _by_column(path: Path) -> tuple[dict[str, Any], str]:
+    """OBELICS has texts and nulls where the Cauldron has questions with answers."""
+    row, _ = TableRows(files_of(path, TABLES))[0]
+    pages, why = row.get("texts"), "it is parquet or Arrow"
+    if (
+        isinstance(pages, list)
+        and "images" in row
+        and all(text is None or isinstance(text, str) for text in pages)
+    ):
+        return {"kind": "interleaved", "layout": "obelics"}, f"{why} with `texts` and `images`"
+    return {"kind": "parquet"}, why
 
 
 def _by_record(path: Path) -> tuple[dict[str, Any], str]:
