@@ -69,6 +69,21 @@ def test_equal_to_a_loop_over_candidates(mask, vision, batch_tokens, monkeypatch
         assert np.argmax([one.whole for one in given]) == np.argmax([w for _, w, _ in expected])
 
 
+def test_pictures_in_tiles():
+    """Their features are a list: one entry of its own length for each picture."""
+    model, processor = tiny_model(image={"policy": "anyres"})
+    for each in (*SAMPLES[:3], asked("twice?", 4, 4)):
+        ((given,),) = likelihoods(model, processor, [each], [["yes"]])
+        assert given.whole == pytest.approx(alone(model, processor, each, "yes")[1], abs=1e-4)
+    together = likelihoods(model, processor, SAMPLES, CANDIDATES)
+    one_by_one = [
+        likelihoods(model, processor, [each], [texts])[0]
+        for each, texts in zip(SAMPLES, CANDIDATES, strict=True)
+    ]
+    for first, second in zip(together, one_by_one, strict=True):
+        assert [one.whole for one in first] == pytest.approx([o.whole for o in second], abs=1e-4)
+
+
 def grown(longest: int):
     _, processor = tiny_model()
     pairs = zip(SAMPLES, CANDIDATES, strict=True)
