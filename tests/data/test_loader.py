@@ -163,6 +163,17 @@ def test_a_bad_record_is_replaced_written_down_and_counted(tmp_path, workers):
     assert len(file.read_text().splitlines()) == 3
 
 
+def test_a_record_that_a_pass_meets_twice_is_written_once(tmp_path):
+    """Nine samples of four records: the bad one is drawn twice before anything is reported."""
+    file = tmp_path / "dropped.jsonl"
+    mixture = Mixture({"few": Numbers(4, bad={2})}, {"few": 1.0}, 0)
+    more = {"on_error": "skip", "max_dropped": 0.5, "dropped": file}
+    stream = Loader(mixture, encode, BatchSpec(samples=9), pad_id=0, pixels=pixels, **more)
+    taken(stream, 2)
+    assert [json.loads(line)["record"] for line in file.read_text().splitlines()] == [2]
+    assert stream.counts["few/dropped"] >= 4
+
+
 def test_too_many_bad_records_stop_the_run(tmp_path):
     file = tmp_path / "dropped.jsonl"
     stream = loader(bad=set(range(0, 50, 3)), on_error="skip", max_dropped=0.1, dropped=file)

@@ -282,10 +282,13 @@ class Loader:
 
     def _report(self, dropped: list[dict[str, str | int]]) -> None:
         """Writes lost records down, each once, and stops when they are too many."""
-        fresh = [record for record in dropped if _identity(record) not in self._lost]
+        fresh = []
+        for record in dropped:  # a small source may give the same one twice in a pass
+            if _identity(record) not in self._lost:
+                self._lost.add(_identity(record))
+                fresh.append(record)
         if not fresh:
             return
-        self._lost.update(_identity(record) for record in fresh)
         if self._file is not None:
             self._file.add(fresh)
         if len(self._lost) > self._most:
