@@ -125,7 +125,7 @@ def plan_one(
 
 def told(found: Lengths) -> dict[str, Any]:
     """Means over samples; those of one image where there are images."""
-    known = found.counted and found.images > 0
+    known = found.counted and found.views > 0
     return {
         "tokens_per_sample": found.length,
         "supervised_per_sample": found.supervised,

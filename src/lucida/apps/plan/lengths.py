@@ -102,7 +102,8 @@ def lengths(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Lengths:
 def assumed(recipe: Recipe, stage: StageSpec, pictures: Pictures, problem: str) -> Lengths:
     """One picture at its most and a text of usual length, with the reason."""
     seen = recipe.model.vision is not None
-    visual = pictures.most_tokens if seen else 0
+    room = max(0, recipe.model.language.max_length - TEXT)
+    visual = min(room, pictures.most_tokens) if seen else 0
     reason = problem.splitlines()[0][:120]
     images = "one image of the most visual tokens" if seen else "no image"
     return Lengths(
