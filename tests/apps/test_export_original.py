@@ -140,7 +140,11 @@ def equal(folder: Path, llava) -> None:
 
 @pytest.mark.parametrize(
     ("name", "template", "form"),
-    [("llama", "vicuna", "bin"), ("mistral", "mistral", "safetensors"), ("qwen2", "qa", "shards")],
+    [
+        ("llama", "vicuna", "bin"),
+        ("mistral", "mistral", "safetensors"),
+        pytest.param("qwen2", "qa", "shards", marks=pytest.mark.slow),
+    ],
 )
 def test_whole_models(name, template, form, tmp_path):
     llava = random_llava(name)

@@ -60,7 +60,16 @@ DESIGNS = {
 }
 
 
-@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+SLOW = ("dino and clip, mistral", "imagenet")
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        pytest.param(design, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, design in DESIGNS.items()
+    ],
+)
 @torch.no_grad()
 def test_logits_are_those_of_its_own_forward(design, tmp_path):
     name = "mistral" if "mistral" in design.get("llm_id", "") else "llama"
@@ -83,6 +92,7 @@ def test_logits_are_those_of_its_own_forward(design, tmp_path):
     build(model.config.model_spec)  # a recipe can train on from the parts
 
 
+@pytest.mark.slow
 def test_the_test_sees_a_wrong_weight(tmp_path):
     original = checkpoint(tmp_path, language())
     file = original.folder / FILE

@@ -1,7 +1,7 @@
 """A folder that carries its own code: for designs that no format of transformers can hold.
 
     config.json, *.safetensors, tokenizer, processor_config.json     as a run folder's
-    configuration_lucida.py, modeling_lucida.py, processing_lucida.py    the ways in (`auto_map`)
+    modeling_lucida.py                                               the way in (`auto_map`)
     lucida_*.py, spec.py, shapes.py, tables.py, speech.py                Lucida's modules, flat
 
 `AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)` and `AutoProcessor`
@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
-ENTRIES = {
-    "configuration_lucida": ("lucida.model.config", "LucidaConfig"),
-    "modeling_lucida": ("lucida.model.vlm", "LucidaModel"),
-    "processing_lucida": ("lucida.model.processing", "LucidaProcessor"),
+ENTRY = "modeling_lucida"
+"""One file for all classes: transformers copies the folder for each file that is named, and then
+the processor's `Views` would not be the model's."""
+
+CLASSES = {
+    "LucidaConfig": "lucida.model.config",
+    "LucidaModel": "lucida.model.vlm",
+    "LucidaProcessor": "lucida.model.processing",
 }
 MODELS = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
@@ -44,30 +48,26 @@ def write_remote(model: LucidaModel, processor: LucidaProcessor, folder: Path) -
     """Weights, configuration, processor and code, into a folder that exists."""
     save(model, processor, folder)
     files = bundle(roots(model))
-    # transformers copies what an entry names, so each entry names every file.
+    # transformers copies what the entry names, so it names every file.
     named = "".join(
         f"from .{Path(name).stem} import __doc__ as _{number}  # noqa: F401\n"
         for number, name in enumerate(sorted(files))
     )
-    for name, (module, public) in ENTRIES.items():
-        text = f'"""{public} of Lucida, with its code beside it."""\n\n'
-        text += f"{named}from .{flat(module)} import {public}  # noqa: F401\n"
-        files[f"{name}.py"] = text
+    text = f'"""{", ".join(CLASSES)} of Lucida, with their code beside them."""\n\n{named}'
+    for public, module in CLASSES.items():
+        text += f"from .{flat(module)} import {public}  # noqa: F401\n"
+    files[f"{ENTRY}.py"] = text
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    entry = {module: f"{name}.{public}" for name, (module, public) in ENTRIES.items()}
-    note(
-        folder / "config.json",
-        {"AutoConfig": entry["lucida.model.config"]}
-        | dict.fromkeys(MODELS, entry["lucida.model.vlm"]),
-    )
+    config, model_class, processor_class = (f"{ENTRY}.{public}" for public in CLASSES)
+    note(folder / "config.json", {"AutoConfig": config} | dict.fromkeys(MODELS, model_class))
     for name in ("processor_config.json", "tokenizer_config.json"):
-        note(folder / name, {"AutoProcessor": entry["lucida.model.processing"]})
+        note(folder / name, {"AutoProcessor": processor_class})
 
 
 def roots(model: LucidaModel) -> list[str]:
     """The modules that this model is made of and that are looked up by name."""
-    found = [module for module, _ in ENTRIES.values()]
+    found = list(CLASSES.values())
     for part in model.modules():
         module = type(part).__module__
         if module.startswith("lucida."):
