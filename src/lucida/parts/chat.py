@@ -52,14 +52,14 @@ TEMPLATE = (
 )
 """The space in front of each text belongs to its first word, as in the text that the base model has
 read; the assistant writes it itself."""
-PEAK = 0.3
+PEAK = 0.6
 """Learning rates, as a share of those that the base model was trained with."""
-PER_STEP = {"questions": 6, "dialogue": 10, "requests": 20, "base": 4}
+PER_STEP = {"questions": 6, "dialogue": 10, "requests": 28, "base": 4}
 """Conversations of each form in a step, and rows of the base model's own corpus."""
 NO_PICTURES = ImagePolicy("resize", 64, (0.5,) * 3, (0.5,) * 3)
 
 
-def build_chat(folder: Path, *, steps: int = 700, seed: int = 0, device: str = "cpu") -> dict:
+def build_chat(folder: Path, *, steps: int = 800, seed: int = 0, device: str = "cpu") -> dict:
     """Tune `base-mini`, write a Hugging Face folder (fp16 safetensors) and its card.
 
     Reference: Ouyang et al., Training language models to follow instructions with human feedback,
@@ -204,8 +204,8 @@ def chat_scores(
 ) -> dict[str, float]:
     """Percent of held-out answers that come out whole, asked through the chat template.
 
-    The questions are those of the base model's card. Requests are held out in wording and object;
-    one is refused when the refusal is what the model would write.
+    The questions are those of the base model's card. Requests are held out in wording and object,
+    except amid dialogues; one is refused when the refusal is what the model would write.
     """
     training = model.training
     model.eval()
@@ -215,7 +215,11 @@ def chat_scores(
     scores = {f"{name} in text %": right[name] for name in right}
     dialogues = [dialogue_talk(reader, 3, "validation", k) for k in some]
     right = answers_right(model, dialogues, reader, device)
-    scores |= {'questions about "it" %': right["it"], "whole sentences %": right["sentence"]}
+    scores |= {
+        'questions about "it" %': right["it"],
+        "whole sentences %": right["sentence"],
+        "bad requests refused amid a dialogue %": right["bad"],
+    }
     rng = scene_rng(3, 1, 0, 560)
     names = [[short_name(t) for t in make_scene(3, "validation", k).things] for k in some]
     fine = [harmless(rng, held_out=True) for _ in some]
