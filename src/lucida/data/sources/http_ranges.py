@@ -54,16 +54,17 @@ class HttpFile:
 
     def facts(self) -> Facts:
         """Asks for the first byte: unlike HEAD that works with signed addresses as well."""
-        held = _Held()
+        held, whole = _Held(), False
         try:
             answer = _answer(self.address, {"Range": "bytes=0-0"}, held)
             version = _version(answer)
-            if answer.status == 416:
+            if answer.status in (206, 416):  # a byte or a word: read, the connection serves on
                 answer.read()
+                whole = True
+            if answer.status == 416:
                 return Facts(0, version, True)
             if answer.status == 206:
                 total = (answer.getheader("Content-Range") or "").rpartition("/")[2]
-                answer.read()
                 if not total.isdigit():
                     raise RefusedError("the server does not say how long the file is")
                 return Facts(int(total), version, True)
@@ -74,7 +75,8 @@ class HttpFile:
         except (OSError, http.client.HTTPException) as error:
             raise _passing(error) from error
         finally:
-            held.close()
+            if not whole:
+                held.close()
 
     def pieces(self, begin: int, end: int, version: str, alone: bool = False) -> Iterator[bytes]:
         """Bytes `begin` to `end` in pieces, never more of them; fewer where the connection is cut.
