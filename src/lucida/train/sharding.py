@@ -189,7 +189,7 @@ class Sharded(DataParallel):
 
     @torch.no_grad()
     def gather(self, keep: bool) -> None:
-        """Make the model plain again, of gathered weights; where they are not kept, of empty ones.
+        """Make the model plain again, of gathered weights; where they are not kept, of hollow ones.
 
         The parameters are those that the model had before: the plans of stages know them.
         """
@@ -200,17 +200,22 @@ class Sharded(DataParallel):
                     continue
                 now = face.module._parameters[name]
                 value = whole(now.detach())
-                plain.data = value if keep else value.new_empty(0)
+                plain.data = value if keep else hollow(value)
                 done.add(plain)
         for face in self.plain:
             face.put_on(self.marks)
 
     def forget(self) -> None:
-        """Give the room of the plain weights back; the parameters stay, empty."""
+        """Give the room of the plain weights back; the parameters stay, hollow."""
         for face in self.plain:
             for plain in face.weights.values():
                 if plain is not None and plain not in self.apart:
-                    plain.data = plain.data.new_empty(0)
+                    plain.data = hollow(plain.data)
+
+
+def hollow(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, for whoever counts weights, that takes the room of one number."""
+    return tensor.new_empty(()).expand(tensor.shape)
 
 
 def policy(precision: Precision) -> MixedPrecisionPolicy:
