@@ -1,0 +1,62 @@
+"""The two sides of the benchmarks are one model: same weights, same loss, same gradient."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2Config, SiglipVisionConfig
+
+from lucida.train.objective import supervised_loss
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "llava_twin.py"
+
+
+@pytest.fixture(scope="module")
+def twin():
+    spec = importlib.util.spec_from_file_location("llava_twin", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["llava_twin"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_models_have_one_loss_and_one_gradient(twin):
+    torch.manual_seed(0)
+    shape = {"intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = SiglipVisionConfig(hidden_size=16, image_size=16, patch_size=8, **shape)
+    text = Qwen2Config(
+        hidden_size=16, num_key_value_heads=1, vocab_size=200, tie_word_embeddings=True, **shape
+    )
+    model = twin.lucida_model(vision, text)
+    llava = twin.llava_of(model, vision)
+    mix = twin.Mix("mix", 4, 200)
+    samples = [mix.sample(number) for number in range(4)]
+    assert len({len(sample) for sample in samples}) > 1
+
+    total, count = supervised_loss(model, twin.packed_batch(samples, 16))
+    (total / count).backward()
+    theirs = llava(**twin.padded_batch(samples, 16), use_cache=False)
+    theirs.loss.backward()
+    torch.testing.assert_close(total / count, theirs.loss, rtol=1e-5, atol=0)
+    mine = model.language.get_input_embeddings().weight.grad
+    other = llava.model.language_model.get_input_embeddings().weight.grad
+    torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+    assert len(llava.model.vision_tower.encoder.layers) == 3  # all of them, as users have it
+    assert len(model.vision.model.encoder.layers) == 2
+
+
+@pytest.mark.parametrize("name", ["mix", "vqa", "caption"])
+def test_samples_are_what_the_mix_says(twin, name):
+    mix = twin.Mix(name, 64, 32_000)
+    samples = [mix.sample(number) for number in range(200)]
+    supervised = sum(int((sample.target >= 0).sum()) for sample in samples)
+    share = supervised / sum(map(len, samples))
+    low, high = {"mix": (0.3, 0.45), "vqa": (0.02, 0.06), "caption": (0.2, 0.35)}[name]
+    assert low < share < high
+    again = mix.sample(7)
+    assert (again.input_ids == samples[7].input_ids).all()
+    for sample in samples[:20]:
+        where = (sample.target >= 0).nonzero()[0]
+        assert (sample.target[where] == sample.input_ids[where + 1]).all()
