@@ -2,9 +2,9 @@
 
     weights 2 1 1, the second gives 40 samples at most
 
-    draws        0 ........ 127   128 ...... 151    152 ...
-    slots        64 32 32         16 8 ...          85 0 43
-                 whole blocks     what is left      the others, by their weights
+    draws     0 ... 127        128 ... 231      232 ...
+    slots     64 32 32         64 8 32          64 0 32
+              whole blocks     what is left     the others, by their weights
 
 A phase is some blocks of equal slots. It ends where a source could not fill its slots of another
 block; one block of what is left follows, so that the source gives exactly what it may. The phases

@@ -1,7 +1,7 @@
-"""Damaged data of every kind: each case ends in a sample or in a DataError with origin and remedy.
+"""Damage of every kind, shared by the tests of sources and of the loader.
 
-A case is a source and what is to come of it: `True` a whole sample, tokens and pictures included,
-or words of the error. None may crash, hang or vanish: the number of records is asserted too.
+A case is some data and what is to come of it: `True` a whole sample, tokens and pictures included,
+words of the error, or None where either is right.
 """
 
 import io
@@ -9,6 +9,7 @@ import json
 import struct
 import tarfile
 import zlib
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,12 +20,8 @@ from tiny_tokenizer import bytes_tokenizer
 from lucida.core.errors import DataError
 from lucida.data.chat import encode
 from lucida.data.policies import ImagePolicy
-from lucida.data.sources.interleaved import InterleavedSource
-from lucida.data.sources.llava import LlavaSource
-from lucida.data.sources.messages import MessagesSource
-from lucida.data.sources.pairs import FolderSource, PairsSource
+from lucida.data.sources.pairs import PairsSource
 from lucida.data.sources.parquet import ParquetSource
-from lucida.data.sources.text import TextSource
 from lucida.data.sources.webdataset import WebdatasetSource
 
 POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
@@ -41,6 +38,16 @@ def noise(form):
     return stored(Image.effect_noise((40, 30), 60).convert("RGB"), form)
 
 
+def tokens(sample, counts=None):
+    """The sample as training would tokenise it."""
+    tokenizer = bytes_tokenizer()
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    return encode(
+        sample, tokenizer, "qa", 2, POLICY, 32, "answers", 512,
+        image_token_id=image_id, counts=Counter() if counts is None else counts,
+    )  # fmt: skip
+
+
 def whole(source, index=0):
     """The sample as training would use it: tokens made, every picture opened."""
     sample = source[index]
@@ -49,12 +56,7 @@ def whole(source, index=0):
         assert opened.mode == "RGB"
         if image.measure is not None:
             assert image.measure() == opened.size
-    tokenizer = bytes_tokenizer()
-    image_id = tokenizer.convert_tokens_to_ids("<image>")
-    encode(
-        sample, tokenizer, "qa", 2, POLICY, 32, "answers", 512,
-        image_token_id=image_id,
-    )  # fmt: skip
+    tokens(sample)
     return sample
 
 
@@ -151,28 +153,6 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", PICTURES)
-def test_pictures(tmp_path, name, way):
-    content, outcome = PICTURES[name]
-    message = ends(outcome, lambda: way(tmp_path, content))
-    assert not message or str(tmp_path) in message
-
-
-@pytest.mark.parametrize("way", WAYS[:2])
-@pytest.mark.parametrize("tenth", range(1, 10))
-@pytest.mark.parametrize("form", FORMATS)
-def test_truncated_pictures(tmp_path, form, tenth, way):
-    content = noise(form)
-    source = way(tmp_path, content[: len(content) * tenth // 10])
-    try:
-        whole(source)
-    except DataError as error:
-        assert str(tmp_path) in str(error)
-    else:  # only a GIF or TIFF whose pixels are complete before its last tenth
-        assert form in ("GIF", "TIFF")
-
-
 # Records.
 
 
@@ -240,48 +220,6 @@ LLAVA = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
-    inner = tmp_path / "images"
-    inner.mkdir()
-    (inner / "a.png").write_bytes(stored(Image.new("RGB", (6, 4))))
-    (tmp_path / "secret.png").write_bytes(stored(Image.new("RGB", (6, 4))))
-    (inner / "out.png").symlink_to(tmp_path / "secret.png")
-    (inner / "away").symlink_to(tmp_path)
-    (inner / "loop.png").symlink_to(inner / "loop.png")
-    (inner / "inside.png").symlink_to(inner / "a.png")
-    return tmp_path
-
-
-@pytest.mark.parametrize("ending", ["json", "jsonl"])
-@pytest.mark.parametrize("name", LLAVA)
-def test_llava(folder, name, ending):
-    record, outcome = LLAVA[name]
-    records = [llava(id="0"), record, llava(id="0")]
-    path = folder / f"data.{ending}"
-    text = json.dumps(records) if ending == "json" else "\n".join(map(json.dumps, records))
-    path.write_text(text)
-    source = LlavaSource(path, folder / "images")
-    assert len(source) == 3
-    whole(source, 0)
-    whole(source, 2)
-    if outcome is None:  # either is right; it may not end in anything else
-        try:
-            whole(source, 1)
-        except DataError as error:
-            assert "record 1" in str(error)
-        return
-    message = ends(outcome, lambda: source, 1)
-    assert not message or "record 1" in message
-
-
-@pytest.mark.parametrize("name", ["/", "../secret.png", "out.png", "away/secret.png"])
-def test_pictures_outside_when_they_are_allowed(folder, name):
-    name = str(folder / "secret.png") if name == "/" else name
-    (folder / "data.json").write_text(json.dumps([llava(name)]))
-    whole(LlavaSource(folder / "data.json", folder / "images", allow_outside=True))
-
-
 MESSAGES = {
     "fine": ([message("user", "a"), message("assistant", "b")], True),
     "no list": ("hello", "no messages"),
@@ -300,13 +238,6 @@ MESSAGES = {
         "an answer contains an image",
     ),
 }
-
-
-@pytest.mark.parametrize("name", MESSAGES)
-def test_messages(folder, name):
-    turns, outcome = MESSAGES[name]
-    (folder / "data.jsonl").write_text(json.dumps({"messages": turns}))
-    ends(outcome, lambda: MessagesSource(folder / "data.jsonl", folder / "images"))
 
 
 GOOD = json.dumps(llava(None, *QUESTION)).encode()
@@ -338,35 +269,6 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_files(tmp_path, name):
-    content, index, outcome = FILES[name]
-    (tmp_path / "data.json").write_bytes(content.replace(b"%s", GOOD))
-    message = ends(outcome, lambda: LlavaSource(tmp_path / "data.json"), index)
-    assert "data.json" in message
-
-
-TABLES = {
-    "other columns": ("image,words\na.png,x", "no column `text`"),
-    "no header": ("a.png,x\n", "no column `image`"),
-    "more fields": ("image,text\na.png,x,y", "number of fields"),
-    "fewer fields": ("image,text\na.png", "number of fields"),
-    "open quote": ('image,text\na.png,"x\n', "broken CSV"),
-    "empty text": ("image,text\na.png,", "empty"),
-    "no picture": ("image,text\nb.png,x", "cannot find"),
-    "empty picture": ("image,text\n,x", "bad image path"),
-    "outside": ("image,text\n/etc/passwd,x", "leaves"),
-}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_tables(folder, name):
-    text, outcome = TABLES[name]
-    path = folder / "images" / "data.csv"
-    path.write_text(text)
-    ends(outcome, lambda: PairsSource(path))
-
-
 TEXTS = {
     "empty document": ('{"text": ""}', "empty"),
     "null": ('{"text": null}', "bad `text`"),
@@ -376,13 +278,6 @@ TEXTS = {
     "empty answer": ('{"inputs": "x", "targets": ""}', "empty"),
     "injection": ('{"text": "see <image> and <|im_end|>"}', True),
 }
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_texts(tmp_path, name):
-    text, outcome = TEXTS[name]
-    (tmp_path / "data.jsonl").write_text(f"{text}\n{text}")
-    ends(outcome, lambda: TextSource(tmp_path / "data.jsonl"))
 
 
 PAGES = {
@@ -406,112 +301,3 @@ PAGES = {
         "leaves",
     ),
 }
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_pages(tmp_path, name):
-    record, outcome = PAGES[name]
-    (tmp_path / "data.jsonl").write_text(json.dumps(record))
-    ends(outcome, lambda: InterleavedSource(tmp_path / "data.jsonl"))
-
-
-SAMPLES = {
-    "no picture": ({"txt": b"x"}, "without picture"),
-    "no caption": ({"jpg": noise("JPEG")}, "without txt"),
-    "empty caption": ({"jpg": noise("JPEG"), "txt": b" "}, "empty"),
-    "latin-1 caption": ({"jpg": noise("JPEG"), "txt": b"\xe9"}, "UTF-8"),
-    "nothing": ({"cls": b"1"}, "no samples"),
-}
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-def test_tar_samples(tmp_path, name):
-    members, outcome = SAMPLES[name]
-    path = webdataset(tmp_path, **members)
-    ends(outcome, lambda: WebdatasetSource(path))
-
-
-@pytest.mark.parametrize("told", [b"{", b"[1]", b"{}", b'{"s": "x"}', b'{"s": true}'])
-def test_tar_numbers(tmp_path, told):
-    path = webdataset(tmp_path, jpg=noise("JPEG"), txt=b"x", json=told)
-    with pytest.raises(DataError, match="sample 0"):
-        WebdatasetSource(path, at_least={"s": 1})
-
-
-@pytest.mark.parametrize("tenth", range(10))
-def test_cut_tars(tmp_path, tenth):
-    path = webdataset(tmp_path, jpg=noise("JPEG"), txt=b"x", json=b"{}" * 2000)
-    content = path.read_bytes().rstrip(b"\0")
-    path.write_bytes(content[: len(content) * tenth // 10])
-    ends("tar file", lambda: WebdatasetSource(path))
-
-
-def test_a_tar_with_a_damaged_header_is_not_taken_for_its_end(tmp_path):
-    path = webdataset(tmp_path, jpg=noise("JPEG"), txt=b"x")
-    content = bytearray(path.read_bytes())
-    place = content.index(b"000.txt")
-    content[place : place + 200] = b"?" * 200
-    path.write_bytes(content)
-    ends("cut short or damaged", lambda: WebdatasetSource(path))
-
-
-def test_links_in_a_tar_are_never_followed(tmp_path):
-    path = tmp_path / "0.tar"
-    with tarfile.open(path, "w") as archive:
-        link = tarfile.TarInfo("000.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-        text = tarfile.TarInfo("000.txt")
-        text.size = 1
-        archive.addfile(text, io.BytesIO(b"x"))
-    ends("without picture", lambda: WebdatasetSource(path))
-
-
-ROWS = {
-    "no text": ({"image": [b"x"]}, "no column with text"),
-    "text is a number": ({"image": [noise("PNG")], "text": [7]}, "bad `text`"),
-    "texts is text": ({"images": [[]], "texts": ["q"]}, "bad `texts`"),
-    "texts are texts": ({"images": [[]], "texts": [["q"]]}, "bad `texts`"),
-    "texts are empty": ({"images": [[]], "texts": [[{"user": "", "assistant": ""}]]}, "empty"),
-    "no texts": ({"texts": pa.array([[]], pa.list_(pa.string()))}, "bad `texts`"),
-    "null answer": ({"texts": [[{"user": "q", "assistant": None}]]}, "bad `assistant`"),
-    "path only": ({"image": [{"bytes": None, "path": "a.png"}], "text": ["x"]}, "not in the file"),
-    "path": ({"image": ["a.png"], "text": ["x"]}, "bad images"),
-    "number": ({"image": [7], "text": ["x"]}, "bad images"),
-    "no image": ({"text": ["x"]}, "no pair"),
-    "messages": ({"messages": ["x"]}, "no messages"),
-}
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_rows(tmp_path, name):
-    columns, outcome = ROWS[name]
-    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
-    message = ends(outcome, lambda: ParquetSource(tmp_path / "data.parquet"))
-    assert "row 0" in message
-
-
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-@pytest.mark.parametrize("tenth", range(10))
-def test_cut_tables(tmp_path, ending, tenth):
-    path = tmp_path / f"data.{ending}"
-    table = pa.table({"text": [str(n) * 50 for n in range(200)]})
-    if ending == "parquet":
-        pq.write_table(table, path)
-    else:
-        with pa.ipc.new_file(path, table.schema) as writer:
-            writer.write_table(table)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * tenth // 10])
-    ends("cannot read the table", lambda: ParquetSource(path))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [LlavaSource, MessagesSource, PairsSource, FolderSource, TextSource, ParquetSource,
-     WebdatasetSource, InterleavedSource],
-)  # fmt: skip
-@pytest.mark.parametrize("name", ["none.json", "none/*.tar", "none"])
-def test_nothing_there(tmp_path, make, name):
-    with pytest.raises(DataError, match="none"):
-        make(tmp_path / name)
