@@ -68,17 +68,13 @@ def test_prompts_end_at_the_first_answer_on_their_path(data):
     marks = data.draw(st.lists(st.booleans(), min_size=row.segment.numel(),
                                max_size=row.segment.numel()))  # fmt: skip
     supervised = torch.tensor(marks).view(shape) & (row.segment > 0)
-    given = prompts(row.segment, row.branch, supervised)
-    for r in range(shape[0]):
+    given = prompts(row.segment, row.branch, supervised).tolist()
+    lines = zip(row.segment.tolist(), row.branch.tolist(), supervised.tolist(), given, strict=True)
+    for segment, branch, asked, prompt in lines:
         for i in range(shape[1]):
-            path = [
-                j
-                for j in range(i)
-                if row.segment[r, j] == row.segment[r, i]
-                and row.branch[r, j] in (0, row.branch[r, i])
-            ]
-            wanted = row.segment[r, i] > 0 and not any(supervised[r, j] for j in path)
-            assert given[r, i] == int(wanted)
+            path = [j for j in range(i) if segment[j] == segment[i] and branch[j] in (0, branch[i])]
+            wanted = segment[i] > 0 and not any(asked[j] for j in path)
+            assert prompt[i] == int(wanted)
 
 
 def test_a_stem_with_one_branch_is_one_conversation():
