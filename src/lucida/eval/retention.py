@@ -78,8 +78,8 @@ def lost(before: float, after: float, higher_is_better: bool) -> float:
     """
     if before == 0:
         return 0.0 if higher_is_better else math.inf
-    change = (before - after) / before
-    return change if higher_is_better else -change
+    change = before - after if higher_is_better else after - before
+    return change / before
 
 
 def compared(spec: RetentionSpec, before: float, after: float) -> dict:

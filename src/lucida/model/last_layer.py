@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lucida.core.errors import ModelError
 from lucida.model.cross_attention import decoder_layers
 
 SPARED = ("mlp", "self_attn.q_proj", "self_attn.o_proj")
@@ -27,8 +28,8 @@ def only_at(language: PreTrainedModel, wanted: Tensor | None) -> Iterator[None]:
 
     Worked example: rows of 3 positions, wanted 2 and 5: the last MLP sees two positions, not six.
     """
-    layer = decoder_layers(language)[1][-1]
-    if wanted is None or getattr(layer, "_compiled_call_impl", None) is not None:
+    layer = None if wanted is None else last_layer(language)
+    if layer is None:
         yield
         return
     modules = dict(layer.named_modules())
@@ -43,17 +44,31 @@ def only_at(language: PreTrainedModel, wanted: Tensor | None) -> Iterator[None]:
             hook.remove()
 
 
+def last_layer(language: PreTrainedModel) -> nn.Module | None:
+    """The last decoder layer; None where there is no list of layers, or where it is compiled (a
+    hook would compile it again)."""
+    try:
+        layer = decoder_layers(language)[1][-1]
+    except ModelError:
+        return None
+    return None if getattr(layer, "_compiled_call_impl", None) is not None else layer
+
+
 def spare(module: nn.Module, wanted: Tensor) -> list:
     """Hooks by which a module computes the wanted positions of [rows, length, width], and gives 0
     at the others."""
     shape: list[int] = []
 
-    def select(module: nn.Module, args: tuple) -> tuple:
-        states, *rest = args
-        shape[:] = states.shape[:2]
-        return (states.flatten(0, 1)[wanted][None], *rest)
+    def select(module: nn.Module, args: tuple) -> tuple | None:
+        shape.clear()
+        if len(args) != 1 or args[0].ndim != 3:
+            return None  # called in a way of its own: computed whole
+        shape.extend(args[0].shape[:2])
+        return (args[0].flatten(0, 1)[wanted][None],)
 
-    def spread(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    def spread(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
+        if not shape:
+            return None
         states, *rest = output if isinstance(output, tuple) else (output,)
         every = states.new_zeros(shape[0] * shape[1], states.shape[-1])
         every[wanted] = states[0]
