@@ -42,6 +42,23 @@ def assert_close(a, b, tolerance):
         torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=0, msg=name)
 
 
+def steady(parts) -> Recipe:
+    """Without dropout, which would fall differently when a step is cut, and at a constant rate."""
+    recipe = tiny_recipe(parts, language="language-plain")
+    return changed(recipe, {"optim": {"schedule": "constant"}})
+
+
+@pytest.fixture(scope="module")
+def finished(parts, tmp_path_factory):
+    """Runs to compare with, trained once: `tiny` is the recipe of these tests, `steady` the other.
+    Whoever reads them leaves them as they are."""
+    root = tmp_path_factory.mktemp("finished")
+    recipes = {"tiny": tiny_recipe(parts), "steady": steady(parts)}
+    with pytest.MonkeyPatch.context() as context:
+        context.setenv("LUCIDA_CACHE", str(root / "cache"))
+        return {name: train_run(recipe, root / name) for name, recipe in recipes.items()}
+
+
 def test_a_run_trains_records_and_saves(recipe, tmp_path):
     folder = train_run(recipe, tmp_path / "run", "lucida train tiny")
     steps = records(folder)
@@ -62,17 +79,17 @@ def test_a_run_trains_records_and_saves(recipe, tmp_path):
     }
 
 
-def test_frozen_parts_are_those_of_the_parts(recipe, tmp_path):
+def test_frozen_parts_are_those_of_the_parts(recipe, finished):
     torch.manual_seed(recipe.seed)
     before = dict(build(recipe.model)[0].named_parameters())
-    after = weights(train_run(recipe, tmp_path / "run"))
+    after = weights(finished["tiny"])
     for name, value in after.items():
         if name in before:
             assert torch.equal(value, before[name]) == name.startswith("vision."), name
 
 
-def test_the_same_recipe_gives_the_same_weights(recipe, tmp_path):
-    first, second = (train_run(recipe, tmp_path / name) for name in "ab")
+def test_the_same_recipe_gives_the_same_weights(recipe, tmp_path, finished):
+    first, second = finished["tiny"], train_run(recipe, tmp_path / "again")
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
@@ -89,13 +106,9 @@ def test_validation_leaves_no_trace(recipe, tmp_path):
     [{"pack": False}, {"accumulate": 2}, {"accumulate": 4, "pack": False}, {"workers": 1}],
     ids=str,
 )
-def test_how_a_step_is_cut_does_not_change_the_weights(parts, tmp_path, batch):
-    """Dropout would fall differently, so this language model has none."""
-    plain = changed(
-        tiny_recipe(parts, language="language-plain"), {"optim": {"schedule": "constant"}}
-    )
-    whole = train_run(plain, tmp_path / "whole")
-    cut = train_run(changed(plain, {"batch": batch}), tmp_path / "cut")
+def test_how_a_step_is_cut_does_not_change_the_weights(parts, tmp_path, batch, finished):
+    whole = finished["steady"]
+    cut = train_run(changed(steady(parts), {"batch": batch}), tmp_path / "cut")
     assert_close(whole, cut, 2e-5)
     for a, b in zip(records(whole), records(cut), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
@@ -111,9 +124,9 @@ def test_cached_features_train_like_live_ones(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_trains_and_keeps_fp32_weights(recipe, tmp_path, precision, capfd):
+def test_low_precision_trains_and_keeps_fp32_weights(recipe, tmp_path, precision, capfd, finished):
     folder = train_run(changed(recipe, precision=precision), tmp_path / "run")
-    reference = train_run(recipe, tmp_path / "reference")
+    reference = finished["tiny"]
     assert f"precision: {precision} on cpu" in capfd.readouterr().err
     assert {value.dtype for value in weights(folder).values()} == {torch.float32}
     moved = [record["loss"] for record in records(folder) if not record["skipped"]]
@@ -138,9 +151,9 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_spreads(recipe, tmp
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_later(
-    recipe, tmp_path, monkeypatch
+    recipe, tmp_path, monkeypatch, finished
 ):
-    whole = train_run(recipe, tmp_path / "whole")
+    whole = finished["tiny"]
     write, calls = state.save_file, []
 
     def full(tensors, path):
@@ -212,7 +225,9 @@ def test_training_from_python(recipe, tmp_path):
     assert (tmp_path / "run" / "config.json").exists()
 
 
-def test_several_sources_have_a_loss_each_and_a_stage_may_weigh_answers(recipe, parts, tmp_path):
+def test_several_sources_have_a_loss_each_and_a_stage_may_weigh_answers(
+    recipe, parts, tmp_path, finished
+):
     pictures = recipe.stages[0].mixture.sources["pictures"].model_dump()
     sources = {"some": pictures | {"weight": 2}, "more": pictures | {"weight": 1}}
     two = changed(recipe, {"mixture": {"sources": sources}, "objective": {"weighting": "square"}})
@@ -223,4 +238,4 @@ def test_several_sources_have_a_loss_each_and_a_stage_may_weigh_answers(recipe, 
         whole = sum(losses[name] * tokens[name] for name in tokens) / record["supervised"]
         assert record["token_loss"] == pytest.approx(whole, rel=1e-6)
         assert record["loss"] != record["token_loss"]
-    assert "source_loss" not in records(train_run(recipe, tmp_path / "one"))[0]
+    assert "source_loss" not in records(finished["tiny"])[0]
