@@ -2,7 +2,8 @@
 
     live      decode the pictures' pixels, run the encoder (as a stage without the cache does)
     encoder   run the encoder alone, on pixels that are there already
-    cache     read the features of the same pictures from the disk
+    cache     read the features of the same pictures (files that the system has just written and
+              still holds in memory; a cold disk gives its own rate for the bytes printed)
 
 Random weights, bf16 where the processor multiplies it natively; both give the same features up to
 the cache's half precision. Sides alternate. Also printed: bytes an image, and what happens at the

@@ -3,8 +3,10 @@
 The Llava is what its users have: the whole encoder, of which it reads the layer before the last.
 Lucida's encoder ends at that layer. All weights that both read stand in the same memory.
 
-Samples are random tokens in the lengths that real data have (shared notes of this project, mixes of
-`performance.md`): one picture each, its placeholders first, then a question and its answer.
+Samples are random tokens in lengths like those of real data: one picture each, its placeholders
+first, then text. `vqa`: a question of 15 to 40 tokens, an answer of 2 to 5. `mix`: half of them
+such, half conversations of 60 to 700 tokens (log-normal around 250), 50 to 80% of them supervised.
+`caption`: 2 to 6 tokens, then 8 to 40 supervised ones.
 """
 
 from __future__ import annotations
@@ -135,6 +137,28 @@ class Mix:
         length = int(np.clip(250 * np.exp(0.6 * rng.standard_normal()), 60, 700))
         supervised = np.arange(length) % 50 < 50 * rng.uniform(0.5, 0.8)  # turns of 50 tokens
         return int(rng.integers(15, 41)), supervised[::-1].copy()
+
+
+def arithmetic(model: LucidaModel, samples: list[Tokens], language: bool) -> float:
+    """Operations that a step on these samples needs: matrix products of real tokens, causal
+    attention at half its square, logits at supervised positions, a frozen encoder forwards only;
+    nothing computed twice. `language`: whether its weights train."""
+    lengths = np.array([len(sample) for sample in samples], dtype=float)
+    supervised = sum(int((sample.target != IGNORED).sum()) for sample in samples)
+    layers = model.language.base_model.layers
+    width, vocabulary = model.config.text_config.hidden_size, model.config.text_config.vocab_size
+    matrices = size_of(layers)
+    forward = 2 * (matrices * lengths.sum() + width * vocabulary * supervised)
+    forward += 2 * width * len(layers) * (lengths**2).sum()
+    pictures = len(samples) * model.config.patches
+    seen = 2 * size_of(model.vision) * pictures
+    # Backwards: once for the inputs, and once for the weights where they train.
+    return forward * (3 if language else 2) + seen + 6 * size_of(model.projector) * pictures
+
+
+def size_of(module: torch.nn.Module) -> int:
+    """Weights of its matrices."""
+    return sum(weight.numel() for weight in module.parameters() if weight.ndim == 2)
 
 
 def _never() -> None:

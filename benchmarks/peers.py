@@ -15,7 +15,7 @@ a Trainer sees is given to Lucida too, and the losses must agree.
 
     toy          4 + 6 layers, 64 visual tokens, 32k vocabulary; half short VQA, half conversation
     projector    the same, captions, only the projector trains
-    real         SigLIP-B/16 + Qwen2.5-0.5B (about 12 GB; SGD on a CPU, whose update needs no room)
+    real         SigLIP-B/16 + Qwen2.5-0.5B (some 12 GB; SGD on a CPU, whose update needs no room)
     large        SigLIP-so400m/14 + Qwen2.5-1.5B, for a GPU
 
     python benchmarks/peers.py [--case toy] [--repetitions 5] [--batches 4]
@@ -36,7 +36,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from llava_twin import Mix, llava_of, lucida_model, packed_batch, padded_batch, parts, toy_parts
+from llava_twin import (
+    Mix,
+    arithmetic,
+    llava_of,
+    lucida_model,
+    packed_batch,
+    padded_batch,
+    parts,
+    toy_parts,
+)
 from timing import Timing, alternate, ratio
 from torch import nn
 from torch.nn import functional
@@ -109,11 +118,12 @@ def run(name: str, case: Case, batches: int, repetitions: int) -> None:
     lengths = [len(sample) for sample in pool]
     grouped = grouped_batches(lengths, case.samples, batches, drawn)
     times: dict[str, Timing] = {}
-    tokens = {"random": 0, "grouped": 0}
+    tokens, needed = {"random": 0, "grouped": 0}, {"random": 0.0, "grouped": 0.0}
     for kind, group in (("random", mixed), ("grouped", grouped)):
         for numbers in group.tolist():
             batch = [pool[number] for number in numbers]
             tokens[kind] += sum(map(len, batch))
+            needed[kind] += arithmetic(model, batch, case.language)
             work = sides.of(batch, kind)
             agree(work)
             found = alternate(work, repetitions, warm_up=0, wait=wait)
@@ -121,6 +131,8 @@ def run(name: str, case: Case, batches: int, repetitions: int) -> None:
                 key = f"{side}|{kind}"
                 times[key] = times.get(key, Timing()) + timing
     report(name, times, tokens, sides)
+    if sides.device.type == "cuda":
+        report_gpu(times, needed, sides.memory)
 
 
 def grouped_batches(
@@ -315,12 +327,20 @@ def report(name: str, times: dict[str, Timing], tokens: dict[str, int], sides: S
     columns = ["side", "batches", "CPU s", "wall s", "tokens/s"]
     columns += ["lucida, CPU", "+ features, CPU", "lucida, wall"]
     table(f"{name}: a step, and how many times faster Lucida is", columns, rows)
-    if sides.memory:
-        lines = [[side, f"{most:.1f}"] for side, most in sides.memory.items()]
-        table("most memory of the GPU", ["side", "GB"], lines)
-    else:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"most memory of this process: {most:.1f} GB")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"most memory of this process: {most:.1f} GB")
+
+
+def report_gpu(
+    times: dict[str, Timing], needed: dict[str, float], memory: dict[str, float]
+) -> None:
+    """The share of the peak that the arithmetic of the task takes, and the most memory."""
+    rows = []
+    for key, timing in times.items():
+        side, kind = key.split("|")
+        share = needed[kind] / statistics.median(timing.wall) / PEAK
+        rows.append([side, kind, f"{share:.1%}", f"{memory[side]:.1f}"])
+    table("on the GPU", ["side", "batches", "of the peak", "memory, GB"], rows)
 
 
 if __name__ == "__main__":

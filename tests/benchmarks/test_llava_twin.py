@@ -60,3 +60,22 @@ def test_samples_are_what_the_mix_says(twin, name):
     for sample in samples[:20]:
         where = (sample.target >= 0).nonzero()[0]
         assert (sample.target[where] == sample.input_ids[where + 1]).all()
+
+
+def test_the_arithmetic_is_that_of_the_products_that_run(twin):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.manual_seed(0)
+    shape = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = SiglipVisionConfig(hidden_size=32, image_size=16, patch_size=8, **shape)
+    text = Qwen2Config(
+        hidden_size=32, num_key_value_heads=2, vocab_size=300, tie_word_embeddings=True, **shape
+    )
+    model = twin.lucida_model(vision, text)
+    model.vision.requires_grad_(False)
+    samples = [twin.Mix("caption", 4, 300).sample(number) for number in range(3)]
+    with FlopCounterMode(display=False) as counter:
+        supervised_loss(model, twin.packed_batch(samples, 16))[0].backward()
+    expected = twin.arithmetic(model, samples, language=True)
+    # Attention runs over whole squares, and the patch embedding is not in the sum.
+    assert expected < counter.get_total_flops() < 1.35 * expected
