@@ -43,6 +43,9 @@ from lucida.train.state import whole
 HOOKS = "_hooks"
 """In the name of everything that a module keeps hooks in."""
 
+ANY_SIZE = 224
+"""Pixels along a blank picture for an encoder that takes any."""
+
 
 class Face:
     """How a module looks: its class, its hooks, its weights, and what torch has written on it."""
@@ -97,12 +100,18 @@ def trains(module: nn.Module | None) -> bool:
 
 
 def blank(encoder: nn.Module) -> Tensor:
-    """Zero, by way of an encoder that sees a blank picture of its own size."""
+    """Zero, by way of an encoder that sees a blank picture; in evaluation mode, so that neither a
+    random generator nor running statistics notice."""
     weight = next(encoder.parameters())
-    size = encoder.model.config.image_size
+    size = getattr(encoder.model.config, "image_size", None) or ANY_SIZE
     height, width = (size, size) if isinstance(size, int) else size
     picture = torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype)
-    return 0.0 * encoder(picture).float().sum()
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    features = encoder(picture)
+    for module, training in modes.items():
+        module.training = training
+    return 0.0 * features.float().sum()
 
 
 class Sharded(DataParallel):
