@@ -21,6 +21,7 @@ from lucida.model.parts import part_path
 from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.dialogues import (
+    STANDS,
     Talk,
     dialogue_talk,
     questions_talk,
@@ -136,7 +137,7 @@ def talk_batch(reader: Reader, seed: int, step: int) -> TextBatch:
     talks += [dialogue_talk(reader, seed, "train", k) for k in numbers["dialogue"]]
     talks += [requests_talk(seed, "train", k) for k in numbers["requests"]]
     chat = packed([tokens_of(talk, reader.tokenizer) for talk in talks])
-    base = reader.batch(seed, "train", step, PER_STEP["base"], progress=1.0)
+    base = reader.batch(seed, "train", step, PER_STEP["base"], progress=STANDS)
     return _side_by_side(chat, base)
 
 

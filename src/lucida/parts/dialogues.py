@@ -22,6 +22,8 @@ from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
 from lucida.world.sentences import sentence
 from lucida.world.text import exercise
 
+STANDS = 2.0
+"""Where the exercises stand: at the end of the base model's training, as in its card."""
 PLAIN = (
     "you are a helpful model.",
     "you tell people about pictures.",
@@ -56,7 +58,7 @@ class _Said:
 
 def questions_talk(reader: Reader, seed: int, split: Split, index: int) -> Talk:
     """Exercise number `index`: the scene told by the user, its questions as branches."""
-    told = exercise(seed, split, index)
+    told = exercise(seed, split, index, progress=STANDS)
     asked = [_spoken(reader, told.scene, each) for each in told.exchanges]
     stem = (Turn("user", (_words(reader, told.scene, told.told),)),)
     branches = tuple(one.turns for one in asked)
@@ -68,7 +70,7 @@ def dialogue_talk(reader: Reader, seed: int, split: Split, index: int) -> Talk:
     """Up to eleven questions. A third of the dialogues begin with a system text that asks for
     sentences, a third with one that changes nothing; in some the scene is told after a request."""
     rng = scene_rng(seed, SPLITS.index(split), index, 558)
-    told = exercise(seed, split, index)
+    told = exercise(seed, split, index, progress=STANDS)
     scene, names = told.scene, [short_name(t) for t in told.scene.things]
     system = rng.choice((None, rng.choice(PLAIN), rng.choice(SENTENCES)))
     whole = system in SENTENCES
