@@ -43,9 +43,6 @@ from lucida.train.state import whole
 HOOKS = "_hooks"
 """In the name of everything that a module keeps hooks in."""
 
-ANY_SIZE = 224
-"""Pixels along a blank picture for an encoder that takes any."""
-
 
 class Face:
     """How a module looks: its class, its hooks, its weights, and what torch has written on it."""
@@ -89,7 +86,7 @@ class ShardedObjective(Objective):
             own = 0 if batch.pixel_values is None else len(batch.pixel_values)
             if self.total(own) != [0.0] and not own:
                 # In front of all else: ranks have to gather the same layers in the same order.
-                nothing = sum(blank(encoder) for encoder in encoders_of(self.model.vision))
+                nothing = sum(blank(*each) for each in sides(self.model))
         total, each = super().forward(batch)
         return total + nothing, each
 
@@ -99,13 +96,24 @@ def trains(module: nn.Module | None) -> bool:
     return module is not None and any(weight.requires_grad for weight in module.parameters())
 
 
-def blank(encoder: nn.Module) -> Tensor:
+def sides(model: nn.Module) -> list[tuple[nn.Module, int]]:
+    """Every encoder with the side of a picture that it takes: of one encoder, what the policy makes
+    of pictures; of several, each its own, because each has its own policy."""
+    encoders, side = encoders_of(model.vision), model.arrangement.policy.size
+    if len(encoders) == 1:
+        return [(encoders[0], side)]
+    own = [getattr(encoder.model.config, "image_size", None) for encoder in encoders]
+    return [
+        (encoder, size if isinstance(size, int) else side)
+        for encoder, size in zip(encoders, own, strict=True)
+    ]
+
+
+def blank(encoder: nn.Module, side: int) -> Tensor:
     """Zero, by way of an encoder that sees a blank picture; in evaluation mode, so that neither a
     random generator nor running statistics notice."""
     weight = next(encoder.parameters())
-    size = getattr(encoder.model.config, "image_size", None) or ANY_SIZE
-    height, width = (size, size) if isinstance(size, int) else size
-    picture = torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype)
+    picture = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()
     features = encoder(picture)
