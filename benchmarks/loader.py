@@ -257,7 +257,7 @@ def waiting(file: Path, workers: int) -> None:
             loss, count = supervised_loss(model, batch.to(device))
         (loss / count).backward()
         model.zero_grad()
-        float(loss)
+        float(loss.detach())
     whole = time.perf_counter() - begun
     stream.close()
     print(
