@@ -134,6 +134,7 @@ class Original:
     projector: dict[str, Tensor]
     llm: torch.nn.Module
     size: int
+    policy: str
 
     @torch.no_grad()
     def logits(self, image: Image.Image, question: str) -> tuple[list[int], Tensor]:
@@ -149,7 +150,18 @@ class Original:
         return ids, logits[0]
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """resize-naive."""
+        """resize-naive, or letterbox: a border of whole pixels on both sides, then the short side
+        scaled and the middle kept."""
+        if self.policy == "letterbox":
+            width, height = image.size
+            across, down = ((max(image.size) - side) // 2 for side in image.size)
+            colour = tuple(int(255 * value) for value in MEAN)
+            square = Image.new("RGB", (width + 2 * across, height + 2 * down), colour)
+            square.paste(image, (across, down))
+            scale = self.size / min(square.size)
+            image = square.resize([int(scale * side) for side in square.size], 3)
+            left, top = ((side - self.size) // 2 for side in image.size)
+            image = image.crop((left, top, left + self.size, top + self.size))
         levels = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC)) / 255
         pixels = (levels - np.array(MEAN)) / np.array(STD)
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
@@ -270,4 +282,4 @@ def checkpoint(
         else tower_of_folder(path, kind, size)
         for kind, state, path in zip(kinds, vits, encoders, strict=True)
     ]
-    return Original(run, encoders, language, kinds, towers, projector, llm.eval(), size)
+    return Original(run, encoders, language, kinds, towers, projector, llm.eval(), size, policy)

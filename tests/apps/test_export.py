@@ -44,11 +44,13 @@ def test_every_template_becomes_jinja(template, tmp_path):
     "change",
     [
         {"image": {"policy": "crop"}},
+        {"image": {"policy": "letterbox", "pad": "first"}},
+        {"image": {"policy": "resize", "resample": "lanczos"}},
         {"projector": {"kind": "linear"}},
         {"projector": {"kind": "mlp", "hidden": 8, "activation": "relu"}},
         {"layer": [-1, -3]},
     ],
-    ids=["crop", "one matrix", "a narrow layer", "two layers"],
+    ids=["crop", "padded first", "lanczos", "one matrix", "a narrow layer", "two layers"],
 )
 def test_designs_that_are_a_llava_in_other_words(change, tmp_path):
     assert reloaded(*make(**change), tmp_path).logits < 1e-5
@@ -59,7 +61,7 @@ def test_every_reason_is_named(tmp_path):
     save(*make(mask="image_block", projector=projector, image={}), tmp_path / "run")
     with pytest.raises(ModelError) as caught:
         export(tmp_path / "run", tmp_path / "out", "llava")
-    for word in ("attention_mask", "letterbox", "norm", "depth", "remote-code"):
+    for word in ("attention_mask", "letterbox", "pad `first`", "norm", "depth", "remote-code"):
         assert word in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -19,6 +19,7 @@ from lucida.apps.export import llava
 from lucida.apps.export.read import read
 from lucida.core.errors import ModelError
 from lucida.model.checkpoint import load
+from lucida.model.conversion.reading import image_of_processor
 
 
 @pytest.fixture
@@ -33,14 +34,20 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("vision", "language", "template"),
-    [("clip", "llama", "phi"), ("siglip", "qwen2", "qa"), ("clip", "qwen3", "prismatic")],
+    ("vision", "language", "template", "image"),
+    [
+        ("clip", "llama", "phi", {"policy": "letterbox", "pad": "first"}),
+        ("siglip", "qwen2", "qa", {"policy": "resize", "resample": "lanczos"}),
+        ("clip", "qwen3", "prismatic", {"policy": "crop"}),
+    ],
 )
-def test_there_and_back_again(vision, language, template, checkpoint, tmp_path):
-    model, folder = checkpoint(vision, language, template)
+def test_there_and_back_again(vision, language, template, image, checkpoint, tmp_path):
+    model, folder = checkpoint(vision, language, template, image)
     done = read(folder, tmp_path / "back")
     assert done.agreement.logits <= 1e-5 and done.agreement.prompts >= 4
     again, processor = load(tmp_path / "back")
+    kept = again.config.model_spec.image
+    assert {name: getattr(kept, name) for name in image} == image
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image", "image": tiny.picture()},
                                       {"type": "text", "text": "What?"}]}]
@@ -49,6 +56,27 @@ def test_there_and_back_again(vision, language, template, checkpoint, tmp_path):
         ours, theirs = again(**prompt).logits, model(**prompt).logits
     words = min(ours.shape[-1], theirs.shape[-1])
     torch.testing.assert_close(ours[..., :words], theirs[..., :words], atol=1e-5, rtol=0)
+
+
+PADDED = {
+    "image_processor_type": "LlavaImageProcessor",
+    "do_pad": True,
+    "size": {"shortest_edge": 30},
+    "do_center_crop": True,
+    "crop_size": {"height": 30, "width": 30},
+}
+
+
+def test_a_processor_that_pads():
+    """Squares however they are scaled; another class or another size is refused."""
+    expected = {"policy": "letterbox", "pad": "first", "size": 30}
+    assert image_of_processor(PADDED, "here") == expected
+    plain = {"size": {"height": 30, "width": 30}, "do_center_crop": False}
+    assert image_of_processor(PADDED | plain, "here") == expected
+    with pytest.raises(ModelError, match=r"LlavaImageProcessor's padding.*do_pad of Idefics"):
+        image_of_processor(PADDED | {"image_processor_type": "IdeficsImageProcessor"}, "here")
+    with pytest.raises(ModelError, match="makes no one square"):
+        image_of_processor(PADDED | {"size": {"shortest_edge": 40}}, "here")
 
 
 @pytest.mark.parametrize(

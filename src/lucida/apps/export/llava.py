@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
@@ -17,6 +18,7 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 
 from lucida.apps.export.probes import Agreement, Conversation, compare
 from lucida.apps.export.template import chat_jinja
+from lucida.data.policies import FILTERS, ImagePolicy
 from lucida.data.sample import Views
 from lucida.model.conversion.llava import LLAVAS, AnyLlava, llava_config, to_llava
 from lucida.model.loading import complete, quiet_loading
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
-BICUBIC = 3
 AnyProcessor = LlavaProcessor | LlavaNextProcessor
 
 
@@ -104,9 +105,9 @@ def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> AnyProces
     tiles = config.model_type == "llava_next"
     return (LlavaNextProcessor if tiles else LlavaProcessor)(
         image_processor=(
-            tile_processor(processor, config.image_grid_pinpoints)
+            tile_processor(processor.image_policy, config.image_grid_pinpoints)
             if tiles
-            else image_processor(processor)
+            else image_processor(processor.image_policy)
         ),
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
@@ -117,35 +118,40 @@ def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> AnyProces
     )
 
 
-def image_processor(processor: LucidaProcessor) -> CLIPImageProcessorPil:
-    """transformers' image processor for the policies `resize` and `crop`."""
-    policy = processor.image_policy
+def image_processor(policy: ImagePolicy) -> CLIPImageProcessorPil | LlavaImageProcessorPil:
+    """transformers' image processor for the policies `resize`, `crop` and, padded first,
+    `letterbox`."""
     square = {"height": policy.size, "width": policy.size}
     crop = policy.policy == "crop"
-    return CLIPImageProcessorPil(
-        do_resize=True,
-        size={"shortest_edge": policy.size} if crop else square,
-        do_center_crop=crop,
-        crop_size=square,
-        resample=BICUBIC,
-        do_rescale=True,
-        do_normalize=True,
-        image_mean=list(policy.mean),
-        image_std=list(policy.std),
-        do_convert_rgb=True,
-    )
+    values = {
+        "do_resize": True,
+        "size": {"shortest_edge": policy.size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
+        **shared_values(policy),
+    }
+    if policy.policy == "letterbox":
+        return LlavaImageProcessorPil(do_pad=True, **values)
+    return CLIPImageProcessorPil(**values)
 
 
-def tile_processor(
-    processor: LucidaProcessor, pinpoints: list[list[int]]
-) -> LlavaNextImageProcessorPil:
+def tile_processor(policy: ImagePolicy, pinpoints: list[list[int]]) -> LlavaNextImageProcessorPil:
     """transformers' image processor for the policy `anyres`."""
-    policy = processor.image_policy
     return LlavaNextImageProcessorPil(
         size={"shortest_edge": policy.size},
         crop_size={"height": policy.size, "width": policy.size},
         image_grid_pinpoints=pinpoints,
-        resample=BICUBIC,
-        image_mean=list(policy.mean),
-        image_std=list(policy.std),
+        **shared_values(policy),
     )
+
+
+def shared_values(policy: ImagePolicy) -> dict[str, Any]:
+    """What every image processor is told."""
+    return {
+        "resample": int(FILTERS[policy.resample]),
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(policy.mean),
+        "image_std": list(policy.std),
+        "do_convert_rgb": True,
+    }

@@ -57,9 +57,10 @@ def read_original(folder: Path, out: Path, choices: Choices) -> Imported:
     linears = original.linears(state, design.depth, folder)
     tower, pixels = encoder(folder, design, original.tower_state(state), choices)
     language, tokenizer = language_of(folder, base, design, original.language_state(state))
-    image: dict[str, Any] = {"policy": design.policy, "size": pixels.size}
+    image: dict[str, Any] = {**design.image, "size": pixels.size}
     projector = projector_state(linears, one_matrix=not design.depth)
-    if design.policy == "anyres":
+    tiles = design.image["policy"] == "anyres"
+    if tiles:
         image["grids"] = grids_of(design, pixels.size, folder)
         if original.NEWLINE not in state:
             raise ModelError(
@@ -86,7 +87,7 @@ def read_original(folder: Path, out: Path, choices: Choices) -> Imported:
     def settle(model: Any, processor: Any) -> tuple[str, Agreement]:
         processor.template = choices.template or design.template
         token = processor.image_token_id
-        if design.policy == "anyres":
+        if tiles:
             words = language.config.vocab_size
             other: Any = Llava(as_llava_next(parts, design, token), None, words)
         else:
@@ -94,11 +95,6 @@ def read_original(folder: Path, out: Path, choices: Choices) -> Imported:
             other = Spliced([tower], design.layer, keep, linears, language, token)
         return processor.template, compare(model, processor, other, folder, tokens=False)
 
-    if design.policy == "letterbox":
-        notes.append(
-            "image_aspect_ratio pad: LLaVA pads and then resizes, here it is the other way round; "
-            "pixels along the edges of the padding differ"
-        )
     return Imported(*assemble(parts, out, folder, settle), notes)
 
 

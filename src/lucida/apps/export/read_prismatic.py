@@ -87,7 +87,7 @@ def read_prismatic(folder: Path, out: Path, choices: Choices) -> Imported:
         projector_state(linears, design.projector["kind"] == "linear"),
         {
             "vision": {"feature_layer": FEATURE_LAYER},
-            "image": {"policy": design.policy, "size": design.size},
+            "image": {**design.image, "size": design.size},
             "projector": design.projector,
         },
         design.max_length + patches,
@@ -196,12 +196,12 @@ def notes(design: Design, template: str, trained: bool) -> list[str]:
         found.append(
             "the checkpoint's own vision weights are used; Prismatic's loader ignores them"
         )
-    if design.policy == "letterbox":
+    if design.image["policy"] == "letterbox":
         found.append(
-            "letterbox: Prismatic pads and then resizes, here it is the other way round; pixels "
-            "along the edges of the padding differ"
+            "letterbox: where the sides of a picture differ by an odd number of pixels, Prismatic's "
+            "square lacks one line and is scaled up by as much more; all others are equal"
         )
-    if design.policy == "crop":
+    if design.image["policy"] == "crop":
         found.append("crop: where an odd number of pixels is cut, the window may lie one further")
     if template != "prismatic":
         found.append(

@@ -81,12 +81,14 @@ def joint_obstacles(spec: ModelSpec) -> list[str]:
 def image_obstacles(spec: ModelSpec) -> list[str]:
     """What speaks against it in how pictures are prepared."""
     why = {
-        "letterbox": "Llava's processor pads before it resizes, so edges get other pixels",
+        "letterbox": "Llava's processor pads before it resizes, as model.image.pad `first` does",
         "anyres": "Llava has one square per picture (tiles are LlavaNext's)",
         "split": "Llava has one square per picture (tiles are Idefics3's)",
         "native": "Llava has one square size",
     }
     policy = spec.image.policy
+    if policy == "letterbox" and spec.image.pad == "first":
+        return []
     return [f"model.image.policy is {policy}: {why[policy]}"] if policy in why else []
 
 

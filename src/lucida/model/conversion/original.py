@@ -33,7 +33,12 @@ LANGUAGES = {
 }
 """Its classes: transformers' type of the language model, and the template of its prompts."""
 
-POLICIES = {None: "crop", "square": "crop", "pad": "letterbox", "anyres": "anyres"}
+POLICIES: dict[Any, dict[str, str]] = {
+    None: {"policy": "crop"},
+    "square": {"policy": "crop"},
+    "pad": {"policy": "letterbox", "pad": "first"},
+    "anyres": {"policy": "anyres"},
+}
 FEATURES = {"patch": "patches", "cls_patch": "cls_patches"}
 
 PROJECTOR, NEWLINE = "model.mm_projector.", "model.image_newline"
@@ -50,15 +55,16 @@ class Design:
     """What a checkpoint says about itself, in Lucida's words.
 
     vision: where its encoder is published. depth: linear layers of the projector, 0 for one matrix
-    without a sequence around it. language: configuration of the language model, and where the
-    checkpoint says that it started from. grids: rows and columns for `anyres`, in pixels.
+    without a sequence around it. image: values of the image policy. language: configuration of the
+    language model, and where the checkpoint says that it started from. grids: rows and columns for
+    `anyres`, in pixels.
     """
 
     vision: str
     layer: int
     take: str
     depth: int
-    policy: str
+    image: dict[str, str]
     grids: list[list[int]]
     trained_tower: bool
     language: PreTrainedConfig
@@ -81,8 +87,9 @@ def design_of(values: dict[str, Any], origin: Path) -> Design:
     found = re.fullmatch(r"mlp([1-8])x_gelu", shape)
     if shape != "linear" and found is None:
         unknown("mm_projector_type", shape, "linear, mlp2x_gelu, mlp3x_gelu, …", origin)
-    policy = known(values, "image_aspect_ratio", POLICIES, None, origin)
-    if policy == "anyres" and values.get("mm_patch_merge_type") != "spatial_unpad":
+    image = known(values, "image_aspect_ratio", POLICIES, None, origin)
+    tiles = image["policy"] == "anyres"
+    if tiles and values.get("mm_patch_merge_type") != "spatial_unpad":
         merged = values.get("mm_patch_merge_type")
         unknown("mm_patch_merge_type", merged, "spatial_unpad", origin)
     for name in ("mm_use_im_start_end", "s2"):
@@ -98,8 +105,8 @@ def design_of(values: dict[str, Any], origin: Path) -> Design:
         layer=layer,
         take=known(values, "mm_vision_select_feature", FEATURES, "patch", origin),
         depth=int(found[1]) if found else 0,
-        policy=policy,
-        grids=pinpoints(values.get("image_grid_pinpoints"), origin) if policy == "anyres" else [],
+        image=image,
+        grids=pinpoints(values.get("image_grid_pinpoints"), origin) if tiles else [],
         trained_tower=bool(values.get("unfreeze_mm_vision_tower")),
         language=config,
         base=values.get("_name_or_path"),
@@ -118,8 +125,8 @@ def language_kind(values: dict[str, Any], origin: Path) -> tuple[str, str]:
 
 
 def known(
-    values: dict[str, Any], name: str, table: dict[Any, str], usual: str | None, origin: Path
-) -> str:
+    values: dict[str, Any], name: str, table: dict[Any, Any], usual: str | None, origin: Path
+) -> Any:
     """What a table says of a configuration's value."""
     given = values.get(name, usual)
     if given not in table:

@@ -59,7 +59,11 @@ PROJECTORS: dict[str, dict[str, Any]] = {
     "gelu-mlp": {"kind": "mlp", "depth": 2, "activation": "gelu"},
     "fused-gelu-mlp": {"kind": "fused_mlp"},
 }
-POLICIES = {"resize-naive": "resize", "letterbox": "letterbox", "resize-crop": "crop"}
+POLICIES = {
+    "resize-naive": {"policy": "resize"},
+    "letterbox": {"policy": "letterbox", "pad": "first"},
+    "resize-crop": {"policy": "crop"},
+}
 
 FEATURIZERS = (("featurizer",), ("dino_featurizer", "siglip_featurizer", "clip_featurizer"))
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -69,7 +73,8 @@ WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 class Design:
     """What a checkpoint of Prismatic's says about itself, in Lucida's words.
 
-    vision: encoders on the Hub, "" where none is known. max_length: tokens of text.
+    vision: encoders on the Hub, "" where none is known. image: values of the image policy.
+    max_length: tokens of text.
     """
 
     vision: tuple[str, ...]
@@ -77,7 +82,7 @@ class Design:
     language: str
     template: str
     projector: dict[str, Any]
-    policy: str
+    image: dict[str, str]
     max_length: int
 
 
@@ -102,11 +107,11 @@ def design_of(values: dict[str, Any], origin: object) -> Design:
         known(values, name, table, origin)
         for name, table in (("vision_backbone_id", VISION), ("llm_backbone_id", LANGUAGE))
     )
-    policy = known(values, "image_resize_strategy", POLICIES, origin)
+    image = known(values, "image_resize_strategy", POLICIES, origin)
     shape = str(values["arch_specifier"]).removeprefix("no-align+")
     projector = known({"arch_specifier": shape}, "arch_specifier", PROJECTORS, origin)
     size, encoders = vision
-    return Design(encoders, size, *language, projector, policy, values.get("llm_max_length", 2048))
+    return Design(encoders, size, *language, projector, image, values.get("llm_max_length", 2048))
 
 
 def known(values: dict[str, Any], name: str, table: dict[str, Any], origin: object) -> Any:

@@ -15,7 +15,10 @@ from lucida.core.errors import ModelError
 from lucida.model.encoders.families import family_of
 
 ACTIVATIONS = {"gelu": "gelu", "relu": "relu"}
-BICUBIC = 3
+RESAMPLE = {1: "lanczos", 3: "bicubic"}
+"""Pillow's filters -> Lucida's."""
+PADDING = "LlavaImageProcessor"
+"""The one whose `do_pad` makes a square before anything is scaled."""
 
 
 def refuse(what: str, expected: object, given: object, origin: object) -> NoReturn:
@@ -62,27 +65,32 @@ def spec_of_llava(
 
 def image_of_processor(values: dict[str, Any], origin: object) -> dict[str, Any]:
     """Lucida's image policy and size for the settings of Llava's image processor."""
-    if values.get("do_pad"):
-        what = "its processor pads to a square before it resizes"
-        refuse(what, "resize, or resize and crop", "do_pad", origin)
-    check_steps(values, origin)
+    resample = check_steps(values, origin)
     size = sides_of(values.get("size"))
     crop = sides_of(values.get("crop_size"))
+    kind = values.get("image_processor_type", "")
+    if values.get("do_pad") and not kind.startswith(PADDING):
+        refuse("its processor pads", f"{PADDING}'s padding", f"do_pad of {kind}", origin)
+    if values.get("do_pad"):
+        sides = {*size.values(), *(crop.values() if values.get("do_center_crop") else ())}
+        if len(sides) != 1:
+            refuse("its processor pads and then makes no one square", size, crop, origin)
+        return {"policy": "letterbox", "pad": "first", "size": sides.pop(), **resample}
     if values.get("do_center_crop"):
         sides = {size.get("shortest_edge"), crop.get("height"), crop.get("width")}
         if len(sides) > 1:
             refuse("its processor crops to another size than it scales to", size, crop, origin)
-        return {"policy": "crop", "size": sides.pop()}
+        return {"policy": "crop", "size": sides.pop(), **resample}
     if size.get("height") is None or size.get("height") != size.get("width"):
         refuse("its processor's size", "a square (height, width)", size, origin)
-    return {"policy": "resize", "size": size["height"]}
+    return {"policy": "resize", "size": size["height"], **resample}
 
 
 def tiles_of_processor(
     values: dict[str, Any], config: LlavaNextConfig, origin: object
 ) -> dict[str, Any]:
     """Lucida's `anyres` for the settings of LlavaNext's image processor."""
-    check_steps(values, origin)
+    resample = check_steps(values, origin)
     side = config.vision_config.image_size
     size, crop = sides_of(values.get("size")), sides_of(values.get("crop_size"))
     if {*size.values(), *(crop.values() if values.get("do_center_crop") else ())} != {side}:
@@ -94,16 +102,19 @@ def tiles_of_processor(
     if any(length % side for each in pinpoints for length in each):
         refuse("a grid of tiles is no multiple of the tile", side, pinpoints, origin)
     grids = [[height // side, width // side] for height, width in pinpoints]
-    return {"policy": "anyres", "size": side, "grids": grids}
+    return {"policy": "anyres", "size": side, "grids": grids, **resample}
 
 
-def check_steps(values: dict[str, Any], origin: object) -> None:
-    """Refuse a processor that leaves a step out, or resamples in another way."""
+def check_steps(values: dict[str, Any], origin: object) -> dict[str, str]:
+    """Refuse a processor that leaves a step out, or resamples in another way; the filter, where it
+    is not the usual one."""
     for name, expected in (("do_resize", True), ("do_rescale", True), ("do_normalize", True)):
         if values.get(name, True) is not expected:
             refuse(f"its processor's {name}", expected, values.get(name), origin)
-    if int(values.get("resample", BICUBIC)) != BICUBIC:
-        refuse("its processor's resampling", "3 (bicubic)", values["resample"], origin)
+    given = values.get("resample", 3)
+    if given not in RESAMPLE:
+        refuse("its processor's resampling", "1 (lanczos) or 3 (bicubic)", given, origin)
+    return {} if RESAMPLE[given] == "bicubic" else {"resample": RESAMPLE[given]}
 
 
 def sides_of(size: Any) -> dict[str, int]:
