@@ -41,12 +41,12 @@ class Leg:
     end: float
 
 
-LEGS = (Leg(0.8, 1.0, 100, 0.0, 1.0), Leg(0.2, 0.5, 50, 2.0, 2.0))
+LEGS = (Leg(13 / 15, 1.0, 100, 0.0, 1.0), Leg(2 / 15, 0.5, 50, 2.0, 2.0))
 """Looking up, then pointing."""
 
 
 def build_base(
-    folder: Path, *, steps: int = 3250, exercises: int = 20, seed: int = 0, device: str = "cpu"
+    folder: Path, *, steps: int = 3000, exercises: int = 20, seed: int = 0, device: str = "cpu"
 ) -> dict:
     """Train tokenizer and model, write a Hugging Face folder (fp16 safetensors) and its card."""
     tokenizer = make_tokenizer(seed)
