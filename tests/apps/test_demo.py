@@ -94,7 +94,7 @@ def test_pictures_stand_beside_the_words_on_a_terminal_only():
     for terminal in (True, False):
         out = io.StringIO()
         console = Console(file=out, force_terminal=terminal, width=100, highlight=False)
-        show_pictures([("boxes", "IoU ≥ 0.5", shot)], console)
+        show_pictures([("boxes", {"metric": "IoU ≥ 0.5"}, shot)], console)
         assert ("▀" in out.getvalue()) == terminal
         assert "where is it?" in out.getvalue()
         assert "(1, 2) to (9, 9)" in out.getvalue()

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -27,6 +28,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
+from lucida.eval.shown import shown
 
 COLUMNS = 32
 """Width of a picture in the terminal; a character is one pixel wide and two high."""
@@ -42,7 +44,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
     results = evaluate_run(folder)
     took = time.monotonic() - started
     shots = [
-        (name, task["metric"], shot)
+        (name, task, shot)
         for number, (name, task) in enumerate(results["tasks"].items())
         for shot in gallery(folder, name, 1, skip=number)
     ]
@@ -74,11 +76,11 @@ def _train(recipe: Recipe, folder: Path) -> None:
     run.write_results(results)
 
 
-def show_pictures(shots: list[tuple[str, str, Shot]], console: Console) -> None:
+def show_pictures(shots: list[tuple[str, Mapping[str, object], Shot]], console: Console) -> None:
     """One held-out example of each task: question, answer, truth, and the picture on a terminal."""
     console.print("\nHeld-out pictures, questions and answers\n", style="bold")
-    for task, metric, shot in shots:
-        words = _words(task, metric, shot)
+    for name, task, shot in shots:
+        words = _words(name, task, shot)
         if not console.is_terminal:
             console.print(words, soft_wrap=True)
             console.print()
@@ -90,14 +92,14 @@ def show_pictures(shots: list[tuple[str, str, Shot]], console: Console) -> None:
         console.print()
 
 
-def _words(task: str, metric: str, shot: Shot) -> Text:
+def _words(name: str, task: Mapping[str, object], shot: Shot) -> Text:
     """What is said about one example."""
-    judged = mark(shot.score, metric)
+    judged = mark(shot.score, task)
     sign, style = {"right": ("✓", "green"), "wrong": ("✗", "red")}.get(judged, ("·", "blue"))
     if judged == "graded":
-        sign = f"{metric} {100 * shot.score:.0f}"
+        sign = f"{task['metric']} {shown(task, shot.score)}"
     text = Text()
-    text.append(f"{task}\n", "dim")
+    text.append(f"{name}\n", "dim")
     text.append(f"question  {shot.question}\n")
     text.append(f"answer    {shot.answer}  {sign}\n", style)
     truth = shot.truth
@@ -129,8 +131,6 @@ def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
 def show_scores(results: dict) -> None:
     """The closing table, in points; what is no share (bits per byte) in its own unit. A star marks
     what is not surely above guessing; questions that were never answered are told below."""
-    from lucida.eval.shown import shown
-
     rows, notes = [], []
     for name, task in results["tasks"].items():
         gain = task["gain"]
