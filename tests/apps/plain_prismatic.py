@@ -137,11 +137,11 @@ class Original:
     policy: str
 
     @torch.no_grad()
-    def logits(self, image: Image.Image, question: str) -> tuple[list[int], Tensor]:
+    def logits(self, image: Image.Image, prompt: str) -> tuple[list[int], Tensor]:
         """Ids behind the start token's image, and logits at the text: [BOS] [patches] [text]."""
         tokenizer = AutoTokenizer.from_pretrained(self.language)
         ids = [tokenizer.bos_token_id]
-        ids += tokenizer.encode(f"In: {question}\nOut:", add_special_tokens=False)
+        ids += tokenizer.encode(prompt, add_special_tokens=False)
         features = torch.cat([tower(self.pixels(image)) for tower in self.towers], dim=-1)
         visual = self.project(features)
         words = self.llm.get_input_embeddings()(torch.tensor([ids]))

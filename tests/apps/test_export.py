@@ -40,6 +40,14 @@ def test_every_template_becomes_jinja(template, tmp_path):
     assert reloaded(*make(template=template), tmp_path).prompts >= 3
 
 
+@pytest.mark.parametrize("template", ["vicuna", "llama2", "prismatic_llama2"])
+def test_images_at_the_start_become_jinja(template, tmp_path):
+    model, processor = make()
+    processor.template, processor.image_places = template, "at_start"
+    processor.max_length = 600
+    assert reloaded(model, processor, tmp_path).images > 6
+
+
 @pytest.mark.parametrize(
     "change",
     [

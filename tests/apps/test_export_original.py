@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import (
     AutoModel,

@@ -49,15 +49,36 @@ DESIGNS = {
         "arch": "gelu-mlp",
         "size": 336,
         "patch": 84,
+        "policy": "letterbox",
+        "llm_id": "vicuna-v15-7b",
     },
     "siglip, one matrix": {
         "vision_id": "siglip-vit-b16-224px",
         "kinds": ("siglip",),
         "arch": "linear",
         "trained": False,
+        "llm_id": "phi-2-3b",
     },
-    "imagenet": {"vision_id": "in1k-vit-l", "kinds": ("in1k",), "arch": "no-align+gelu-mlp"},
+    "imagenet": {"vision_id": "in1k-vit-l", "kinds": ("in1k",), "arch": "no-align+gelu-mlp",
+                 "llm_id": "llama2-7b-chat", "policy": "letterbox"},
+}  # fmt: skip
+
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+)
+LLAMA2 = (
+    "<<SYS>\nYou are a helpful language and vision assistant. You are able to understand the "
+    "visual content that the user provides, and assist the user with a variety of tasks using "
+    "natural language.\n<</SYS>>\n\n"
+)
+PROMPTS = {
+    "vicuna-v15-7b": VICUNA + "USER: What colour? ASSISTANT:",
+    "llama2-7b-chat": f"[INST] {LLAMA2}What colour? [/INST]",
+    "mistral-v0.1-7b-instruct": "[INST] What colour? [/INST]",
+    "phi-2-3b": "Input: What colour?\nOutput:",
 }
+"""What stands behind the start token and the image; the others are Prismatic's for base models."""
 
 
 SLOW = ("dino and clip, mistral", "imagenet")
@@ -75,10 +96,11 @@ def test_logits_are_those_of_its_own_forward(design, tmp_path):
     name = "mistral" if "mistral" in design.get("llm_id", "") else "llama"
     original = checkpoint(tmp_path, language(name), **design)
     done = taken(original, tmp_path / "out")
-    assert done.agreement.logits <= 1e-5 and done.template == "prismatic"
+    assert done.agreement.logits <= 1e-5
     model, processor = load(tmp_path / "out")
-    picture = tiny.picture(4, 50, 31)
-    ids, expected = original.logits(picture, "What colour?")
+    picture = tiny.picture(4, 50, 32)
+    prompt = PROMPTS.get(design.get("llm_id"), "In: What colour?\nOut:")
+    ids, expected = original.logits(picture, prompt)
     given = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image", "image": picture},
                                       {"type": "text", "text": "What colour?"}]}]
@@ -101,12 +123,12 @@ def test_the_test_sees_a_wrong_weight(tmp_path):
     torch.save(found, file)
     taken(original, tmp_path / "out")
     model, processor = load(tmp_path / "out")
-    picture = tiny.picture(4, 50, 31)
+    picture = tiny.picture(4, 50, 32)
     prompt = [{"role": "user", "content": [{"type": "image", "image": picture},
                                            {"type": "text", "text": "What?"}]}]  # fmt: skip
     with torch.no_grad():
         logits = model(**processor.apply_chat_template(prompt)).logits[0]
-    expected = original.logits(picture, "What?")[1]
+    expected = original.logits(picture, "In: What?\nOut:")[1]
     assert float((logits[:, :320] - expected).abs().max()) > 1e-4
 
 
@@ -115,8 +137,11 @@ def test_what_differs_is_told(tmp_path):
     done = taken(original, tmp_path / "out")
     told = " ".join(done.notes)
     assert done.template == "vicuna"
-    for word in ("letterbox", "behind the start token", "loader ignores"):
+    for word in ("letterbox", "odd number of pixels", "loader ignores"):
         assert word in told
+    assert "prompts of vicuna" not in told
+    done = taken(original, tmp_path / "other", template="qa")
+    assert done.template == "qa" and "prompts of vicuna" in " ".join(done.notes)
 
 
 def spoilt_file(original, change) -> None:

@@ -14,7 +14,7 @@ from lucida.core.spec import LanguageSpec
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, ImagePart, ImageSource, Sample, Tokens, Turn
-from lucida.data.templates import TEMPLATES
+from lucida.data.templates import PRISMATIC_SYSTEM, TEMPLATES
 
 POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 IMAGE = ImageSource("picture", "p", lambda: None)
@@ -107,12 +107,16 @@ def sample(*said: str, system: str | None = None, images: int = 0) -> Sample:
 
 
 def written(
-    tokenizer: PreTrainedTokenizerFast, template: str, given: Sample, prompt: bool = False
+    tokenizer: PreTrainedTokenizerFast,
+    template: str,
+    given: Sample,
+    prompt: bool = False,
+    images: str = "in_place",
 ) -> Tokens:
-    image = tokenizer.convert_tokens_to_ids("<image>")
+    more = {"image_token_id": tokenizer.convert_tokens_to_ids("<image>"), "images": images}
     if prompt:
-        return encode_prompt(given, tokenizer, template, 1, POLICY, 32, 9999, image_token_id=image)
-    return encode(given, tokenizer, template, 1, POLICY, 32, "answers", 9999, image_token_id=image)
+        return encode_prompt(given, tokenizer, template, 1, POLICY, 32, 9999, **more)
+    return encode(given, tokenizer, template, 1, POLICY, 32, "answers", 9999, **more)
 
 
 def supervised(tokenizer: PreTrainedTokenizerFast, tokens: Tokens) -> str:
@@ -150,6 +154,11 @@ def test_every_template_of_the_specs_exists():
             "prismatic",
             "<bos>Be brief.\n<image>In: What?\nOut: A kite.<eos>In: Where?\nOut: Up.<eos>",
         ),
+        (
+            "prismatic_llama2",
+            "<bos>[INST] <<SYS>\nBe brief.\n<</SYS>>\n\n<image>\nWhat? [/INST] A kite.<eos>"
+            "[INST] Where? [/INST] Up.<eos>",
+        ),
     ],
 )
 def test_golden_texts(template, text):
@@ -160,6 +169,8 @@ def test_golden_texts(template, text):
     ends = {"llama2": " <eos>", "phi": "\n<eos>"}.get(template, "<eos>")
     assert supervised(tokenizer, tokens) == f" A kite.{ends} Up.{ends}"
     plain = written(tokenizer, template, sample(*said, images=1))
+    if template == "prismatic_llama2":
+        text = text.replace("Be brief.", PRISMATIC_SYSTEM)
     expected = text.replace("<<SYS>>\nBe brief.\n<</SYS>>\n\n", "").replace("Be brief.\n\n", "")
     assert tokenizer.decode(plain.input_ids) == expected.replace("Be brief.\n", "")
 
@@ -231,7 +242,7 @@ def test_golden_qwen25_text_with_an_image():
     )
 
 
-@pytest.mark.parametrize("template", ["llama2", "mistral"])
+@pytest.mark.parametrize("template", ["llama2", "mistral", "prismatic_llama2"])
 def test_a_system_text_behind_the_first_question_is_refused(template):
     turns = (Turn("user", ("a",)), Turn("assistant", ("b",)), Turn("system", ("c",)))
     turns += (Turn("user", ("d",)), Turn("assistant", ("e",)))

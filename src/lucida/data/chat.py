@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.core.spec import LossMode, TemplateName
+from lucida.core.spec import ImagePlaces, LossMode, TemplateName
 from lucida.data.pieces import Piece, Runs, Writing
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens
@@ -44,12 +44,14 @@ def encode(
     max_length: int,
     *,
     image_token_id: int | None,
+    images: ImagePlaces = "in_place",
     counts: Counter[str] | None = None,
 ) -> Tokens:
     """The sample as tokens with their targets.
 
     Each image is `visual_tokens` copies of `image_token_id` in one run, or the runs that it gives
-    for this image; with 0 (a blind model) images contribute nothing. A sample longer than
+    for this image; with 0 (a blind model) images contribute nothing. `images`: where they stand, as
+    in `LanguageSpec`. A sample longer than
     `max_length` first loses whole branches, the last first; a single branch that is still too long
     is cut at its end, and a cut that would fall into an image moves before it. `counts` then grows
     by `branches_dropped`, `samples_cut`, `tokens_cut` and `images_dropped`.
@@ -57,7 +59,9 @@ def encode(
     DataError: images and their places differ in number, an answer is empty, the stem alone fills
     `max_length`, nothing is supervised, or the template cannot be followed.
     """
-    writing = Writing(tokenizer, template, visual_tokens, image_policy, bins, image_token_id)
+    writing = Writing(
+        tokenizer, template, visual_tokens, image_policy, bins, image_token_id, images
+    )
     stem, branches = writing.pieces(sample, prompt=False)
     stem, branches = _fitted(sample, stem, branches, max_length, counts)
     tokens = _assembled(sample, stem, branches, loss)
@@ -80,6 +84,7 @@ def encode_prompt(
     max_length: int,
     *,
     image_token_id: int | None,
+    images: ImagePlaces = "in_place",
 ) -> Tokens:
     """The sample up to where the model has to go on: nothing is a target.
 
@@ -87,7 +92,9 @@ def encode_prompt(
     document ends without its end token. DataError when the stem and its longest branch leave no
     room for an answer in `max_length`.
     """
-    writing = Writing(tokenizer, template, visual_tokens, image_policy, bins, image_token_id)
+    writing = Writing(
+        tokenizer, template, visual_tokens, image_policy, bins, image_token_id, images
+    )
     stem, branches = writing.pieces(sample, prompt=True)
     length = _length(stem) + max(_length(branch) for branch in branches)
     if length >= max_length:

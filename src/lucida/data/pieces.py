@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import DataError
-from lucida.core.spec import TemplateName
+from lucida.core.spec import ImagePlaces, TemplateName
 from lucida.data.boxes import box_tokens, format_box
 from lucida.data.images import image_size
 from lucida.data.policies import ImagePolicy
@@ -59,13 +59,15 @@ def image_piece(
 class _Spoken:
     """One turn after consecutive turns of a role were joined.
 
-    `stem` and `branch` are the parts that each side says of it; `open`: the stem ends inside this
+    `stem` and `branch` are the parts that each side says of it; `shared`: the stem begins it (and
+    may be left without parts of it when images go to the start); `open`: the stem ends inside this
     turn, so each branch goes on with it or closes it.
     """
 
     role: str
     stem: list[Part] = field(default_factory=list)
     branch: list[Part] = field(default_factory=list)
+    shared: bool = False
     open: bool = False
 
 
@@ -79,6 +81,7 @@ class Writing:
     image_policy: ImagePolicy
     bins: int
     image_token_id: int | None
+    images: ImagePlaces = "in_place"
 
     def __post_init__(self) -> None:
         if self.visual_tokens and self.image_token_id is None:
@@ -121,7 +124,7 @@ class _Conversation:
 
     def write(self, spoken: list[_Spoken], prompt: bool) -> None:
         """Writes all turns; `spoken` loses a last answer when a prompt is wanted."""
-        if prompt and spoken and spoken[-1].role == "assistant" and not spoken[-1].stem:
+        if prompt and spoken and spoken[-1].role == "assistant" and not spoken[-1].shared:
             spoken = spoken[:-1]
         document = any(turn.role == "text" for turn in spoken)
         if document and len(spoken) > 1:
@@ -132,11 +135,14 @@ class _Conversation:
                 remedy="use role `text` for all turns of a branch or for none",
             )
         layout = self._layout(spoken, document, prompt)
-        self._begin(layout)
+        begun = self._begin(layout)
+        if self.writing.images == "at_start":
+            self._images_first(spoken)
         for turn, frame in zip(spoken, layout.frames, strict=False):
-            self._turn(turn, frame)
+            self._turn(turn, frame, begun)
+            begun = 0
         if prompt and not document:
-            self._text(self.branch, layout.frames[-1].before)
+            self._text(self.branch, layout.frames[-1].before, begun=begun)
 
     def _layout(self, spoken: list[_Spoken], document: bool, prompt: bool) -> Layout:
         tokenizer = self.writing.tokenizer
@@ -152,27 +158,46 @@ class _Conversation:
         except DataError as error:
             raise DataError(str(error), origin=self.sample.origin) from error
 
-    def _begin(self, layout: Layout) -> None:
-        """The start token, once: not when the template or its first text begins with it."""
+    def _begin(self, layout: Layout) -> int:
+        """Writes the start token, once: not when the template or its first text begins with it,
+        unless images come in between. How many tokens of the first text were written so."""
         bos = self.vocabulary.bos
-        if bos is None or layout.begins_itself:
-            return
         opening = layout.frames[0].before if layout.frames else ""
-        if self.vocabulary.literal(opening)[:1] != (bos,):
+        written = bos is not None and self.vocabulary.literal(opening)[:1] == (bos,)
+        between = self.writing.images == "at_start" and bool(self.sample.images)
+        if between if written else bos is not None and not layout.begins_itself:
             self.stem.append(Piece((bos,)))
+        return int(written and between)
 
-    def _turn(self, turn: _Spoken, frame: Frame) -> None:
-        """Writes one turn in the order that `Frame` describes."""
+    def _images_first(self, spoken: list[_Spoken]) -> None:
+        """Writes all images at once and takes them out of their turns."""
+        for turn in spoken:
+            if turn.role == "assistant":
+                continue  # images in answers are refused, here as elsewhere
+            strip = turn.role != "text"
+            turn.stem, shown = _without_images(turn.stem, strip)
+            turn.branch, more = _without_images(turn.branch, strip)
+            if more and len(self.sample.branches) > 1:
+                raise DataError(
+                    "an image of one of several branches cannot stand at the start of all",
+                    origin=self.sample.origin,
+                    remedy="give each branch a sample of its own, or set model.language.images to "
+                    "in_place",
+                )
+            self._parts(self.stem, [*shown, *more])
+
+    def _turn(self, turn: _Spoken, frame: Frame, begun: int = 0) -> None:
+        """Writes one turn in the order that `Frame` describes, without `begun` first tokens."""
         answer = turn.role in ("assistant", "text")
         if turn.role == "assistant":
             self._check_answer(turn)
-        first = self.stem if turn.stem else self.branch
-        last = self.stem if turn.stem and not turn.open else self.branch
+        first = self.stem if turn.shared else self.branch
+        last = self.stem if turn.shared and not turn.open else self.branch
         images, said = _opening_images(turn.stem)
         more, asked = ([], turn.branch) if said else _opening_images(turn.branch)
         lead = frame.lead
 
-        self._text(first, frame.before)
+        self._text(first, frame.before, begun=begun)
         self._text(first, frame.generated, answer)
         if (images or more) and frame.glue:  # "USER: <image>\nWhat": the space stands first
             self._text(first, lead)
@@ -193,8 +218,8 @@ class _Conversation:
             self._text(last, frame.end, answer)
             self._text(last, frame.after)
 
-    def _text(self, pieces: list[Piece], text: str, answer: bool = False) -> None:
-        ids = self.vocabulary.literal(text)
+    def _text(self, pieces: list[Piece], text: str, answer: bool = False, begun: int = 0) -> None:
+        ids = self.vocabulary.literal(text)[begun:]
         if ids:
             pieces.append(Piece(ids, answer))
 
@@ -285,7 +310,7 @@ def _joined(stem: list[tuple[str, list[Part]]], branch: Sequence[Turn]) -> list[
     the end of the stem belong to whoever speaks first in the branch, document or user.
     """
     later = _same_roles(branch)
-    joined = [_Spoken(role, stem=parts) for role, parts in stem if parts]
+    joined = [_Spoken(role, stem=parts, shared=True) for role, parts in stem if parts]
     if joined and joined[-1].role in ("user", "text"):
         end = joined[-1]
         end.open = True
@@ -327,6 +352,14 @@ def _tidy(parts: list[Part], strip: bool) -> list[Part]:
     if strip and tidy and isinstance(tidy[-1], str):
         tidy[-1] = tidy[-1].rstrip()
     return [part for part in tidy if part != ""]
+
+
+def _without_images(parts: list[Part], strip: bool) -> tuple[list[Part], list[Part]]:
+    """The parts as if they had never shown an image, and the images."""
+    images: list[Part] = [part for part in parts if isinstance(part, ImagePart)]
+    if not images:
+        return parts, images
+    return _tidy([part for part in parts if not isinstance(part, ImagePart)], strip), images
 
 
 def _opening_images(parts: list[Part]) -> tuple[list[Part], list[Part]]:

@@ -12,9 +12,11 @@ supervised tokens are known by construction, and text of the data can never be t
     mistral    <s>[INST] {images}\\n{user} [/INST] {assistant}</s>[INST] ...
     phi        Input: {images}\\n{user}\\nOutput: {assistant}\\n<|endoftext|>  Prismatic's for Phi-2
     prismatic  {images}In: {user}\\nOut: {assistant}</s>In: ...       Prismatic's for base models
+    prismatic_llama2   Prismatic's for Llama-2-chat: one start token, its own system text
     tokenizer  whatever the tokenizer's own `chat_template` writes (own_template.py)
 
-Consecutive turns of one role are one turn, and images that open a turn stand before its text.
+Consecutive turns of one role are one turn, and images that open a turn stand before its text (all
+of them in front of everything, where `language.images` is `at_start`).
 Role `text` is a document: no template writes anything around it but the end token after it.
 """
 
@@ -36,6 +38,11 @@ VICUNA_SYSTEM = (
     "helpful, detailed, and polite answers to the user's questions."
 )
 
+PRISMATIC_SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language."
+)
 
 Template = Callable[["PreTrainedTokenizerBase", Sequence[Role]], Layout]
 
@@ -108,8 +115,7 @@ def llama2(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
     """Llama-2-chat: `<s>[INST] <<SYS>>...<</SYS>>` and user, ` [/INST]`, answer, ` </s>`.
 
     The letter of the tokenizer's own template: each question begins with a start token, and no
-    system text is added that the data lack. (Prismatic's differs: one start token, a system text of
-    its own, no space in front of the end.)
+    system text is added that the data lack.
     """
     start, end = _start_token(tokenizer, "llama2"), _end_token(tokenizer, "llama2")
     told = Frame(before=f"{start}[INST] <<SYS>>\n", end="\n<</SYS>>\n\n")
@@ -150,8 +156,26 @@ def prismatic(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layo
     return Layout(tuple(frames[role] for role in roles))
 
 
-def _instructed(template: str, roles: Sequence[Role], opens: str, told: Frame, end: str) -> Layout:
-    """Questions between `opens` and ` [/INST]`; a system text stands inside the first of them."""
+def prismatic_llama2(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]) -> Layout:
+    """Prismatic's for Llama-2-chat: one start token, no space in front of the end, its own system
+    text if there is none, and its tag as the models were trained with it (`<<SYS>`)."""
+    told = Frame(before="[INST] <<SYS>\n", end="\n<</SYS>>\n\n")
+    opens = told.before + PRISMATIC_SYSTEM + told.end
+    first = Frame(before=opens, glue="\n", end=" [/INST]")
+    end = _end_token(tokenizer, "prismatic_llama2")
+    return _instructed("prismatic_llama2", roles, "[INST]", told, end, first)
+
+
+def _instructed(
+    template: str,
+    roles: Sequence[Role],
+    opens: str,
+    told: Frame,
+    end: str,
+    first: Frame | None = None,
+) -> Layout:
+    """Questions between `opens` and ` [/INST]`; a system text stands inside the first of them.
+    first: the first question's frame where there is no system text, if it has one of its own."""
     frames = []
     for number, role in enumerate(roles):
         if role == "assistant":
@@ -167,6 +191,8 @@ def _instructed(template: str, roles: Sequence[Role], opens: str, told: Frame, e
             frames.append(told)
         elif roles[:number] == ("system",):
             frames.append(Frame(glue="\n", end=" [/INST]"))
+        elif number == 0 and first is not None:
+            frames.append(first)
         else:
             frames.append(Frame(before=opens, lead=" ", glue="\n", end=" [/INST]"))
     return Layout(tuple(frames))
@@ -181,6 +207,7 @@ TEMPLATES: dict[str, Template] = {
     "mistral": mistral,
     "phi": phi,
     "prismatic": prismatic,
+    "prismatic_llama2": prismatic_llama2,
     "tokenizer": tokenizer_template,
 }
 

@@ -64,6 +64,7 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
         image_policy=policies[0],
         more_policies=policies[1:],
         template=spec.language.template,
+        image_places=spec.language.images,
         visual_tokens=config.visual_tokens,
         projector=spec.projector,
         unit_patches=config.unit_patches,

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from lucida.core.errors import DataError
-from lucida.core.spec import LossMode, ProjectorSpec, TemplateName
+from lucida.core.spec import ImagePlaces, LossMode, ProjectorSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Piece, Runs, image_piece
@@ -47,9 +47,11 @@ class LucidaProcessor(ProcessorMixin):
         more_policies: Sequence[ImagePolicy | dict] = (),
         projector: ProjectorSpec | dict | None = None,
         unit_patches: int = 1,
+        image_places: ImagePlaces = "in_place",
     ) -> None:
         """visual_tokens: of one view. more_policies: of further encoders, which see the same parts
-        of a picture. projector, unit_patches: as in `Arrangement`."""
+        of a picture. projector, unit_patches: as in `Arrangement`. image_places: as `images` in
+        `LanguageSpec`."""
         super().__init__(tokenizer, chat_template=chat_template)
         self.image_token = image_token
         self.image_policy = read_policy(image_policy)
@@ -61,6 +63,7 @@ class LucidaProcessor(ProcessorMixin):
         )
         self.unit_patches = unit_patches
         self.template = template
+        self.image_places = image_places
         self.visual_tokens = visual_tokens
         self.coordinate_bins = coordinate_bins
         self.max_length = max_length
@@ -110,6 +113,7 @@ class LucidaProcessor(ProcessorMixin):
             loss,
             self.max_length,
             image_token_id=self.image_token_id,
+            images=self.image_places,
             **more,
         )
 
@@ -124,6 +128,7 @@ class LucidaProcessor(ProcessorMixin):
             self.coordinate_bins,
             self.max_length,
             image_token_id=self.image_token_id,
+            images=self.image_places,
         )
 
     def pixels(

@@ -98,6 +98,7 @@ def processor_of(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
         image_token=placeholder,
         image_policy=seen.policy,
         template=spec.language.template,
+        image_places=spec.language.images,
         visual_tokens=1 if marker else seen.tokens,
         projector=spec.projector,
         unit_patches=seen.unit_patches,

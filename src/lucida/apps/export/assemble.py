@@ -78,7 +78,7 @@ class Parts:
 
 
 Settle = Callable[[LucidaModel, LucidaProcessor], tuple[str, Agreement]]
-"""Chooses the template and compares the model with where it comes from."""
+"""Chooses the template and the images' places, and compares the model with where it comes from."""
 
 
 def assemble(parts: Parts, out: Path, origin: Path, settle: Settle) -> tuple[str, Agreement]:
@@ -91,8 +91,9 @@ def assemble(parts: Parts, out: Path, origin: Path, settle: Settle) -> tuple[str
         fill(model.projector, parts.projector, origin)
         template, agreement = settle(model, processor)
         processor.template = template
+        places = processor.image_places
         model.generation_config = generation_defaults(parts.language, processor)
-        final = spec_of(parts, [str(out / "parts" / name) for name in folders], template)
+        final = spec_of(parts, [str(out / "parts" / name) for name in folders], template, places)
         model.config.spec = json.loads(final.model_dump_json())
         save(model, processor, aside)
     return template, agreement
@@ -111,14 +112,21 @@ def write_parts(parts: Parts, folder: Path) -> list[str]:
     return names
 
 
-def spec_of(parts: Parts, folders: Sequence[str], template: str = "plain") -> ModelSpec:
+def spec_of(
+    parts: Parts, folders: Sequence[str], template: str = "plain", images: str = "in_place"
+) -> ModelSpec:
     """The model's spec over parts in these folders."""
     *vision, language = folders
     encoders = [{**parts.spec["vision"], "path": path} for path in vision]
     values = {
         **parts.spec,
         "vision": {**encoders[0], "more": encoders[1:]},
-        "language": {"path": language, "template": template, "max_length": parts.max_length},
+        "language": {
+            "path": language,
+            "template": template,
+            "images": images,
+            "max_length": parts.max_length,
+        },
     }
     return ModelSpec.model_validate(values)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jinja2 import TemplateError
@@ -15,6 +15,7 @@ from lucida.apps.export.assemble import Choices, Imported, Parts, assemble, fill
 from lucida.apps.export.llava import AnyLlava, Llava, read_llava
 from lucida.apps.export.probes import Agreement, compare, conversations
 from lucida.core.errors import DataError, ModelError
+from lucida.core.spec import ImagePlaces
 from lucida.data.templates import TEMPLATES
 from lucida.model.conversion.llava import HEAD, LANGUAGE, NEWLINE, plain_config
 from lucida.model.conversion.reading import (
@@ -90,12 +91,14 @@ def language_of(llava: AnyLlava) -> PreTrainedModel:
 def settled(
     model: Any, ours: LucidaProcessor, other: Llava, template: str | None, origin: Path
 ) -> tuple[str, Agreement]:
-    """The template that writes as the checkpoint's own processor does, and the comparison."""
+    """The template that writes as the checkpoint's own processor does, and the comparison; the
+    images' places are set on the way."""
     if template:
         ours.template = template
         return template, compare(model, ours, other, origin, tokens=False)
-    best = max(TEMPLATES, key=lambda name: written_alike(ours, other, name))
-    if not written_alike(ours, other, best):
+    ways = [(name, places) for places in get_args(ImagePlaces) for name in TEMPLATES]
+    best, places = max(ways, key=lambda way: written_alike(ours, other, *way))
+    if not written_alike(ours, other, best, places):
         raise ModelError(
             "no template of Lucida's writes this checkpoint's prompts",
             expected=other.processor.chat_template,
@@ -103,14 +106,14 @@ def settled(
             origin=origin,
             remedy="name the nearest with --template; tokens may then differ from its processor's",
         )
-    ours.template = best
+    ours.template, ours.image_places = best, places
     return best, compare(model, ours, other, origin)
 
 
-def written_alike(ours: LucidaProcessor, other: Llava, template: str) -> int:
+def written_alike(ours: LucidaProcessor, other: Llava, template: str, places: ImagePlaces) -> int:
     """Probes that a template and the checkpoint's processor write with the same tokens; 0 when one
     of those that the template has comes out otherwise."""
-    ours.template = template
+    ours.template, ours.image_places = template, places
     alike = 0
     for conversation in conversations():
         try:

@@ -95,6 +95,7 @@ def read_prismatic(folder: Path, out: Path, choices: Choices) -> Imported:
 
     def settle(model: Any, processor: Any) -> tuple[str, Agreement]:
         processor.template = choices.template or design.template
+        processor.image_places = "at_start"
         placeholder = processor.image_token_id
         other = Spliced(vision, FEATURE_LAYER, False, linears, language, placeholder)
         return processor.template, compare(model, processor, other, folder, tokens=False)
@@ -198,14 +199,11 @@ def notes(design: Design, template: str, trained: bool) -> list[str]:
         )
     if design.image["policy"] == "letterbox":
         found.append(
-            "letterbox: where the sides of a picture differ by an odd number of pixels, Prismatic's "
-            "square lacks one line and is scaled up by as much more; all others are equal"
+            "letterbox: where the sides of a picture differ by an odd number of pixels, "
+            "Prismatic's square lacks one line and is scaled up by as much more; others are equal"
         )
     if design.image["policy"] == "crop":
         found.append("crop: where an odd number of pixels is cut, the window may lie one further")
-    if template != "prismatic":
-        found.append(
-            f"template {template}: images stand inside the first question; Prismatic puts them "
-            "right behind the start token"
-        )
+    if template != design.template:
+        found.append(f"template {template}: Prismatic writes the prompts of {design.template}")
     return found

@@ -42,6 +42,7 @@ def chat_jinja(processor: LucidaProcessor) -> str:
     """
     turns = turns_of(processor)
     image = literal(processor.image_token)
+    at_start = processor.image_places == "at_start"
     keys = list(dict.fromkeys([*turns.inside, *turns.last]))
     branches = []
     for number, key in enumerate(keys):
@@ -56,19 +57,36 @@ def chat_jinja(processor: LucidaProcessor) -> str:
     )
     return (
         f"{{%- set ns = namespace(before={literal(START)}) -%}}{said(turns.start)}"
+        f"{every_image(image) if at_start else ''}"
         "{%- for m in messages -%}"
         "{%- set ns.pictures = '' -%}{%- set ns.words = '' -%}{%- set ns.every = '' -%}"
         "{%- if m['content'] is string -%}{%- set ns.words = m['content'] -%}{%- else -%}"
         "{%- for part in m['content'] -%}{%- if part['type'] == 'image' -%}"
-        f"{{%- set ns.every = ns.every + {image} -%}}{{%- if ns.words | trim -%}}"
-        f"{{%- set ns.words = ns.words + {image} -%}}{{%- else -%}}"
-        f"{{%- set ns.words = '' -%}}{{%- set ns.pictures = ns.pictures + {image} -%}}"
-        "{%- endif -%}{%- else -%}"
+        f"{'' if at_start else image_in_place(image)}{{%- else -%}}"
         "{%- set ns.words = ns.words + part['text'] -%}{%- endif -%}{%- endfor -%}{%- endif -%}"
         "{%- set ns.words = ns.words | trim -%}"
         f"{''.join(branches)}{{%- else -%}}{{{{- raise_exception({unknown}) -}}}}{{%- endif -%}}"
         "{%- set ns.before = m['role'] -%}{%- endfor -%}"
         f"{{%- if add_generation_prompt -%}}{prompts}{{%- endif -%}}{{%- endif -%}}"
+    )
+
+
+def every_image(image: str) -> str:
+    """Jinja that writes the images of all messages; `image` is a Jinja string."""
+    return (
+        "{%- for m in messages -%}{%- if m['content'] is not string -%}"
+        "{%- for part in m['content'] -%}{%- if part['type'] == 'image' -%}"
+        f"{{{{- {image} -}}}}{{%- endif -%}}{{%- endfor -%}}{{%- endif -%}}{{%- endfor -%}}"
+    )
+
+
+def image_in_place(image: str) -> str:
+    """Jinja that notes an image of a message: one that opens it, or one among its words."""
+    return (
+        f"{{%- set ns.every = ns.every + {image} -%}}{{%- if ns.words | trim -%}}"
+        f"{{%- set ns.words = ns.words + {image} -%}}{{%- else -%}}"
+        f"{{%- set ns.words = '' -%}}{{%- set ns.pictures = ns.pictures + {image} -%}}"
+        "{%- endif -%}"
     )
 
 
@@ -79,17 +97,20 @@ def turns_of(processor: LucidaProcessor) -> Turns:
     inside: dict[Key, Frame] = {}
     last: dict[Key, Frame] = {}
     start: str | None = None
+    bos = tokenizer.bos_token or ""
     for roles in conversations():
         try:
             layout = TEMPLATES[processor.template](tokenizer, roles)
         except DataError:
             continue  # the template has no such conversation; the Jinja text refuses it too
-        if start is None:
-            bos = tokenizer.bos_token or ""
-            begun = layout.begins_itself or layout.frames[0].before.startswith(bos)
-            start = "" if begun else bos
+        frames, opening = list(layout.frames), layout.frames[0].before
+        token = "" if layout.begins_itself or opening.startswith(bos) else bos
+        if processor.image_places == "at_start" and opening.startswith(bos):
+            frames[0] = replace(frames[0], before=opening.removeprefix(bos))
+            token = bos  # images come between
+        start = token if start is None else start
         before = START
-        for number, (role, frame) in enumerate(zip(roles, layout.frames, strict=True)):
+        for number, (role, frame) in enumerate(zip(roles, frames, strict=True)):
             known = last if number == len(roles) - 1 else inside
             key = (role, before)
             first = known.setdefault(key, frame)

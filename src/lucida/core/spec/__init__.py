@@ -24,6 +24,7 @@ from lucida.core.spec.data import (
 from lucida.core.spec.evaluation import EvaluationSpec, RetentionSpec
 from lucida.core.spec.model import (
     CrossAttentionSpec,
+    ImagePlaces,
     LanguageSpec,
     MaskName,
     ModelSpec,
@@ -73,6 +74,7 @@ __all__ = [
     "FusedMlpProjectorSpec",
     "HubSourceSpec",
     "IdentityProjectorSpec",
+    "ImagePlaces",
     "ImageSpec",
     "InterleavedSourceSpec",
     "LanguageSpec",

@@ -12,8 +12,18 @@ from lucida.core.spec.vision import ImageSpec, VisionSpec
 
 MaskName = Literal["causal", "image_block", "all_images", "prefix", "mutual", "diagonal"]
 TemplateName = Literal[
-    "plain", "qa", "chatml", "vicuna", "llama2", "mistral", "phi", "prismatic", "tokenizer"
+    "plain",
+    "qa",
+    "chatml",
+    "vicuna",
+    "llama2",
+    "mistral",
+    "phi",
+    "prismatic",
+    "prismatic_llama2",
+    "tokenizer",
 ]
+ImagePlaces = Literal["in_place", "at_start"]
 
 ONE_SQUARE = ("resize", "letterbox", "crop")
 """Image policies that make one square of a picture."""
@@ -26,6 +36,9 @@ class LanguageSpec(Spec):
     """Hub id, local Hugging Face folder, or `lucida:NAME` for a part that ships with Lucida."""
     template: TemplateName = "qa"
     """How turns become tokens. `tokenizer` follows the tokenizer's own chat template."""
+    images: ImagePlaces = "in_place"
+    """Visual tokens stand where the data have them (inside the question, as in LLaVA), or all of a
+    sample's right behind the start token, before any system text, as in Prismatic."""
     max_length: int = Field(default=2048, gt=0)
     """Longest sample in tokens, visual tokens included."""
     quantize: Literal["4bit", "8bit"] | None = None
