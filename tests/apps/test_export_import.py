@@ -58,6 +58,16 @@ def test_there_and_back_again(vision, language, template, image, checkpoint, tmp
     torch.testing.assert_close(ours[..., :words], theirs[..., :words], atol=1e-5, rtol=0)
 
 
+def test_images_at_the_start_are_recognised(tmp_path):
+    model, processor = make(template="mistral")
+    processor.image_places = "at_start"
+    llava.write_llava(model, processor, tmp_path / "llava")
+    done = read(tmp_path / "llava", tmp_path / "back")
+    again, reader = load(tmp_path / "back")
+    assert (done.template, reader.image_places) == ("mistral", "at_start")
+    assert again.config.model_spec.language.images == "at_start"
+
+
 PADDED = {
     "image_processor_type": "LlavaImageProcessor",
     "do_pad": True,

@@ -106,6 +106,13 @@ def test_images_leave_the_words_as_if_they_had_not_been_there():
     assert [source.key for source in tokens.images] == ["q", "p"]
 
 
+def test_documents_keep_their_images_among_their_words():
+    tokenizer = bytes_tokenizer()
+    page = Sample("page 3", (IMAGE,), (), ((Turn("text", ("a.", ImagePart(0), "b.")),),))
+    tokens = written(tokenizer, "vicuna", page, images="at_start")
+    assert tokenizer.decode(tokens.input_ids) == "<bos>a.<image>b.<eos>"
+
+
 @pytest.mark.parametrize("template", ["vicuna", "llama2", "mistral", "prismatic", "qa", "plain"])
 def test_a_question_is_written_alike_alone_and_beside_others(template):
     tokenizer = bytes_tokenizer()

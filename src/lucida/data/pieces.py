@@ -136,7 +136,7 @@ class _Conversation:
             )
         layout = self._layout(spoken, document, prompt)
         begun = self._begin(layout)
-        if self.writing.images == "at_start":
+        if self.writing.images == "at_start" and not document:
             self._images_first(spoken)
         for turn, frame in zip(spoken, layout.frames, strict=False):
             self._turn(turn, frame, begun)

@@ -38,7 +38,8 @@ class LanguageSpec(Spec):
     """How turns become tokens. `tokenizer` follows the tokenizer's own chat template."""
     images: ImagePlaces = "in_place"
     """Visual tokens stand where the data have them (inside the question, as in LLaVA), or all of a
-    sample's right behind the start token, before any system text, as in Prismatic."""
+    conversation's right behind the start token, before any system text, as in Prismatic. Those of a
+    document always stand among its words."""
     max_length: int = Field(default=2048, gt=0)
     """Longest sample in tokens, visual tokens included."""
     quantize: Literal["4bit", "8bit"] | None = None
