@@ -174,9 +174,8 @@ class _Conversation:
         for turn in spoken:
             if turn.role == "assistant":
                 continue  # images in answers are refused, here as elsewhere
-            strip = turn.role != "text"
-            turn.stem, shown = _without_images(turn.stem, strip)
-            turn.branch, more = _without_images(turn.branch, strip)
+            turn.stem, shown = _without_images(turn.stem)
+            turn.branch, more = _without_images(turn.branch)
             if more and len(self.sample.branches) > 1:
                 raise DataError(
                     "an image of one of several branches cannot stand at the start of all",
@@ -354,12 +353,13 @@ def _tidy(parts: list[Part], strip: bool) -> list[Part]:
     return [part for part in tidy if part != ""]
 
 
-def _without_images(parts: list[Part], strip: bool) -> tuple[list[Part], list[Part]]:
-    """The parts as if they had never shown an image, and the images."""
+def _without_images(parts: list[Part]) -> tuple[list[Part], list[Part]]:
+    """The parts of a turn as if they had never shown an image, and the images."""
     images: list[Part] = [part for part in parts if isinstance(part, ImagePart)]
     if not images:
         return parts, images
-    return _tidy([part for part in parts if not isinstance(part, ImagePart)], strip), images
+    said = [part for part in parts if not isinstance(part, ImagePart)]
+    return _tidy(said, strip=True), images
 
 
 def _opening_images(parts: list[Part]) -> tuple[list[Part], list[Part]]:
