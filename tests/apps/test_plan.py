@@ -239,6 +239,12 @@ def test_a_full_scale_design_of_two_encoders_or_gated_layers_is_planned():
     assert plan["tokens_per_image"] == {"one_view": 576, "most": 576, "in_the_text": False}
 
 
+@pytest.mark.slow
+def test_layers_computed_again_outside_of_autocast_keep_what_they_kept_inside():
+    processor = Device("a processor", "bf16", 1e12, 0.5, 8 * GIB, gpu=False)
+    plan_recipe(load_recipe("llava-1.5-7b"), processor)
+
+
 def test_a_published_recipe_is_planned_without_its_weights():
     plan = plan_recipe(load_recipe("qwen2.5-1.5b-lora"), DEVICES["v100-32g"], 4)
     assert plan["modules"]["language"] == pytest.approx(1.54e9, rel=0.01)

@@ -146,6 +146,7 @@ def run_pass(
 
     with mode, torch.autograd.graph.saved_tensors_hooks(keeping.pack, lambda tensor: tensor):
         with autocast:
+            weights = weights_kept(shape, gpu)
             visual = None
             if model.vision is not None and shape.views:
                 features = deep("vision", lambda: seen(model, shape))
@@ -153,7 +154,7 @@ def run_pass(
             hidden = deep("language", lambda: read(model, shape, visual, gpu))
             loss = part("head", lambda: judged(model, hidden, shape))
         if loss.requires_grad:
-            with attending(shape.attended, weights_kept(shape, gpu)):
+            with attending(shape.attended, weights):  # backward passes run outside of autocast
                 part("backward", loss.backward)
     if shape.features_cached:
         cost.flops.pop("vision", None)  # its features come from the disk
