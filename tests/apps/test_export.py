@@ -16,6 +16,7 @@ from tiny_designs import make
 
 from lucida.apps import cli
 from lucida.apps.export import llava
+from lucida.apps.export.probes import compare
 from lucida.apps.export.write import export
 from lucida.core.errors import ModelError, RunError
 from lucida.model.checkpoint import save
@@ -89,6 +90,19 @@ def test_a_difference_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="logits differ"):
         export(tmp_path / "run", tmp_path / "out")
     assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("group", [0, 2, 6], ids=["first", "between", "last"])
+def test_logits_that_are_no_numbers_are_a_difference(group):
+    model, processor = make()
+    asked = iter(range(99))
+
+    def answered(inputs):
+        logits = model(**inputs).logits
+        return logits.fill_(float("nan")) if next(asked) == group else logits
+
+    with pytest.raises(ModelError, match="logits differ"):
+        compare(model, processor, answered, "nowhere")
 
 
 def test_what_stands_there_is_kept(tmp_path):

@@ -236,10 +236,6 @@ class Spliced:
     language: PreTrainedModel
     image_token: int
 
-    def inputs(self, group: object) -> dict[str, Tensor]:
-        """Parts have no processor."""
-        raise NotImplementedError("compare with tokens=False")
-
     def logits(self, inputs: dict[str, Any]) -> Tensor:
         """Logits of ids in which each place of a visual token is marked."""
         ids = inputs["input_ids"]

@@ -56,12 +56,10 @@ def read_llava(folder: Path) -> tuple[AnyLlava, AnyProcessor]:
 
 @dataclass(frozen=True, slots=True)
 class Llava:
-    """A Llava or LlavaNext and its processor, as `compare` asks them. words: rows of the vocabulary
-    that count, None for all."""
+    """A Llava or LlavaNext and its processor, as `compare` asks them."""
 
     model: AnyLlava
-    processor: AnyProcessor | None
-    words: int | None = None
+    processor: AnyProcessor
 
     def inputs(self, group: list[Conversation]) -> dict[str, torch.Tensor]:
         """What its processor makes of conversations."""
@@ -76,10 +74,15 @@ class Llava:
 
     def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
         """What its model makes of them."""
-        given = dict(inputs)
-        if isinstance(given.get("pixel_values"), Views):
-            given |= as_tiles(given["pixel_values"])
-        return self.model(**given).logits[..., : self.words]
+        return llava_logits(self.model, inputs)
+
+
+def llava_logits(model: AnyLlava, inputs: dict[str, Any]) -> torch.Tensor:
+    """What a Llava or LlavaNext makes of Lucida's inputs or of its own processor's."""
+    given = dict(inputs)
+    if isinstance(given.get("pixel_values"), Views):
+        given |= as_tiles(given["pixel_values"])
+    return model(**given).logits
 
 
 def as_tiles(views: Views) -> dict[str, torch.Tensor]:
@@ -93,7 +96,8 @@ def as_tiles(views: Views) -> dict[str, torch.Tensor]:
 
 def check_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> Agreement:
     """Reload the folder and compare it with the model; ModelError when they differ."""
-    return compare(model, processor, Llava(*read_llava(folder)), folder.name)
+    other = Llava(*read_llava(folder))
+    return compare(model, processor, other.logits, folder.name, other.inputs)
 
 
 def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> AnyProcessor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -89,55 +90,65 @@ def groups(probes: list[Conversation]) -> list[list[Conversation]]:
     return [*([each] for each in probes), probes]
 
 
-class Exported(Protocol):
-    """A model and its processor as somebody without Lucida has them."""
-
-    def inputs(self, group: list[Conversation]) -> dict[str, torch.Tensor]: ...
-
-    def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor: ...
+Written = Callable[[list[Conversation]], dict[str, torch.Tensor]]
+"""What a processor makes of a group of conversations."""
+Answered = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+"""The logits that a model gives to it."""
 
 
 @torch.no_grad()
 def compare(
     model: LucidaModel,
     processor: LucidaProcessor,
-    other: Exported,
+    answered: Answered,
     origin: object,
-    tokens: bool = True,
+    written: Written | None = None,
 ) -> Agreement:
     """Ask both the same and give the largest differences; ModelError for any that counts.
 
     Prompt by prompt and as one padded batch: ids and masks equal, pixels within `PIXELS`, logits
-    (at every position that is no padding) within `LOGITS`. Without `tokens` the other's processor
-    is not asked: the same tokens and pixels go through both models.
+    (at every position that is no padding) within `LOGITS`. Without `written`, the other's
+    processor, the same tokens and pixels go through both models.
     """
     probes = asked(processor)
-    logits = pixels = 0.0
-    images = 0
+    logits, pixels, images = [0.0], [0.0], 0
     for group in groups(probes):
         ours = dict(processor.apply_chat_template(group))
-        given = other.inputs(group) if tokens else ours
-        for name in ("input_ids", "attention_mask"):
-            if not torch.equal(ours[name], given[name]):
-                raise differs(name, ours[name], given[name], origin)
-        if ("pixel_values" in ours) != ("pixel_values" in given):
-            raise differs("the images", sorted(ours), sorted(given), origin)
         if "pixel_values" in ours:
             images += len(ours["pixel_values"])
-        if "pixel_values" in ours and tokens:
-            pixels = max(pixels, apart(ours["pixel_values"], given["pixel_values"], origin))
+        if written is not None:
+            pixels.append(inputs_apart(ours, written(group), origin))
         seen = ours["attention_mask"].bool()
         # Rotary phases of shifted rows round differently; both count from the first real token.
         ours["position_ids"] = (ours["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        expected, answered = model(**ours).logits, other.logits(ours)
-        words = min(expected.shape[-1], answered.shape[-1])  # Lucida may have added tokens
-        difference = expected[..., :words] - answered[..., :words]
-        logits = max(logits, float(difference[seen].abs().max()))
-    if not pixels <= PIXELS:
-        raise differs("normalised pixels", f"at most {PIXELS:g} apart", f"{pixels:.3g}", origin)
-    if not logits <= LOGITS:
-        raise differs("logits", f"at most {LOGITS:g} apart", f"{logits:.3g}", origin)
-    return Agreement(len(probes), images, logits, pixels)
+        expected, given = model(**ours).logits, answered(ours)
+        words = min(expected.shape[-1], given.shape[-1])  # Lucida may have added tokens
+        difference = expected[..., :words] - given[..., :words]
+        logits.append(float(difference[seen].abs().max()))
+    # NumPy keeps NaN, which Python's `max` drops.
+    most = Agreement(len(probes), images, float(np.max(logits)), float(np.max(pixels)))
+    for what, allowed, given in (
+        ("normalised pixels", PIXELS, most.pixels),
+        ("logits", LOGITS, most.logits),
+    ):
+        if not given <= allowed:
+            raise differs(what, f"at most {allowed:g} apart", f"{given:.3g}", origin)
+    return most
+
+
+def inputs_apart(
+    ours: dict[str, torch.Tensor], given: dict[str, torch.Tensor], origin: object
+) -> float:
+    """The largest difference between pixels; ModelError where tokens or masks differ, or where one
+    side alone has images."""
+    for name in ("input_ids", "attention_mask"):
+        if not torch.equal(ours[name], given[name]):
+            raise differs(name, ours[name], given[name], origin)
+    if ("pixel_values" in ours) != ("pixel_values" in given):
+        raise differs("the images", sorted(ours), sorted(given), origin)
+    if "pixel_values" not in ours:
+        return 0.0
+    return apart(ours["pixel_values"], given["pixel_values"], origin)
 
 
 def apart(ours: torch.Tensor | Views, given: torch.Tensor | Views, origin: object) -> float:
@@ -151,7 +162,7 @@ def apart(ours: torch.Tensor | Views, given: torch.Tensor | Views, origin: objec
             for mine, theirs in zip(ours.pixels, given.pixels, strict=True)
             for pair in zip(mine, theirs, strict=True)
         ]
-        return max(apart(*pair, origin) for pair in pairs)
+        return float(np.max([apart(*pair, origin) for pair in pairs]))
     if isinstance(ours, Views):
         ours = torch.nn.utils.rnn.pad_sequence(ours.pixels[0], batch_first=True)
     if ours.shape != given.shape:

@@ -95,7 +95,7 @@ def settled(
     images' places are set on the way."""
     if template:
         ours.template = template
-        return template, compare(model, ours, other, origin, tokens=False)
+        return template, compare(model, ours, other.logits, origin)
     ways = [(name, places) for places in get_args(ImagePlaces) for name in TEMPLATES]
     best, places = max(ways, key=lambda way: written_alike(ours, other, *way))
     if not written_alike(ours, other, best, places):
@@ -107,7 +107,7 @@ def settled(
             remedy="name the nearest with --template; tokens may then differ from its processor's",
         )
     ours.template, ours.image_places = best, places
-    return best, compare(model, ours, other, origin)
+    return best, compare(model, ours, other.logits, origin, other.inputs)
 
 
 def written_alike(ours: LucidaProcessor, other: Llava, template: str, places: ImagePlaces) -> int:

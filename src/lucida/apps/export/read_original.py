@@ -35,7 +35,7 @@ from lucida.apps.export.assemble import (
     shown,
     weight_of,
 )
-from lucida.apps.export.llava import Llava
+from lucida.apps.export.llava import llava_logits
 from lucida.apps.export.probes import Agreement, compare
 from lucida.core.errors import ModelError
 from lucida.model.conversion import original
@@ -88,12 +88,14 @@ def read_original(folder: Path, out: Path, choices: Choices) -> Imported:
         processor.template = choices.template or design.template
         token = processor.image_token_id
         if tiles:
-            words = language.config.vocab_size
-            other: Any = Llava(as_llava_next(parts, design, token), None, words)
+            whole, words = as_llava_next(parts, design, token), language.config.vocab_size
+
+            def answered(inputs: dict[str, Any]) -> Tensor:
+                return llava_logits(whole, inputs)[..., :words]
         else:
             keep = design.take == "cls_patches"
-            other = Spliced([tower], design.layer, keep, linears, language, token)
-        return processor.template, compare(model, processor, other, folder, tokens=False)
+            answered = Spliced([tower], design.layer, keep, linears, language, token).logits
+        return processor.template, compare(model, processor, answered, folder)
 
     return Imported(*assemble(parts, out, folder, settle), notes)
 

@@ -98,7 +98,7 @@ def read_prismatic(folder: Path, out: Path, choices: Choices) -> Imported:
         processor.image_places = "at_start"
         placeholder = processor.image_token_id
         other = Spliced(vision, FEATURE_LAYER, False, linears, language, placeholder)
-        return processor.template, compare(model, processor, other, folder, tokens=False)
+        return processor.template, compare(model, processor, other.logits, folder)
 
     template, agreement = assemble(parts, out, folder, settle)
     return Imported(template, agreement, notes(design, template, bool(trained)))

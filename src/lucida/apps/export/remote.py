@@ -109,7 +109,7 @@ def check_remote(model: LucidaModel, processor: LucidaProcessor, folder: Path) -
     """Reload the folder in a process that cannot import Lucida and compare; ModelError when it does
     not load or the answers differ."""
     other = Elsewhere(folder, groups(asked(processor)))
-    return compare(model, processor, other, folder.name)
+    return compare(model, processor, other.logits, folder.name, other.inputs)
 
 
 def ask_elsewhere(folder: Path, questions: list[Any]) -> list[dict[str, torch.Tensor]]:
