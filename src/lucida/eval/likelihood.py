@@ -25,7 +25,7 @@ from lucida.core.errors import DataError
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
 from lucida.model.masks import ASK_WHOLE, TWIG
-from lucida.model.prefill import LEAST, SPREAD, with_images
+from lucida.model.prefill import LEAST, SPREAD, Branch, branched, with_images
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -257,39 +257,21 @@ def batches(grown: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
 def packed(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
     """A segment as tokens, and for each candidate, question by question, the positions that predict
     its tokens."""
-    stem, alone = tree.questions[0].stem, len(tree.questions) == 1
-    ids, branch = [stem.input_ids[: tree.cut]], [np.zeros(tree.cut, dtype=np.int64)]
-    position = [np.arange(tree.cut)]
-    places, asked = [], []
+    alone = len(tree.questions) == 1
+    behind: list[Branch] = []
+    places, ends = [], []
     end = tree.cut
     for number, each in enumerate(tree.questions, 1):
-        length = len(each.stem)
-        ids.append(each.stem.input_ids[tree.cut :])
-        branch.append(np.full(length - tree.cut, number))
-        position.append(np.arange(tree.cut, length))
-        end += length - tree.cut
-        asked.append(end - 1)
+        rest = each.stem.input_ids[tree.cut :]
+        behind.append((rest, number, tree.cut))
+        end += len(rest)
+        ends.append(end - 1)
         for twig, target in enumerate(each.targets, 1):
             fed = target[:-1]
-            ids.append(fed)
-            branch.append(np.full(len(fed), twig if alone else twig * TWIG + number))
-            position.append(length + np.arange(len(fed)))
-            places.append(np.concatenate([asked[-1:], end + np.arange(len(fed))]))
+            behind.append((fed, twig if alone else twig * TWIG + number, len(each.stem)))
+            places.append(np.concatenate([ends[-1:], end + np.arange(len(fed))]))
             end += len(fed)
-    image, target = np.zeros(end, dtype=np.int64), np.full(end, IGNORED, dtype=np.int64)
-    image[: tree.cut] = stem.image[: tree.cut]
-    for place, each in zip(asked, tree.questions, strict=True):
-        target[place] = each.targets[0][0]  # masks take what stands before it for the prompt
-    tokens = Tokens(
-        origin=stem.origin,
-        images=stem.images,
-        input_ids=np.concatenate(ids),
-        branch=np.concatenate(branch),
-        position=np.concatenate(position),
-        image=image,
-        target=target,
-    )
-    return tokens, places
+    return branched(tree.questions[0].stem, tree.cut, behind, ends), places
 
 
 def scored_batch(

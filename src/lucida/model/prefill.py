@@ -63,6 +63,9 @@ class Request:
         return len(self.prompt) - self.cut
 
 
+Branch = tuple[np.ndarray, int, int]
+"""Ids behind a stem, the number of their branch, the position of the first."""
+
 Row = list[Request]
 """Requests of one stem that share a row of the cache."""
 
@@ -166,16 +169,24 @@ def trees_of(batch: Sequence[Row], joined: bool) -> list[list[int]]:
 def segment(asked: Sequence[Request]) -> Tokens:
     """A stem with prompts as its branches."""
     stem, cut = asked[0].prompt, asked[0].cut
-    ids, branch = [stem.input_ids[:cut]], [np.zeros(cut, np.int64)]
-    position, ends = [np.arange(cut)], []
-    end = cut
-    for number, each in enumerate(asked, 1):
-        ids.append(each.prompt.input_ids[cut:])
-        branch.append(np.full(each.rest, number))
-        position.append(np.arange(cut, len(each.prompt)))
-        end += each.rest
-        ends.append(end - 1)
-    image, target = np.zeros(end, np.int64), np.full(end, IGNORED, np.int64)
+    behind = [(each.prompt.input_ids[cut:], n, cut) for n, each in enumerate(asked, 1)]
+    return branched(stem, cut, behind, cut - 1 + np.cumsum([each.rest for each in asked]))
+
+
+def branched(
+    stem: Tokens, cut: int, behind: Sequence[Branch], ends: Sequence[int] | np.ndarray
+) -> Tokens:
+    """The first `cut` positions of a prompt and what stands behind them. `ends`: where the prompts
+    end, so that masks know what is prompt.
+
+    Worked example: of AAAb the first 3 with (b, 1, 3) and (cd, 2, 3) are AAAbcd in the branches
+    0 0 0 1 2 2 at the positions 0 1 2 3 3 4; the prompts end at 3 and 5.
+    """
+    ids = [stem.input_ids[:cut], *(ids for ids, _, _ in behind)]
+    branch = [np.zeros(cut, np.int64), *(np.full(len(ids), number) for ids, number, _ in behind)]
+    position = [np.arange(cut), *(first + np.arange(len(ids)) for ids, _, first in behind)]
+    total = sum(map(len, ids))
+    image, target = np.zeros(total, np.int64), np.full(total, IGNORED, np.int64)
     image[:cut] = stem.image[:cut]
     target[ends] = 0  # any token: masks take what stands before it for the prompt
     return Tokens(
