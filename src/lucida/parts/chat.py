@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,7 +27,13 @@ from lucida.parts.dialogues import (
     request_talk,
     requests_talk,
 )
-from lucida.parts.language import hidden_states, make_optimizers, text_loss, text_perplexity
+from lucida.parts.language import (
+    compile_layers,
+    hidden_states,
+    make_optimizers,
+    text_perplexity,
+    update,
+)
 from lucida.parts.tokenizer import BINS
 from lucida.world.phrases import short_name
 from lucida.world.requests import REFUSAL, Request, bad, harmless, task
@@ -173,26 +178,15 @@ def _side_by_side(first: TextBatch, second: TextBatch) -> TextBatch:
 
 
 def _tune(model: LlamaForCausalLM, reader: Reader, steps: int, seed: int, device: str) -> float:
-    if shutil.which("g++"):  # a third faster on a CPU, after a minute of compiling
-        for layer in model.model.layers:
-            layer.compile(dynamic=True)
+    compile_layers(model)
     optimizers = make_optimizers(model)
     running = 0.0
     model.train()
     with Progress("chat-mini", steps, "step") as progress:
         for step in range(steps):
-            factor = PEAK * min(1.0, (step + 1) / 50) * (1 - step / steps)
-            for optimizer, peak in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * factor
-            with torch.autocast(device, torch.bfloat16):
-                loss = text_loss(model, talk_batch(reader, seed + 1, step), device)
-            model.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer, _ in optimizers:
-                optimizer.step()
-            running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+            rate = PEAK * min(1.0, (step + 1) / 50) * (1 - step / steps)
+            loss = update(model, optimizers, rate, talk_batch(reader, seed + 1, step), device)
+            running = loss if step == 0 else 0.98 * running + 0.02 * loss
             progress.advance(1, loss=running)
             if step % 200 == 199:
                 say(f"step {step + 1}: {chat_scores(model, reader, 40, device)}")

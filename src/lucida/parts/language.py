@@ -53,9 +53,7 @@ def build_base(
     torch.manual_seed(seed)
     model = LlamaForCausalLM(small_llama(tokenizer)).to(device)
     coordinates_on_a_line(model, tokenizer)
-    if shutil.which("g++"):  # a third faster on a CPU, after a minute of compiling
-        for layer in model.model.layers:
-            layer.compile(dynamic=True)
+    compile_layers(model)
     reader = Reader(tokenizer)
     started = time.time()
     loss = _pretrain(model, reader, steps, exercises, seed, device)
@@ -148,6 +146,34 @@ def make_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer
     return [(muon, MUON_PEAK), (adamw, ADAMW_PEAK)]
 
 
+def compile_layers(model: LlamaForCausalLM) -> None:
+    """A third faster on a CPU, after a minute of compiling; nothing without a compiler."""
+    if shutil.which("g++"):
+        for layer in model.model.layers:
+            layer.compile(dynamic=True)
+
+
+def update(
+    model: LlamaForCausalLM,
+    optimizers: list[tuple[torch.optim.Optimizer, float]],
+    rate: float,
+    text: TextBatch,
+    device: str,
+) -> float:
+    """One step at `rate` times the optimizers' peak rates; the loss before it."""
+    for optimizer, peak in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = peak * rate
+    with torch.autocast(device, torch.bfloat16):
+        loss = text_loss(model, text, device)
+    model.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, _ in optimizers:
+        optimizer.step()
+    return loss.item()
+
+
 def _pretrain(
     model: LlamaForCausalLM, reader: Reader, steps: int, exercises: int, seed: int, device: str
 ) -> float:
@@ -159,19 +185,11 @@ def _pretrain(
             for step in range(first, last):
                 done = (step - first) / (last - first)
                 warm = min(1.0, (step - first + 1) / leg.warm)
-                for optimizer, peak in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = peak * leg.peak * warm * min(1.0, 0.02 + 2 * (1 - done))
+                rate = leg.peak * warm * min(1.0, 0.02 + 2 * (1 - done))
                 stands = leg.begin + (leg.end - leg.begin) * min(1.0, 2 * done)
-                batch = reader.batch(seed + 1, "train", step, exercises, progress=stands)
-                with torch.autocast(device, torch.bfloat16):
-                    loss = text_loss(model, batch, device)
-                model.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                for optimizer, _ in optimizers:
-                    optimizer.step()
-                running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+                text = reader.batch(seed + 1, "train", step, exercises, progress=stands)
+                loss = update(model, optimizers, rate, text, device)
+                running = loss if step == 0 else 0.98 * running + 0.02 * loss
                 progress.advance(1, loss=running)
                 if step % 500 == 499:
                     model.eval()
