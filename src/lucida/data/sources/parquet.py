@@ -7,22 +7,18 @@ folder lets `datasets` write an Arrow copy once instead.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lucida.data.sample import Sample
-from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import files_of
-from lucida.data.sources.rows import Ratings, row_key, row_sample
+from lucida.data.sources.rows import Ratings, RowSource
 from lucida.data.sources.tables import TABLES, TableRows
 
 
-class ParquetSource:
+class ParquetSource(RowSource):
     """Rows of parquet and Arrow files, in the order of file names.
 
-    `dropped` counts rows that the ratings leave out; they are no records of this source. DataError:
-    files that cannot be read, columns that are missing, rows of other types.
+    DataError: files that cannot be read, columns that are missing, rows of other types.
     """
 
     def __init__(
@@ -31,39 +27,13 @@ class ParquetSource:
         at_least: dict[str, float] | None = None,
         prompts: list[str] | str | None = None,
     ) -> None:
-        self.rows = TableRows(files_of(path, TABLES))
-        self.files = self.rows.files
-        self.prompts = prompts_of(prompts)
-        self.ratings = Ratings(at_least or {})
+        table = TableRows(files_of(path, TABLES))
+        self.files = table.files
+        ratings = Ratings(at_least or {})
         kept, offset = [], 0
-        for file, rows, columns in self.rows.columns(list(at_least or {})):
-            chosen = self.ratings.kept(columns, rows, str(file))
+        for file, rows, columns in table.columns(list(ratings.at_least)):
+            chosen = ratings.kept(columns, rows, str(file))
             if chosen is not None:
                 kept.append(chosen + offset)
             offset += rows
-        self._kept = np.concatenate(kept) if kept else None
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Rows that were left out at opening, by reason."""
-        return dict(self.ratings.dropped)
-
-    def __len__(self) -> int:
-        return len(self.rows) if self._kept is None else len(self._kept)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
-
-    def sample(self, index: int, words: str | None = None) -> Sample:
-        """A record; with `words` in place of its own caption."""
-        row, origin = self._row(index)
-        return row_sample(row, origin, self.prompts, index, self.ratings, words)
-
-    def key(self, index: int, field: str | None) -> str:
-        """The file name that a row gives its picture, or one of its columns."""
-        return row_key(*self._row(index), field)
-
-    def _row(self, index: int) -> tuple[dict[str, Any], str]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.rows[index if self._kept is None else int(self._kept[index])]
+        super().__init__(table, ratings, np.concatenate(kept) if kept else None, prompts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from lucida.data.sources.conversation import captioned, one_conversation, placed
 from lucida.data.sources.conversation import text_of as words
 from lucida.data.sources.messages import message_sample
 from lucida.data.sources.pictures import bytes_source
-from lucida.data.sources.prompts import asked, asking
+from lucida.data.sources.prompts import asked, asking, prompts_of
 from lucida.data.sources.tables import field_of
 
 TEXTS = ("text", "caption", "txt")
@@ -80,6 +80,52 @@ class Ratings:
     def _passes(self, name: str, value: Any) -> bool:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and value >= self.at_least[name]
+
+
+class Numbered(Protocol):
+    """Rows by number, each with its origin."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], str]: ...
+
+
+class RowSource:
+    """Rows as records: all of them, or those whose numbers are `kept`, which `ratings` chose."""
+
+    def __init__(
+        self,
+        rows: Numbered,
+        ratings: Ratings,
+        kept: np.ndarray | None,
+        prompts: list[str] | str | None,
+    ) -> None:
+        self.rows, self.ratings, self._kept = rows, ratings, kept
+        self.prompts = prompts_of(prompts)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows that were left out at opening, by reason; they are no records of this source."""
+        return dict(self.ratings.dropped)
+
+    def __len__(self) -> int:
+        return len(self.rows) if self._kept is None else len(self._kept)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its own caption."""
+        return row_sample(*self._row(index), self.prompts, index, self.ratings, words)
+
+    def key(self, index: int, field: str | None) -> str:
+        """The file name that a row gives its picture, or one of its columns."""
+        return row_key(*self._row(index), field)
+
+    def _row(self, index: int) -> tuple[dict[str, Any], str]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.rows[index if self._kept is None else int(self._kept[index])]
 
 
 def row_sample(
