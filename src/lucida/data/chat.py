@@ -3,22 +3,36 @@
 The sample is written piece by piece (`pieces`, after the literal texts of `templates`), and each
 piece knows what it is, so labels need no search:
 
-    piece        ids                      `answers`   `all`   `after_image`
-    template     literal text             no          yes     behind the first image
-    user, system text of the data         no          yes     behind the first image
-    image        placeholders             no          no      no
-    assistant    text and end token       yes         yes     behind the first image
-    document     text and end token       yes         yes     behind the first image
+    piece        ids                      `answers`   `all`   `after_image`   `after_each_image`
+    template     literal text             no          yes     behind first    no
+    user, system text of the data         no          yes     behind first    no
+    image        placeholders             no          no      no              no
+    assistant    text and end token       yes         yes     behind first    yes
+    document     text and end token       yes         yes     behind first    sentence behind each
 
-`after_image` supervises a sample without any image like `all`. Order: the start token if the
-tokenizer has one, the stem, then each branch, counting positions on from the stem's end.
+`after_image` supervises a sample without any image like `all`. `after_each_image` supervises of a
+document the one sentence right behind each image (VILA's "following text only"), its end token if
+it ends with such a sentence, and a document without images whole. The string of a turn that follows
+an `ImagePart` is the sentence; another string behind it begins the next one.
 
-Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.2.
+Worked example: the page "Hi.", image, "A kite.", "It flies.", image, "Bye.", with their targets.
+
+    written             Hi.  I  I   A kite.  It flies.  I  I   Bye.  <eos>
+    all                 x    .  .   x        x          .  .   x     x
+    after_image         .    .  .   x        x          .  .   x     x
+    after_each_image    .    .  .   x        .          .  .   x     x
+
+Order: the start token if the tokenizer has one, the stem, then each branch, counting positions on
+from the stem's end.
+
+Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.2; Lin et al.,
+VILA, 2023, arXiv 2312.07533, section 3.2.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -155,8 +169,8 @@ def _cut(pieces: list[Piece], room: int) -> tuple[list[Piece], list[Piece]]:
             continue
         if piece.image is not None or not room:
             return pieces[:number], pieces[number:]
-        head = Piece(piece.ids[:room], piece.answer)
-        tail = Piece(piece.ids[room:], piece.answer)
+        head = replace(piece, ids=piece.ids[:room])
+        tail = replace(piece, ids=piece.ids[room:])
         return [*pieces[:number], head], [tail, *pieces[number + 1 :]]
     return pieces, []
 
@@ -181,7 +195,7 @@ def _assembled(
             ids += piece.ids
             if piece.image is None:
                 image += [0] * count
-                wanted = piece.answer if loss == "answers" else seen
+                wanted = {"answers": piece.answer, "after_each_image": piece.beside}.get(loss, seen)
                 supervised += [wanted] * count
                 continue
             seen = seen or loss == "after_image"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from lucida.core.spec import ImagePlaces, TemplateName
 from lucida.data.boxes import box_tokens, format_box
 from lucida.data.images import image_size
 from lucida.data.policies import ImagePolicy
-from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample, Turn
+from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample
+from lucida.data.spoken import Spoken, joined, led, opening_images, same_roles, without_images
 from lucida.data.templates import TEMPLATES, Frame, Layout, document_frame
 from lucida.data.vocabulary import Ids, Vocabulary, vocabulary
 
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 class Piece:
     """A run of ids with one meaning.
 
-    `answer`: the model shall write it when only answers are supervised. `image`: the placeholders
-    of this image of the sample (no ids at all in a blind model), None for text. `names`: the
-    indices of `ids` that are no placeholders but name the tile that follows.
+    `answer`: the model shall write it when only answers are supervised. `beside`: the same where of
+    documents only the sentence behind each image is. `image`: the placeholders of this image of the
+    sample (no ids at all in a blind model), None for text. `names`: the indices of `ids` that are
+    no placeholders but name the tile that follows.
     """
 
     ids: Ids
     answer: bool = False
+    beside: bool = False
     image: int | None = None
     names: tuple[int, ...] = ()
 
@@ -53,22 +56,6 @@ def image_piece(
             names += range(len(ids), len(ids) + len(name))
             ids += name
     return Piece(tuple(ids), image=index, names=tuple(names))
-
-
-@dataclass(slots=True)
-class _Spoken:
-    """One turn after consecutive turns of a role were joined.
-
-    `stem` and `branch` are the parts that each side says of it; `shared`: the stem begins it (and
-    may be left without parts of it when images go to the start); `open`: the stem ends inside this
-    turn, so each branch goes on with it or closes it.
-    """
-
-    role: str
-    stem: list[Part] = field(default_factory=list)
-    branch: list[Part] = field(default_factory=list)
-    shared: bool = False
-    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +82,12 @@ class Writing:
         stem_turns, branches = sample.stem, sample.branches
         if not branches:  # a sample that is all stem is one ordinary conversation
             stem_turns, branches = (), (sample.stem,)
-        shared = _same_roles(stem_turns)
+        shared = same_roles(stem_turns)
         stem: list[Piece] | None = None
         written = []
         for turns in branches:
             conversation = _Conversation(self, sample)
-            conversation.write(_joined(shared, turns), prompt)
+            conversation.write(joined(shared, turns), prompt)
             if stem is not None and conversation.stem != stem:
                 raise DataError(
                     f"the template `{self.template}` writes the stem differently for two branches",
@@ -121,12 +108,15 @@ class _Conversation:
         self.vocabulary = vocabulary(writing.tokenizer, writing.image_token_id)
         self.stem: list[Piece] = []
         self.branch: list[Piece] = []
+        self.document = False
+        # Whether the sentence of a document that is written stands right behind an image.
+        self.behind = False
 
-    def write(self, spoken: list[_Spoken], prompt: bool) -> None:
+    def write(self, spoken: list[Spoken], prompt: bool) -> None:
         """Writes all turns; `spoken` loses a last answer when a prompt is wanted."""
         if prompt and spoken and spoken[-1].role == "assistant" and not spoken[-1].shared:
             spoken = spoken[:-1]
-        document = any(turn.role == "text" for turn in spoken)
+        self.document = document = any(turn.role == "text" for turn in spoken)
         if document and len(spoken) > 1:
             raise DataError(
                 "a document and a conversation stand in one branch",
@@ -144,7 +134,7 @@ class _Conversation:
         if prompt and not document:
             self._text(self.branch, layout.frames[-1].before, begun=begun)
 
-    def _layout(self, spoken: list[_Spoken], document: bool, prompt: bool) -> Layout:
+    def _layout(self, spoken: list[Spoken], document: bool, prompt: bool) -> Layout:
         tokenizer = self.writing.tokenizer
         try:
             if document:
@@ -169,13 +159,13 @@ class _Conversation:
             self.stem.append(Piece((bos,)))
         return int(written and between)
 
-    def _images_first(self, spoken: list[_Spoken]) -> None:
+    def _images_first(self, spoken: list[Spoken]) -> None:
         """Writes all images at once and takes them out of their turns."""
         for turn in spoken:
             if turn.role == "assistant":
                 continue  # images in answers are refused, here as elsewhere
-            turn.stem, shown = _without_images(turn.stem)
-            turn.branch, more = _without_images(turn.branch)
+            turn.stem, shown = without_images(turn.stem)
+            turn.branch, more = without_images(turn.branch)
             if more and len(self.sample.branches) > 1:
                 raise DataError(
                     "an image of one of several branches cannot stand at the start of all",
@@ -185,15 +175,15 @@ class _Conversation:
                 )
             self._parts(self.stem, [*shown, *more])
 
-    def _turn(self, turn: _Spoken, frame: Frame, begun: int = 0) -> None:
+    def _turn(self, turn: Spoken, frame: Frame, begun: int = 0) -> None:
         """Writes one turn in the order that `Frame` describes, without `begun` first tokens."""
         answer = turn.role in ("assistant", "text")
         if turn.role == "assistant":
             self._check_answer(turn)
         first = self.stem if turn.shared else self.branch
         last = self.stem if turn.shared and not turn.open else self.branch
-        images, said = _opening_images(turn.stem)
-        more, asked = ([], turn.branch) if said else _opening_images(turn.branch)
+        images, said = opening_images(turn.stem)
+        more, asked = ([], turn.branch) if said else opening_images(turn.branch)
         lead = frame.lead
 
         self._text(first, frame.before, begun=begun)
@@ -209,28 +199,49 @@ class _Conversation:
         elif said or asked:
             glue = frame.glue if images or more else ""
             self._text(self.stem if said else self.branch, frame.opening + glue)
-            self._parts(self.stem, _led(lead, said), answer)
+            self._parts(self.stem, led(lead, said), answer)
             # What a branch adds to words of the stem begins on a line of its own.
             seam = "\n" if said and isinstance(said[-1], str) else ""
-            self._parts(self.branch, _led(seam if said else lead, asked), answer)
+            self._parts(self.branch, led(seam if said else lead, asked), answer)
         if turn.role != "text" or said or asked:
             self._text(last, frame.end, answer)
             self._text(last, frame.after)
 
     def _text(self, pieces: list[Piece], text: str, answer: bool = False, begun: int = 0) -> None:
         ids = self.vocabulary.literal(text)[begun:]
+        self._add(pieces, ids, answer)
+
+    def _add(self, pieces: list[Piece], ids: Ids, answer: bool) -> None:
         if ids:
-            pieces.append(Piece(ids, answer))
+            some = self.document and self.sample.images  # that is, not all of it
+            pieces.append(Piece(ids, answer, answer and (self.behind or not some)))
 
     def _parts(self, pieces: list[Piece], parts: Sequence[Part], answer: bool = False) -> None:
-        for part in parts:
+        sentence = ""  # has been met and not been written: another one follows
+        for number, part in enumerate(parts):
             if isinstance(part, ImagePart):
                 # Added even when it is empty: a blind model's `after_image` begins here too.
                 pieces.append(self._image(part.index))
-                continue
-            ids = self.vocabulary.words(part) if isinstance(part, str) else self._box(part)
-            if ids:
-                pieces.append(Piece(ids, answer))
+                self.behind = True
+            elif isinstance(part, BoxPart):
+                self._add(pieces, self._box(part), answer)
+            elif isinstance(parts[number + 1] if number + 1 < len(parts) else None, str):
+                sentence = part
+            elif sentence:
+                own, rest = self._two_sentences(sentence, part)
+                self._add(pieces, own, answer)
+                self.behind, sentence = False, ""
+                self._add(pieces, rest, answer)
+            else:
+                self._add(pieces, self.vocabulary.words(part), answer)
+
+    def _two_sentences(self, first: str, then: str) -> tuple[Ids, Ids]:
+        """The ids of both, tokenised as one text, so that they do not depend on what is supervised.
+        A token that begins in the first sentence belongs to it."""
+        whole, alone = self.vocabulary.words(first + then), self.vocabulary.words(first)
+        end = next((n for n, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), None)
+        end = min(len(alone), len(whole)) if end is None else end + 1
+        return whole[:end], whole[end:]
 
     def _image(self, index: int) -> Piece:
         places, placeholder = self.writing.visual_tokens, self.writing.image_token_id or 0
@@ -257,7 +268,7 @@ class _Conversation:
         text = format_box(frame, bins)
         return self.vocabulary.box([text[i : i + width] for i in range(0, len(text), width)])
 
-    def _check_answer(self, turn: _Spoken) -> None:
+    def _check_answer(self, turn: Spoken) -> None:
         parts = [*turn.stem, *turn.branch]
         if not parts:
             raise DataError(
@@ -300,86 +311,3 @@ def _check_images(sample: Sample) -> None:
             given=shown,
             origin=sample.origin,
         )
-
-
-def _joined(stem: list[tuple[str, list[Part]]], branch: Sequence[Turn]) -> list[_Spoken]:
-    """The turns of a stem, already joined, and one branch, consecutive turns of one role joined.
-
-    The stem's last turn stays open for the branch when a user or a document speaks. Images alone at
-    the end of the stem belong to whoever speaks first in the branch, document or user.
-    """
-    later = _same_roles(branch)
-    joined = [_Spoken(role, stem=parts, shared=True) for role, parts in stem if parts]
-    if joined and joined[-1].role in ("user", "text"):
-        end = joined[-1]
-        end.open = True
-        only_images = all(isinstance(part, ImagePart) for part in end.stem)
-        speaker = later[0][0] if later else end.role
-        if speaker == end.role or (only_images and speaker in ("user", "text")):
-            end.role = speaker
-            end.branch = later.pop(0)[1] if later else []
-    return joined + [_Spoken(role, branch=parts) for role, parts in later]
-
-
-def _same_roles(turns: Sequence[Turn]) -> list[tuple[str, list[Part]]]:
-    """(role, parts) with consecutive turns of a role joined, texts joined, their ends stripped."""
-    joined: list[tuple[str, list[Part]]] = []
-    for turn in turns:
-        parts = list(turn.parts)
-        if joined and joined[-1][0] == turn.role:
-            earlier = joined[-1][1]
-            if earlier and parts and isinstance(earlier[-1], str) and isinstance(parts[0], str):
-                earlier.append("\n")
-            earlier.extend(parts)
-        else:
-            joined.append((turn.role, parts))
-    return [(role, _tidy(parts, strip=role != "text")) for role, parts in joined]
-
-
-def _tidy(parts: list[Part], strip: bool) -> list[Part]:
-    if len(parts) == 1:  # nearly always
-        part = parts[0].strip() if strip and isinstance(parts[0], str) else parts[0]
-        return [part] if part != "" else []
-    tidy: list[Part] = []
-    for part in parts:
-        if isinstance(part, str) and tidy and isinstance(tidy[-1], str):
-            tidy[-1] += part
-        else:
-            tidy.append(part)
-    if strip and tidy and isinstance(tidy[0], str):
-        tidy[0] = tidy[0].lstrip()
-    if strip and tidy and isinstance(tidy[-1], str):
-        tidy[-1] = tidy[-1].rstrip()
-    return [part for part in tidy if part != ""]
-
-
-def _without_images(parts: list[Part]) -> tuple[list[Part], list[Part]]:
-    """The parts of a turn as if they had never shown an image, and the images."""
-    images: list[Part] = [part for part in parts if isinstance(part, ImagePart)]
-    if not images:
-        return parts, images
-    said = [part for part in parts if not isinstance(part, ImagePart)]
-    return _tidy(said, strip=True), images
-
-
-def _opening_images(parts: list[Part]) -> tuple[list[Part], list[Part]]:
-    """The images that open a turn, and the rest; white space between them is left out."""
-    images = []
-    for number, part in enumerate(parts):
-        if isinstance(part, ImagePart):
-            images.append(part)
-        elif not (isinstance(part, str) and not part.strip()):
-            rest = parts[number:]
-            if images and isinstance(rest[0], str):
-                rest = [rest[0].lstrip(), *rest[1:]]
-            return images, rest
-    return images, []
-
-
-def _led(lead: str, parts: list[Part]) -> list[Part]:
-    """The parts with white space in front that is tokenised together with the first word."""
-    if not lead or not parts:
-        return parts
-    if isinstance(parts[0], str):
-        return [lead + parts[0], *parts[1:]]
-    return [lead, *parts]

@@ -82,7 +82,8 @@ Part = str | ImagePart | BoxPart
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What one speaker says. Role `text` is a document: no template around it, all of it supervised
-    unless the loss mode says otherwise."""
+    unless the loss mode says otherwise. Strings that stand side by side are one text; in a document
+    the first one behind an image is the sentence that belongs to it."""
 
     role: Role
     parts: tuple[Part, ...]

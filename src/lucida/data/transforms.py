@@ -120,17 +120,25 @@ def arranged(
 def document(items: Sequence[Item], between: str = " ") -> tuple[tuple[Part, ...], list[int]]:
     """Parts of a document and the numbers of its pictures in the order in which they are shown.
 
-    Sentences are joined by `between`; nothing stands between a picture and its neighbours.
+    Sentences are joined by `between`; nothing stands between a picture and its neighbours. The
+    sentence behind a picture is a string of its own (for `loss: after_each_image`).
+
+    Worked example: [a, b, 0, c, d, e] gives "a b", the picture, "c", " d e".
     """
     parts: list[Part] = []
     numbers: list[int] = []
+    behind = False
     for item in items:
         if isinstance(item, Shown):
             parts.append(ImagePart(len(numbers)))
             numbers.append(item.number)
         elif words := item.strip():
-            if parts and isinstance(parts[-1], str):
-                parts[-1] += between + words
-            else:
+            if not (parts and isinstance(parts[-1], str)):
                 parts.append(words)
+                behind = len(parts) > 1
+            elif behind:
+                parts.append(between + words)
+                behind = False
+            else:
+                parts[-1] += between + words
     return tuple(parts), numbers

@@ -129,7 +129,7 @@ def test_pictures_are_found_by_their_address(downloaded, images):
     with pytest.raises(DataError, match=r"record 0.*no such member.*pictures/d"):
         source[0]
     kept, lost = opened(mmc4(downloaded, 1, "ad"), missing="drop", **fields).explained(0)
-    assert page_of(kept) == ["a", "About a. About d."]
+    assert page_of(kept) == ["a", "About a.", " About d."]
     assert lost == {"pictures that are missing": 1}
 
 

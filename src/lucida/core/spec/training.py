@@ -10,7 +10,7 @@ from lucida.core.spec.data import MixtureSpec
 from lucida.core.spec.model import MaskName, TemplateName
 from lucida.core.spec.value import Rate, Spec
 
-LossMode = Literal["answers", "all", "after_image"]
+LossMode = Literal["answers", "all", "after_image", "after_each_image"]
 
 
 class BatchSpec(Spec):
@@ -160,7 +160,9 @@ class StageSpec(Spec):
     """Attention mask of this stage; null is the model's (`model.attention_mask`)."""
     mixture: MixtureSpec
     loss: LossMode = "answers"
-    """Supervise assistant turns only, every text token, or text after the first image only."""
+    """What is supervised: assistant turns and whole documents (`answers`), every text token
+    (`all`), all text after the first image (`after_image`), or of documents only the sentence right
+    after each image and of conversations the answers (`after_each_image`)."""
     objective: ObjectiveSpec = ObjectiveSpec()
     """How much each supervised token counts."""
     budget: BudgetSpec
