@@ -13,42 +13,24 @@ Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, sectio
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lucida.core.errors import DataError
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import check_places, placed, shortened, spoken
 from lucida.data.sources.pictures import PictureFolder
-from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.records import PicturedRecords
 
 
-class LlavaSource:
+class LlavaSource(PicturedRecords):
     """A JSON array or JSONL file whose image paths are relative to the folder `images`.
 
     DataError, with file and record: broken JSON (with its line), another shape than the format's,
     more or fewer `<image>` than images, an image path that leaves the folder, a missing image.
     """
 
-    def __init__(
-        self, path: str | Path, images: str | Path | None = None, allow_outside: bool = False
-    ) -> None:
-        self.path = Path(path)
-        files = self.files = files_of(path)
-        # The file first: a path that is wrong altogether is the better news.
-        self.records = Records(files)
-        self.images = files[0].parent if images is None else Path(images)
-        self.pictures = PictureFolder(self.images, allow_outside)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def record(self, index: int) -> tuple[Any, str]:
-        """JSON value and origin of a record."""
-        return self.records.value(index)
-
     def __getitem__(self, index: int) -> Sample:
-        record, origin = self.records.value(index)
+        record, origin = self.record(index)
         return conversation_sample(record, origin, self.pictures)
 
 

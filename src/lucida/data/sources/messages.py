@@ -12,7 +12,6 @@ taken as it is: `<image>` in a message is text. `conversations` with pictures ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lucida.core.errors import DataError
@@ -25,37 +24,21 @@ from lucida.data.sources.conversation import (
     text_of,
 )
 from lucida.data.sources.llava import conversation_sample
-from lucida.data.sources.pictures import PictureFolder
-from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.records import PicturedRecords
 
 Picture = Callable[[Any, str], ImageSource]
 """What stands for a picture in a record, and the record's origin → the picture."""
 
 
-class MessagesSource:
+class MessagesSource(PicturedRecords):
     """A file or several with one conversation a record.
 
     DataError, with file and record: broken JSON, no messages, an unknown role, a part of another
     type than text or image, more or fewer images than places, a picture that cannot be found.
     """
 
-    def __init__(
-        self, path: str | Path, images: str | Path | None = None, allow_outside: bool = False
-    ) -> None:
-        files = self.files = files_of(path)
-        self.records = Records(files)
-        root = files[0].parent if images is None else Path(images)
-        self.pictures = PictureFolder(root, allow_outside)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def record(self, index: int) -> tuple[Any, str]:
-        """JSON value and origin of a record."""
-        return self.records.value(index)
-
     def __getitem__(self, index: int) -> Sample:
-        record, origin = self.records.value(index)
+        record, origin = self.record(index)
         if isinstance(record, dict) and isinstance(record.get("conversations"), list):
             if record.get("image") or record.get("images"):
                 return conversation_sample(record, origin, self.pictures)

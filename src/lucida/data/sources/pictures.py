@@ -67,6 +67,11 @@ class PictureFolder:
             return False
 
 
+def pictures_of(files: list[Path], images: str | Path | None, allow_outside: bool) -> PictureFolder:
+    """The pictures that records of `files` name: below `images`, or beside the first file."""
+    return PictureFolder(files[0].parent if images is None else Path(images), allow_outside)
+
+
 def bytes_source(
     content: bytes | Callable[[], bytes], origin: str, identity: str | None = None
 ) -> ImageSource:
