@@ -12,6 +12,7 @@ is decided by `lucida.data.transforms`. `<image>` in web text is text.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,28 @@ from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.stores import By, MissingError, Store, open_stores
 from lucida.data.sources.tables import TABLES, TableRows
 from lucida.data.transforms import Item, Order, Shown, arranged, document, matched, thinned
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page while it is read: its record, its pictures so far, and what was left out."""
+
+    record: dict[str, Any]
+    origin: str
+    store: Store
+    sources: list[ImageSource] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def values(self, name: str) -> list[Any]:
+        """A field of the record that must be a list."""
+        value = self.record.get(name)
+        if not isinstance(value, list):
+            remedy = "check `layout` of the source"
+            given = shortened(value)
+            raise DataError(
+                f"bad `{name}`", expected="a list", given=given, origin=self.origin, remedy=remedy
+            )
+        return value
 
 
 class InterleavedSource:
@@ -67,35 +90,25 @@ class InterleavedSource:
         if not isinstance(record, dict):
             expected, given = "an object", shortened(record)
             raise DataError("bad page", expected=expected, given=given, origin=origin)
-        lost: Counter[str] = Counter()
-        sources: list[ImageSource] = []
-        read = self._mmc4 if self.layout == "mmc4" else self._obelics
-        store = self.stores[self.records.file_of(index)]
-        items = read(record, origin, store, sources, lost)
-        items, more = thinned(
+        page = _Page(record, origin, self.stores[self.records.file_of(index)])
+        items = self._mmc4(page) if self.layout == "mmc4" else self._obelics(page)
+        items, thinned_out = thinned(
             items, self.max_images, self.choose, self.min_similarity, self.min_bytes
         )
-        lost += more
-        items, more = arranged(items, self.order, self.drop_trailing)
-        lost += more
+        items, left_out = arranged(items, self.order, self.drop_trailing)
         parts, numbers = document(items, " " if self.layout == "mmc4" else "\n\n")
         if not any(isinstance(part, str) for part in parts):
             remedy = "drop it with mixture.on_error=skip"
             raise DataError("no text is left of this page", origin=origin, remedy=remedy)
-        images = tuple(sources[number] for number in numbers)
-        return Sample(origin, images, (), ((Turn("text", parts),),)), lost
+        images = tuple(page.sources[number] for number in numbers)
+        sample = Sample(origin, images, (), ((Turn("text", parts),),))
+        return sample, page.lost + thinned_out + left_out
 
-    def _mmc4(
-        self,
-        record: dict[str, Any],
-        origin: str,
-        store: Store,
-        sources: list[ImageSource],
-        lost: Counter[str],
-    ) -> list[Item]:
-        sentences = [text_of(t, "text_list", origin) for t in _list(record, "text_list", origin)]
+    def _mmc4(self, page: _Page) -> list[Item]:
+        origin = page.origin
+        sentences = [text_of(each, "text_list", origin) for each in page.values("text_list")]
         found: list[tuple[Shown, int]] = []
-        for info in _list(record, "image_info", origin):
+        for info in page.values("image_info"):
             if not isinstance(info, dict):
                 expected, given = "an object", shortened(info)
                 raise DataError("bad image_info", expected=expected, given=given, origin=origin)
@@ -109,67 +122,53 @@ class InterleavedSource:
                 )
             likeness = info.get("matched_sim")
             likeness = float(likeness) if isinstance(likeness, int | float) else None
-            shown = self._shown(info, likeness, origin, store, sources, lost)
+            shown = self._shown(page, info, likeness)
             if shown is not None:
                 found.append((shown, place))
         return matched(sentences, found)
 
-    def _obelics(
-        self,
-        record: dict[str, Any],
-        origin: str,
-        store: Store,
-        sources: list[ImageSource],
-        lost: Counter[str],
-    ) -> list[Item]:
-        texts, images = _list(record, "texts", origin), _list(record, "images", origin)
+    def _obelics(self, page: _Page) -> list[Item]:
+        texts, images = page.values("texts"), page.values("images")
         if len(texts) != len(images):
             expected, given = len(texts), len(images)
             message = "`texts` and `images` differ in length"
-            raise DataError(message, expected=expected, given=given, origin=origin)
+            raise DataError(message, expected=expected, given=given, origin=page.origin)
         items: list[Item] = []
         for text, name in zip(texts, images, strict=True):
             if text is not None:
-                items.append(text_of(text, "texts", origin))
+                items.append(text_of(text, "texts", page.origin))
             if name is not None:
-                shown = self._shown(_named(name), None, origin, store, sources, lost)
+                shown = self._shown(page, _named(name))
                 if shown is not None:
                     items.append(shown)
         return items
 
     def _shown(
-        self,
-        info: dict[str, Any],
-        likeness: float | None,
-        origin: str,
-        store: Store,
-        sources: list[ImageSource],
-        lost: Counter[str],
+        self, page: _Page, info: dict[str, Any], likeness: float | None = None
     ) -> Shown | None:
         if self.order == "text_only":
-            lost["pictures left out (text_only)"] += 1
+            page.lost["pictures left out (text_only)"] += 1
             return None
         try:
-            source, size = self._picture(info, origin, store)
+            source, size = self._picture(page, info)
         except MissingError as gone:
             if self.missing == "error":
                 raise DataError(str(gone), remedy="or set `missing: drop`") from gone
-            lost["pictures that are missing"] += 1
+            page.lost["pictures that are missing"] += 1
             return None
-        sources.append(source)
-        return Shown(len(sources) - 1, likeness, size)
+        page.sources.append(source)
+        return Shown(len(page.sources) - 1, likeness, size)
 
-    def _picture(
-        self, info: dict[str, Any], origin: str, store: Store
-    ) -> tuple[ImageSource, int | None]:
+    def _picture(self, page: _Page, info: dict[str, Any]) -> tuple[ImageSource, int | None]:
+        origin = page.origin
         if (encoded := info.get("image_base64")) is not None:
             text = text_of(encoded, "image_base64", origin)
             return encoded_source(text, origin), len(text) * 3 // 4
         if isinstance(content := info.get("bytes"), bytes):
             return bytes_source(content, f"{origin}: picture"), len(content)
-        field = "image_name" if self.find == "name" or "raw_url" not in info else "raw_url"
-        name = text_of(info.get(field), field, origin)
-        return store.picture(name, origin, sized=self.min_bytes > 0)
+        called = "image_name" if self.find == "name" or "raw_url" not in info else "raw_url"
+        name = text_of(info.get(called), called, origin)
+        return page.store.picture(name, origin, sized=self.min_bytes > 0)
 
     def _record(self, index: int) -> tuple[Any, str]:
         return self.records.value(index) if self.table is None else self.table[index]
@@ -182,14 +181,3 @@ def _named(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return {"image_name": value.get("path"), "bytes": value.get("bytes")}
     return {"image_name": value}
-
-
-def _list(record: dict[str, Any], name: str, origin: str) -> list[Any]:
-    value = record.get(name)
-    if not isinstance(value, list):
-        remedy = "check `layout` of the source"
-        given = shortened(value)
-        raise DataError(
-            f"bad `{name}`", expected="a list", given=given, origin=origin, remedy=remedy
-        )
-    return value
