@@ -22,7 +22,7 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $$(grep -l '^if __name__' benchmarks/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
