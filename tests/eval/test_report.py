@@ -4,7 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
-from lucida.eval.curve import loss_curve, smooth
+from lucida.eval.curve import loss_curve, score_curves, smooth
 from lucida.eval.report import duration, write_report
 from lucida.eval.run import evaluate_run
 
@@ -77,6 +77,18 @@ def test_the_curve_joins_stages_and_needs_rows():
     assert "validation" in svg
     assert svg == loss_curve(rows)
     assert loss_curve([]) == ""
+
+
+def test_scores_asked_on_the_way_have_a_chart_each():
+    def asked(step, **scores):
+        tasks = {name: {"score": v, "interval": [v, v], "n": 4} for name, v in scores.items()}
+        return {"stage": "a", "step": step, "evaluation": {"step": step, "tasks": tasks}}
+
+    rows = [asked(1, reading=0.2, boxes=0.1), asked(2, reading=0.4, boxes=0.3, late=1.0)]
+    svg = score_curves(rows)
+    assert "reading" in svg and "boxes" in svg
+    assert "late" not in svg  # one point is no curve
+    assert score_curves(rows[:1]) == score_curves([]) == ""
 
 
 def test_smooth_worked_example():

@@ -1,10 +1,16 @@
-"""The loss over a run as an SVG that takes its colours from the page it stands in."""
+"""Loss and scores over a run, as SVGs that take their colours from the page they stand in."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # matplotlib writes hex colours; each of these is replaced by a variable of the page's style sheet.
 _INK, _LINE, _FAINT, _SECOND = "#010203", "#010204", "#010205", "#010206"
@@ -28,6 +34,10 @@ _SETTINGS = {
 }
 
 
+ACROSS = 4
+"""Small charts beside each other."""
+
+
 def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
     """An exponential moving average that starts unbiased.
 
@@ -48,64 +58,114 @@ def loss_curve(rows: Sequence[dict]) -> str:
     Rows carry `step` and `stage`, and `loss` or `validation_loss`; stages follow each other on one
     axis, with a line between them.
     """
-    losses, validations, borders = _timeline(rows)
-    if not losses:
-        return ""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(9.2, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        steps, values = zip(*losses, strict=True)
-        averaged = smooth(values)
-        axes.plot(steps, values, color=_LINE, linewidth=0.8, alpha=0.3)
-        axes.plot(steps, averaged, color=_LINE, linewidth=2.0, label="training")
-        if validations:
-            places, points = zip(*validations, strict=True)
-            axes.plot(places, points, "o-", color=_SECOND, markersize=4.5, label="validation")
-            axes.legend(frameon=False, loc="upper right")
-        for place, name in borders:
-            if place > 0:
-                axes.axvline(place, color=_FAINT, linewidth=1)
-            if len(borders) > 1:
-                axes.annotate(
-                    name,
-                    (place, 1),
-                    (5, -2),
-                    xycoords=("data", "axes fraction"),
-                    textcoords="offset points",
-                    va="top",
-                )
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel("loss per token")
-        axes.set_ylim(bottom=0, top=1.08 * max(averaged[len(averaged) // 50 :]))
-        axes.set_xlim(left=0, right=max(max(steps), 1))
-        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _themed(stream.getvalue())
+    timeline = _timeline(rows)
+    return _svg(partial(_draw_loss, timeline), 9.2, 2.9) if timeline.losses else ""
 
 
-def _timeline(
-    rows: Sequence[dict],
-) -> tuple[list[tuple[int, float]], list[tuple[int, float]], list[tuple[int, str]]]:
-    """(step, loss), (step, validation loss) and (first step, stage); steps run over all stages."""
-    losses, validations, borders = [], [], []
+def score_curves(rows: Sequence[dict]) -> str:
+    """A small chart for each task that was asked while the model trained (`evaluate_every`): its
+    score, with the 95% interval as a band; "" unless some task was asked twice."""
+    timeline = _timeline(rows)
+    known: dict[str, list[tuple[float, ...]]] = {}
+    for place, tasks in timeline.scores:
+        for name, task in tasks.items():
+            known.setdefault(name, []).append((place, task["score"], *task["interval"]))
+    known = {name: points for name, points in known.items() if len(points) > 1}
+    down = -(-len(known) // ACROSS)
+    return _svg(partial(_draw_scores, timeline, known), 9.2, 1.7 * down + 0.3) if known else ""
+
+
+class _Timeline(NamedTuple):
+    """What happened at which step, counted over all stages."""
+
+    losses: list[tuple[int, float]]
+    validations: list[tuple[int, float]]
+    scores: list[tuple[int, dict[str, dict]]]
+    stages: list[tuple[int, str]]
+
+
+def _timeline(rows: Sequence[dict]) -> _Timeline:
+    timeline = _Timeline([], [], [], [])
     stage, start, last = None, 0, 0
     for row in rows:
         if "step" not in row:
             continue
         if row.get("stage") != stage:
             stage, start = row.get("stage"), last
-            borders.append((start, str(stage)))
+            timeline.stages.append((start, str(stage)))
         place = start + row["step"]
         last = max(last, place)
         if row.get("loss") is not None:
-            losses.append((place, row["loss"]))
+            timeline.losses.append((place, row["loss"]))
         if row.get("validation_loss") is not None:
-            validations.append((place, row["validation_loss"]))
-    return losses, validations, borders
+            timeline.validations.append((place, row["validation_loss"]))
+        if row.get("evaluation") is not None:
+            timeline.scores.append((place, row["evaluation"]["tasks"]))
+    return timeline
+
+
+def _draw_loss(timeline: _Timeline, figure: Figure) -> None:
+    axes = figure.add_subplot()
+    steps, values = zip(*timeline.losses, strict=True)
+    averaged = smooth(values)
+    axes.plot(steps, values, color=_LINE, linewidth=0.8, alpha=0.3)
+    axes.plot(steps, averaged, color=_LINE, linewidth=2.0, label="training")
+    if timeline.validations:
+        places, points = zip(*timeline.validations, strict=True)
+        axes.plot(places, points, "o-", color=_SECOND, markersize=4.5, label="validation")
+        axes.legend(frameon=False, loc="upper right")
+    _draw_stages(timeline, axes)
+    for place, name in timeline.stages if len(timeline.stages) > 1 else ():
+        axes.annotate(
+            name,
+            (place, 1),
+            (5, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+        )
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss per token")
+    axes.set_ylim(bottom=0, top=1.08 * max(averaged[len(averaged) // 50 :]))
+    axes.set_xlim(left=0, right=max(max(steps), 1))
+    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+
+
+def _draw_scores(
+    timeline: _Timeline, known: dict[str, list[tuple[float, ...]]], figure: Figure
+) -> None:
+    down = -(-len(known) // ACROSS)
+    charts = list(figure.subplots(down, ACROSS, sharex=True, squeeze=False).flat)
+    for axes, (name, points) in zip(charts, known.items(), strict=False):
+        places, scores, low, high = zip(*points, strict=True)
+        axes.fill_between(places, low, high, color=_LINE, alpha=0.15, linewidth=0)
+        axes.plot(places, scores, "o-", color=_LINE, markersize=3, linewidth=1.6)
+        _draw_stages(timeline, axes)
+        axes.set_title(name, loc="left", fontsize=11)
+        axes.set_ylim(bottom=0, top=1.05 * max(1.0, *high))
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    for axes in charts[len(known) :]:
+        axes.set_visible(False)
+
+
+def _draw_stages(timeline: _Timeline, axes: Axes) -> None:
+    """A line where a stage follows another."""
+    for place, _ in timeline.stages[1:]:
+        axes.axvline(place, color=_FAINT, linewidth=1)
+
+
+def _svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
+    """A figure of so many inches as an <svg> element."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return _themed(stream.getvalue())
 
 
 def _themed(svg: str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lucida.core.recipe import dump_recipe
 from lucida.core.runs import RunFolder, atomic_write
-from lucida.eval.curve import loss_curve
+from lucida.eval.curve import loss_curve, score_curves
 from lucida.eval.gallery import TARGET, Shot, extremes, gallery
 from lucida.eval.shown import better, shown
 
@@ -66,13 +66,15 @@ def write_report(folder: Path) -> Path:
     name, description, told = _heading(run)
     tasks = results.get("tasks", {})
     keys = {task: values.get("predictions", task) for task, values in tasks.items()}
+    logged = run.metrics.read()
     page = _template().render(
         name=name,
         description=description,
         facts=_facts(run),
         bars=[_bar(name, task) for name, task in tasks.items()],
         has_blind=any(task["blind"] is not None for task in tasks.values()),
-        curve=loss_curve(run.metrics.read()),
+        curve=loss_curve(logged),
+        score_curves=score_curves(logged),
         galleries=[
             (
                 task,
