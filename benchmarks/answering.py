@@ -1,111 +1,104 @@
-"""Short answers to several questions about one picture: three ways with the same model.
+"""Short answers to questions about pictures: Lucida beside transformers with the same weights.
 
-    one by one      transformers' `generate`, a question at a time (lmms-eval's default)
-    left-padded     transformers' `generate`, all questions about a picture as one batch
-    shared stem     Lucida: the picture once, its key-value cache for all its questions
+Several questions about each picture (4 new tokens each):
 
-The answers of all three must be the same. CPU time with one thread, fp32; the ways alternate.
+    lmms-eval's way   one request at a time by `generate`, written by the model's own processor
+    one by one        transformers' `generate`, one question at a time
+    left-padded       transformers' `generate`, all questions about a picture as one batch
+    shared stem       Lucida: the picture once, its key-value cache for all its questions
 
-With `--mixed` the questions are each about another picture, or about none, of all lengths:
+With `--mixed` each question is about another picture, or about none, of all lengths, and answers
+have `--new` tokens (24):
 
-    one by one      transformers' `generate`, as above
-    batch 1         Lucida, a question at a time
-    token budget    Lucida, sorted by length and batched within a budget of positions
+    one by one        as above
+    batch 1           Lucida, a question at a time
+    token budget      Lucida, sorted by length and batched within a budget of positions
 
-    python benchmarks/answering.py [--pictures N] [--questions 8] [--repetitions 3] [--mixed]
+CPU time with one thread; the ways alternate in random order and ratios are taken within each
+repetition. Cases and what "the same answers" means: asking_cases.py.
+
+    python benchmarks/answering.py [--case mini toy] [--questions 8] [--mixed] [--repetitions 5]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from asking_cases import CASES, Case, agreed, groups_of
+from timing import alternate, ratio
 
 from lucida.core.progress import table
-from lucida.core.recipe import load_recipe
 from lucida.data.sample import Sample
-from lucida.data.sources.world import WorldSource
-from lucida.model.checkpoint import build
-from lucida.model.decode import greedy
-from lucida.model.processing import LucidaProcessor
-from lucida.model.vlm import LucidaModel
+from lucida.model.decode import greedy_tokens
 
-NEW = 4
+Ways = dict[str, Callable[[], list[list[int]]]]
 
 
 def main() -> None:
     """Time the ways and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, help="default 8, with --mixed 96")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--pictures", type=int, help="default 8, with --mixed 24")
     parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--new", type=int, nargs="+", help="default 4, with --mixed 24")
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--mixed", action="store_true")
     given = parser.parse_args()
-    given.pictures = given.pictures or (96 if given.mixed else 8)
     torch.set_num_threads(1)
-    model, processor = build(load_recipe("mini").model)
-    model.eval()
-    source = WorldSource(["attribute", "counting", "presence"], "test", given.pictures * 4)
-    groups = [questions_of(sample, given.questions) for sample in source]
-    groups = [group for group in groups if len(group) == given.questions][: given.pictures]
-    if given.mixed:
-        ways = mixed_ways(model, processor, groups)
-    else:
-        ways = picture_ways(model, processor, groups)
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    answers = {}
-    for repetition in range(given.repetitions + 1):
-        for name, way in ways.items():
-            begun = time.process_time()
-            answers[name] = way()
-            if repetition:  # the first warms up
-                taken[name].append(time.process_time() - begun)
-    base = next(iter(ways))
-    first = statistics.median(taken[base])
+    for name in given.case:
+        torch.manual_seed(0)
+        case = CASES[name]()
+        groups = groups_of(given.pictures or (24 if given.mixed else 8), given.questions)
+        for new in given.new or ([24] if given.mixed else [4]):
+            if given.mixed:
+                asked = mixed(groups)
+                compare(case, asked, mixed_ways(case, asked, new), new, given.repetitions)
+            else:
+                asked = [one for group in groups for one in group]
+                compare(case, asked, picture_ways(case, groups, new), new, given.repetitions)
+
+
+def compare(case: Case, asked: list[Sample], ways: Ways, new: int, repetitions: int) -> None:
+    """Run the ways, print how often faster than each of the others, and check the answers."""
+    answers: dict[str, list[list[int]]] = {}
+
+    def kept(name: str) -> Callable[[], None]:
+        return lambda: answers.__setitem__(name, ways[name]())
+
+    times = alternate({name: kept(name) for name in ways}, repetitions)
+    peers = list(ways)[:-1]
     rows = [
         [
             name,
-            f"{statistics.median(times):.2f}",
-            f"{min(times):.2f} to {max(times):.2f}",
-            f"{first / statistics.median(times):.2f}",
+            f"{1000 * statistics.median(times[name].cpu) / len(asked):.2f}",
+            *("" if other == name else ratio(times[other].cpu, times[name].cpu) for other in peers),
         ]
-        for name, times in taken.items()
+        for name in ways
     ]
-    asked = len(answers[base])
-    columns = ["way", "CPU s (median)", "range", "times faster"]
-    table(f"{asked} questions about {len(groups)} pictures", columns, rows)
-    for name, said in answers.items():
-        if said != answers[base]:
-            raise SystemExit(f"the answers of `{name}` differ from those of `{base}`")
+    columns = ["way", "CPU ms a question", *(f"faster than {name}" for name in peers)]
+    table(f"{case.name}: {len(asked)} questions, {new} new tokens", columns, rows)
+    print(agreed(case, asked, {name: answers[name] for name in ways}))
 
 
-Ways = dict[str, Callable[[], list[str]]]
-
-
-def picture_ways(
-    model: LucidaModel, processor: LucidaProcessor, groups: list[list[Sample]]
-) -> Ways:
-    """Three ways to answer several questions about one picture."""
+def picture_ways(case: Case, groups: list[list[Sample]], new: int) -> Ways:
+    """Ways to answer several questions about one picture."""
+    asked = [one for group in groups for one in group]
     return {
-        "one by one": lambda: [
-            text for group in groups for one in group for text in generated(model, processor, [one])
-        ],
+        "lmms-eval's way": lambda: [case.as_lmms_eval(one, new) for one in asked],
+        "one by one": lambda: [case.generated(case.inputs([one]), new)[0] for one in asked],
         "left-padded": lambda: [
-            text for group in groups for text in generated(model, processor, group)
+            ids for group in groups for ids in case.generated(case.inputs(group), new)
         ],
-        "shared stem": lambda: [
-            text.strip()
-            for text in greedy(model, processor, [one for g in groups for one in g], NEW)
-        ],
+        "shared stem": lambda: answered(case, asked, new),
     }
 
 
-def mixed_ways(model: LucidaModel, processor: LucidaProcessor, groups: list[list[Sample]]) -> Ways:
-    """Three ways to answer one question of each group; every third loses its picture."""
+def mixed(groups: list[list[Sample]]) -> list[Sample]:
+    """One question of each group; every third loses its picture and is of another length."""
     asked = []
     for number, group in enumerate(groups):
         one = group[number % len(group)]
@@ -114,28 +107,22 @@ def mixed_ways(model: LucidaModel, processor: LucidaProcessor, groups: list[list
             (turn,) = one.branches[0]
             one = Sample(one.origin, (), (), ((replace(turn, parts=(words, *turn.parts)),),))
         asked.append(one)
+    return asked
+
+
+def mixed_ways(case: Case, asked: list[Sample], new: int) -> Ways:
+    """Ways to answer questions that have nothing in common."""
     return {
-        "one by one": lambda: [
-            text for one in asked for text in generated(model, processor, [one])
-        ],
-        "batch 1": lambda: [greedy(model, processor, [one], NEW)[0].strip() for one in asked],
-        "token budget": lambda: [text.strip() for text in greedy(model, processor, asked, NEW)],
+        "one by one": lambda: [case.generated(case.inputs([one]), new)[0] for one in asked],
+        "batch 1": lambda: [answered(case, [one], new)[0] for one in asked],
+        "token budget": lambda: answered(case, asked, new),
     }
 
 
-def questions_of(sample: Sample, count: int) -> list[Sample]:
-    """Each question of a sample by itself, its answer removed."""
-    branches = sample.branches[:count]
-    return [Sample(sample.origin, sample.images, sample.stem, (b[:1],)) for b in branches]
-
-
-@torch.no_grad()
-def generated(model: LucidaModel, processor: LucidaProcessor, questions: list[Sample]) -> list[str]:
-    """What `generate` answers to a left-padded batch."""
-    inputs = processor.batch([processor.prompt(question) for question in questions])
-    rows = model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
-    new = rows[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+def answered(case: Case, asked: list[Sample], new: int) -> list[list[int]]:
+    """Lucida's answers."""
+    prompts = [case.processor.prompt(one) for one in asked]
+    return greedy_tokens(case.model, case.processor, prompts, new)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,41 @@
-"""Likelihoods of four candidate answers: three ways with the same model.
+"""Likelihoods of four candidate answers: Lucida beside transformers with the same weights.
 
-    loop            one forward for each candidate, logits everywhere (lmms-eval's `loglikelihood`)
-    padded batch    transformers' forward, the candidates of a question as one padded batch
-    shared prefix   Lucida: pictures and questions once, candidates as twigs, many in one forward
+    lmms-eval's way   one forward for each candidate, written and encoded anew, logits everywhere
+    loop              transformers' forward, one for each candidate, logits everywhere
+    padded batch      transformers' forward, the candidates of a question as one padded batch
+    shared prefix     Lucida: pictures and questions once, candidates as twigs, many in one forward
 
-Two cases: one question a picture, and several, which share the picture. All ways must choose the
-same candidates with log-likelihoods within 1e-4. CPU time with one thread, fp32; the ways
-alternate.
+One question a picture, then several, which share the picture. All ways must choose the same
+candidates with equal log-likelihoods (within 1e-4 in fp32; for bf16 see asking_cases.py). CPU time
+with one thread; the ways alternate in random order and ratios are taken within each repetition.
 
 With `--grid 24` the pictures have 24 x 24 visual tokens, as LLaVA-1.5's have: the language model of
 `mini` behind a SigLIP with random weights (two layers, 336 pixels). There one question a picture
 cannot be much more than 4 times faster than the loop, which looks at each picture 4 times: nothing
 is left to save but the looking.
 
-    python benchmarks/likelihood.py [--pictures 8] [--questions 1 4] [--candidates 4] [--grid 24]
+    python benchmarks/likelihood.py [--case mini toy] [--questions 1 4] [--candidates 4] [--grid 24]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch.nn.functional import cross_entropy
+from asking_cases import CASES, TOLERANCE, Case, groups_of, of_lucida
+from timing import alternate, ratio
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from lucida.core.progress import table
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import ModelSpec
-from lucida.data.sample import Sample, Tokens
-from lucida.data.sources.world import WorldSource
-from lucida.eval.likelihood import continued, likelihoods
+from lucida.data.sample import Sample
+from lucida.eval.likelihood import Likelihood, likelihoods
 from lucida.model.checkpoint import build
-from lucida.model.processing import LucidaProcessor
-from lucida.model.vlm import LucidaModel
 
 ANSWERS = ["red", "blue", "two", "a large green square", "no", "three circles", "yes", "above"]
 
@@ -45,6 +43,7 @@ ANSWERS = ["red", "blue", "two", "a large green square", "no", "three circles", 
 def main() -> None:
     """Time the ways and print the ratios, a table for each number of questions a picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--candidates", type=int, default=4)
@@ -52,15 +51,18 @@ def main() -> None:
     parser.add_argument("--grid", type=int, help="visual tokens along each side of a picture")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    spec = load_recipe("mini").model
+    for name in ["grid"] if given.grid else given.case:
+        torch.manual_seed(0)
+        case = wide(given.grid) if given.grid else CASES[name]()
+        for questions in given.questions:
+            compare(case, questions, given)
+
+
+def wide(grid: int) -> Case:
+    """`mini` with an encoder of random weights that sees so many patches along each side."""
     with TemporaryDirectory() as folder:
-        if given.grid:
-            spec = with_grid(spec, given.grid, Path(folder))
-        model, processor = build(spec)
-    model.eval()
-    for questions in given.questions:
-        compare(model, processor, questions, given)
+        model, processor = build(with_grid(load_recipe("mini").model, grid, Path(folder)))
+    return Case(f"{grid} x {grid} tokens", model.eval(), processor, model, of_lucida(processor))
 
 
 def with_grid(spec: ModelSpec, grid: int, folder: Path) -> ModelSpec:
@@ -82,89 +84,62 @@ def with_grid(spec: ModelSpec, grid: int, folder: Path) -> ModelSpec:
     return ModelSpec.model_validate(values)
 
 
-def compare(
-    model: LucidaModel, processor: LucidaProcessor, questions: int, given: argparse.Namespace
-) -> None:
+def compare(case: Case, questions: int, given: argparse.Namespace) -> None:
     """The ways for so many questions a picture; exits where they differ."""
-    source = WorldSource(["attribute", "counting", "presence"], "test", given.pictures * 4)
-    groups = [questions_of(sample, questions) for sample in source]
-    asked = [one for group in groups if len(group) == questions for one in group]
-    asked = asked[: given.pictures * questions]
+    asked = [one for group in groups_of(given.pictures, questions) for one in group]
     texts = ANSWERS[: given.candidates]
-    ways: dict[str, Callable[[], list[list[float]]]] = {
-        "loop": lambda: [
-            [padded(model, processor, one, [text])[0] for text in texts] for one in asked
+    ways: dict[str, Callable[[], list]] = {
+        "lmms-eval's way": lambda: [
+            [case.lmms_likelihood(one, text) for text in texts] for one in asked
         ],
-        "padded batch": lambda: [padded(model, processor, one, texts) for one in asked],
-        "shared prefix": lambda: [
-            [each.whole for each in one]
-            for one in likelihoods(model, processor, asked, [texts] * len(asked))
-        ],
+        "loop": lambda: [[case.padded(one, [text])[0] for text in texts] for one in asked],
+        "padded batch": lambda: [case.padded(one, texts) for one in asked],
+        "shared prefix": lambda: likelihoods(
+            case.model, case.processor, asked, [texts] * len(asked)
+        ),
     }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    found = {}
-    for repetition in range(given.repetitions + 1):
-        for name, way in ways.items():
-            begun = time.process_time()
-            found[name] = torch.tensor(way())
-            if repetition:  # the first warms up
-                taken[name].append(time.process_time() - begun)
-    report(
-        f"{len(asked)} questions, {questions} a picture, {len(texts)} candidates each", taken, asked
-    )
-    for name, values in found.items():
-        error = float((values - found["loop"]).abs().max())
-        same = bool((values.argmax(1) == found["loop"].argmax(1)).all())
-        if error > 1e-4 or not same:
-            raise SystemExit(f"`{name}` differs from `loop` by {error:.1e}")
+    found: dict[str, list] = {}
 
+    def kept(name: str) -> Callable[[], None]:
+        return lambda: found.__setitem__(name, ways[name]())
 
-def report(title: str, taken: dict[str, list[float]], asked: list[Sample]) -> None:
-    """Medians, ranges, and how often faster than each of the two usual ways."""
-    loop, batch = (statistics.median(taken[name]) for name in ("loop", "padded batch"))
+    times = alternate({name: kept(name) for name in ways}, given.repetitions)
+    peers = list(ways)[:-1]
     rows = [
         [
             name,
-            f"{1000 * statistics.median(times) / len(asked):.2f}",
-            f"{1000 * min(times) / len(asked):.2f} to {1000 * max(times) / len(asked):.2f}",
-            f"{loop / statistics.median(times):.2f}",
-            f"{batch / statistics.median(times):.2f}",
+            f"{1000 * statistics.median(times[name].cpu) / len(asked):.2f}",
+            *("" if other == name else ratio(times[other].cpu, times[name].cpu) for other in peers),
         ]
-        for name, times in taken.items()
+        for name in ways
     ]
-    columns = [
-        "way",
-        "CPU ms a question (median)",
-        "range",
-        "faster than loop",
-        "than padded batch",
-    ]
+    columns = ["way", "CPU ms a question", *(f"faster than {name}" for name in peers)]
+    title = f"{case.name}: {len(asked)} questions, {questions} a picture, {len(texts)} candidates"
     table(title, columns, rows)
+    shared = found.pop("shared prefix")
+    check(case, found, shared, asked)
 
 
-def questions_of(sample: Sample, count: int) -> list[Sample]:
-    """Each question of a sample by itself, its answer removed."""
-    branches = sample.branches[:count]
-    return [Sample(sample.origin, sample.images, sample.stem, (b[:1],)) for b in branches]
-
-
-@torch.no_grad()
-def padded(
-    model: LucidaModel, processor: LucidaProcessor, sample: Sample, texts: list[str]
-) -> list[float]:
-    """Log-likelihoods by transformers' forward: padded on the right, logits everywhere."""
-    rows: list[Tokens] = [continued(processor, sample, text) for text in texts]
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), processor.tokenizer.pad_token_id)
-    seen, target = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.from_numpy(row.input_ids)
-        seen[number, : len(row)] = 1
-        target[number, : len(row)] = torch.from_numpy(row.target)
-    pixels = processor.pixels([source for row in rows for source in row.images])
-    logits = model(input_ids=ids, attention_mask=seen, pixel_values=pixels).logits
-    losses = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-    return (-losses.view(len(rows), length).sum(1)).tolist()
+def check(
+    case: Case,
+    found: dict[str, list[list[float]]],
+    ours: list[list[Likelihood]],
+    asked: list[Sample],
+) -> None:
+    """Exits unless every way gives what Lucida gives, per token within the tolerance."""
+    mine = torch.tensor([[each.whole for each in one] for one in ours])
+    tokens = torch.tensor([[each.tokens for each in one] for one in ours])
+    told = []
+    for name, values in found.items():
+        theirs = torch.tensor(values)
+        error = float(((theirs - mine) / tokens).abs().max())
+        chosen = theirs.gather(1, mine.argmax(1, keepdim=True)).squeeze(1)
+        behind = float((theirs.amax(1) - chosen).max())  # 0 where both choose the same
+        told.append(f"{name} {error:.1e}")
+        limit = TOLERANCE[case.peer.dtype]
+        if error > limit or behind > limit * int(tokens.max()):
+            raise SystemExit(f"`{name}` differs by {error:.1e} a token, choices by {behind:.1e}")
+    print(f"largest difference of a log-likelihood per token: {', '.join(told)}")
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ FEATURE_LAYER = -2
 """LLaVA's, and the default of transformers' LlavaConfig."""
 
 
-def toy_parts() -> tuple[PreTrainedConfig, PreTrainedConfig]:
-    """A small encoder (64 visual tokens) and language model (vocabulary of 32,000)."""
+def toy_parts(grid: int = 8) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """A small encoder (`grid` x `grid` visual tokens) and language model (vocabulary of 32,000)."""
     vision = SiglipVisionConfig(
         hidden_size=384,
         intermediate_size=1536,
         num_hidden_layers=4,
         num_attention_heads=6,
-        image_size=128,
+        image_size=16 * grid,
         patch_size=16,
     )
     text = Qwen2Config(
