@@ -2,12 +2,12 @@
 
 import io
 import json
-import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 from PIL import Image
+from tiny_files import tar
 
 
 def picture(number):
@@ -18,17 +18,15 @@ def picture(number):
 
 
 def write_shard(path, first, many):
-    with tarfile.open(path, "w") as archive:
-        for number in range(first, first + many):
-            told = {"caption": f"long {number}", "a": number / 10, "b": 0.5}
-            for ending, content in (
-                ("jpg", picture(number)),
-                ("json", json.dumps(told).encode()),
-                ("txt", f"caption {number}".encode()),
-            ):
-                info = tarfile.TarInfo(f"{number:09d}.{ending}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    members = {}
+    for number in range(first, first + many):
+        told = {"caption": f"long {number}", "a": number / 10, "b": 0.5}
+        members |= {
+            f"{number:09d}.jpg": picture(number),
+            f"{number:09d}.json": json.dumps(told).encode(),
+            f"{number:09d}.txt": f"caption {number}".encode(),
+        }
+    tar(path, members)
 
 
 class Server(ThreadingHTTPServer):

@@ -7,7 +7,6 @@ words of the error, or None where either is right.
 import io
 import json
 import struct
-import tarfile
 import zlib
 from collections import Counter
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tiny_files import tar
 from tiny_tokenizer import bytes_tokenizer
 
 from lucida.core.errors import DataError
@@ -74,13 +74,7 @@ def ends(outcome, make, index=0):
 
 
 def webdataset(folder, **members):
-    path = folder / "0.tar"
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"000.{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
+    return tar(folder / "0.tar", {f"000.{name}": content for name, content in members.items()})
 
 
 # Pictures: the same bytes through a folder, a tar and a table.

@@ -1,28 +1,19 @@
 """Captions from a side file: by what they are matched, and what becomes of those that lack one."""
 
 import csv
-import io
 import json
 import pickle
-import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+import tiny_files
 from pydantic import TypeAdapter, ValidationError
+from tiny_files import png, tar
 
 from lucida.core.errors import DataError
 from lucida.core.spec import SourceSpec
-from lucida.data.sources import open_source
 from lucida.data.sources.captions import normal
-
-
-def png(colour="red"):
-    buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
 
 NAMES = ("x/a.png", "x/b.png", "x/c.png")
 
@@ -39,13 +30,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table = [{**row, "image": {"bytes": png(), "path": row["image"]}} for row in rows]
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "rows.parquet")
-    with tarfile.open(tmp_path / "s.tar", "w") as archive:
-        for number, row in enumerate(rows):
-            told = json.dumps({"url": row["url"], "key": f"{number:09d}"}).encode()
-            for ending, content in (("png", png()), ("txt", row["text"].encode()), ("json", told)):
-                info = tarfile.TarInfo(f"{'abc'[number]}.{ending}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    members = {}
+    for number, (name, row) in enumerate(zip("abc", rows, strict=True)):
+        told = json.dumps({"url": row["url"], "key": f"{number:09d}"}).encode()
+        members |= {f"{name}.png": png(), f"{name}.txt": row["text"].encode(), f"{name}.json": told}
+    tar(tmp_path / "s.tar", members)
     coco = {
         "images": [{"id": n, "file_name": name} for n, name in enumerate(NAMES)],
         "annotations": [{"image_id": n, "caption": f"own {n}"} for n in range(3)],
@@ -67,12 +56,10 @@ SOURCES = {
 
 def opened(folder, name, captions, **more):
     fields = dict(SOURCES[name])
-    fields["path"] = str(folder / fields["path"])
     if "images" in fields:
         fields["images"] = str(folder)
-    return open_source(
-        TypeAdapter(SourceSpec).validate_python({**fields, "captions": captions, **more})
-    )
+    kind, path = fields.pop("kind"), folder / fields.pop("path")
+    return tiny_files.opened(kind, path, **fields, captions=captions, **more)
 
 
 def texts(source):

@@ -4,10 +4,8 @@ Every case of the suite stands in one source of its kind, between records that a
 it goes through the loader with tokens and pixels, as training reads it.
 """
 
-import io
 import json
 import re
-import tarfile
 from functools import partial
 
 import pyarrow as pa
@@ -29,6 +27,7 @@ from damaged import (
     noise,
     tokens,
 )
+from tiny_files import tar
 
 from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError
@@ -158,13 +157,10 @@ def through_folder(folder, contents):
 
 
 def through_tar(folder, contents):
-    with tarfile.open(folder / "0.tar", "w") as archive:
-        for number, content in enumerate(contents):
-            for ending, value in (("jpg", content), ("txt", b"a kite")):
-                info = tarfile.TarInfo(f"{number:03}.{ending}")
-                info.size = len(value)
-                archive.addfile(info, io.BytesIO(value))
-    return WebdatasetSource(folder / "0.tar")
+    members = {}
+    for number, content in enumerate(contents):
+        members |= {f"{number:03}.jpg": content, f"{number:03}.txt": b"a kite"}
+    return WebdatasetSource(tar(folder / "0.tar", members))
 
 
 def through_table(folder, contents):

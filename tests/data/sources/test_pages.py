@@ -1,47 +1,30 @@
 """MMC4 and OBELICS as they are published and downloaded: tables, shards, addresses."""
 
-import io
 import json
 import pickle
-import tarfile
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from pydantic import TypeAdapter
+import tiny_files
+from tiny_files import tar
 
 from lucida.core.errors import DataError
-from lucida.core.spec import SourceSpec
 from lucida.data.sample import ImagePart
-from lucida.data.sources import open_source
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 0, 255), "c": (0, 128, 0), "d": (9, 9, 9)}
 
 
 def png(name):
-    buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), COLOURS[name]).save(buffer, "PNG")
-    return buffer.getvalue()
+    return tiny_files.png(COLOURS[name])
 
 
 def address(name):
     return f"https://h.org/pictures/{name}?size=large"
 
 
-def tar(path, members):
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def opened(path, **fields):
-    fields = {"kind": "interleaved", "path": str(path), **fields}
-    return open_source(TypeAdapter(SourceSpec).validate_python(fields))
+opened = partial(tiny_files.opened, "interleaved")
 
 
 def page_of(sample):

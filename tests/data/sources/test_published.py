@@ -1,6 +1,5 @@
 """RefCOCO and PathVQA as training data: every layout says the same, and nothing of a file runs."""
 
-import io
 import json
 import pickle
 from collections import Counter
@@ -11,34 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
+from tiny_files import opened, png
 
 from lucida.core.errors import DataError
-from lucida.core.spec import SourceSpec
 from lucida.core.spec.data import PromptSet
 from lucida.data.boxes import parse_box
 from lucida.data.chat import encode
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, Turn
-from lucida.data.sources import open_source
 from lucida.data.sources.prompts import PLACE, SETS, asked, prompts_of
 from lucida.data.sources.published import read_pickle
 from lucida.data.sources.refcoco import references
 from lucida.eval.benchmarks import benchmark
 
 NAME = "COCO_train2014_000000581857.jpg"
-
-
-def png(colour="red", size=(64, 48)):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def opened(kind, path, **fields):
-    spec = TypeAdapter(SourceSpec).validate_python({"kind": kind, "path": str(path), **fields})
-    return open_source(spec)
+PICTURE = png(size=(64, 48))
 
 
 @pytest.fixture
@@ -71,7 +58,7 @@ def refcoco(tmp_path):
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=0))
     (tmp_path / "coco" / "train2014").mkdir(parents=True)
-    (tmp_path / "coco" / "train2014" / NAME).write_bytes(png())
+    (tmp_path / "coco" / "train2014" / NAME).write_bytes(PICTURE)
     return folder, refs, instances
 
 
@@ -247,7 +234,7 @@ def pathvqa(tmp_path):
     ]
     (tmp_path / "train_qa.pkl").write_bytes(pickle.dumps(rows, protocol=2))
     (tmp_path / "images" / "train").mkdir(parents=True)
-    (tmp_path / "images" / "train" / "train_0001.jpg").write_bytes(png())
+    (tmp_path / "images" / "train" / "train_0001.jpg").write_bytes(PICTURE)
     return tmp_path, rows
 
 
@@ -255,7 +242,7 @@ def test_pathvqa_from_the_pickle_and_from_parquet(pathvqa):
     folder, rows = pathvqa
     fields = {"layout": "pathvqa", "images": str(folder / "images")}
     source = opened("annotations", folder / "train_qa.pkl", prompts=["Q: {} A:"], **fields)
-    held = [{**row, "image": {"bytes": png(), "path": None}} for row in rows]
+    held = [{**row, "image": {"bytes": PICTURE, "path": None}} for row in rows]
     pq.write_table(pa.Table.from_pylist(held), folder / "train.parquet")
     table = opened("parquet", folder / "train.parquet", prompts=["Q: {} A:"])
     assert len(source) == len(table) == 2
@@ -271,8 +258,8 @@ def test_pathvqa_from_the_pickle_and_from_parquet(pathvqa):
 
 def test_answers_of_a_table_are_counted(tmp_path):
     rows = [
-        {"image": {"bytes": png()}, "question": "Colour?", "answers": ["blue", "red", "red"]},
-        {"image": {"bytes": png()}, "question": "Colour?", "answers": []},
+        {"image": {"bytes": PICTURE}, "question": "Colour?", "answers": ["blue", "red", "red"]},
+        {"image": {"bytes": PICTURE}, "question": "Colour?", "answers": []},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     source = opened("parquet", tmp_path / "t.parquet")
@@ -295,7 +282,7 @@ def test_karpathys_coco_stands_in_two_folders(tmp_path):
     }
     (tmp_path / "dataset_coco.json").write_text(json.dumps(value))
     (tmp_path / "val2014").mkdir()
-    (tmp_path / "val2014" / "a.png").write_bytes(png())
+    (tmp_path / "val2014" / "a.png").write_bytes(PICTURE)
     fields = {"layout": "flickr30k", "images": str(tmp_path)}
     source = opened("annotations", tmp_path / "dataset_coco.json", **fields)
     assert [source[n].branches[0][0].parts[1] for n in range(2)] == ["restval", "train"]

@@ -5,11 +5,9 @@ import pickle
 
 import pytest
 from PIL import Image
-from pydantic import TypeAdapter
+from tiny_files import opened
 
 from lucida.core.errors import DataError
-from lucida.core.spec import SourceSpec
-from lucida.data.sources import open_source
 
 SCORES = (5, 2, None, 3.0)
 KINDS = {
@@ -32,11 +30,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     return tmp_path
-
-
-def opened(kind, path, **fields):
-    fields = {"kind": kind, "path": str(path), **fields}
-    return open_source(TypeAdapter(SourceSpec).validate_python(fields))
 
 
 def written(folder, kind, scores=SCORES):

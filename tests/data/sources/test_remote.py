@@ -4,23 +4,20 @@ import pickle
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
+import tiny_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from web_server import Server, write_shard  # by the conftest of tests/data
 
 from lucida.core.errors import DataError, RunError
-from lucida.core.spec import SourceSpec
 from lucida.data.mixture import Mixture
-from lucida.data.sources import http_ranges, open_source, remote
+from lucida.data.sources import http_ranges, remote
 from lucida.data.sources.remote import Remote, expanded
 
-
-def opened(path, **fields):
-    fields = {"kind": "webdataset", "path": str(path), **fields}
-    return open_source(TypeAdapter(SourceSpec).validate_python(fields))
+opened = partial(tiny_files.opened, "webdataset")
 
 
 @pytest.fixture
