@@ -24,6 +24,7 @@ from torch.nn import functional
 from lucida.core.errors import DataError
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
+from lucida.model.evaluating import evaluating
 from lucida.model.masks import ASK_WHOLE, TWIG
 from lucida.model.prefill import LEAST, SPREAD, Branch, branched, with_images
 
@@ -139,20 +140,17 @@ def stream(
         ]
     waiting = Counter(each.index for each in questions)
     found: dict[int, dict[int, list[Likelihood]]] = {}
-    training = model.training
-    model.eval()
-    try:
-        window = getattr(model.config.text_config, "sliding_window", None) or batch_tokens
-        grown = trees(questions, 0 if alone else min(window, batch_tokens))
-        for batch in batches(grown, batch_tokens):
-            for each, scored in scored_batch(model, processor, batch):
-                parts = found.setdefault(each.index, {})
-                parts[each.number] = scored
-                if len(parts) == waiting[each.index]:
-                    whole = found.pop(each.index)
-                    yield each.index, [one for number in sorted(whole) for one in whole[number]]
-    finally:
-        model.train(training)
+    window = getattr(model.config.text_config, "sliding_window", None) or batch_tokens
+    grown = trees(questions, 0 if alone else min(window, batch_tokens))
+    for batch in batches(grown, batch_tokens):
+        with evaluating(model):
+            done = scored_batch(model, processor, batch)
+        for each, scored in done:
+            parts = found.setdefault(each.index, {})
+            parts[each.number] = scored
+            if len(parts) == waiting[each.index]:
+                whole = found.pop(each.index)
+                yield each.index, [one for number in sorted(whole) for one in whole[number]]
 
 
 def question(
@@ -276,7 +274,7 @@ def packed(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
 
 def scored_batch(
     model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Tree]
-) -> Iterator[tuple[Question, list[Likelihood]]]:
+) -> list[tuple[Question, list[Likelihood]]]:
     """One forward, and the likelihoods of every candidate in it, question by question."""
     rows, places = zip(*map(packed, batch), strict=True)
     fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id)
@@ -293,14 +291,15 @@ def scored_batch(
         where,
         torch.from_numpy(np.concatenate(wanted)).to(model.device),
     )
-    begin = 0
+    begin, done = 0, []
     for each in questions:
         found = []
         for target in each.targets:
             part = scores[begin : begin + len(target)]
             found.append(Likelihood(float(part[0]), float(part.sum()), len(target)))
             begin += len(target)
-        yield each, found
+        done.append((each, found))
+    return done
 
 
 def log_probabilities(

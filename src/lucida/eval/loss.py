@@ -13,6 +13,7 @@ from lucida.data.chat import encode
 from lucida.data.collate import collate
 from lucida.data.sample import Sample, Tokens
 from lucida.eval.likelihood import BATCH_TOKENS, log_probabilities
+from lucida.model.evaluating import evaluating
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -37,20 +38,15 @@ def document_losses(
         windows += [(number, window) for window in windows_of(processor, sample)]
     waiting = np.bincount([number for number, _ in windows], minlength=len(samples))
     nats, counts = np.zeros(len(samples)), np.zeros(len(samples), dtype=np.int64)
-    training = model.training
-    model.eval()
-    try:
-        for batch in batches(windows, batch_tokens):
-            for (number, window), loss in zip(
-                batch, batch_losses(model, processor, batch), strict=True
-            ):
-                nats[number] += loss
-                counts[number] += len(window) - 1
-                waiting[number] -= 1
-                if not waiting[number]:
-                    yield number, (float(nats[number]), int(counts[number]))
-    finally:
-        model.train(training)
+    for batch in batches(windows, batch_tokens):
+        with evaluating(model):
+            losses = batch_losses(model, processor, batch)
+        for (number, window), loss in zip(batch, losses, strict=True):
+            nats[number] += loss
+            counts[number] += len(window) - 1
+            waiting[number] -= 1
+            if not waiting[number]:
+                yield number, (float(nats[number]), int(counts[number]))
 
 
 def windows_of(processor: LucidaProcessor, sample: Sample) -> list[Tokens]:

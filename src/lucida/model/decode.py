@@ -28,6 +28,7 @@ from transformers import Cache
 from lucida.core.errors import DataError, ModelError
 from lucida.data.sample import Sample, Tokens
 from lucida.model.cross_attention import select_rows
+from lucida.model.evaluating import evaluating
 from lucida.model.masks import ASK_WHOLE
 from lucida.model.prefill import LEAST, SPREAD, Request, Row, length, prefill
 
@@ -99,13 +100,8 @@ def token_stream(
     whole = model.mask in ASK_WHOLE
     requests = [request(index, prompt, whole) for index, prompt in enumerate(prompts)]
     for batch in batches(requests, max_new_tokens, batch_tokens):
-        training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                written = answer(model, processor, batch, max_new_tokens)
-        finally:
-            model.train(training)
+        with evaluating(model), torch.no_grad():
+            written = answer(model, processor, batch, max_new_tokens)
         for row, answers in zip(batch, written, strict=True):
             for asked, ids in zip(row, answers, strict=False):
                 yield asked.index, [token for token in ids if token >= 0]
@@ -211,7 +207,7 @@ def answer(
     model: LucidaModel, processor: LucidaProcessor, batch: list[Row], new: int
 ) -> list[list[list[int]]]:
     """Answers of one batch, by row and question; -1 behind an end."""
-    read = prefill(model, processor, batch)
+    read = prefill(model, processor, batch, max(0, new - 1))
     state, scores = State(model, read.cache, read.owner), model.logits(read.hidden)
     count = max(map(len, batch))
     device = model.device

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
 from lucida.data.collate import collate, images_of
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
 from lucida.model.cross_attention import SEEN
+from lucida.model.key_values import Roomy, cache_of, given_once
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -89,8 +90,11 @@ class Prefilled:
     hidden: Tensor
 
 
-def prefill(model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Row]) -> Prefilled:
-    """Every prompt of the rows, packed: one forward, or several of `PASS_TOKENS` on a CPU.
+def prefill(
+    model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Row], new: int = 0
+) -> Prefilled:
+    """Every prompt of the rows, packed: one forward, or several of `PASS_TOKENS` on a CPU. The
+    cache has room for `new` more positions of each question.
 
     Worked example: the rows [A a1 a2] and [A a3] with a stem of 3 positions, a1 and a3 of 2, a2 of
     1. The tree is A A A a1 a1 a2 a3 a3; the cache gathers its places 0 1 2 3 4 5 and 0 1 2 6 7,
@@ -99,7 +103,7 @@ def prefill(model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Row]
     device = model.device
     width, most = max(map(length, batch)), max(map(len, batch))
     packed = model.cross_attention is None  # gated layers keep their images by the row
-    layers: list[tuple[Tensor, Tensor]] = []
+    layers: list[Roomy] = []
     owners = torch.full((len(batch), width), -1, device=device)
     hidden = None
     for trees in passes(trees_of(batch, packed), batch, packed and device.type == "cpu"):
@@ -110,18 +114,20 @@ def prefill(model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Row]
         starts = np.cumsum([0, *(step if packed else [max(step)] * len(step))])
         place, owner, last = map(torch.from_numpy, places(batch, trees, starts, width, most))
         place, owner, last = place.to(device), owner.to(device), last.to(device)
-        cache = DynamicCache()
+        cache = given_once()
         states = model.hidden(fields.to(device), cache, last.unique()).flatten(0, 1)
         rows = torch.tensor([number for tree in trees for number in tree], device=device)
         if hidden is None:
             hidden = states.new_zeros(len(batch), most, states.shape[-1])
-            layers = [(room(each.keys, owners), room(each.values, owners)) for each in cache.layers]
+            layers = [
+                Roomy(each.keys, each.values, len(batch), width, most * new)
+                for each in cache.layers
+            ]
         hidden[rows], owners[rows] = states[last], owner
-        for (keys, values), each in zip(layers, cache.layers, strict=True):
-            keys[rows], values[rows] = gathered(each.keys, place), gathered(each.values, place)
-    joined = DynamicCache()
-    for number, (keys, values) in enumerate(layers):
-        joined.update(keys, values, number)
+        for layer, each in zip(layers, cache.layers, strict=True):
+            layer.keys[rows] = gathered(each.keys, place)
+            layer.values[rows] = gathered(each.values, place)
+    joined = cache_of(layers)
     if hasattr(cache, SEEN):
         setattr(joined, SEEN, getattr(cache, SEEN))
     return Prefilled(joined, owners, hidden)
@@ -141,12 +147,6 @@ def passes(
         group.append(tree)
         filled += size
     yield group
-
-
-def room(states: Tensor, owners: Tensor) -> Tensor:
-    """An empty [rows, heads, positions, size] for keys or values like these."""
-    rows, positions = owners.shape
-    return states.new_zeros(rows, states.shape[1], positions, states.shape[-1])
 
 
 def trees_of(batch: Sequence[Row], joined: bool) -> list[list[int]]:

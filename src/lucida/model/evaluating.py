@@ -1,0 +1,23 @@
+"""A model in evaluation mode for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, dropout and batch statistics are off; afterwards each module is in the mode it was
+    in. Modules that are so already are not touched: for a small model, switching all of them twice
+    a question takes as long as a fifth of the answer."""
+    awake = [module for module in model.modules() if module.training]
+    for module in awake:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in awake:
+            module.training = True
