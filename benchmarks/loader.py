@@ -119,7 +119,7 @@ def lucida(file: Path, workers: int, decoding: str) -> Loader:
         processor.encode,
         BatchSpec(samples=SAMPLES, workers=workers, decoding=decoding),
         pad_id=0,
-        pixels=partial(processor.pixels, scaled=decoding == "scaled"),
+        pixels=partial(processor.pixels, scaled=decoding == "scaled", later=True),
     )
 
 

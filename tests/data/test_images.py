@@ -199,3 +199,19 @@ def test_the_frame_is_where_the_pixels_are(policy, shape):
 
 def test_decode_of_nothing_is_empty():
     assert decode([], ImagePolicy("resize", 8, MEAN, STD)).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_jpeg_has_the_pixels_that_pillow_alone_gives(subsampling):
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    for progressive in (False, True):
+        content = saved(
+            Image.fromarray(noise), "JPEG", subsampling=subsampling, progressive=progressive
+        )
+        opened = open_image(content)
+        plain = Image.open(io.BytesIO(content))
+        assert np.array_equal(np.asarray(opened), np.asarray(plain))
+        assert opened.tobytes() == plain.convert("RGB").tobytes()
+        half = Image.open(io.BytesIO(content))
+        half.draft(None, (20, 15))
+        assert np.array_equal(np.asarray(open_image(content, least=(20, 15))), np.asarray(half))

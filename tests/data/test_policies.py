@@ -298,3 +298,13 @@ def test_the_size_of_a_broken_file_says_what_is_wrong(tmp_path):
     path.write_text("<!DOCTYPE html><html>404</html>")
     with pytest.raises(DataError, match="web page"):
         image_size(file_source(path))
+
+
+@pytest.mark.parametrize("mean, std", [(0.5, 0.5), (0.0, 1.0), (0.48, 0.27), (0.5, 0.25)])
+def test_both_ways_to_normalise_give_the_same_bits(mean, std):
+    policy = ImagePolicy("resize", 33, (mean,) * 3, (std,) * 3)
+    view = noise(33, 33)
+    levels = np.asarray(view).astype(np.float64).transpose(2, 0, 1)
+    expected = ((levels / 255 - mean) / std).astype(np.float32)
+    assert np.array_equal(policy.levels(view), expected)
+    assert (policy._straight is None) == (mean == 0.48)

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from lucida.core.errors import DataError
+from lucida.data.policies import Squares
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
+from lucida.data.transport import room
 
-Pixels = np.ndarray | torch.Tensor | Views
+Pixels = np.ndarray | torch.Tensor | Views | Squares
 Images = Callable[[list[ImageSource]], Pixels]
 """From sources to pixels or features, with an entry for each."""
 
@@ -60,6 +62,12 @@ def joined(pixels: Sequence[Pixels]) -> torch.Tensor | Views:
     """The images of all parts, one part after the other."""
     if isinstance(pixels[0], Views):
         return Views.joined(pixels)
+    if isinstance(pixels[0], Squares):
+        size = pixels[0].policy.size
+        whole = room((sum(map(len, pixels)), 3, size, size))
+        for part, images in zip(pixels, whole.split([len(part) for part in pixels]), strict=True):
+            part.write(images.numpy())
+        return whole
     tensors = [torch.as_tensor(part) for part in pixels]
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 

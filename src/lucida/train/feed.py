@@ -160,11 +160,14 @@ def stage_feed(
         uncached = recipe.model.image.policy
     elif wanted:
         features = FrozenFeatures(model, processor, precision, stage.batch)
+    pixels = None
+    if sees(model) and features is None:
+        pixels = partial(pixels_of(processor, stage.batch), later=True)
     make = partial(
         Loader,
         encode=encode,
         pad_id=processor.tokenizer.pad_token_id,
-        pixels=pixels_of(processor, stage.batch) if sees(model) and features is None else None,
+        pixels=pixels,
         features=features,
         on_error=stage.mixture.on_error,
         max_dropped=stage.mixture.max_dropped,

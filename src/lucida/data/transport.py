@@ -1,0 +1,83 @@
+"""From a worker process to the one that trains: batches in shared memory, copied once or never.
+
+    worker   Squares ─normalised─▶ room in shared memory ─┐
+             integers of a batch ─copied─▶ one block ─────┴─Parcel─▶ queue ─▶ open ─▶ Batch
+
+Every block of shared memory that crosses costs both processes a file descriptor and a handshake, so
+a batch crosses as two: its pixels, which were written where they can be seen from both sides, and
+one block for all the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch.utils.data import get_worker_info
+
+from lucida.data.sample import Batch, Views
+
+ALIGNED = 8
+"""Bytes of a number: every tensor of a block begins at a multiple of them."""
+
+
+def room(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor that nothing was written to, in shared memory if this is a worker process."""
+    if get_worker_info() is None:
+        return torch.empty(tuple(shape), dtype=dtype)
+    size = math.prod(shape) * dtype.itemsize
+    # What torch's own collating does; sharing a tensor later would copy it.
+    block = torch.UntypedStorage._new_shared(size)
+    return torch.empty(0, dtype=dtype).set_(block).view(tuple(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A batch on its way: `block` has all tensors of `batch` but its pixels; those that stand in
+    it are given by dtype, shape and first byte, under their names or numbers."""
+
+    batch: dict[str, object]
+    block: torch.Tensor
+    places: dict[str, tuple[torch.dtype, tuple[int, ...], int]]
+
+    @staticmethod
+    def of(batch: Batch) -> Parcel:
+        """Pack a batch; its tensors are copied, except `pixel_values` where it is one tensor."""
+        values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        small = {n: v for n, v in values.items() if torch.is_tensor(v) and n != "pixel_values"}
+        if isinstance(views := batch.pixel_values, Views):
+            numbered = [
+                (f"{encoder} {image}", pixels)
+                for encoder, images in enumerate(views.pixels)
+                for image, pixels in enumerate(images)
+            ]
+            small.update(numbered)
+            values["pixel_values"] = views.sizes
+        places, size = {}, 0
+        for name, tensor in small.items():
+            places[name] = tensor.dtype, tuple(tensor.shape), size
+            size += -(-tensor.nbytes // ALIGNED) * ALIGNED
+        block = room((size,), torch.uint8)
+        for name, tensor in small.items():
+            _at(block, *places[name]).copy_(tensor)
+        return Parcel({n: v for n, v in values.items() if n not in small}, block, places)
+
+    def open(self) -> Batch:
+        """The batch; its tensors are views of the block."""
+        values = dict(self.batch)
+        found = {name: _at(self.block, *place) for name, place in self.places.items()}
+        if isinstance(sizes := values["pixel_values"], tuple):
+            encoders: dict[str, list[torch.Tensor]] = {}
+            for name in [name for name in found if " " in name]:
+                encoders.setdefault(name.split(" ")[0], []).append(found.pop(name))
+            values["pixel_values"] = Views(tuple(map(tuple, encoders.values())), sizes)
+        return Batch(**values, **found)
+
+
+def _at(
+    block: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], begin: int
+) -> torch.Tensor:
+    size = math.prod(shape) * dtype.itemsize
+    return block[begin : begin + size].view(dtype).view(shape)
