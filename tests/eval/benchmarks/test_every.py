@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
+from asking import make, never
 
 from lucida.core.errors import DataError, RunError
 from lucida.data.sample import ImagePart
@@ -17,10 +18,6 @@ from lucida.world.tasks import TASKS
 # The release of MMMU is parquet files, which need an optional package.
 PUBLISHED = [name for name in EVERY if name != "mmmu" or find_spec("pyarrow")]
 SCORED = [name for name in PUBLISHED if name not in ("mm-vet", "llava-bench", "perplexity")]
-
-
-def never(text, width, height):
-    raise AssertionError("read_box is for boxes only")
 
 
 def read(text, width, height):
@@ -40,10 +37,6 @@ def told(examples):
     """What makes examples the same: ids, questions, answers and pictures."""
     keys = [[source.key for source in e.sample.images] for e in examples]
     return [(e.id, e.question, e.answers, e.box, k) for e, k in zip(examples, keys, strict=True)]
-
-
-def make(name, root, **options):
-    return BENCHMARKS[name](data=str(root), **options)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
