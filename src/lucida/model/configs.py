@@ -23,10 +23,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from lucida.core.errors import ModelError, suggestion
 from lucida.core.spec import EncoderSpec, ModelSpec
 from lucida.model.cross_attention import GatedCrossAttention
-from lucida.model.encoders.encoder import VisionEncoder, new_model, truncated, vision_config
+from lucida.model.encoders.encoder import (
+    VisionEncoder,
+    make_encoder,
+    new_model,
+    truncated,
+    vision_config,
+)
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.fusion import joined
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
+from lucida.model.encoders.timm_model import TimmConfig
 from lucida.model.parts import part_path
 from lucida.model.projectors import make_projector, visual_tokens
 
@@ -127,8 +134,12 @@ def _encoder(spec: EncoderSpec, size: int | None) -> tuple[VisionEncoder, int, i
     config, pixels = encoder_shape(spec.path)
     shorter, layers = truncated(config, spec.feature_layer)
     model = new_model(shorter)
-    encoder = VisionEncoder(model, spec.normed, spec.take, layers)
+    encoder = make_encoder(model, spec.normed, spec.take, layers)
     side = size or pixels.size
+    if isinstance(config, TimmConfig):
+        with torch.no_grad():
+            _, taken, width = encoder(torch.zeros(1, 3, side, side, device="meta")).shape
+        return encoder, width, taken
     if family_of(config).stages:
         shape = model(torch.zeros(1, 3, side, side, device="meta")).last_hidden_state.shape
         width, patches = shape[1], shape[2] * shape[3]

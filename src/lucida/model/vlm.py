@@ -17,7 +17,7 @@ from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
 from lucida.model.cross_attention import GatedCrossAttention
-from lucida.model.encoders.encoder import VisionEncoder, new_model
+from lucida.model.encoders.encoder import VisionEncoder, make_encoder, new_model
 from lucida.model.encoders.fusion import FusedEncoder, encoders_of, joined
 from lucida.model.fuse import fuse
 from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
@@ -378,7 +378,7 @@ def new_vision(config: LucidaConfig) -> VisionEncoder | FusedEncoder:
     """The vision encoder, or all of them fused, with random weights."""
     spec = config.model_spec.vision
     encoders = [
-        VisionEncoder(new_model(each), encoder.normed, encoder.take, layers)
+        make_encoder(new_model(each), encoder.normed, encoder.take, layers)
         for each, encoder, layers in zip(
             config.vision_configs, (spec, *spec.more), config.layers, strict=True
         )

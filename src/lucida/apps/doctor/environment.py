@@ -25,6 +25,8 @@ EXTRAS = {
     "bitsandbytes": "weights in 4 or 8 bits",
 }
 """Packages that only some recipes need."""
+INSTALL = {"timm": "--no-deps timm (with its torchvision only next to a torch for CUDA)"}
+"""What to say to pip, where it is not the name alone."""
 LITTLE, NONE = 5e9, 5e8
 """Bytes of free disk below which there is a warning, and below which a run will not end well."""
 
@@ -68,7 +70,8 @@ def torchvision() -> Finding:
         "broken",
         f"cannot be imported: {last}",
         f"a build for torch {torch.__version__}, or none at all",
-        "pip uninstall torchvision; Lucida does not use it, and transformers then does not either",
+        "pip uninstall torchvision; Lucida needs none, not for timm either, and transformers then"
+        " does not use it",
     )
 
 
@@ -83,7 +86,7 @@ def extras(recipe: Recipe | None) -> Iterator[Finding]:
                 "broken",
                 "not installed",
                 f"{package}, for {needed[package]}",
-                f"pip install {package}",
+                f"pip install {INSTALL.get(package, package)}",
             )
         elif there:
             yield Finding(f"extra {package}", "ok", metadata.version(package))
@@ -99,7 +102,7 @@ def needs(recipe: Recipe) -> dict[str, str]:
             found["peft"] = f"stages.{stage.name}.lora"
     vision = recipe.model.vision
     encoders = [] if vision is None else [vision, *vision.more]
-    if any(encoder.path.startswith("timm:") for encoder in encoders):
+    if any(encoder.path.startswith(("timm:", "timm/")) for encoder in encoders):
         found["timm"] = "model.vision"
     if recipe.model.language.quantize is not None:
         found["bitsandbytes"] = "model.language.quantize"

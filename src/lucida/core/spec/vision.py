@@ -16,8 +16,8 @@ class EncoderSpec(Spec):
     """One vision encoder and what is taken from it."""
 
     path: str
-    """Hub id, local Hugging Face folder, `timm:NAME` (an extra), or `lucida:NAME` for a part that
-    ships with Lucida."""
+    """Hub id or local folder of transformers or timm, `timm:NAME` for the weights that timm names
+    (an extra), or `lucida:NAME` for a part that ships with Lucida."""
     feature_layer: int | list[int] = -1
     """Index into the encoder's hidden states; -1 is the last, -2 (LLaVA's) the one before. Several
     are concatenated along the channels."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lucida.core.spec import ModelSpec
 from lucida.model.encoders.families import family_of
+from lucida.model.encoders.timm_model import TimmConfig
 
 
 def llava_obstacles(
@@ -105,7 +106,7 @@ def vision_obstacles(
         found.append("model.vision.normed is true: Llava takes hidden states before the norm")
     if vision.take not in ("patches", "cls_patches"):
         found.append(f"model.vision.take is {vision.take}: Llava takes patches or all tokens")
-    if vision.path.startswith("timm:"):
+    if vision.path.startswith("timm:") or isinstance(config, TimmConfig):
         found.append("a timm encoder is loaded by timm, not by transformers alone")
     if config is None:
         return found

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from lucida.core.errors import ModelError, PartError
+from lucida.core.errors import ModelError
 from lucida.core.spec import EncoderSpec
 from lucida.core.spec.vision import Take
+from lucida.model.encoders import timm_encoder
 from lucida.model.encoders.families import family_of
+from lucida.model.encoders.timm_model import TimmConfig
 from lucida.model.loading import complete, quiet_loading
-
-TIMM = "timm:"
 
 
 class VisionEncoder(nn.Module):
@@ -44,11 +44,16 @@ class VisionEncoder(nn.Module):
         self.normed = normed
         self.take = take
         self.named_layers = tuple(layers)
-        last = max(layers)
-        self.layers = tuple(layer - last - 1 for layer in layers)  # of the model as it is cut
         check_choices(model.config, normed, take, layers)
-        unused = self.family.drop if normed else (*self.family.drop, self.family.norm)
-        for name in filter(None, unused):  # weights without a gradient would stall data parallelism
+        self.cut(max(layers))
+
+    def cut(self, last: int) -> None:
+        """Leave out what stands behind the last feature layer and what no feature needs: weights
+        without a gradient would stall data parallelism."""
+        model = self.model
+        self.layers = tuple(layer - last - 1 for layer in self.named_layers)  # of the cut model
+        unused = self.family.drop if self.normed else (*self.family.drop, self.family.norm)
+        for name in filter(None, unused):
             setattr(model, name, nn.Identity())
         if last < -1:
             model.encoder.layers = model.encoder.layers[: last + 1]
@@ -57,14 +62,7 @@ class VisionEncoder(nn.Module):
         self, pixel_values: Float[Tensor, "images 3 height width"]
     ) -> Float[Tensor, "images patches vision"]:
         """Features of a batch of images; any grid that the encoder can take."""
-        output = self.model(**self.inputs(pixel_values), output_hidden_states=True)
-        states = output[self.family.maps or "hidden_states"]
-        taken = [states[layer] for layer in self.layers]
-        if self.family.stages:
-            taken = [state.flatten(2).transpose(1, 2) for state in taken]
-        if self.normed:
-            norm = getattr(self.model, self.family.norm)
-            taken = [norm(state) for state in taken]
+        taken = self.states(pixel_values)
         features = taken[0] if len(taken) == 1 else torch.cat(taken, dim=-1)
         prefix = self.family.prefix(self.model.config)
         patches = features[:, prefix:]
@@ -74,6 +72,18 @@ class VisionEncoder(nn.Module):
             return patches.mean(1, keepdim=True)
         beginning = features[:, :1]
         return beginning if self.take == "cls" else torch.cat([beginning, patches], dim=1)
+
+    def states(self, pixel_values: Tensor) -> list[Tensor]:
+        """What comes out of each feature layer [images, prefix and places, width]."""
+        output = self.model(**self.inputs(pixel_values), output_hidden_states=True)
+        states = output[self.family.maps or "hidden_states"]
+        taken = [states[layer] for layer in self.layers]
+        if self.family.stages:
+            taken = [state.flatten(2).transpose(1, 2) for state in taken]
+        if self.normed:
+            norm = getattr(self.model, self.family.norm)
+            taken = [norm(state) for state in taken]
+        return taken
 
     def inputs(self, pixel_values: Tensor) -> dict[str, Tensor | bool]:
         """The arguments with which this encoder takes pixels of any size."""
@@ -100,6 +110,30 @@ class VisionEncoder(nn.Module):
         if not self.family.stages and isinstance(patch, int):
             return patch
         return round(size / math.isqrt(patches))
+
+
+class TimmEncoder(VisionEncoder):
+    """Features of a network of timm's; see `timm_encoder` for what its layers are."""
+
+    def cut(self, last: int) -> None:
+        """Leave out what stands behind the last feature layer, and the head."""
+        depth = depth_of(self.model.config)
+        self.layers = tuple(depth + layer for layer in self.named_layers)
+        timm_encoder.cut_behind(self.model.timm_model, depth + last, self.normed)
+
+    def states(self, pixel_values: Tensor) -> list[Tensor]:
+        """What comes out of each feature layer; of the tokens in front, the class token alone."""
+        return timm_encoder.hidden_states(
+            self.model.timm_model, self.model.config, pixel_values, self.layers, self.normed
+        )
+
+
+def make_encoder(
+    model: nn.Module, normed: bool, take: Take, layers: Sequence[int] = (-1,)
+) -> VisionEncoder:
+    """The encoder around a model of transformers or timm."""
+    kind = TimmEncoder if isinstance(model.config, TimmConfig) else VisionEncoder
+    return kind(model, normed, take, layers)
 
 
 def own_size(config: PreTrainedConfig) -> list[int]:
@@ -159,6 +193,8 @@ def check_choices(
 
 def depth_of(config: PreTrainedConfig) -> int:
     """Number of layers, or of stages of an encoder that works in stages."""
+    if isinstance(config, TimmConfig):
+        return len(config.intermediates)
     return len(config.depths) if family_of(config).stages else config.num_hidden_layers
 
 
@@ -218,14 +254,11 @@ def truncated(
 
 def vision_config(path: str) -> PreTrainedConfig:
     """The encoder's configuration; of a dual checkpoint (CLIP, SigLIP) its vision half."""
-    if path.startswith(TIMM):
-        raise PartError(
-            "encoders of timm cannot be loaded: timm itself needs torchvision, which Lucida does"
-            " without",
-            given=path,
-            remedy="name the same weights as transformers has them (CLIP, SigLIP, DINOv2, DINOv3,"
-            " ViT, ConvNeXt and Swin are on the Hub in that form)",
-        )
+    if path.startswith(timm_encoder.BY_NAME):
+        return timm_encoder.timm_config(path)
+    values, _ = PreTrainedConfig.get_config_dict(path)
+    if timm_encoder.from_timm(values):
+        return timm_encoder.timm_config(path, values)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     return getattr(config, "vision_config", config)
 
@@ -241,7 +274,7 @@ def load_encoder(spec: EncoderSpec) -> VisionEncoder:
     check_choices(config, spec.normed, spec.take, layers)
     with quiet_loading():
         model, report = AutoModel.from_pretrained(
-            spec.path,
+            timm_encoder.weights_of(spec.path),
             config=config,
             dtype=torch.float32,
             trust_remote_code=False,
@@ -251,4 +284,4 @@ def load_encoder(spec: EncoderSpec) -> VisionEncoder:
             **family_of(config).init,
         )
     complete(report, spec.path, unused=family_of(config).drop)
-    return VisionEncoder(model, spec.normed, spec.take, layers)
+    return make_encoder(model, spec.normed, spec.take, layers)

@@ -14,6 +14,8 @@ from typing import Literal
 from transformers import PreTrainedConfig
 
 from lucida.core.errors import ModelError, suggestion
+from lucida.model.encoders import timm_encoder
+from lucida.model.encoders.timm_model import TimmConfig
 
 
 def one_class_token(config: PreTrainedConfig) -> int:
@@ -82,9 +84,26 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(config: PreTrainedConfig) -> Family:
     """The family of a vision configuration, or ModelError with the nearest known type."""
+    if isinstance(config, TimmConfig):
+        return timm_family(config)
     if config.model_type not in FAMILIES:
         raise ModelError(
             f"vision encoders of type `{config.model_type}` are not known",
             remedy=suggestion(config.model_type, FAMILIES),
         )
     return FAMILIES[config.model_type]
+
+
+def timm_family(config: TimmConfig) -> Family:
+    """How one of timm's networks is read: what its configuration found out about it."""
+    return Family(
+        class_token_or_none,
+        norm="norm" if config.final_norm else None,
+        maps="hidden_states" if timm_encoder.in_stages(config) else None,
+        cut="modules",
+    )
+
+
+def class_token_or_none(config: TimmConfig) -> int:
+    """A class token in front of the patches if the network has one; registers are left out."""
+    return int(config.class_token)

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from lucida.core.errors import ModelError
+from lucida.model.encoders.timm_model import TimmConfig
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -29,6 +30,8 @@ def read_preprocessing(path: str, config: PreTrainedConfig) -> Preprocessing:
     No default is ever guessed: a wrong mean costs accuracy and shows nowhere. ModelError when the
     file or one of its values is missing.
     """
+    if isinstance(config, TimmConfig):
+        return of_timm(path, config)
     values = find_values(path)
     mean, std = values.get("image_mean"), values.get("image_std")
     if mean is None or std is None:
@@ -39,6 +42,19 @@ def read_preprocessing(path: str, config: PreTrainedConfig) -> Preprocessing:
             remedy="write them into preprocessor_config.json (the values used in pretraining)",
         )
     return Preprocessing(side(path, values, config), tuple(mean), tuple(std))
+
+
+def of_timm(path: str, config: TimmConfig) -> Preprocessing:
+    """What timm says about the pictures of one of its networks."""
+    pixels = config.pixels
+    if "mean" not in pixels or "std" not in pixels:
+        raise ModelError(
+            "timm names no mean and std of this network's pictures",
+            origin=path,
+            given=sorted(pixels),
+            remedy="write them into pretrained_cfg of its config.json",
+        )
+    return Preprocessing(config.image_size, tuple(pixels["mean"]), tuple(pixels["std"]))
 
 
 def find_values(path: str) -> dict:
