@@ -22,13 +22,19 @@ def twin():
     return module
 
 
-def test_both_models_have_one_loss_and_one_gradient(twin):
+def tiny(layers, width, keys, vocabulary):
+    """Shapes of an encoder and a language model of two heads, the latter with `keys` of keys."""
     torch.manual_seed(0)
-    shape = {"intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    vision = SiglipVisionConfig(hidden_size=16, image_size=16, patch_size=8, **shape)
+    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
+    shape["num_attention_heads"] = 2
     text = Qwen2Config(
-        hidden_size=16, num_key_value_heads=1, vocab_size=200, tie_word_embeddings=True, **shape
+        num_key_value_heads=keys, vocab_size=vocabulary, tie_word_embeddings=True, **shape
     )
+    return SiglipVisionConfig(image_size=16, patch_size=8, **shape), text
+
+
+def test_both_models_have_one_loss_and_one_gradient(twin):
+    vision, text = tiny(layers=3, width=16, keys=1, vocabulary=200)
     model = twin.lucida_model(vision, text)
     llava = twin.llava_of(model, vision)
     mix = twin.Mix("mix", 4, 200)
@@ -65,13 +71,7 @@ def test_samples_are_what_the_mix_says(twin, name):
 def test_the_arithmetic_is_that_of_the_products_that_run(twin):
     from torch.utils.flop_counter import FlopCounterMode
 
-    torch.manual_seed(0)
-    shape = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = SiglipVisionConfig(hidden_size=32, image_size=16, patch_size=8, **shape)
-    text = Qwen2Config(
-        hidden_size=32, num_key_value_heads=2, vocab_size=300, tie_word_embeddings=True, **shape
-    )
-    model = twin.lucida_model(vision, text)
+    model = twin.lucida_model(*tiny(layers=2, width=32, keys=2, vocabulary=300))
     model.vision.requires_grad_(False)
     samples = [twin.Mix("caption", 4, 300).sample(number) for number in range(3)]
     with FlopCounterMode(display=False) as counter:
