@@ -9,7 +9,7 @@ side in two worker processes, and the pixels must agree.
 
 for pictures of 640 x 480 and 2048 x 1536 with the spectrum of photographs (see `photo`).
 CPU time is of one process that prepares batches one after the other; the clock's is with workers,
-the first two batches left out. At the end a small model trains from the loader: how long it waits.
+the first two batches left out. At the end `mini` trains without cached features: how long it waits.
 
     python benchmarks/loader.py [--images 128] [--repetitions 3] [--workers 2]
 """
@@ -36,6 +36,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from lucida.core.progress import table
+from lucida.core.recipe import load_recipe
 from lucida.core.spec import BatchSpec
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture
@@ -48,10 +49,12 @@ SIDE, PATCH, SAMPLES = 384, 14, 16
 VISUAL = (SIDE // PATCH) ** 2
 SIZES = {"640 x 480": (640, 480, 16), "2048 x 1536": (2048, 1536, 4)}
 """Width, height, and how many different pictures there are; records take them in turn."""
+STEPS, FIRST = 24, 4
+"""Steps of a training run, and how many of them are left out: nothing is prepared before them."""
 
 
 def main() -> None:
-    """Time both sides on both sizes, then the wait of a training loop."""
+    """Time both sides on both sizes, then the wait of training runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--repetitions", type=int, default=3)
@@ -67,7 +70,9 @@ def main() -> None:
             rows += compared(name, data, many, given.repetitions, given.workers)
         columns = ["pictures", "side", "images/CPU s", "faster, CPU", "images/s", "faster, wall"]
         table(f"{given.workers} workers", columns, rows)
-        waiting(Path(folder) / "640 x 480" / "data.json", given.workers)
+        waited = waiting(Path(folder) / "640 x 480" / "data.json", Path(folder) / "runs")
+        columns = ["pictures", "seconds a step", "of it waiting", "longest wait (ms)"]
+        table("training `mini` without cached features", columns, waited)
 
 
 def photo(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -232,38 +237,29 @@ def agree(ours: Any, theirs: dict[str, Any]) -> None:
         raise SystemExit(f"placeholders differ: {many}")
 
 
-def waiting(file: Path, workers: int) -> None:
-    """Steps of a small model from the loader: the share of time in which it waits for data."""
-    from llava_twin import lucida_model, toy_parts
+def waiting(file: Path, folder: Path) -> list[list[str]]:
+    """Runs of `lucida.train` whose pictures are not cached: the share of time that steps wait for
+    data, as every run writes it into its metrics (`data_wait`)."""
+    from lucida.core.runs import RunFolder
+    from lucida.train.loop import train_run
 
-    from lucida.train.objective import supervised_loss
-    from lucida.train.precision import choose_device, choose_precision
-
-    vision, text = toy_parts()
-    vision.image_size, vision.patch_size = SIDE, SIDE // (SIDE // PATCH)
-    device = choose_device()
-    precision = choose_precision("auto", device)
-    model = lucida_model(vision, text).to(device)
-    model.vision.requires_grad_(False)
-    stream = lucida(file, workers, "exact").batches()
-    next(stream)
-    waited, begun = 0.0, time.perf_counter()
-    steps = 4
-    for _ in range(steps):
-        asked = time.perf_counter()
-        (batch,) = next(stream)
-        waited += time.perf_counter() - asked
-        with precision.autocast():
-            loss, count = supervised_loss(model, batch.to(device))
-        (loss / count).backward()
-        model.zero_grad()
-        float(loss.detach())
-    whole = time.perf_counter() - begun
-    stream.close()
-    print(
-        f"training a toy model at {SIDE} pixels, {SAMPLES} samples a step: "
-        f"{whole / steps:.2f} s a step, {waited / whole:.1%} of it waiting for data"
-    )
+    pictures = f"stages.0.mixture.sources={{jpeg: {{kind: llava, path: '{file}'}}}}"
+    rows = []
+    for name, changes in {
+        "mini's own pictures, no workers": ["stages.0.batch.workers=0"],
+        "mini's own pictures, 2 workers": ["stages.0.batch.workers=2"],
+        "JPEGs of 640 x 480, 2 workers": ["stages.0.batch.workers=2", pictures],
+    }.items():
+        changes += [f"stages.0.budget.steps={STEPS}", "stages.0.batch.cache_features=false"]
+        recipe = load_recipe("mini", [*changes, "blind=null"])
+        place = folder / str(len(rows))
+        train_run(recipe, place)
+        steps = [row for row in RunFolder(place).metrics.read() if "data_wait" in row][FIRST:]
+        seconds = [recipe.stages[0].batch.samples / row["samples_per_second"] for row in steps]
+        waited = [row["data_wait"] * took for row, took in zip(steps, seconds, strict=True)]
+        told = [f"{statistics.median(seconds):.2f}", f"{sum(waited) / sum(seconds):.1%}"]
+        rows.append([name, *told, f"{1000 * max(waited):.0f}"])
+    return rows
 
 
 if __name__ == "__main__":

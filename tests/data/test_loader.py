@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections import Counter
 from functools import partial
 
@@ -258,3 +259,27 @@ def test_closing_early_leaves_no_thread_at_work():
     made = calls["made"]
     assert made <= 4 * 6
     assert calls["made"] == made
+
+
+def slow_pixels(images, seconds):
+    time.sleep(seconds)
+    return pixels(images)
+
+
+@pytest.mark.parametrize("workers, share", [(0, 0.5), (2, 1.4)])
+def test_a_step_never_waits_for_data_that_is_prepared_as_fast(workers, share):
+    # Preparing takes this share of a step in each thread or worker: sleep, so that it is the
+    # loader's own order of things that is measured and not a busy machine.
+    a_step, samples = 0.08, 2
+    slow = partial(slow_pixels, seconds=share * a_step / samples)
+    mixture = Mixture({"one": Numbers(500)}, {"one": 1.0}, seed=0)
+    batch = BatchSpec(samples=samples, workers=workers)
+    stream = Loader(mixture, encode, batch, pad_id=0, pixels=slow)
+    batches, waits = stream.batches(), []
+    for _ in range(12):
+        begun = time.perf_counter()
+        next(batches)
+        waits.append(time.perf_counter() - begun)
+        time.sleep(a_step)
+    batches.close()
+    assert sorted(waits[3:])[len(waits[3:]) // 2] < a_step / 4, waits
