@@ -1,5 +1,7 @@
 """Held-out samples stay out of training; cached features do not depend on their company."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +50,20 @@ def test_a_hub_source_has_a_split_but_is_held_out_by_records_and_tells_what_it_f
     assert (len(training), len(held)) == (38, 2)
     said = "".join(capsys.readouterr())
     assert "source rated: 10 rows left out by its filters: rating below 1" in said
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "found"),
+    [("own", "common", "own"), ("", "common", "common/lucida"), ("", "", "home/.cache/lucida")],
+)
+def test_features_are_kept_where_the_user_keeps_caches(
+    own, common, found, recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    for variable, folder in (("LUCIDA_CACHE", own), ("XDG_CACHE_HOME", common)):
+        monkeypatch.setenv(variable, folder and str(tmp_path / folder))
+    cache = FrozenFeatures(*build(recipe.model), FP32).open()
+    assert cache.path.parent == tmp_path / found / "features"
 
 
 def test_a_source_that_is_too_small_holds_nothing_out(recipe, parts):

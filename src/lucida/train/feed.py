@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from lucida.data.mixture import Mixture, Source
 from lucida.data.order import Bookmark
 from lucida.data.sample import Batch, ImageSource, Sample, Tokens, Views
 from lucida.data.sources import open_source
+from lucida.data.sources.sidecar import cache_folder
 from lucida.data.weights import capped, sample_limits, sample_weights
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
@@ -319,8 +319,3 @@ def whole_groups(pixels: torch.Tensor | Views) -> Iterator[torch.Tensor | Views]
         return
     blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
     yield from torch.cat([pixels, blanks]).split(GROUP)
-
-
-def cache_folder() -> Path:
-    """Where things that can be computed again are kept: $LUCIDA_CACHE or ~/.cache/lucida."""
-    return Path(os.environ.get("LUCIDA_CACHE") or Path.home() / ".cache" / "lucida")

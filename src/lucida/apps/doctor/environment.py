@@ -16,7 +16,7 @@ import torch
 from lucida.apps.doctor.finding import Finding
 from lucida.core.environment import usable_cores
 from lucida.core.spec import Recipe
-from lucida.train.feed import cache_folder
+from lucida.data.sources.sidecar import cache_folder
 from lucida.train.precision import choose_device, choose_precision
 
 EXTRAS = {

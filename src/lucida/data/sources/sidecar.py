@@ -2,9 +2,8 @@
 
     (what, path, size, times) ─▶ key ─▶ CACHE/records/KEY.npy, mapped into memory
 
-A mapped array costs a worker process nothing but the pages that it touches. The folder is
-`$LUCIDA_CACHE`, or `lucida` below `$XDG_CACHE_HOME` or `~/.cache`; where it cannot be written the
-array is held in memory instead, which is slower and never wrong.
+A mapped array costs a worker process nothing but the pages that it touches. Where the folder cannot
+be written the array is held in memory instead, which is slower and never wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +33,8 @@ class Elsewhere(Protocol):
 
 
 def cache_folder() -> Path:
-    """Where derived files of this user are kept."""
+    """Where what can be computed again is kept, records and features alike: `$LUCIDA_CACHE`, or
+    `lucida` below `$XDG_CACHE_HOME` or `~/.cache`. Empty variables are none."""
     own = os.environ.get("LUCIDA_CACHE")
     if own:
         return Path(own)
