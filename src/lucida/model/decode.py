@@ -164,16 +164,18 @@ def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
 @dataclass(slots=True)
 class State:
     """Rows while they are being answered. owner [rows, positions]: 0 the stem, k question k,
-    -1 padding."""
+    -1 padding. plain: rows are as long as one another and hold one question each, so that no
+    position is hidden from any."""
 
     model: LucidaModel
     cache: Cache
     owner: Tensor
+    plain: bool
 
     def forward(self, ids: Tensor, owner: Tensor, position: Tensor, keep: int) -> Tensor:
         """Scores of the next token at the last `keep` of new positions [rows, new]."""
         self.owner = torch.cat([self.owner, owner], dim=1)
-        total, count = self.owner.shape[1], ids.shape[1]
+        total = self.owner.shape[1]
         window = getattr(self.model.config.text_config, "sliding_window", None)
         if window is not None and total > window:
             raise ModelError(
@@ -182,20 +184,24 @@ class State:
                 given=total,
                 remedy="ask fewer questions at a time, or use shorter prompts",
             )
-        keys, asking = self.owner[:, None, :], owner[:, :, None]
-        column = torch.arange(total, device=ids.device)
-        allowed = ((keys == 0) | (keys == asking)) & (column <= column[-count:, None])
-        bias = torch.zeros(allowed.shape, dtype=self.model.dtype, device=ids.device)
-        bias.masked_fill_(~allowed, torch.finfo(bias.dtype).min)
         output = self.model(
             input_ids=ids,
-            attention_mask=bias[:, None],
+            attention_mask=None if self.plain else self.bias(owner),
             position_ids=position,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
         )
         return output.logits
+
+    def bias(self, asking: Tensor) -> Tensor:
+        """What the last positions, of these owners, may see: 0, or the lowest number [rows, 1, new,
+        positions]."""
+        keys, asking = self.owner[:, None, :], asking[:, :, None]
+        column = torch.arange(self.owner.shape[1], device=asking.device)
+        allowed = ((keys == 0) | (keys == asking)) & (column <= column[-asking.shape[1] :, None])
+        bias = torch.zeros(allowed.shape, dtype=self.model.dtype, device=asking.device)
+        return bias.masked_fill_(~allowed, torch.finfo(bias.dtype).min)[:, None]
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows."""
@@ -208,8 +214,9 @@ def answer(
 ) -> list[list[list[int]]]:
     """Answers of one batch, by row and question; -1 behind an end."""
     read = prefill(model, processor, batch, max(0, new - 1))
-    state, scores = State(model, read.cache, read.owner), model.logits(read.hidden)
     count = max(map(len, batch))
+    plain = count == 1 and len({length(row) for row in batch}) == 1
+    state, scores = State(model, read.cache, read.owner, plain), model.logits(read.hidden)
     device = model.device
     ends = torch.tensor(model.generation_config.eos_token_id, device=device)
     never = model.generation_config.suppress_tokens or []
@@ -218,9 +225,9 @@ def answer(
     slot = torch.arange(count, device=device).repeat(len(batch), 1)  # questions of `written`
     size = torch.tensor([len(row) for row in batch], device=device)
     going = slot < size[:, None]
-    length = torch.zeros_like(slot)
+    begin = torch.zeros_like(slot)
     for number, row in enumerate(batch):
-        length[number, : len(row)] = torch.tensor([len(asked.prompt) for asked in row])
+        begin[number, : len(row)] = torch.tensor([len(asked.prompt) for asked in row])
     for step in range(new):
         scores[..., never] = -torch.inf
         chosen = scores.argmax(-1)
@@ -232,11 +239,11 @@ def answer(
         if int(left.sum()) <= KEEP * len(left):
             kept = left.nonzero().squeeze(1)
             state.keep(kept)
-            alive, slot, going, chosen, length = (
-                x[kept] for x in (alive, slot, going, chosen, length)
+            alive, slot, going, chosen, begin = (
+                x[kept] for x in (alive, slot, going, chosen, begin)
             )
         first = (~going).long().argsort(dim=1, stable=True)[:, : int(going.sum(1).max())]
-        slot, going, chosen, length = (x.gather(1, first) for x in (slot, going, chosen, length))
+        slot, going, chosen, begin = (x.gather(1, first) for x in (slot, going, chosen, begin))
         owner = torch.where(going, slot + 1, -1)
-        scores = state.forward(chosen, owner, length + step, keep=chosen.shape[1])
+        scores = state.forward(chosen, owner, begin + step, keep=chosen.shape[1])
     return written.tolist()

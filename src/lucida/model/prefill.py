@@ -115,7 +115,8 @@ def prefill(
         place, owner, last = map(torch.from_numpy, places(batch, trees, starts, width, most))
         place, owner, last = place.to(device), owner.to(device), last.to(device)
         cache = given_once()
-        states = model.hidden(fields.to(device), cache, last.unique()).flatten(0, 1)
+        plain = packed and model.mask == "causal" and len(trees) == 1 and alone(batch, trees[0])
+        states = model.hidden(fields.to(device), cache, last.unique(), plain).flatten(0, 1)
         rows = torch.tensor([number for tree in trees for number in tree], device=device)
         if hidden is None:
             hidden = states.new_zeros(len(batch), most, states.shape[-1])
@@ -131,6 +132,11 @@ def prefill(
     if hasattr(cache, SEEN):
         setattr(joined, SEEN, getattr(cache, SEEN))
     return Prefilled(joined, owners, hidden)
+
+
+def alone(batch: Sequence[Row], tree: Sequence[int]) -> bool:
+    """Whether a tree is one prompt: a text without branches."""
+    return len(tree) == 1 and len(batch[tree[0]]) == 1
 
 
 def passes(

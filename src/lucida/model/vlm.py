@@ -12,7 +12,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lucida.core.errors import ModelError
-from lucida.data.sample import Batch, Views
+from lucida.data.sample import Batch, ViewFeatures, Views
 from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
@@ -120,12 +120,18 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
     # Training: batches whose fields carry all meaning.
 
     def hidden(
-        self, batch: Batch, cache: Cache | None = None, wanted: Tensor | None = None
+        self,
+        batch: Batch,
+        cache: Cache | None = None,
+        wanted: Tensor | None = None,
+        plain: bool = False,
     ) -> Float[Tensor, "rows length width"]:
         """Last hidden states of a packed, branched or padded batch; padding is arbitrary.
 
         An empty `cache` is filled with the keys and values of all positions, as they stand in the
         batch. `wanted`: the flat positions whose states are needed; others come out arbitrary.
+        `plain`: the batch is one causal text, where transformers' own mask is the same, and cheaper
+        to make.
 
         Nothing below the lowest trained parameter is differentiated: a frozen encoder runs without
         gradients, and with frozen parts autograd ends where the first trained weight enters.
@@ -148,10 +154,10 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
                 position_ids=batch.position,
                 # A mask of rank 4 is passed on untouched; without it transformers would build a
                 # dense mask of length² that nothing reads.
-                attention_mask=embedded.new_zeros(1, 1, 1, 1),
+                attention_mask=None if plain else embedded.new_zeros(1, 1, 1, 1),
                 past_key_values=cache,
                 use_cache=cache is not None,
-                layout=Layout(fields_of(batch), self.mask, self.attention),
+                layout=None if plain else Layout(fields_of(batch), self.mask, self.attention),
             )
         return output.last_hidden_state
 
@@ -219,7 +225,7 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         return self.projector(features) if grid is None else self.projector(features, grid)
 
     def visual(
-        self, pixel_values: Tensor | Views | None, features: Tensor | None
+        self, pixel_values: Tensor | Views | None, features: Tensor | ViewFeatures | None
     ) -> Tensor | list[Tensor] | None:
         """Visual tokens of images given as pixels or as features, or None without images.
 
@@ -227,14 +233,18 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         """
         if pixel_values is not None and features is not None:
             raise ModelError("give pixel_values or features, not both")
+        sizes = ()
+        if isinstance(features, ViewFeatures):
+            features, sizes = features.images, features.sizes
         if pixel_values is not None and len(pixel_values):
             features = self.encode_images(pixel_values)
+            sizes = pixel_values.sizes if isinstance(pixel_values, Views) else ()
         if features is None or not len(features):
             return None
         if isinstance(features, Tensor):
             return self.project(features)
         newline = getattr(self.projector, "newline", None)
-        return visual_of(features, pixel_values.sizes, self.arrangement, self.project, newline)
+        return visual_of(features, sizes, self.arrangement, self.project, newline)
 
     def embed(
         self,
