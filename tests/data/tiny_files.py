@@ -27,6 +27,6 @@ def tar(path, members):
     return path
 
 
-def opened(kind, path, **fields):
+def opened(kind, path, skip=False, **fields):
     spec = TypeAdapter(SourceSpec).validate_python({"kind": kind, "path": str(path), **fields})
-    return open_source(spec)
+    return open_source(spec, skip)

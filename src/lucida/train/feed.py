@@ -211,7 +211,7 @@ def mixtures(
     """
     training, held_out = {}, {}
     for name, source_spec in spec.sources.items():
-        training[name], held_out[name] = parts(source_spec, name)
+        training[name], held_out[name] = parts(source_spec, name, spec.on_error == "skip")
     training = capped(training, spec.caps, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
     weights = sample_weights(weights, spec.by, training, encode)
@@ -224,12 +224,13 @@ def mixtures(
     return stream, Mixture(kept, held_weights, seed)
 
 
-def parts(spec: SourceSpec, name: str) -> tuple[Source, Source]:
-    """The training and the held-out part of a source; the world has a split of its own."""
+def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Source]:
+    """The training and the held-out part of a source; the world has a split of its own. `skip` as
+    in `open_source`."""
     if isinstance(spec, WorldSourceSpec):
         other = {"split": "validation", "count": min(spec.count, HELD_OUT)}
         return open_source(spec), open_source(spec.model_copy(update=other))
-    source = open_source(spec)
+    source = open_source(spec, skip)
     for reason, count in getattr(source, "dropped", {}).items():
         say(f"source {name}: {count:,} rows left out by its filters: {reason}")
     apart = max(APART, math.ceil(len(source) / HELD_OUT))

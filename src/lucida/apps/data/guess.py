@@ -58,7 +58,8 @@ def opened(what: str, overrides: list[str], every: bool = False) -> list[Opened]
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RecipeError(f"{place}: {first['msg']}", origin=what) from error
-    return [Opened(path.name, spec, open_source(spec), found)]
+    # What is damaged shows as a record, beside those that are not.
+    return [Opened(path.name, spec, open_source(spec, skip=True), found)]
 
 
 def guess(path: Path) -> tuple[dict[str, Any], str]:
@@ -149,7 +150,7 @@ def _of_recipe(what: str, overrides: list[str], every: bool) -> list[Opened]:
                 continue
             place = f"{stage.name}/{name}"
             try:
-                source = open_source(spec) if same is None else same.source
+                source = open_source(spec, skip=True) if same is None else same.source
             except LucidaError as error:
                 raise DataError(str(error), origin=f"{recipe.name}: {place}") from error
             found.append(Opened(place, spec, source, f"kind {spec.kind}", recipe, stage))

@@ -33,10 +33,19 @@ RATED = ("llava", "messages", "pairs", "text")
 """Kinds of one JSON value or row a record, whose ratings are read around them."""
 
 
-def open_source(spec: SourceSpec) -> Source:
+OF_ARCHIVES = ("parquet", "webdataset")
+"""Kinds whose files may be unreadable as a whole, or from some place on."""
+
+
+def open_source(spec: SourceSpec, skip: bool = False) -> Source:
     """The source that a recipe names; every field of its spec but the weight is an argument.
-    `captions` are put around it, and so is `at_least` where it does not filter by itself."""
+    `captions` are put around it, and so is `at_least` where it does not filter by itself.
+
+    With `skip` (`mixture.on_error`) what cannot be read of a damaged shard or table is a record
+    that raises DataError when its turn comes, and not an error here."""
     fields = spec.model_dump(exclude={"kind", "weight", "captions"})
+    if skip and spec.kind in OF_ARCHIVES:
+        fields["skip"] = True
     around = spec.kind in RATED
     given = {name: value for name, value in fields.items() if not (around and name == "at_least")}
     source = SOURCES[spec.kind](**given)

@@ -18,7 +18,8 @@ from lucida.data.sources.tables import TABLES, TableRows
 class ParquetSource(RowSource):
     """Rows of parquet and Arrow files, in the order of file names.
 
-    DataError: files that cannot be read, columns that are missing, rows of other types.
+    DataError: files that cannot be read, columns that are missing, rows of other types. With `skip`
+    a file that cannot be read is a record that raises the error.
     """
 
     def __init__(
@@ -26,8 +27,9 @@ class ParquetSource(RowSource):
         path: str | Path,
         at_least: dict[str, float] | None = None,
         prompts: list[str] | str | None = None,
+        skip: bool = False,
     ) -> None:
-        table = TableRows(files_of(path, TABLES))
+        table = TableRows(files_of(path, TABLES), skip)
         self.files = table.files
         ratings = Ratings(at_least or {})
         kept, offset = [], 0

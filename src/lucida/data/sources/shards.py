@@ -35,6 +35,8 @@ from lucida.data.sources.tarindex import stream_members
 Shard = Path | Remote
 IMAGE, TEXT, JSON, NUMBERS = 0, 2, 4, 6
 """Columns of a table: begin and size of each member (-1: none), then the numbers asked for."""
+BROKEN = -2.0
+"""In place of where a picture begins: this is no sample, but what could not be read."""
 KINDS = dict.fromkeys((ending[1:] for ending in ENDINGS), IMAGE) | {"txt": TEXT, "json": JSON}
 AT_ONCE = 8
 """Shards elsewhere that are looked through side by side."""
@@ -74,16 +76,18 @@ def copied(remote: Remote, folder: Path) -> Path:
     return target
 
 
-def table_of(shard: Shard, names: Sequence[str] = ()) -> np.ndarray:
+def table_of(shard: Shard, names: Sequence[str] = (), skip: bool = False) -> np.ndarray:
     """Places of a shard's samples and their numbers, float64 [samples, 6 + numbers].
 
     Members of one name up to the first dot behind the last slash are a sample. DataError: a shard
-    that is cut short; a sample without one of the numbers in its JSON member.
+    that is cut short; a sample without one of the numbers in its JSON member. With `skip` such a
+    sample, and the rest of such a shard, is a `BROKEN` row, which passes every filter.
     """
     local = isinstance(shard, Path)
     origin = str(shard) if local else shard.name
     numbers: dict[str, int] = {}
     found: list[list[float]] = []
+    broken: list[int] = []
     try:
         with shard.open("rb") if local else shard.open() as stream:
             size = shard.stat().st_size if local else shard.size
@@ -100,27 +104,41 @@ def table_of(shard: Shard, names: Sequence[str] = ()) -> np.ndarray:
                 row[column : column + 2] = float(begin), float(length)
                 if names and column == JSON:
                     stream.seek(begin)
-                    place = f"{origin}: sample {number}"
-                    record = json_record(stream.read(length), place)
-                    row[NUMBERS:] = [number_of(record, each, place) for each in names]
+                    try:
+                        row[NUMBERS:] = numbers_of(
+                            stream.read(length), names, f"{origin}: sample {number}"
+                        )
+                    except DataError:
+                        if not skip:
+                            raise
+                        broken.append(number)
     except OSError as error:
         raise DataError(f"cannot read the shard: {error}", origin=origin) from error
+    except DataError:
+        if not skip:
+            raise
+        broken.append(len(found))
+        found.append([-1.0] * (NUMBERS + len(names)))
     rows = np.array(found).reshape(-1, NUMBERS + len(names))
-    without = np.flatnonzero(rows[:, JSON] < 0)
-    if names and len(without):
+    without = np.flatnonzero(rows[:, JSON] < 0) if names else []
+    if len(without) and not skip:
         message = "a sample without json member"
         raise DataError(message, origin=f"{origin}: sample {without[0]}")
+    for number in {*broken, *without}:
+        rows[number, IMAGE], rows[number, IMAGE + 1], rows[number, NUMBERS:] = BROKEN, 2**62, np.inf
     return rows
 
 
-def tables_of(shards: Sequence[Shard], names: Sequence[str] = ()) -> list[np.ndarray]:
-    """The table of every shard, in their order."""
+def tables_of(
+    shards: Sequence[Shard], names: Sequence[str] = (), skip: bool = False
+) -> list[np.ndarray]:
+    """The table of every shard, in their order. `skip` as in `table_of`."""
     if not isinstance(shards[0], Remote):
-        return [table_of(shard, names) for shard in shards]
-    what = f"shard {list(names)}"
+        return [table_of(shard, names, skip) for shard in shards]
+    what = f"shard {list(names)}{' skip' if skip else ''}"
 
     def kept(shard: Remote) -> np.ndarray:
-        return Sidecar(what, [shard], lambda: table_of(shard, names)).array
+        return Sidecar(what, [shard], lambda: table_of(shard, names, skip)).array
 
     return _all(shards, kept, "look through shards")
 
@@ -155,6 +173,12 @@ def json_record(content: bytes, origin: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DataError("bad json member", expected="an object", origin=origin)
     return record
+
+
+def numbers_of(content: bytes, names: Sequence[str], origin: str) -> list[float]:
+    """Numbers of a JSON member."""
+    record = json_record(content, origin)
+    return [number_of(record, name, origin) for name in names]
 
 
 def number_of(record: dict[str, Any], name: str, origin: str) -> float:

@@ -25,6 +25,8 @@ from lucida.data.sources.records import Records, files_of
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (".parquet", ".arrow")
 GROUPS_HELD = 4
+ARROW, BROKEN = -1, -2
+"""In place of a row group: a whole Arrow file, a file that cannot be read."""
 
 
 class Rows(Protocol):
@@ -131,12 +133,13 @@ def field_of(record: dict[str, Any], name: str, origin: str) -> Any:
 
 
 class TableRows:
-    """Rows of parquet and Arrow files. DataError: files that cannot be read."""
+    """Rows of parquet and Arrow files. DataError: files that cannot be read. With `skip` such a
+    file has one row, which raises the error, and in its columns infinity."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[Path], skip: bool = False) -> None:
         require("pyarrow.parquet")
-        self.files = files
-        self._groups: list[tuple[int, int]] = []  # file and row group; -1 is a whole Arrow file
+        self.files, self.skip = files, skip
+        self._groups: list[tuple[int, int]] = []  # file and row group; or `ARROW`, `BROKEN`
         sizes: list[int] = []
         for number, file in enumerate(files):
             sizes += self._survey(number, file)
@@ -167,6 +170,9 @@ class TableRows:
         for number, file in enumerate(self.files):
             groups = [group for group, each in enumerate(self._groups) if each[0] == number]
             rows = sum(self._first[group + 1] - self._first[group] for group in groups)
+            if groups and self._groups[groups[0]][1] == BROKEN:
+                yield file, rows, {name: [float("inf")] for name in names}
+                continue
             try:
                 if file.suffix == ".arrow":
                     table = _arrow(file)
@@ -212,7 +218,10 @@ class TableRows:
     def _table(self, group: int) -> Any:
         number, inner = self._groups[group]
         file = self.files[number]
-        if inner < 0:
+        if inner == BROKEN:
+            _sizes(file)  # says once more what is wrong
+            raise ValueError("it could not be read when it was opened")
+        if inner == ARROW:
             return _arrow(file)
         return require("pyarrow.parquet").ParquetFile(file).read_row_group(inner)
 
@@ -221,14 +230,23 @@ class TableRows:
         import pyarrow as pa
 
         try:
-            if file.suffix == ".arrow":
-                self._groups.append((number, -1))
-                return [_arrow(file).num_rows]
-            metadata = require("pyarrow.parquet").ParquetFile(file).metadata
-            self._groups += [(number, group) for group in range(metadata.num_row_groups)]
-            return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+            sizes = _sizes(file)
+            arrow = file.suffix == ".arrow"
+            self._groups += [(number, ARROW if arrow else group) for group in range(len(sizes))]
+            return sizes
         except (OSError, ValueError, pa.ArrowException) as error:
+            if self.skip:
+                self._groups.append((number, BROKEN))
+                return [1]
             raise _unreadable(error, str(file)) from error
+
+
+def _sizes(file: Path) -> list[int]:
+    """Rows of each row group; of an Arrow file all of them."""
+    if file.suffix == ".arrow":
+        return [_arrow(file).num_rows]
+    metadata = require("pyarrow.parquet").ParquetFile(file).metadata
+    return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
 
 
 def _arrow(file: Path) -> Any:

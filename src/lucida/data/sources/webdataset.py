@@ -23,7 +23,16 @@ from lucida.data.sources.conversation import captioned
 from lucida.data.sources.pictures import ENDINGS, bytes_source
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.remote import Remote
-from lucida.data.sources.shards import NUMBERS, Shard, json_record, open_shards, tables_of
+from lucida.data.sources.shards import (
+    BROKEN,
+    NUMBERS,
+    Shard,
+    json_record,
+    number_of,
+    open_shards,
+    table_of,
+    tables_of,
+)
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tables import field_of
 from lucida.data.sources.tarindex import member_name, read_member
@@ -40,6 +49,8 @@ class WebdatasetSource:
     `dropped` counts what the filters leave out, by reason; those samples are no records of this
     source. DataError: a shard that is cut short, a sample without picture or caption, JSON that is
     broken or lacks what is asked. RunError: a shard elsewhere that cannot be reached, or changed.
+    With `skip` the rest of a damaged shard, and a sample without the numbers that filters go by,
+    are records that raise the error.
     """
 
     def __init__(
@@ -52,22 +63,26 @@ class WebdatasetSource:
         min_bytes: int = 0,
         keep: str | None = None,
         prompts: list[str] | str | None = None,
+        skip: bool = False,
     ) -> None:
         if top_share < 1 and rank_by is None:
             raise DataError("`top_share` needs `rank_by`", origin=path)
         self.shards = open_shards(path, keep)
         self.caption, self.prompts = caption, prompts_of(prompts)
         self.at_least, self.rank_by, self.top_share = at_least or {}, rank_by, top_share
-        self.min_bytes = min_bytes
+        self.min_bytes, self.skip = min_bytes, skip
         self._names = [*self.at_least, *([rank_by] if rank_by and top_share < 1 else [])]
         try:
-            self._places = Sidecar("webdataset", self.shards, self._survey)
+            # Whether a sample without its numbers is an error or a record depends on the numbers.
+            what = f"webdataset skip {self._names}" if skip else "webdataset"
+            self._places = Sidecar(what, self.shards, self._survey)
         except OSError as error:
             raise DataError(f"cannot read the shard: {error}", origin=path) from error
         self.dropped: dict[str, int] = {}
         self._kept: Sidecar | None = None
         if self._names or min_bytes:
             asked = f"kept {list(self.at_least.items())} {rank_by} {top_share} {min_bytes}"
+            asked += " skip" if skip else ""
             # The first rows count what was dropped, so that it is known from the sidecar as well.
             self._kept = Sidecar(asked, self.shards, self._chosen)
             reasons = [f"picture below {min_bytes} bytes"]
@@ -96,6 +111,8 @@ class WebdatasetSource:
         place, shard, origin = self._place(index)
         if field is not None:
             return str(field_of(self._record(place, origin), field, origin))
+        if place[IMAGE] < 0:
+            return ""
         return member_name(shard, int(place[IMAGE]), origin)
 
     def _place(self, index: int) -> tuple[np.ndarray, Shard, str]:
@@ -112,6 +129,8 @@ class WebdatasetSource:
         """A record; with `words` in place of its own caption."""
         place, shard, origin = self._place(index)
         begin, size = place[IMAGE : IMAGE + 2].tolist()
+        if begin == BROKEN:
+            self._raise(place, shard, origin)
         if begin < 0:
             expected = f"a member of {', '.join(ENDINGS)}"
             raise DataError("a sample without picture", expected=expected, origin=origin)
@@ -124,6 +143,17 @@ class WebdatasetSource:
         image = bytes_source(content, f"{origin} (byte {begin})", identity)
         said = self._caption(place, origin) if words is None else words
         return captioned(origin, image, said, self.prompts, index)
+
+    def _raise(self, place: np.ndarray, shard: Shard, origin: str) -> None:
+        """What is wrong with a record that `table_of` could not read."""
+        if self._names and place[JSON] >= 0:
+            record = self._record(place, origin)
+            for name in self._names:
+                number_of(record, name, origin)
+        if isinstance(shard, Path):
+            table_of(shard, self._names)
+        remedy = "download it again"
+        raise DataError("what follows cannot be read", origin=origin, remedy=remedy)
 
     def _caption(self, place: np.ndarray, origin: str) -> Any:
         shard = self.shards[int(place[SHARD])]
@@ -159,7 +189,7 @@ class WebdatasetSource:
     @cached_property
     def _tables(self) -> list[np.ndarray]:
         """Tables of all shards, with numbers; only there while the source is opened."""
-        return tables_of(self.shards, self._names)
+        return tables_of(self.shards, self._names, self.skip)
 
     def _survey(self) -> np.ndarray:
         """Places of every sample of every shard."""
