@@ -1,14 +1,14 @@
 """Short answers to questions about pictures: Lucida beside transformers with the same weights.
 
-Several questions about each picture (4 new tokens each):
+Several questions about each picture, answers of at most 4 tokens:
 
     lmms-eval's way   one request at a time by `generate`, written by the model's own processor
     one by one        transformers' `generate`, one question at a time
     left-padded       transformers' `generate`, all questions about a picture as one batch
     shared stem       Lucida: the picture once, its key-value cache for all its questions
 
-With `--mixed` each question is about another picture, or about none, of all lengths, and answers
-have `--new` tokens (24):
+With `--mixed` each question is about another picture, or about none, of all lengths; answers as
+they come (at most 4 tokens), then answers of 24 tokens each (no end token is ever chosen):
 
     one by one        as above
     batch 1           Lucida, a question at a time
@@ -44,7 +44,6 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--pictures", type=int, help="default 8, with --mixed 24")
     parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--new", type=int, nargs="+", help="default 4, with --mixed 24")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--mixed", action="store_true")
     given = parser.parse_args()
@@ -53,16 +52,17 @@ def main() -> None:
         torch.manual_seed(0)
         case = CASES[name]()
         groups = groups_of(given.pictures or (24 if given.mixed else 8), given.questions)
-        for new in given.new or ([24] if given.mixed else [4]):
-            if given.mixed:
-                asked = mixed(groups)
-                compare(case, asked, mixed_ways(case, asked, new), new, given.repetitions)
-            else:
-                asked = [one for group in groups for one in group]
-                compare(case, asked, picture_ways(case, groups, new), new, given.repetitions)
+        if not given.mixed:
+            asked = [one for group in groups for one in group]
+            compare(case, asked, picture_ways(case, groups, 4), "at most 4", given.repetitions)
+            continue
+        asked = mixed(groups)
+        compare(case, asked, mixed_ways(case, asked, 4), "at most 4", given.repetitions)
+        case.never_end()
+        compare(case, asked, mixed_ways(case, asked, 24), "24", given.repetitions)
 
 
-def compare(case: Case, asked: list[Sample], ways: Ways, new: int, repetitions: int) -> None:
+def compare(case: Case, asked: list[Sample], ways: Ways, new: str, repetitions: int) -> None:
     """Run the ways, print how often faster than each of the others, and check the answers."""
     answers: dict[str, list[list[int]]] = {}
 

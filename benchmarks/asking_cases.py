@@ -58,6 +58,12 @@ class Case:
         """Pixels in the precision of the model."""
         return tensor.to(self.peer.dtype) if tensor.is_floating_point() else tensor
 
+    def never_end(self) -> None:
+        """From now on every answer is as long as it may be."""
+        ends = self.model.generation_config.eos_token_id
+        for model in (self.model, self.peer):
+            model.generation_config.suppress_tokens = [ends] if isinstance(ends, int) else ends
+
     @torch.no_grad()
     def generated(self, inputs: dict[str, Tensor], new: int) -> list[list[int]]:
         """What `generate` writes behind each row."""

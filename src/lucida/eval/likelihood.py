@@ -26,14 +26,14 @@ from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
 from lucida.model.evaluating import evaluating
 from lucida.model.masks import ASK_WHOLE, TWIG
-from lucida.model.prefill import LEAST, SPREAD, Branch, branched, with_images
+from lucida.model.prefill import LEAST, PASS_TOKENS, SPREAD, Branch, branched, with_images
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
 BATCH_TOKENS = 8192
-"""Positions of one forward."""
+"""Positions of one forward; on a CPU `PASS_TOKENS`, unless one tree has more."""
 CHUNK_LOGITS = 2**24
 """Most logits alive at once: 64 MiB in fp32."""
 
@@ -142,7 +142,8 @@ def stream(
     found: dict[int, dict[int, list[Likelihood]]] = {}
     window = getattr(model.config.text_config, "sliding_window", None) or batch_tokens
     grown = trees(questions, 0 if alone else min(window, batch_tokens))
-    for batch in batches(grown, batch_tokens):
+    small = model.device.type == "cpu"  # trees as large, but fewer at a time
+    for batch in batches(grown, min(batch_tokens, PASS_TOKENS) if small else batch_tokens):
         with evaluating(model):
             done = scored_batch(model, processor, batch)
         for each, scored in done:
