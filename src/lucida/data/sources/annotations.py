@@ -6,11 +6,11 @@ kept is a picture's name, a question, an answer and perhaps a box for each recor
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lucida.core.errors import DataError
 from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
@@ -18,6 +18,7 @@ from lucida.data.sources.conversation import captioned, one_conversation, text_o
 from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.prompts import asked, asking, prompts_of
+from lucida.data.sources.published import read_json
 from lucida.data.sources.refcoco import Box, references
 
 CAPTIONS = ("coco-captions", "flickr30k")
@@ -66,22 +67,9 @@ class AnnotationsSource:
             self.prompts = [prompt if layout in CAPTIONS else "{}" + prompt]
         if layout not in CAPTIONS:
             asking(self.prompts, str(path))
+        files = _Files(self.path, questions, instances, split, pattern, self.dropped)
         try:
-            if layout in ("vqav2", "okvqa"):
-                if questions is None:
-                    remedy = "set `questions`"
-                    raise DataError("the questions are missing", origin=path, remedy=remedy)
-                found = _vqa(_json(self.path), _json(Path(questions)), pattern)
-            elif layout == "refcoco":
-                beside = None if instances is None else Path(instances)
-                found = _refcoco(self.path, split, beside, pattern)
-            elif layout == "pathvqa":
-                found = _pathvqa(self.path, pattern)
-            elif layout == "flickr30k":
-                found = _flickr(_json(self.path), pattern, split, self.dropped)
-            else:
-                found = READERS[layout](_json(self.path), pattern)
-            self.entries = list(found)
+            self.entries = list(READERS[layout](files))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             message = f"not the layout of {layout}: {type(error).__name__} {error}"
             remedy = "check `layout`, `path` and `pattern`"
@@ -130,71 +118,90 @@ def most_given(answers: list[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def _captions(value: Any, pattern: str | None) -> Iterator[Entry]:
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What a reader is given: files, how pictures are named, and where to count what it leaves
+    out."""
+
+    path: Path
+    questions: str | Path | None
+    instances: str | Path | None
+    split: str
+    pattern: str | None
+    dropped: Counter[str]
+
+
+def _captions(files: _Files) -> Iterator[Entry]:
+    value = read_json(files.path)
     names = {each["id"]: each["file_name"] for each in value["images"]}
     for each in value["annotations"]:
         identity = each["image_id"]
-        name = names[identity] if pattern is None else pattern.format(identity)
+        name = names[identity] if files.pattern is None else files.pattern.format(identity)
         yield Entry(name, None, each["caption"])
 
 
-def _flickr(value: Any, pattern: str | None, split: str, dropped: Counter[str]) -> Iterator[Entry]:
-    for each in value["images"]:
-        if each["split"] not in KARPATHY.get(split, (split,)):
-            dropped[f"captions of the {each['split']} split"] += len(each["sentences"])
+def _flickr(files: _Files) -> Iterator[Entry]:
+    parts = KARPATHY.get(files.split, (files.split,))
+    for each in read_json(files.path)["images"]:
+        if each["split"] not in parts:
+            files.dropped[f"captions of the {each['split']} split"] += len(each["sentences"])
             continue
-        name = each["filename"] if pattern is None else pattern.format(each["filename"])
-        if pattern is None and "filepath" in each:  # COCO's pictures stand in two folders
+        name = each["filename"] if files.pattern is None else files.pattern.format(each["filename"])
+        if files.pattern is None and "filepath" in each:  # COCO's pictures stand in two folders
             name = f"{each['filepath']}/{name}"
         for sentence in each["sentences"]:
             yield Entry(name, None, sentence["raw"])
 
 
-def _vqa(value: Any, asked: Any, pattern: str | None) -> Iterator[Entry]:
-    part = asked.get("data_subtype", "train2014")
-    pattern = pattern or f"COCO_{part}_{{:012d}}.jpg"
+def _vqa(files: _Files) -> Iterator[Entry]:
+    if files.questions is None:
+        remedy = "set `questions`"
+        raise DataError("the questions are missing", origin=files.path, remedy=remedy)
     said = {}
-    for each in value["annotations"]:
+    for each in read_json(files.path)["annotations"]:
         best = each.get("multiple_choice_answer")
         said[each["question_id"]] = best or most_given([a["answer"] for a in each["answers"]])
+    asked = read_json(Path(files.questions))
+    part = asked.get("data_subtype", "train2014")
+    pattern = files.pattern or f"COCO_{part}_{{:012d}}.jpg"
     for each in asked["questions"]:
         name = pattern.format(each["image_id"])
         yield Entry(name, each["question"], said[each["question_id"]])
 
 
-def _gqa(value: Any, pattern: str | None) -> Iterator[Entry]:
-    for each in value.values():
-        name = (pattern or "{}.jpg").format(each["imageId"])
+def _gqa(files: _Files) -> Iterator[Entry]:
+    for each in read_json(files.path).values():
+        name = (files.pattern or "{}.jpg").format(each["imageId"])
         yield Entry(name, each["question"], each["answer"])
 
 
-def _textvqa(value: Any, pattern: str | None) -> Iterator[Entry]:
-    for each in value["data"]:
-        name = (pattern or "{}.jpg").format(each["image_id"])
+def _textvqa(files: _Files) -> Iterator[Entry]:
+    for each in read_json(files.path)["data"]:
+        name = (files.pattern or "{}.jpg").format(each["image_id"])
         yield Entry(name, each["question"], most_given(each["answers"]))
 
 
-def _refcoco(
-    path: Path, split: str, instances: Path | None, pattern: str | None
-) -> Iterator[Entry]:
-    for found in references(path, split, instances):
-        name = found.picture if pattern is None else pattern.format(found.picture)
+def _refcoco(files: _Files) -> Iterator[Entry]:
+    instances = None if files.instances is None else Path(files.instances)
+    for found in references(files.path, files.split, instances):
+        name = found.picture if files.pattern is None else files.pattern.format(found.picture)
         yield Entry(name, found.phrase, "", found.box)
 
 
-def _pathvqa(path: Path, pattern: str | None) -> Iterator[Entry]:
-    for each in pathology_questions(path):
+def _pathvqa(files: _Files) -> Iterator[Entry]:
+    for each in pathology_questions(files.path):
         image = each.text("image")
-        name = picture_name(image) if pattern is None else pattern.format(image)
+        name = picture_name(image) if files.pattern is None else files.pattern.format(image)
         yield Entry(name, each.text("question"), each.text("answer"))
 
 
-READERS = {"coco-captions": _captions, "gqa": _gqa, "textvqa": _textvqa}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        remedy = "download it again, unpacked"
-        raise DataError(f"cannot read the file: {error}", origin=path, remedy=remedy) from error
+READERS = {
+    "coco-captions": _captions,
+    "flickr30k": _flickr,
+    "vqav2": _vqa,
+    "okvqa": _vqa,
+    "gqa": _gqa,
+    "textvqa": _textvqa,
+    "refcoco": _refcoco,
+    "pathvqa": _pathvqa,
+}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lucida.core.errors import DataError
+from lucida.data.sources.conversation import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,7 @@ class Record:
 
     def wrong(self, field: str, expected: str, given: object) -> DataError:
         """The error for a field of another kind than it must be."""
-        shown = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:60]}…"
-        message = f"`{field}` is of the wrong kind"
+        message, shown = f"`{field}` is of the wrong kind", shortened(given, 60)
         return DataError(message, expected=expected, given=shown, origin=self.origin)
 
 
