@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from lucida.core.errors import DataError
 from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
-from lucida.data.sources.conversation import captioned, one_conversation, text_of
+from lucida.data.sources.conversation import captioned, most_given, one_conversation, text_of
 from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.prompts import asked, asking, prompts_of
@@ -111,11 +111,6 @@ class AnnotationsSource:
             ask, reply = asked(one, self.prompts, index), (other,)
         turns = (Turn("user", (ImagePart(0), *ask)), Turn("assistant", reply))
         return one_conversation(origin, (image,), turns)
-
-
-def most_given(answers: list[str]) -> str:
-    """The most frequent answer; the first of those that tie."""
-    return Counter(answers).most_common(1)[0][0]
 
 
 @dataclass(frozen=True, slots=True)

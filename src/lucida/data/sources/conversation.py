@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from lucida.core.errors import DataError, suggestion
@@ -113,6 +114,11 @@ def spoken(turns: Any, origin: str) -> list[tuple[Role, str]]:
         role = role_of(turn.get("from") if isinstance(turn, dict) else None, origin)
         found.append((role, text_of(turn.get("value"), "value", origin)))
     return found
+
+
+def most_given(answers: list[str]) -> str:
+    """The most frequent answer; the first of those that tie."""
+    return Counter(answers).most_common(1)[0][0]
 
 
 def shortened(value: object, most: int = 80) -> str:

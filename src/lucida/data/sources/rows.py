@@ -16,8 +16,15 @@ import numpy as np
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
-from lucida.data.sources.conversation import captioned, one_conversation, placed, shortened, spoken
-from lucida.data.sources.conversation import text_of as words
+from lucida.data.sources.conversation import (
+    captioned,
+    most_given,
+    one_conversation,
+    placed,
+    shortened,
+    spoken,
+    text_of,
+)
 from lucida.data.sources.messages import message_sample
 from lucida.data.sources.pictures import bytes_source
 from lucida.data.sources.prompts import asked, asking, prompts_of
@@ -224,8 +231,8 @@ def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
     shown = tuple(ImagePart(number) for number in range(len(images)))
     turns = []
     for number, each in enumerate(kept):
-        asked = words(each.get("user"), "user", origin)
-        answered = words(each.get("assistant"), "assistant", origin)
+        asked = text_of(each.get("user"), "user", origin)
+        answered = text_of(each.get("assistant"), "assistant", origin)
         first = shown if number == 0 else ()
         turns.append(Turn("user", (*first, asked) if asked else first))
         turns.append(Turn("assistant", (answered,) if answered else ()))
@@ -234,15 +241,15 @@ def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
 
 def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int) -> Sample:
     """A question and its answer (of several, the one given most often), behind all pictures."""
-    question = words(row["question"], "question", origin)
+    question = text_of(row["question"], "question", origin)
     answers = row["answer"] if row.get("answer") is not None else row.get("answers")
     given = answers if isinstance(answers, list) else [answers]
-    said = [words(each, "answer", origin) for each in given]
+    said = [text_of(each, "answer", origin) for each in given]
     if not said:
         raise DataError("the question has no answer", origin=origin)
     images = tuple(picture(each, origin) for each in _images(row, origin))
     shown = tuple(ImagePart(place) for place in range(len(images)))
-    answer = Counter(said).most_common(1)[0][0]
+    answer = most_given(said)
     ask = asked(question, asking(prompts, origin), number)
     turns = (Turn("user", (*shown, *ask)), Turn("assistant", (answer,) if answer else ()))
     return one_conversation(origin, images, turns)

@@ -20,22 +20,13 @@ _NUMBERS = re.compile(rb" *([0-7]+)[ \0]+")
 _TIMES = re.compile(rb"(?:\d+ [amc]time=\d+(?:\.\d+)?\n)+")
 
 
-def members(file: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, begin and size of each regular member. Links and devices are passed over: a name is
-    only ever a name here. DataError where the file is cut short or no tar file."""
-    try:
-        with file.open("rb") as stream:
-            yield from stream_members(stream, file.stat().st_size, file)
-    except OSError as error:
-        message = f"cannot read the tar file: {error.strerror or error}"
-        raise DataError(message, origin=file) from error
-
-
 def stream_members(
     stream: BinaryIO, size: int, origin: Path | str
 ) -> Iterator[tuple[str, int, int]]:
-    """`members` of an open file of this size, which is only read forward from header to header. The
-    caller may read a member's bytes from it as soon as the member is given."""
+    """Name, begin and size of each regular member of an open file of this size, which is only read
+    forward from header to header. The caller may read a member's bytes from it as soon as the
+    member is given. Links and devices are passed over: a name is only ever a name here. DataError
+    where the file is cut short or no tar file."""
     name, at = "none", stream.tell()
     try:
         if isinstance(stream, io.BufferedReader):  # a local file: one can look ahead in it
