@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from lucida.core.errors import ModelError, RunError
-from lucida.data.features import FeatureCache
-from lucida.data.sample import ImageSource
+from lucida.data.features import FeatureCache, ViewCache
+from lucida.data.sample import ImageSource, ViewFeatures
 
 SHAPE = (4, 6)
 
@@ -213,3 +213,120 @@ def test_the_folder_explains_itself(tmp_path):
     cache = FeatureCache(tmp_path, "h", SHAPE)
     said = json.loads((cache.path / "shape.json").read_text())
     assert said == {"patches": 4, "width": 6, "dtype": "float16"}
+
+
+def seen(key):
+    """Image `key` has key % 4 + 1 views of 4 patches; its size is (10 + key, 20)."""
+    views = np.random.default_rng(int(key)).normal(size=(int(key) % 4 + 1, *SHAPE))
+    return torch.from_numpy(views.astype(np.float32))
+
+
+class ViewEncoder(Encoder):
+    def __call__(self, images):
+        self.asked += [source.key for source in images]
+        keys = [int(source.key) for source in images]
+        return ViewFeatures(tuple(map(seen, keys)), tuple((10 + k, 20) for k in keys))
+
+
+def same(given, keys):
+    assert given.sizes == tuple((10 + int(k), 20) for k in keys)
+    for found, key in zip(given.images, keys, strict=True):
+        assert torch.equal(found, seen(key))
+
+
+def test_views_cached_equal_live(tmp_path):
+    cache, encoder = ViewCache(tmp_path, "h", SHAPE, "float32"), ViewEncoder()
+    keys = [3, 1, 3, 2, 7, 4]
+    for _ in range(2):
+        same(cache.get([image(k) for k in keys], encoder, batch=2), keys)
+    assert encoder.asked == ["3", "1", "2", "7", "4"]
+    again = ViewCache(tmp_path, "h", SHAPE, "float32")
+    same(again.get([image(k) for k in reversed(keys)], None), keys[::-1])
+    assert len(again) == 5
+    assert len(again.get([], None)) == 0
+    assert again.fill((image(k) for k in range(9)), encoder, batch=4) == 4
+    same(
+        ViewCache(tmp_path, "h", SHAPE, "float32").get([image(k) for k in range(9)], None), range(9)
+    )
+
+
+def test_pictures_of_their_own_shapes(tmp_path):
+    own = {1: (6, (30, 20)), 2: (35, (50, 70)), 3: (1, (9, 9))}
+
+    def compute(images):
+        found = [own[int(source.key)] for source in images]
+        features = [torch.arange(p * 6.0).reshape(1, p, 6) for p, _ in found]
+        return ViewFeatures(tuple(features), tuple(size for _, size in found))
+
+    cache = ViewCache(tmp_path, "h", (1, 6))
+    cache.get([image(1), image(2)], compute)
+    given = ViewCache(tmp_path, "h", (1, 6)).get([image(2), image(3), image(1)], compute)
+    assert [tuple(each.shape) for each in given.images] == [(1, 35, 6), (1, 1, 6), (1, 6, 6)]
+    assert given.sizes == ((50, 70), (9, 9), (30, 20))
+    assert torch.equal(given.images[0], torch.arange(35 * 6.0).reshape(1, 35, 6).half())
+
+
+def test_views_keep_to_a_limit(tmp_path):
+    """Images of 1, 2, 3, 4 and 1 views; room for 7 rows: the fourth has no room, the fifth has."""
+    cache = ViewCache(tmp_path, "h", SHAPE, "float32", limit_bytes=7 * 4 * 6 * 4)
+    encoder = ViewEncoder()
+    for _ in range(2):
+        same(cache.get([image(k) for k in range(5)], encoder), range(5))
+    assert len(cache) == 4
+    assert cache.unstored == 2
+    assert encoder.asked == ["0", "1", "2", "3", "4", "3"]
+    assert (cache.path / "features.bin").stat().st_size == 7 * 4 * 6 * 4
+
+
+@pytest.mark.parametrize("lost", [1, 55, 56, 57, 200])
+def test_a_torn_end_of_views_is_computed_again(tmp_path, lost):
+    cache, encoder = ViewCache(tmp_path, "h", SHAPE, "float32"), ViewEncoder()
+    cache.get([image(k) for k in range(6)], encoder)
+    for name in ("keys.bin", "features.bin"):
+        file = cache.path / name
+        file.write_bytes(file.read_bytes()[:-lost])
+        again = ViewCache(tmp_path, "h", SHAPE, "float32")
+        assert len(again) < 6
+        same(again.get([image(k) for k in range(6)], encoder), range(6))
+        whole = ViewCache(tmp_path, "h", SHAPE, "float32")
+        assert len(whole) == 6
+        same(whole.get([image(k) for k in range(6)], None), range(6))
+
+
+def test_bad_views_are_refused_and_not_kept(tmp_path):
+    def gives(*features):
+        sizes = tuple((5, 6) for _ in features)
+        return lambda images: ViewFeatures(features, sizes)
+
+    cache = ViewCache(tmp_path, "h", SHAPE)
+    for wrong in (torch.zeros(2, 4, 5), torch.zeros(1, 3, 6), torch.zeros(0, 4, 6)):
+        with pytest.raises(ModelError, match=r"another shape.*picture of 5 x 6"):
+            cache.get([image(1)], gives(wrong))
+    with pytest.raises(ModelError, match=r"another shape.*1 images.*2"):
+        cache.get([image(1)], gives(torch.zeros(1, *SHAPE), torch.zeros(1, *SHAPE)))
+    with pytest.raises(ModelError, match="not finite"):
+        cache.get([image(1)], gives(torch.full((1, *SHAPE), np.nan)))
+    assert len(ViewCache(tmp_path, "h", SHAPE)) == 0
+    with pytest.raises(RunError, match="other features"):
+        FeatureCache(tmp_path, "h", SHAPE)
+
+
+def view_writer(folder, seed, count):
+    cache = ViewCache(folder, "h", SHAPE, "float32")
+    order = np.random.default_rng(seed).permutation(count)
+    for start in range(0, count, 3):
+        keys = order[start : start + 3]
+        same(cache.get([image(k) for k in keys], ViewEncoder()), keys)
+
+
+def test_two_processes_share_views(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=view_writer, args=(tmp_path, s, 40)) for s in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    cache = ViewCache(tmp_path, "h", SHAPE, "float32")
+    assert len(cache) == 40
+    same(cache.get([image(k) for k in range(40)], None), range(40))

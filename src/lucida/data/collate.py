@@ -15,11 +15,11 @@ import torch
 
 from lucida.core.errors import DataError
 from lucida.data.policies import Squares
-from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, ViewFeatures, Views
 from lucida.data.transport import room
 
 Pixels = np.ndarray | torch.Tensor | Views | Squares
-Images = Callable[[list[ImageSource]], Pixels]
+Images = Callable[[list[ImageSource]], Pixels | ViewFeatures]
 """From sources to pixels or features, with an entry for each."""
 
 FIELDS = ("input_ids", "segment", "branch", "position", "image", "target")
@@ -34,7 +34,8 @@ def collate(
     features: Images | None = None,
 ) -> Batch:
     """The samples as one batch. `pixels` gives [images, 3, height, width] or `Views`; `features`,
-    instead, gives [images, patches, width]; without either a batch carries no images.
+    instead, gives [images, patches, width] or `ViewFeatures`; without either a batch carries no
+    images.
 
     Worked example: samples of 3 and 2 tokens.
 
@@ -54,12 +55,14 @@ def collate(
     if sources and pixels is not None:
         batch.pixel_values = joined([pixels(sources)])
     if sources and features is not None:
-        batch.features = torch.as_tensor(features(sources))
+        batch.features = joined([features(sources)])
     return batch
 
 
-def joined(pixels: Sequence[Pixels]) -> torch.Tensor | Views:
-    """The images of all parts, one part after the other."""
+def joined(pixels: Sequence[Pixels | ViewFeatures]) -> torch.Tensor | Views | ViewFeatures:
+    """The images of all parts, one part after the other; features of views come as one part."""
+    if isinstance(pixels[0], ViewFeatures):
+        return pixels[0]
     if isinstance(pixels[0], Views):
         return Views.joined(pixels)
     if isinstance(pixels[0], Squares):

@@ -2,12 +2,13 @@
 
     FOLDER/SPEC_HASH/
         shape.json      patches, width, dtype
-        features.bin    row after row, memory-mapped
-        keys.bin        32 bytes for each row: the digest of its image's key
+        features.bin    row after row, memory-mapped; an image has one row, or as many as it needs
+        keys.bin        an entry for each image: the digest of its key (32 bytes), and of images of
+                        several views or shapes also its rows, views, width and height
 
-Row i of one file belongs to digest i of the other. Rows are written and flushed before their
-digests, so whatever happens, a digest that can be read has a whole row; what lies behind the last
-digest is overwritten. One writer at a time holds a lock, which the system releases when its holder
+Entries stand in the order of their rows. Rows are written and flushed before their entries, so
+whatever happens, an entry that can be read has all its rows; what lies behind the last entry's is
+overwritten. One writer at a time holds a lock, which the system releases when its holder
 dies; readers need none. `ImageSource.key` names the content, and the spec hash names everything
 else that decides a feature (weights, feature layer, image policy), so an entry never goes stale.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,10 +32,13 @@ from torch import Tensor
 
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_write, disk_errors, make_folder
-from lucida.data.sample import ImageSource
+from lucida.data.sample import ImageSource, ViewFeatures
 
-Compute = Callable[[list[ImageSource]], "np.ndarray | Tensor"]
-"""From images to their features [images, patches, width]."""
+Compute = Callable[[list[ImageSource]], "np.ndarray | Tensor | ViewFeatures"]
+"""From images to their features: [images, patches, width], or `ViewFeatures` for a `ViewCache`."""
+
+Kept = tuple[np.ndarray, tuple[int, ...]]
+"""Rows of an image [rows, patches, width], and what its entry says besides the digest."""
 
 _DIGEST = 32
 
@@ -47,6 +52,8 @@ class FeatureCache:
     `get` gives was rounded the same whether it was on disk or has just been computed. With
     `limit_bytes`, features beyond that size are computed each time; `unstored` counts them.
     """
+
+    ENTRY = struct.Struct(f"<{_DIGEST}s")
 
     def __init__(
         self,
@@ -65,8 +72,9 @@ class FeatureCache:
         self._keys = self.path / "keys.bin"
         self._lock = FileLock(self.path / "writer.lock")
         self._row_bytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
-        self._rows: dict[bytes, int] = {}
-        self._read = 0
+        self._images: dict[bytes, tuple[int, int, tuple[int, ...]]] = {}  # first row, rows, facts
+        self._read = 0  # entries
+        self._end = 0  # rows
         self._mapped = np.zeros((0, *self.shape), dtype=self.dtype)
         with self._lock:
             self._claim()
@@ -74,42 +82,51 @@ class FeatureCache:
 
     def __len__(self) -> int:
         """Images on disk, as far as this process knows."""
-        return len(self._rows)
+        return len(self._images)
 
     def __str__(self) -> str:
-        held = f"{len(self) * self._row_bytes / 1e9:.2f} GB in {self.path}"
+        held = f"{self._end * self._row_bytes / 1e9:.2f} GB in {self.path}"
         if self.limit_bytes is None:
             return f"feature cache: {len(self):,} images, {held}"
         return f"feature cache: {len(self):,} images, {held}, at most {self.limit_bytes / 1e9:.2f}"
 
     def __contains__(self, image: ImageSource) -> bool:
-        return _digest(image) in self._rows
+        return _digest(image) in self._images
 
     def get(
         self, images: list[ImageSource], compute: Compute, batch: int = 64
     ) -> Float[Tensor, "images patches width"]:
         """Features in the order of `images`; what is missing goes through `compute` and is kept."""
+        kept = self._kept(images, compute, batch)
+        given = np.empty((len(images), *self.shape), dtype=self.dtype)
+        for place, (rows, _) in enumerate(kept):
+            given[place] = rows[0]
+        return torch.from_numpy(given)
+
+    def _kept(self, images: list[ImageSource], compute: Compute, batch: int) -> Iterator[Kept]:
+        """What is held of each image, in their order; what is missing is computed and stored."""
         digests = [_digest(image) for image in images]
-        if any(digest not in self._rows for digest in digests):
+        if any(digest not in self._images for digest in digests):
             self._refresh()
         missing = {
             digest: image
             for digest, image in zip(digests, images, strict=True)
-            if digest not in self._rows
+            if digest not in self._images
         }
-        passing: dict[bytes, np.ndarray] = {}
+        passing: dict[bytes, Kept] = {}
         for part in _parts(missing.items(), batch):
-            rows = self._computed([image for _, image in part], compute)
-            computed = dict(zip((digest for digest, _ in part), rows, strict=True))
+            found = self._computed([image for _, image in part], compute)
+            computed = dict(zip((digest for digest, _ in part), found, strict=True))
             self._store(computed)
-            passing |= {d: row for d, row in computed.items() if d not in self._rows}
+            passing |= {d: kept for d, kept in computed.items() if d not in self._images}
         self.unstored += len(passing)
         self._map()
-        given = np.empty((len(images), *self.shape), dtype=self.dtype)
-        for place, digest in enumerate(digests):
-            row = self._rows.get(digest)
-            given[place] = passing[digest] if row is None else self._mapped[row]
-        return torch.from_numpy(given)
+        for digest in digests:
+            if digest in passing:
+                yield passing[digest]
+            else:
+                first, count, facts = self._images[digest]
+                yield self._mapped[first : first + count], facts
 
     def fill(
         self,
@@ -127,33 +144,39 @@ class FeatureCache:
         for part in _parts(images, batch):
             missing = {_digest(i): i for i in part if i not in self}
             if missing:
-                rows = self._computed(list(missing.values()), compute)
-                self._store(dict(zip(missing, rows, strict=True)))
+                found = self._computed(list(missing.values()), compute)
+                self._store(dict(zip(missing, found, strict=True)))
             if progress is not None:
                 progress(len(part))
         return len(self) - before
 
-    def _computed(self, images: list[ImageSource], compute: Compute) -> np.ndarray:
+    def _computed(self, images: list[ImageSource], compute: Compute) -> list[Kept]:
         features = compute(images)
         if isinstance(features, Tensor):
             features = features.detach().float().cpu().numpy()
         if features.shape != (len(images), *self.shape):
-            raise ModelError(
-                "the vision encoder gives features of another shape than the cache holds",
-                expected=(len(images), *self.shape),
-                given=tuple(features.shape),
-                origin=self.path,
-            )
+            raise self._other_shape((len(images), *self.shape), tuple(features.shape))
+        pairs = zip(features, images, strict=True)
+        return [(self._rounded(rows[None], image), ()) for rows, image in pairs]
+
+    def _other_shape(self, expected: object, given: object) -> ModelError:
+        return ModelError(
+            "the vision encoder gives features of another shape than the cache holds",
+            expected=expected,
+            given=given,
+            origin=self.path,
+        )
+
+    def _rounded(self, rows: np.ndarray, image: ImageSource) -> np.ndarray:
+        """The rows as they are kept; ModelError when they cannot be."""
         with np.errstate(over="ignore"):
-            rounded = features.astype(self.dtype)
-        whole = np.isfinite(rounded).all(axis=(1, 2))
-        if not whole.all():
-            first = int(np.argmin(whole))
-            finite = bool(np.isfinite(features[first]).all())
+            rounded = rows.astype(self.dtype)
+        if not np.isfinite(rounded).all():
+            finite = bool(np.isfinite(rows).all())
             raise ModelError(
                 f"features do not fit {self.dtype}" if finite else "features are not finite",
-                given=f"largest {np.abs(features[first]).max():g}",
-                origin=images[first].origin,
+                given=f"largest {np.abs(rows).max():g}",
+                origin=image.origin,
                 remedy="keep the cache in float32" if finite else "check the encoder's weights",
             )
         return rounded
@@ -162,6 +185,8 @@ class FeatureCache:
         """Writes what this folder holds, or refuses a folder that holds something else."""
         file = self.path / "shape.json"
         mine = {"patches": self.shape[0], "width": self.shape[1], "dtype": self.dtype.name}
+        if self.ENTRY.size > _DIGEST:
+            mine["entry"] = self.ENTRY.size
         if not file.exists():
             atomic_write(file, json.dumps(mine))
             return
@@ -176,42 +201,90 @@ class FeatureCache:
             )
 
     def _refresh(self) -> None:
-        """Learns of rows that were written since, by this process or another."""
+        """Learns of images that were written since, by this process or another."""
+        size = self.ENTRY.size
         with disk_errors(self._keys):
             if not self._keys.exists():
                 return
             with self._keys.open("rb") as file:
-                file.seek(self._read * _DIGEST)
+                file.seek(self._read * size)
                 content = file.read()
-            # Rows that a copy of the folder has lost do not exist, whatever their digests say.
+            # Rows that a copy of the folder has lost do not exist, whatever the entries say.
             there = self._features.stat().st_size // self._row_bytes
-        for start in range(0, len(content) // _DIGEST * _DIGEST, _DIGEST):
-            if self._read == there:
+        for digest, *facts in self.ENTRY.iter_unpack(content[: len(content) // size * size]):
+            rows = facts[0] if facts else 1
+            if self._end + rows > there:
                 break
-            self._rows[content[start : start + _DIGEST]] = self._read
+            self._images[digest] = (self._end, rows, tuple(facts[1:]))
+            self._end += rows
             self._read += 1
 
     def _map(self) -> None:
-        if len(self._mapped) < self._read:
+        if len(self._mapped) < self._end:
             self._mapped = np.memmap(
-                self._features, self.dtype, "r", shape=(self._read, *self.shape)
+                self._features, self.dtype, "r", shape=(self._end, *self.shape)
             )
 
-    def _store(self, computed: dict[bytes, np.ndarray]) -> None:
-        """Appends rows, then their digests; on a full disk nothing counts that is not whole."""
+    def _store(self, computed: dict[bytes, Kept]) -> None:
+        """Appends rows, then their entries; on a full disk nothing counts that is not whole."""
         with disk_errors(self._features), self._lock:
             self._refresh()
-            fresh = {d: row for d, row in computed.items() if d not in self._rows}
-            if self.limit_bytes is not None:
-                room = self.limit_bytes // self._row_bytes - self._read
-                fresh = dict(islice(fresh.items(), max(0, room)))
-            if not fresh:
+            room = None if self.limit_bytes is None else self.limit_bytes // self._row_bytes
+            end, rows, entries = self._end, [], []
+            for digest, (features, facts) in computed.items():
+                if digest in self._images or (room is not None and end + len(features) > room):
+                    continue
+                end += len(features)
+                rows.append(features.tobytes())
+                entries.append(self._entry(digest, len(features), facts))
+            if not rows:
                 return
-            end = self._read
-            rows = np.stack(list(fresh.values())).tobytes()
-            _write_at(self._features, end * self._row_bytes, rows)
-            _write_at(self._keys, end * _DIGEST, b"".join(fresh))
+            _write_at(self._features, self._end * self._row_bytes, b"".join(rows))
+            _write_at(self._keys, self._read * self.ENTRY.size, b"".join(entries))
             self._refresh()
+
+    def _entry(self, digest: bytes, rows: int, facts: tuple[int, ...]) -> bytes:
+        return self.ENTRY.pack(digest)
+
+
+class ViewCache(FeatureCache):
+    """The same for images of several views, or of their own shapes.
+
+    `patches` of a row are those of one view, or 1 where images have a shape of their own. What
+    `get` gives and `compute` makes is `ViewFeatures`; sizes of the pictures are kept too. Worked
+    example: tiles of 4 patches, pictures of 3 views and of 1 take 3 rows and 1 row of 4 patches;
+    shapes of their own, pictures of 6 and of 8 patches take 6 and 8 rows of 1.
+    """
+
+    ENTRY = struct.Struct(f"<{_DIGEST}s4q")
+
+    def get(self, images: list[ImageSource], compute: Compute, batch: int = 16) -> ViewFeatures:
+        """Features in the order of `images`; what is missing goes through `compute` and is kept."""
+        kept = list(self._kept(images, compute, batch))
+        features = tuple(
+            torch.from_numpy(np.array(rows)).reshape(views, -1, self.shape[1])
+            for rows, (views, _, _) in kept
+        )
+        return ViewFeatures(features, tuple((width, height) for _, (_, width, height) in kept))
+
+    def _computed(self, images: list[ImageSource], compute: Compute) -> list[Kept]:
+        features = compute(images)
+        if len(features) != len(images):
+            raise self._other_shape(f"{len(images)} images", f"{len(features)}")
+        return [
+            (self._rounded(self._rows(given, size), image), (len(given), *size))
+            for given, size, image in zip(features.images, features.sizes, images, strict=True)
+        ]
+
+    def _rows(self, given: Tensor, size: tuple[int, int]) -> np.ndarray:
+        patches, width = self.shape
+        if given.shape[-1] != width or given.numel() % (patches * width) or not given.numel():
+            picture = f"{tuple(given.shape)} for a picture of {size[0]} x {size[1]}"
+            raise self._other_shape(f"views of ({patches}, {width})", picture)
+        return given.detach().float().cpu().numpy().reshape(-1, patches, width)
+
+    def _entry(self, digest: bytes, rows: int, facts: tuple[int, ...]) -> bytes:
+        return self.ENTRY.pack(digest, rows, *facts)
 
 
 def _write_at(file: Path, offset: int, content: bytes) -> None:

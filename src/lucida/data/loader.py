@@ -237,7 +237,7 @@ class Loader:
         self.counts.update(one.counts)
         self._report(one.dropped)
         if one.images and self.features is not None:
-            one.batch.features = torch.as_tensor(self.features(one.images))
+            one.batch.features = joined([self.features(one.images)])
         return one.batch
 
     def _from_thread(self, units: Iterator[list[Row]]) -> Iterator[_Pass]:

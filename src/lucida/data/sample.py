@@ -161,6 +161,25 @@ class Views:
         return Views(pixels, tuple(chain.from_iterable(part.sizes for part in parts)))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewFeatures:
+    """Features of images where one tensor cannot tell all, as `Views` are their pixels.
+
+    `images[i]` is [views, patches, width]: as many views as image i has, or one of its own shape.
+    `sizes[i]` is the width and height of the whole picture.
+    """
+
+    images: tuple[torch.Tensor, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, *args: Any, **kwargs: Any) -> ViewFeatures:
+        """The same on another device or in another dtype; arguments as of `Tensor.to`."""
+        return ViewFeatures(tuple(image.to(*args, **kwargs) for image in self.images), self.sizes)
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Samples side by side: the only thing that crosses from data to model.
@@ -168,10 +187,10 @@ class Batch:
     All integer fields are int64 of shape [rows, length]. segment: which packed sample of its row,
     1-based, 0 = padding. branch, position, image, target: as in `Tokens` (image counts within its
     segment). Exactly one of `pixel_values` ([images, 3, height, width], or `Views`) and `features`
-    [images, patches, width] is given when there are images, none otherwise; images are ordered as
-    their placeholders are met row by row, left to right. origins, sources: of every sample, row by
-    row; `sources` may be empty. weight, float32 [rows, length]: how much a supervised position
-    counts in the loss; None is 1 everywhere.
+    ([images, patches, width], or `ViewFeatures`) is given when there are images, none otherwise;
+    images are ordered as their placeholders are met row by row, left to right. origins, sources: of
+    every sample, row by row; `sources` may be empty. weight, float32 [rows, length]: how much a
+    supervised position counts in the loss; None is 1 everywhere.
     """
 
     input_ids: torch.Tensor
@@ -181,7 +200,7 @@ class Batch:
     image: torch.Tensor
     target: torch.Tensor
     pixel_values: torch.Tensor | Views | None = None
-    features: torch.Tensor | None = None
+    features: torch.Tensor | ViewFeatures | None = None
     origins: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     weight: torch.Tensor | None = None

@@ -9,9 +9,7 @@ one record in 20, at most 64 in all, is kept out of training.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,37 +17,25 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from lucida.core.progress import say
-from lucida.core.spec import BatchSpec, MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
-from lucida.data.collate import Images
-from lucida.data.features import FeatureCache
+from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture, Source
 from lucida.data.order import Bookmark
-from lucida.data.sample import Batch, ImageSource, Sample, Tokens, Views
+from lucida.data.sample import Batch, Sample, Tokens
 from lucida.data.sources import open_source
-from lucida.data.sources.sidecar import cache_folder
 from lucida.data.weights import capped, sample_limits, sample_weights
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
+from lucida.train.features import FrozenFeatures, pixels_of
 from lucida.train.precision import Precision
 from lucida.train.stage import StagePlan
-from lucida.train.state import fingerprint
 
 HELD_OUT = 64
 """Samples behind one validation loss, up to the end of the last batch."""
 APART = 20
 """A source without splits gives up at most one record in this many."""
-GROUP = 16
-"""Images that the encoder sees at a time. Always exactly this many, filled up with blanks, so that
-the features of an image have the same bits whatever company it is computed in."""
-
-
-STORED_AT_ONCE = 256
-"""Images between two waits for the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +71,6 @@ class Feed:
     held_out: Loader | None
     steps: int | None
     features: FrozenFeatures | None
-    uncached: str = ""
-    """The image policy that keeps features of a frozen encoder from being cached."""
     filtered: dict[str, dict[str, int]] = field(default_factory=dict)
     """Source → reason → rows that its own filters keep out."""
     most: int | None = None
@@ -116,10 +100,6 @@ class Feed:
     def uncomputed(self) -> list[str]:
         """Features of a frozen encoder that could not be kept."""
         told = []
-        if self.uncached:
-            told.append(
-                f"feature cache: not for the image policy {self.uncached}; computed each time"
-            )
         cache = None if self.features is None else self.features.cache
         if cache is not None and cache.unstored:
             told.append(f"feature cache: no room for {cache.unstored} images; computed each time")
@@ -153,12 +133,7 @@ def stage_feed(
     encode = partial(processor.encode, loss=stage.loss)
     training, held_out = mixtures(stage.mixture, recipe.seed + index, encode)
     features = None
-    uncached = ""
-    wanted = sees(model) and stage.batch.cache_features and vision_is_frozen(plan)
-    if wanted and not model.arrangement.policy.one_square:
-        # Tiles and own shapes give features of many shapes.
-        uncached = recipe.model.image.policy
-    elif wanted:
+    if sees(model) and stage.batch.cache_features and vision_is_frozen(plan):
         features = FrozenFeatures(model, processor, precision, stage.batch)
     pixels = None
     if sees(model) and features is None:
@@ -189,7 +164,7 @@ def stage_feed(
     steps = loader.steps(stage.budget) if counted else None
     # Asked only where there is an end: by tokens the order measures every record first.
     most = None if training.end is None else loader.order.end
-    return Feed(loader, validation, steps, features, uncached, filtered(training), most)
+    return Feed(loader, validation, steps, features, filtered(training), most)
 
 
 def sees(model: LucidaModel) -> bool:
@@ -246,77 +221,3 @@ def filtered(mixture: Mixture) -> dict[str, dict[str, int]]:
         if reasons := dict(getattr(source, "dropped", {})):
             found[name] = reasons
     return found
-
-
-def pixels_of(processor: LucidaProcessor, batch: BatchSpec) -> Images:
-    """How a stage decodes its pictures."""
-    if batch.decoding == "exact":
-        return processor.pixels
-    return partial(processor.pixels, scaled=True)
-
-
-class FrozenFeatures:
-    """Features of a frozen encoder, kept in the user's cache between steps, runs and processes.
-
-    The cache opens at the first call: when this is made, an earlier stage may still train the
-    encoder.
-    """
-
-    def __init__(
-        self,
-        model: LucidaModel,
-        processor: LucidaProcessor,
-        precision: Precision,
-        batch: BatchSpec | None = None,
-    ) -> None:
-        self.model, self.processor, self.precision = model, processor, precision
-        self.batch = batch or BatchSpec()
-        self.cache: FeatureCache | None = None
-
-    def __call__(self, images: list[ImageSource]) -> torch.Tensor:
-        if self.cache is None:
-            self.cache = self.open()
-            say(str(self.cache))
-        return self.cache.get(images, self.compute, batch=STORED_AT_ONCE)
-
-    def open(self) -> FeatureCache:
-        """The cache of exactly these weights, image policy and precision."""
-        folder = cache_folder() / "features"
-        folder.mkdir(parents=True, exist_ok=True)
-        config, vision = self.model.config, self.model.config.model_spec.vision
-        facts = (
-            fingerprint(self.model.vision.state_dict().items()),
-            *(encoder.to_json_string() for encoder in config.vision_configs),
-            repr(config.layers),
-            vision.model_dump_json(exclude={"path": True, "more": {"__all__": {"path"}}}),
-            repr((self.processor.image_policy, *self.processor.more_policies)),
-            str(self.precision.device.type),
-            self.precision.name,
-        )
-        if self.batch.decoding != "exact":
-            facts = (*facts, self.batch.decoding)
-        spec_hash = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-        shape = (config.patches, config.vision_width)
-        limit = shutil.disk_usage(folder).free // 2
-        if self.batch.cache_limit is not None:
-            limit = int(self.batch.cache_limit * 1e9)
-        return FeatureCache(folder, spec_hash, shape, limit_bytes=limit)
-
-    def compute(self, images: list[ImageSource]) -> torch.Tensor:
-        """Features of images, `GROUP` at a time."""
-        pixels = pixels_of(self.processor, self.batch)(images)
-        with torch.no_grad(), self.precision.autocast():
-            groups = (group.to(self.precision.device) for group in whole_groups(pixels))
-            features = torch.cat([self.model.encode_images(group) for group in groups])
-        return features[: len(pixels)]
-
-
-def whole_groups(pixels: torch.Tensor | Views) -> Iterator[torch.Tensor | Views]:
-    """The images, always `GROUP` at a time: blanks or the last image again fill the last group."""
-    if isinstance(pixels, Views):
-        numbers = [*range(len(pixels)), *[len(pixels) - 1] * (-len(pixels) % GROUP)]
-        for start in range(0, len(numbers), GROUP):
-            yield pixels.select(numbers[start : start + GROUP])
-        return
-    blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
-    yield from torch.cat([pixels, blanks]).split(GROUP)

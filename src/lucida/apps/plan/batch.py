@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from lucida.apps.plan.lengths import Lengths, root
 from lucida.core.spec import Recipe, StageSpec
 from lucida.data.order import capacity, check_rows, rows_of_step
-from lucida.data.policies import ONE_SQUARE
 
 if TYPE_CHECKING:
     from lucida.apps.plan.step import Shape
@@ -67,7 +66,7 @@ def shape_of(
     length = max(2, round(filled.positions / rows))
     views = round(filled.samples * found.views)
     frozen = not what.touches("vision")
-    cached = frozen and stage.batch.cache_features and recipe.model.image.policy in ONE_SQUARE
+    cached = frozen and stage.batch.cache_features
     supervised = round(filled.samples * found.supervised)
     return Shape(
         rows=rows,

@@ -1,0 +1,127 @@
+"""Features of a frozen encoder instead of pixels: computed once, kept, and given to every step.
+
+    images ─▶ cache ─┬─ held ───────────────────────────────▶ features
+                     └─ missing ─▶ pixels ─▶ encoder ─▶ kept ─┘
+
+One square by one encoder gives [images, patches, width]; tiles and pictures of their own shape give
+`ViewFeatures`. What is computed of an image has the same bits whatever company it is computed in,
+so that a cache that was deleted, or filled by another run, changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from lucida.core.progress import say
+from lucida.core.spec import BatchSpec
+from lucida.data.collate import Images
+from lucida.data.features import FeatureCache, ViewCache
+from lucida.data.sample import ImageSource, ViewFeatures, Views
+from lucida.data.sources.sidecar import cache_folder
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+from lucida.train.precision import Precision
+from lucida.train.state import fingerprint
+
+GROUP = 16
+"""Squares that the encoder sees at a time: always exactly this many, filled up with blanks. Tiles
+and pictures of their own shape are seen one picture at a time."""
+STORED_AT_ONCE = 256
+"""Squares between two waits for the disk."""
+VIEWS_AT_ONCE = 16
+"""The same for pictures of several views or large shapes, whose pixels take more memory."""
+
+
+def pixels_of(processor: LucidaProcessor, batch: BatchSpec) -> Images:
+    """How a stage decodes its pictures."""
+    if batch.decoding == "exact":
+        return processor.pixels
+    return partial(processor.pixels, scaled=True)
+
+
+class FrozenFeatures:
+    """Features of a frozen encoder, kept in the user's cache between steps, runs and processes.
+
+    The cache opens at the first call: when this is made, an earlier stage may still train the
+    encoder.
+    """
+
+    def __init__(
+        self,
+        model: LucidaModel,
+        processor: LucidaProcessor,
+        precision: Precision,
+        batch: BatchSpec | None = None,
+    ) -> None:
+        self.model, self.processor, self.precision = model, processor, precision
+        self.batch = batch or BatchSpec()
+        self.cache: FeatureCache | None = None
+
+    def __call__(self, images: list[ImageSource]) -> torch.Tensor | ViewFeatures:
+        if self.cache is None:
+            self.cache = self.open()
+            say(str(self.cache))
+        if self.model.arrangement.policy.one_square:
+            return self.cache.get(images, self.compute, batch=STORED_AT_ONCE)
+        return self.cache.get(images, self.compute_views, batch=VIEWS_AT_ONCE)
+
+    def open(self) -> FeatureCache:
+        """The cache of exactly these weights, image policy and precision."""
+        folder = cache_folder() / "features"
+        folder.mkdir(parents=True, exist_ok=True)
+        config, vision = self.model.config, self.model.config.model_spec.vision
+        facts = (
+            fingerprint(self.model.vision.state_dict().items()),
+            *(encoder.to_json_string() for encoder in config.vision_configs),
+            repr(config.layers),
+            vision.model_dump_json(exclude={"path": True, "more": {"__all__": {"path"}}}),
+            repr((self.processor.image_policy, *self.processor.more_policies)),
+            str(self.precision.device.type),
+            self.precision.name,
+        )
+        if self.batch.decoding != "exact":
+            facts = (*facts, self.batch.decoding)
+        spec_hash = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        shape, policy = (config.patches, config.vision_width), self.model.arrangement.policy
+        limit = shutil.disk_usage(folder).free // 2
+        if self.batch.cache_limit is not None:
+            limit = int(self.batch.cache_limit * 1e9)
+        if policy.one_square:
+            return FeatureCache(folder, spec_hash, shape, limit_bytes=limit)
+        if policy.policy == "native":
+            shape = (1, config.vision_width)
+        return ViewCache(folder, spec_hash, shape, limit_bytes=limit)
+
+    def compute(self, images: list[ImageSource]) -> torch.Tensor:
+        """Features of images, `GROUP` at a time."""
+        pixels = pixels_of(self.processor, self.batch)(images)
+        with torch.no_grad(), self.precision.autocast():
+            groups = (group.to(self.precision.device) for group in whole_groups(pixels))
+            features = torch.cat([self.model.encode_images(group) for group in groups])
+        return features[: len(pixels)]
+
+    def compute_views(self, images: list[ImageSource]) -> ViewFeatures:
+        """Features of images of several views or shapes, one image at a time."""
+        pixels = pixels_of(self.processor, self.batch)(images)
+        with torch.no_grad(), self.precision.autocast():
+            found = [
+                self.model.encode_images(pixels.select([number]))[0]
+                for number in range(len(pixels))
+            ]
+        return ViewFeatures(tuple(found), pixels.sizes)
+
+
+def whole_groups(pixels: torch.Tensor | Views) -> Iterator[torch.Tensor | Views]:
+    """The images, always `GROUP` at a time: blanks or the last image again fill the last group."""
+    if isinstance(pixels, Views):
+        numbers = [*range(len(pixels)), *[len(pixels) - 1] * (-len(pixels) % GROUP)]
+        for start in range(0, len(numbers), GROUP):
+            yield pixels.select(numbers[start : start + GROUP])
+        return
+    blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
+    yield from torch.cat([pixels, blanks]).split(GROUP)
