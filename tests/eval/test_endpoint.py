@@ -64,6 +64,14 @@ class Answer(BaseHTTPRequestHandler):
     def act(self, trouble, body):
         if trouble == "slow":
             time.sleep(1.0)
+        if trouble == "mute":  # an error that promises a reason and sends none
+            self.send_response(500)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.flush()
+            time.sleep(1.0)
+            self.close_connection = True
+            return
         if isinstance(trouble, int):
             self.send_response(trouble)
             if trouble == 429:
@@ -78,7 +86,7 @@ class Answer(BaseHTTPRequestHandler):
         if trouble == "drop":
             self.close_connection = True
             return
-        whole = b"<html>" if trouble == "page" else whole
+        whole = {"page": b"<html>", "deep": b"[" * 100_000}.get(trouble, whole)
         self.send_response(200)
         self.send_header("Content-Length", str(len(whole)))
         self.end_headers()
@@ -132,6 +140,13 @@ def test_every_trouble_is_tried_again_and_counted(server):
     )  # fmt: skip
     assert sum(answerer.troubles.values()) == 7
     assert len(server.bodies) == 27
+
+
+def test_errors_whose_reason_is_cut_and_answers_without_end(server):
+    server.troubles = ["mute", "deep"]
+    found, answerer = asked(server, benchmark("attribute").examples(4))
+    assert [found[n].failed for n in range(4)] == [None] * 4
+    assert answerer.troubles == Counter({"HTTP 500": 1, "damaged answer": 1})
 
 
 def test_what_never_comes_is_said_and_asked_again_later(server, tmp_path):

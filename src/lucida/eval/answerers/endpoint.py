@@ -164,7 +164,7 @@ class EndpointAnswerer:
             with urllib.request.urlopen(request, timeout=self.patience.timeout) as response:
                 return content(response.read())
         except urllib.error.HTTPError as problem:
-            told = problem.read(300).decode("utf-8", "replace").strip()
+            told = told_by(problem)
             pause = retry_after(problem.headers.get("Retry-After"))
             raise Unanswered(
                 f"HTTP {problem.code}: {told}",
@@ -188,12 +188,20 @@ class EndpointAnswerer:
         return read_written_box(text, width, height)
 
 
+def told_by(problem: urllib.error.HTTPError) -> str:
+    """The first words of an error's page, which may itself be cut or never come."""
+    try:
+        return problem.read(300).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as cut:
+        return f"(its reason was cut: {cut!r})"
+
+
 def content(answer: bytes) -> str:
     """What the first choice of an answer says; Unanswered when there is none."""
     try:
         message = json.loads(answer)["choices"][0]["message"]
         said = message["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as problem:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as problem:
         start = answer[:80].decode("utf-8", "replace")
         raise Unanswered(f"the answer is damaged: {start!r}", "damaged answer") from problem
     if isinstance(said, list):  # some servers answer in parts

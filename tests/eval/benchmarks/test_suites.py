@@ -1,0 +1,59 @@
+"""A suite is one command: its tasks, with and without demonstrations, over three seeds."""
+
+import json
+import statistics
+
+import pytest
+from four_tasks import write_four
+from typer.testing import CliRunner
+
+import lucida.eval.few_shot
+from lucida.apps.cli import app
+
+TASKS = ("okvqa", "textvqa", "coco-captions", "flickr30k")
+
+
+@pytest.fixture
+def four(tmp_path, monkeypatch):
+    """A data root of these tasks; demonstrations are remembered by task, not by data root."""
+    write_four(tmp_path / "data")
+    monkeypatch.setenv("LUCIDA_DATA", str(tmp_path / "data"))
+    lucida.eval.few_shot.pool_of.cache_clear()
+    yield
+    lucida.eval.few_shot.pool_of.cache_clear()
+
+
+def test_four_tasks_with_none_and_four_demonstrations(run, four):
+    told = CliRunner().invoke(app, ["eval", str(run.path), "--suite", "vila-fewshot"])
+    assert told.exit_code == 0, told.output
+    assert "0-shot" in told.output
+    assert "4-shot" in told.output
+    tasks = json.loads(run.results_file.read_text())["tasks"]
+    assert set(tasks) == set(TASKS)
+    for name in TASKS:
+        row = tasks[name]["shots"]["4"]
+        assert row["n"] == tasks[name]["n"] == 3
+        assert len(row["scores"]) == 3, "three seeds"
+        assert row["mean"] == pytest.approx(statistics.mean(row["scores"]))
+        assert row["sd"] == pytest.approx(statistics.stdev(row["scores"]))
+        asked = [
+            [json.loads(line)["prompt"] for line in file.read_text().splitlines()]
+            for file in sorted((run.path / "predictions").glob(f"{name}.4-shot-*.jsonl"))
+        ]
+        assert len(asked) == 3
+        assert len({json.dumps(prompts) for prompts in asked}) == 3, "seeds draw differently"
+        assert all(p.count("<image>") == 5 for prompts in asked for p in prompts)
+        assert all(p.count("assistant:") == 4 for prompts in asked for p in prompts)
+
+
+def test_too_few_pictures_to_demonstrate_with(run, tmp_path, monkeypatch):
+    write_four(tmp_path / "data", train=4)
+    monkeypatch.setenv("LUCIDA_DATA", str(tmp_path / "data"))
+    lucida.eval.few_shot.pool_of.cache_clear()
+    told = CliRunner().invoke(app, ["eval", str(run.path), "--suite", "vila-fewshot"])
+    lucida.eval.few_shot.pool_of.cache_clear()
+    assert told.exit_code == 1
+    assert "too few training examples" in told.output
+    told = CliRunner().invoke(app, ["eval", str(run.path), "--suite", "vila-fewshots"])
+    assert told.exit_code == 1
+    assert "vila-fewshot" in told.output
