@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucida.data.answers import answer_weights
-from lucida.data.collate import collate
-from lucida.data.pack import collate_rows
+from lucida.data.collate import collate, collate_rows
 from lucida.data.sample import IGNORED, Tokens
 
 COUNTS = {"square": lambda n: 1 / n**0.5, "sample": lambda n: 1 / n}

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucida.data.collate import collate
-from lucida.data.pack import best_fit, closing, collate_rows, pack, waste
+from lucida.data.collate import collate, collate_rows
+from lucida.data.pack import best_fit, closing, pack, waste
 from lucida.data.sample import IGNORED, Tokens
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=60)

@@ -2,6 +2,7 @@
 
     pack=True    one row, samples end to end, told apart by `segment`; no position is padding
     pack=False   a row for each sample, padded at its end to the longest; padding has segment 0
+    rows         several samples to a row, and all rows of one length (what `pack` plans)
 
 Images stand in the order in which their placeholders are met, row by row, left to right.
 """
@@ -46,17 +47,41 @@ def collate(
         raise ValueError("a batch needs at least one sample")
     if pixels is not None and features is not None:
         raise ValueError("give pixels or features, not both")
-    for sample in samples:
-        _check_placeholders(sample)
-    fields = _packed(samples) if pack else _padded(samples, pad_id)
-    tensors = {name: torch.from_numpy(fields[name]) for name in FIELDS}
-    batch = Batch(**tensors, origins=[sample.origin for sample in samples])
+    rows = [samples] if pack else [[sample] for sample in samples]
+    batch = collate_rows(rows, max(sum(map(len, row)) for row in rows), pad_id)
     sources = images_of(samples)
     if sources and pixels is not None:
         batch.pixel_values = joined([pixels(sources)])
     if sources and features is not None:
         batch.features = joined([features(sources)])
     return batch
+
+
+def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -> Batch:
+    """Rows of samples as one batch [rows, capacity]; each row's end is padding (segment 0).
+
+    Samples and their images count row by row. ValueError for a row that is over the capacity.
+
+    Worked example: rows of samples with 2 + 1 and 3 tokens, capacity 4: segment is
+    [[1, 1, 2, 0], [1, 1, 1, 0]] and position [[0, 1, 0, 0], [0, 1, 2, 0]].
+    """
+    padding = {"input_ids": pad_id, "target": IGNORED}
+    shape = (len(rows), capacity)
+    fields = {name: np.full(shape, padding.get(name, 0), dtype=np.int64) for name in FIELDS}
+    for number, row in enumerate(rows):
+        for sample in row:
+            _check_placeholders(sample)
+        lengths = [len(sample) for sample in row]
+        end = sum(lengths)
+        if end > capacity:
+            raise ValueError(f"a row of {end} positions is over the capacity {capacity}")
+        fields["segment"][number, :end] = np.repeat(np.arange(1, len(row) + 1), lengths)
+        for name in FIELDS:
+            if name != "segment" and row:
+                values = [getattr(sample, name) for sample in row]
+                fields[name][number, :end] = np.concatenate(values)
+    tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
+    return Batch(**tensors, origins=[sample.origin for row in rows for sample in row])
 
 
 def joined(pixels: Sequence[Pixels | ViewFeatures]) -> torch.Tensor | Views | ViewFeatures:
@@ -78,29 +103,6 @@ def joined(pixels: Sequence[Pixels | ViewFeatures]) -> torch.Tensor | Views | Vi
 def images_of(samples: Sequence[Tokens]) -> list[ImageSource]:
     """The images of a batch of these samples, in its order."""
     return [image for sample in samples for image in sample.images]
-
-
-def _packed(samples: Sequence[Tokens]) -> dict[str, np.ndarray]:
-    fields = {
-        name: np.concatenate([getattr(sample, name) for sample in samples])[None]
-        for name in FIELDS
-        if name != "segment"
-    }
-    lengths = [len(sample) for sample in samples]
-    fields["segment"] = np.repeat(np.arange(1, len(samples) + 1, dtype=np.int64), lengths)[None]
-    return fields
-
-
-def _padded(samples: Sequence[Tokens], pad_id: int) -> dict[str, np.ndarray]:
-    shape = (len(samples), max(len(sample) for sample in samples))
-    padding = {"input_ids": pad_id, "target": IGNORED}
-    fields = {name: np.full(shape, padding.get(name, 0), dtype=np.int64) for name in FIELDS}
-    for row, sample in enumerate(samples):
-        fields["segment"][row, : len(sample)] = 1
-        for name in FIELDS:
-            if name != "segment":
-                fields[name][row, : len(sample)] = getattr(sample, name)
-    return fields
 
 
 def _check_placeholders(sample: Tokens) -> None:

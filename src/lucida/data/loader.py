@@ -25,11 +25,10 @@ from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
-from lucida.data.collate import Images, Pixels, collate, images_of, joined
+from lucida.data.collate import Images, Pixels, collate, collate_rows, images_of, joined
 from lucida.data.lengths import Lengths, measured
 from lucida.data.mixture import Draw, Mixture, fetched
 from lucida.data.order import Bookmark, Order, Row, capacity, check_rows, needs_lengths
-from lucida.data.pack import collate_rows
 from lucida.data.sample import Batch, ImageSource, Tokens
 from lucida.data.transport import Parcel
 

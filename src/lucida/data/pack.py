@@ -24,10 +24,6 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 
 import numpy as np
-import torch
-
-from lucida.data.collate import FIELDS
-from lucida.data.sample import IGNORED, Batch, Tokens
 
 ENOUGH = 0.01
 """Best fit that wastes no more is left as it is; so is a closed row."""
@@ -159,28 +155,3 @@ def waste(lengths: Sequence[int] | np.ndarray, rows: Sequence[Sequence[int]], si
     """
     held = int(np.asarray(lengths)[[item for row in rows for item in row]].sum())
     return 1 - held / (len(rows) * size) if rows else 0.0
-
-
-def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -> Batch:
-    """Rows of samples as one batch [rows, capacity]; each row's end is padding (segment 0).
-
-    Samples and their images count row by row. ValueError for a row that is over the capacity.
-
-    Worked example: rows of samples with 2 + 1 and 3 tokens, capacity 4: segment is
-    [[1, 1, 2, 0], [1, 1, 1, 0]] and position [[0, 1, 0, 0], [0, 1, 2, 0]].
-    """
-    padding = {"input_ids": pad_id, "target": IGNORED}
-    shape = (len(rows), capacity)
-    fields = {name: np.full(shape, padding.get(name, 0), dtype=np.int64) for name in FIELDS}
-    for number, row in enumerate(rows):
-        lengths = [len(sample) for sample in row]
-        end = sum(lengths)
-        if end > capacity:
-            raise ValueError(f"a row of {end} positions is over the capacity {capacity}")
-        fields["segment"][number, :end] = np.repeat(np.arange(1, len(row) + 1), lengths)
-        for name in FIELDS:
-            if name != "segment" and row:
-                values = [getattr(sample, name) for sample in row]
-                fields[name][number, :end] = np.concatenate(values)
-    tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
-    return Batch(**tensors, origins=[sample.origin for row in rows for sample in row])

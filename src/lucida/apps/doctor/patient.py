@@ -16,11 +16,11 @@ from lucida.apps.inspect.first import too_long
 from lucida.apps.inspect.look import stage_of
 from lucida.core.errors import DataError
 from lucida.core.spec import Recipe, StageSpec
-from lucida.data.collate import collate
+from lucida.data.collate import collate, collate_rows
 from lucida.data.images import image_size
 from lucida.data.mixture import Mixture
 from lucida.data.order import capacity, check_rows
-from lucida.data.pack import collate_rows, pack
+from lucida.data.pack import pack
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
 from lucida.model import adapters
 from lucida.model.checkpoint import build, load
