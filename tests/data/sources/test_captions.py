@@ -28,6 +28,15 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).with_suffix(".txt").write_text(f"own {number}")
         rows.append({"image": name, "text": f"own {number}", "url": f"http://h/{number}"})
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = [("human", "<image>\nSay it."), ("gpt", "own {}")]
+    llava = [
+        {
+            "id": n, "image": row["image"], "url": row["url"],
+            "conversations": [{"from": who, "value": text.format(n)} for who, text in said],
+        }
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+    (tmp_path / "llava.json").write_text(json.dumps(llava))
     table = [{**row, "image": {"bytes": png(), "path": row["image"]}} for row in rows]
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "rows.parquet")
     members = {}
@@ -44,6 +53,7 @@ def folder(tmp_path, monkeypatch):
 
 
 SOURCES = {
+    "llava": {"kind": "llava", "path": "llava.json"},
     "pairs": {"kind": "pairs", "path": "pairs.jsonl"},
     "folder": {"kind": "folder", "path": "x"},
     "parquet": {"kind": "parquet", "path": "rows.parquet"},
@@ -111,7 +121,7 @@ def test_missing_ones_are_kept_dropped_or_errors(folder, name):
         source[0]
 
 
-@pytest.mark.parametrize("name", ["pairs", "parquet", "webdataset"])
+@pytest.mark.parametrize("name", ["llava", "pairs", "parquet", "webdataset"])
 def test_fields_of_the_records_are_keys_too(folder, name):
     rows = [{"address": f"http://h/{n}", "said": f"new {n}"} for n in range(3)]
     given = written(folder, rows) | {"by": "url", "key": "address", "text": "said"}
@@ -127,6 +137,22 @@ def test_prompts_stay_and_own_texts_may_be_absent(folder):
     source = opened(folder, "folder", written(folder, ROWS), prompts=["What?"])
     assert [turn.role for turn in source[0].branches[0]] == ["user", "assistant"]
     assert texts(source)[0] == "new, x/a.png\n✓"
+
+
+def test_a_conversation_keeps_its_question_and_needs_one_answer(folder):
+    source = opened(folder, "llava", written(folder, ROWS))
+    assert [turn.parts[-1] for turn in source[0].branches[0]] == ["\nSay it.", "new, x/a.png\n✓"]
+    rows = json.loads((folder / "llava.json").read_text())
+    rows[0]["conversations"] *= 2
+    del rows[1]["image"], rows[1]["conversations"][0]
+    (folder / "llava.json").write_text(json.dumps(rows))
+    source = opened(folder, "llava", written(folder, ROWS))
+    with pytest.raises(DataError, match=r"record 0.*one answer.*2 answers"):
+        source[0]
+    with pytest.raises(DataError, match="no caption was written"):
+        source[1]
+    kept = opened(folder, "llava", written(folder, ROWS) | {"missing": "keep"})
+    assert [kept[n].branches[0][-1].parts for n in (1, 2)] == [("own 1",), ("new, x/c.png\n✓",)]
 
 
 def test_a_key_that_comes_again_is_counted(folder):

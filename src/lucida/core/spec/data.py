@@ -68,6 +68,8 @@ class LlavaSourceSpec(Spec):
     """Let image paths leave that folder: absolute ones, `..`, symbolic links."""
     at_least: dict[str, float] = Field(default={})
     """Field → smallest value: records rated lower, or not at all, are left out and counted."""
+    captions: CaptionsSpec | None = None
+    """Captions in place of the answers here, for records with one answer such as LLaVA's 558K."""
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -215,7 +217,8 @@ class InterleavedSourceSpec(Spec):
 
     kind: Literal["interleaved"] = "interleaved"
     path: str
-    """JSONL or parquet: file, folder of parquet files, or pattern."""
+    """JSONL (also in zip archives, as MMC4 is published: `docs_*.jsonl.zip`) or parquet: file,
+    folder of parquet files, or pattern."""
     layout: Literal["mmc4", "obelics"] = "mmc4"
     images: str | None = None
     """Folder or tar files (pattern, braces, addresses) of the pictures; null is the folder of the

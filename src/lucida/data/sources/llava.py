@@ -20,6 +20,7 @@ from lucida.data.sample import Sample
 from lucida.data.sources.conversation import check_places, placed, shortened, spoken
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.records import PicturedRecords
+from lucida.data.sources.tables import field_of
 
 
 class LlavaSource(PicturedRecords):
@@ -30,18 +31,46 @@ class LlavaSource(PicturedRecords):
     """
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its one answer."""
         record, origin = self.record(index)
-        return conversation_sample(record, origin, self.pictures)
+        return conversation_sample(record, origin, self.pictures, words)
+
+    def key(self, index: int, field: str | None) -> str:
+        """The path of a record's first picture, or one of its fields, as text; nothing of a record
+        without picture."""
+        record, origin = self.record(index)
+        if field is not None:
+            return str(field_of(record if isinstance(record, dict) else {}, field, origin))
+        names = _names(record, origin) if isinstance(record, dict) else []
+        return names[0] if names else ""
 
 
-def conversation_sample(record: Any, origin: str, pictures: PictureFolder) -> Sample:
-    """A record of this format as a sample."""
+def conversation_sample(
+    record: Any, origin: str, pictures: PictureFolder, instead: str | None = None
+) -> Sample:
+    """A record of this format as a sample. `instead` is a caption in place of its one answer."""
     written = spoken(record.get("conversations") if isinstance(record, dict) else None, origin)
+    if instead is not None:
+        places = [place for place, (role, _) in enumerate(written) if role == "assistant"]
+        if len(places) != 1:
+            message = "a caption takes the place of one answer"
+            given = f"{len(places)} answers"
+            raise DataError(message, expected="one answer", given=given, origin=origin)
+        written[places[0]] = ("assistant", instead)
+    names = _names(record, origin)
+    check_places(origin, len(names), written)
+    images = tuple(pictures.picture(name, origin) for name in names)
+    return placed(origin, images, written)
+
+
+def _names(record: dict[str, Any], origin: str) -> list[str]:
+    """Paths of a record's pictures."""
     names = record.get("image") or record.get("images") or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         expected, given = "a path or a list of paths", shortened(names)
         raise DataError("bad `image`", expected=expected, given=given, origin=origin)
-    check_places(origin, len(names), written)
-    images = tuple(pictures.picture(name, origin) for name in names)
-    return placed(origin, images, written)
+    return names

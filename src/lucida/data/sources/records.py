@@ -22,6 +22,7 @@ from lucida.core.errors import DataError
 from lucida.data.sources.pictures import pictures_of
 from lucida.data.sources.scanning import BYTE_ORDER_MARK, array_places, line_places
 from lucida.data.sources.sidecar import Sidecar
+from lucida.data.sources.zipped import is_zip, line_places_of_zip, read_zip
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -55,8 +56,9 @@ class Records:
     """Texts of records in one file or several.
 
     `lines` takes every line as a record (plain text, CSV); otherwise a file that begins with `[` is
-    a JSON array. With `quoted`, line ends inside quotes belong to the record. DataError: a file
-    that cannot be read, an array that is broken (with record and line), files without records.
+    a JSON array. With `quoted`, line ends inside quotes belong to the record. Lines may stand in a
+    zip archive (`zipped`). DataError: a file that cannot be read, an array that is broken (with
+    record and line), files without records.
     """
 
     def __init__(self, files: list[Path], lines: bool = False, quoted: bool = False) -> None:
@@ -79,9 +81,12 @@ class Records:
         begin, end, line = self._places[number].array[own].tolist()
         origin = f"{file}: record {own} (line {line})"
         try:
-            with file.open("rb") as stream:
-                stream.seek(begin)
-                content = stream.read(end - begin)
+            if is_zip(file):
+                content = read_zip(file, begin, end)
+            else:
+                with file.open("rb") as stream:
+                    stream.seek(begin)
+                    content = stream.read(end - begin)
         except OSError as error:
             message = f"cannot read the data file: {error.strerror or error}"
             raise DataError(message, origin=origin) from error
@@ -131,6 +136,10 @@ class PicturedRecords:
 
 def _places(path: Path, lines: bool, quoted: bool) -> Sidecar:
     try:
+        if is_zip(path):
+            if quoted:
+                raise DataError("a zipped CSV is not read", origin=path, remedy="unpack it")
+            return Sidecar("zip", [path], lambda: line_places_of_zip(path))
         with path.open("rb") as file:
             start = file.read(1 << 16)
         start = start.removeprefix(BYTE_ORDER_MARK)

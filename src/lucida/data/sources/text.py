@@ -14,6 +14,7 @@ from lucida.core.errors import DataError
 from lucida.data.sample import Sample, Turn
 from lucida.data.sources.conversation import text_of
 from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.zipped import ending
 
 INSTRUCTIONS = (
     ("instruction", "input", "output"),
@@ -43,7 +44,7 @@ class TextSource:
         self.files = files_of(path)
         self.text = text
         self.records: Records | None = None
-        self.json = all(file.suffix.lower() in JSON for file in self.files)
+        self.json = all(ending(file) in JSON for file in self.files)
         if self.json or documents == "lines":
             self.records = Records(self.files, lines=not self.json)
 

@@ -1,0 +1,158 @@
+"""The text inside a zip archive, as MMC4 is published, read at any place without extracting it.
+
+    docs_shard_0_v2.jsonl.zip ─one pass─▶ where its lines begin (remembered, as of any text file)
+    first read in a process   ─one pass─▶ the state of the unpacking every few megabytes
+    a record                  ─────────▶ unpacked from the state before it: 4 MB at most
+
+A packed text cannot be entered in the middle, so what makes it possible are copies of the unpacking
+itself (45 KB each), which live in the process that made them. A process holds those of the last few
+archives. Where order mixes very many archives, unpacked ones are faster.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lucida.core.errors import DataError
+from lucida.data.sources.scanning import BYTE_ORDER_MARK
+
+APART = 4 << 20
+"""Bytes of text between two states."""
+LONGEST = 1 << 28
+"""Bytes of a line: a longer one is no record but a bomb."""
+HELD = 32
+"""Archives whose states a process holds."""
+PACKED = 1 << 16
+"""Packed bytes that are read at a time."""
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+_states: OrderedDict[tuple[Path, int, int], list[tuple[int, int, Any]]] = OrderedDict()
+
+
+def is_zip(path: Path) -> bool:
+    """Whether this is the name of an archive."""
+    return path.suffix.lower() == ".zip"
+
+
+def ending(path: Path) -> str:
+    """What the name of a file ends in, of an archive that of the text inside: a.jsonl.zip is
+    .jsonl."""
+    return Path(path.stem if is_zip(path) else path.name).suffix.lower()
+
+
+def line_places_of_zip(path: Path) -> np.ndarray:
+    """Place of each line of the text that is not blank, as `scanning.line_places` has them; all of
+    it is unpacked once and its checksum compared. DataError: damaged archives, arrays."""
+    places, at = [], 0
+    with _opened(path) as (archive, member), archive.open(member) as text:
+        for number, line in enumerate(iter(lambda: text.readline(LONGEST + 1), b""), start=1):
+            if len(line) > LONGEST:
+                expected = f"at most {LONGEST:,} bytes"
+                origin = f"{path}: line {number}"
+                raise DataError("a line is too long", expected=expected, origin=origin)
+            mark = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
+            if number == 1 and line[mark:].lstrip().startswith(b"["):
+                remedy = "unpack it: of archives only those with a record in each line are read"
+                raise DataError("a JSON array in a zip archive", origin=path, remedy=remedy)
+            if line[mark:].strip():
+                places.append((at + mark, at + len(line.removesuffix(b"\n")), number))
+            at += len(line)
+    return np.array(places, dtype=np.int64).reshape(-1, 3)
+
+
+def read_zip(path: Path, begin: int, end: int) -> bytes:
+    """The bytes of the text from `begin` to `end`."""
+    with _opened(path) as (_, member):
+        if member.compress_type == zipfile.ZIP_STORED:
+            with path.open("rb") as file:
+                file.seek(_begin(file, member) + begin)
+                return _whole(file.read(end - begin), end - begin, path)
+        states = _states_of(path, member)
+        at, packed, state = states[bisect_right(states, begin, key=lambda each: each[0]) - 1]
+        unpacking, pieces = state.copy(), []
+        with path.open("rb") as file:
+            file.seek(packed)
+            while at < end and not unpacking.eof and (content := file.read(PACKED)):
+                piece = unpacking.decompress(content)
+                pieces.append(piece[max(0, begin - at) : end - at])
+                at += len(piece)
+    return _whole(b"".join(pieces), end - begin, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
+    """An archive and the one file in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [each for each in archive.infolist() if not each.is_dir()]
+            if len(inside) != 1:
+                remedy = "unpack it"
+                raise DataError(
+                    "a zip archive of data holds one text file",
+                    expected=1, given=len(inside), origin=path, remedy=remedy,
+                )  # fmt: skip
+            plain = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if inside[0].flag_bits & 1 or inside[0].compress_type not in plain:
+                raise DataError(
+                    "the archive is encrypted or packed in a way that is not read",
+                    expected="stored or deflated", origin=path, remedy="unpack it",
+                )  # fmt: skip
+            yield archive, inside[0]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        remedy = "it may be cut short; download it again"
+        message = f"cannot read the zip archive: {error}"
+        raise DataError(message, origin=path, remedy=remedy) from error
+
+
+def _begin(file: IO[bytes], member: zipfile.ZipInfo) -> int:
+    """First byte of a member's content."""
+    file.seek(member.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile("no member where the directory says there is one")
+    _, name, extra = _LOCAL_HEADER.unpack(header)
+    return member.header_offset + _LOCAL_HEADER.size + name + extra
+
+
+def _states_of(path: Path, member: zipfile.ZipInfo) -> list[tuple[int, int, Any]]:
+    """(byte of the text, packed byte of the file, state), every `APART` bytes of text."""
+    stat = path.stat()
+    key = path, stat.st_size, stat.st_mtime_ns
+    if key not in _states:
+        _states[key] = _survey(path, member)
+        while len(_states) > HELD:
+            _states.popitem(last=False)
+    _states.move_to_end(key)
+    return _states[key]
+
+
+def _survey(path: Path, member: zipfile.ZipInfo) -> list[tuple[int, int, Any]]:
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    with path.open("rb") as file:
+        packed = _begin(file, member)
+        states, at = [(0, packed, unpacking.copy())], 0
+        file.seek(packed)
+        end = packed + member.compress_size
+        while packed < end and (content := file.read(min(PACKED, end - packed))):
+            at += len(unpacking.decompress(content))
+            packed += len(content)
+            if at >= states[-1][0] + APART:
+                states.append((at, packed, unpacking.copy()))
+    return states
+
+
+def _whole(content: bytes, size: int, path: Path) -> bytes:
+    if len(content) < size:
+        message = "the zip archive is cut short"
+        raise DataError(message, expected=size, given=len(content), origin=path)
+    return content
