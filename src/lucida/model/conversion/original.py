@@ -25,6 +25,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from lucida.core.errors import ModelError, suggestion
 from lucida.model.conversion.pickles import load_pickle, tensors
+from lucida.model.conversion.reading import linear_layers, refuse
 
 LANGUAGES = {
     "LlavaLlamaForCausalLM": ("llama", "vicuna"),
@@ -86,20 +87,20 @@ def design_of(values: dict[str, Any], origin: Path) -> Design:
     shape = values.get("mm_projector_type", "linear")
     found = re.fullmatch(r"mlp([1-8])x_gelu", shape)
     if shape != "linear" and found is None:
-        unknown("mm_projector_type", shape, "linear, mlp2x_gelu, mlp3x_gelu, …", origin)
+        refuse("its mm_projector_type", "linear, mlp2x_gelu, mlp3x_gelu, …", shape, origin)
     image = known(values, "image_aspect_ratio", POLICIES, None, origin)
     tiles = image["policy"] == "anyres"
     if tiles and values.get("mm_patch_merge_type") != "spatial_unpad":
         merged = values.get("mm_patch_merge_type")
-        unknown("mm_patch_merge_type", merged, "spatial_unpad", origin)
+        refuse("its mm_patch_merge_type", "spatial_unpad", merged, origin)
     for name in ("mm_use_im_start_end", "s2"):
         if values.get(name):
-            unknown(name, values[name], "false", origin)
+            refuse(f"its {name}", "false", values[name], origin)
     layer = values.get("mm_vision_select_layer", -2)
     if not isinstance(layer, int):
-        unknown("mm_vision_select_layer", layer, "one layer", origin)
+        refuse("its mm_vision_select_layer", "one layer", layer, origin)
     if not isinstance(values.get("mm_vision_tower"), str):
-        unknown("mm_vision_tower", values.get("mm_vision_tower"), "a vision encoder", origin)
+        refuse("its mm_vision_tower", "a vision encoder", values.get("mm_vision_tower"), origin)
     return Design(
         vision=values["mm_vision_tower"],
         layer=layer,
@@ -120,7 +121,7 @@ def language_kind(values: dict[str, Any], origin: Path) -> tuple[str, str]:
     """Type of the language model and template, by the class that the configuration names."""
     name = (values.get("architectures") or [None])[0]
     if name not in LANGUAGES:
-        unknown("architectures", name, ", ".join(LANGUAGES), origin)
+        refuse("its architectures", ", ".join(LANGUAGES), name, origin)
     return LANGUAGES[name]
 
 
@@ -132,19 +133,8 @@ def known(
     if given not in table:
         choices = [each for each in table if each]
         near = suggestion(str(given), choices)
-        unknown(name, given, ", ".join(choices), origin, near)
+        refuse(f"its {name}", ", ".join(choices), given, origin, near)
     return table[given]
-
-
-def unknown(name: str, given: object, expected: str, origin: Path, remedy: str | None = None):
-    """The error for a value of the configuration that has no counterpart."""
-    raise ModelError(
-        f"this checkpoint cannot be expressed here: its {name}",
-        expected=expected,
-        given=given,
-        origin=origin,
-        remedy=remedy,
-    )
 
 
 def pinpoints(given: object, origin: Path) -> list[list[int]]:
@@ -154,7 +144,7 @@ def pinpoints(given: object, origin: Path) -> list[list[int]]:
         found = ast.literal_eval(given) if isinstance(given, str) else given
         return [[int(height), int(width)] for width, height in found]
     except (ValueError, SyntaxError, TypeError):
-        unknown("image_grid_pinpoints", given, "pairs of width and height", origin)
+        refuse("its image_grid_pinpoints", "pairs of width and height", given, origin)
 
 
 def holds_a_model(folder: Path) -> bool:
@@ -247,10 +237,10 @@ def merged(
     settings = entries(folder / "adapter_config.json", "r", "lora_alpha")
     for name, usual in (("peft_type", "LORA"), ("use_dora", False), ("fan_in_fan_out", False)):
         if settings.get(name, usual) != usual:
-            unknown(f"adapter's {name}", settings[name], str(usual), folder)
+            refuse(f"its adapter's {name}", usual, settings[name], folder)
     for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
         if settings.get(name):
-            unknown(f"adapter's {name}", settings[name], "none", folder)
+            refuse(f"its adapter's {name}", "none", settings[name], folder)
     rank = settings["r"]
     scale = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
     file = either(folder, "adapter_model.safetensors", "adapter_model.bin")
@@ -301,14 +291,7 @@ def language_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def linears(state: dict[str, Tensor], depth: int, origin: Path) -> list[tuple[Tensor, Tensor]]:
     """(weight, bias) of the projector's linear layers; ModelError when they are not all there."""
-    names = [f"{PROJECTOR}{2 * n}." for n in range(depth)] or [PROJECTOR]
-    expected = {f"{name}{kind}" for name in names for kind in ("weight", "bias")}
-    given = {name for name in state if name.startswith(PROJECTOR)}
-    if given != expected:
-        raise ModelError(
-            "the projector's weights are not those of the kind that the configuration names",
-            expected=", ".join(sorted(expected)),
-            given=", ".join(sorted(given)) or "none",
-            origin=origin,
-        )
-    return [(state[f"{name}weight"], state[f"{name}bias"]) for name in names]
+    lead = PROJECTOR.removesuffix(".")
+    names = [f"{lead}.{2 * n}" for n in range(depth)] or [lead]
+    given = {name: value for name, value in state.items() if name.startswith(PROJECTOR)}
+    return linear_layers(given, names, origin)

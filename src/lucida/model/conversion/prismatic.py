@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lucida.core.errors import ModelError, suggestion
 from lucida.model.conversion.pickles import tensors
+from lucida.model.conversion.reading import linear_layers
 
 CHECKPOINT = Path("checkpoints") / "latest-checkpoint.pt"
 
@@ -194,12 +195,4 @@ def vision_states(group: dict[str, Tensor], count: int, origin: object) -> list[
 def linears(group: dict[str, Tensor], depth: int, origin: object) -> list[tuple[Tensor, Tensor]]:
     """(weight, bias) of the projector's linear layers; ModelError unless there are `depth`."""
     names = ["projector"] if depth == 1 else [f"projector.{2 * n}" for n in range(depth)]
-    expected = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
-    if set(group) != expected:
-        raise ModelError(
-            "the projector's weights are not those of the kind that the configuration names",
-            expected=", ".join(sorted(expected)),
-            given=", ".join(sorted(group)),
-            origin=origin,
-        )
-    return [(group[f"{name}.weight"], group[f"{name}.bias"]) for name in names]
+    return linear_layers(group, names, origin)

@@ -1,10 +1,12 @@
 """A transformers Llava or LlavaNext as values of a Lucida model: its spec, its projector's weights.
 
-What has no counterpart is refused with both values; nothing is guessed.
+What has no counterpart is refused with both values; nothing is guessed. Readers of other layouts
+(original.py, prismatic.py) refuse in the same words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -21,14 +23,32 @@ PADDING = "LlavaImageProcessor"
 """The one whose `do_pad` makes a square before anything is scaled."""
 
 
-def refuse(what: str, expected: object, given: object, origin: object) -> NoReturn:
+def refuse(
+    what: str, expected: object, given: object, origin: object, remedy: str | None = None
+) -> NoReturn:
     """One message for everything that Lucida has no counterpart of."""
     raise ModelError(
         f"this checkpoint cannot be expressed here: {what}",
         expected=expected,
         given=given,
         origin=origin,
+        remedy=remedy,
     )
+
+
+def linear_layers(
+    state: Mapping[str, Tensor], names: Sequence[str], origin: object
+) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of a projector's linear layers; ModelError when it has others than these."""
+    expected = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+    if set(state) != expected:
+        raise ModelError(
+            "the projector's weights are not those of the kind that the configuration names",
+            expected=", ".join(sorted(expected)),
+            given=", ".join(sorted(state)) or "none",
+            origin=origin,
+        )
+    return [(state[f"{name}.weight"], state[f"{name}.bias"]) for name in names]
 
 
 def spec_of_llava(
