@@ -4,7 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
-from lucida.eval.curve import loss_curve, score_curves, smooth
+from lucida.eval.curve import loss_curve, score_curves, smooth, source_curves
 from lucida.eval.report import duration, write_report
 from lucida.eval.run import evaluate_run
 
@@ -89,6 +89,27 @@ def test_scores_asked_on_the_way_have_a_chart_each():
     assert "reading" in svg and "boxes" in svg
     assert "late" not in svg  # one point is no curve
     assert score_curves(rows[:1]) == score_curves([]) == ""
+
+
+def test_each_source_of_a_mixture_has_a_chart():
+    def mixed(step, **losses):
+        told = {"source_loss": losses, "source_supervised": dict.fromkeys(losses, 5)}
+        return {"stage": "b", "step": step, "loss": 1.0, **told}
+
+    rows = [{"stage": "a", "step": 1, "loss": 2.0}, mixed(1, web=3.0, notes=1.0), mixed(2, web=2.0)]
+    svg = source_curves(rows)
+    assert svg.startswith("<svg") and "web" in svg and "notes" in svg
+    assert source_curves(rows[:1]) == source_curves([]) == ""
+    many = [mixed(step, **{f"part{n}": 1.0 for n in range(20)}) for step in (1, 2)]
+    many[0]["source_supervised"]["part19"] = 9
+    svg = source_curves(many)
+    assert svg.count(">part") == 12 and "part19" in svg
+    svg = source_curves([mixed(1, **{"a <b> & c" * 9: 0.0})])
+    assert "<b>" not in svg and "…" in svg
+
+
+def test_an_average_counts_tokens():
+    assert smooth([4, 1], keep=1.0, counts=[1, 3]) == [4, 7 / 4]
 
 
 def test_smooth_worked_example():

@@ -36,18 +36,22 @@ _SETTINGS = {
 
 ACROSS = 4
 """Small charts beside each other."""
+MOST = 12
+"""Sources that get a chart: those with the most supervised tokens."""
 
 
-def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
-    """An exponential moving average that starts unbiased.
+def smooth(
+    values: Sequence[float], keep: float = 0.9, counts: Sequence[float] | None = None
+) -> list[float]:
+    """An exponential moving average that starts unbiased; `counts` are how much each value counts.
 
     Worked example with keep 0.5: [4, 2] gives [4, (0.5 * 4 + 1 * 2) / 1.5] = [4, 2.667].
     """
     total = weight = 0.0
     averaged = []
-    for value in values:
-        total = keep * total + value
-        weight = keep * weight + 1.0
+    for value, count in zip(values, counts or [1.0] * len(values), strict=True):
+        total = keep * total + count * value
+        weight = keep * weight + count
         averaged.append(total / weight)
     return averaged
 
@@ -75,17 +79,32 @@ def score_curves(rows: Sequence[dict]) -> str:
     return _svg(partial(_draw_scores, timeline, known), 9.2, 1.7 * down + 0.3) if known else ""
 
 
+def source_curves(rows: Sequence[dict]) -> str:
+    """A small chart for each source of stages that mix several: its loss per step (thin) and the
+    average over its supervised tokens (thick); "" where no stage does."""
+    timeline = _timeline(rows)
+    known: dict[str, list[tuple[int, float, int]]] = {}
+    for place, losses, tokens in timeline.sources:
+        for name, loss in losses.items():
+            known.setdefault(name, []).append((place, loss, tokens[name]))
+    largest = sorted(known, key=lambda name: -sum(count for *_, count in known[name]))[:MOST]
+    known = {name: points for name, points in known.items() if name in largest}
+    down = -(-len(known) // ACROSS)
+    return _svg(partial(_draw_sources, timeline, known), 9.2, 1.7 * down + 0.3) if known else ""
+
+
 class _Timeline(NamedTuple):
     """What happened at which step, counted over all stages."""
 
     losses: list[tuple[int, float]]
+    sources: list[tuple[int, dict[str, float], dict[str, int]]]
     validations: list[tuple[int, float]]
     scores: list[tuple[int, dict[str, dict]]]
     stages: list[tuple[int, str]]
 
 
 def _timeline(rows: Sequence[dict]) -> _Timeline:
-    timeline = _Timeline([], [], [], [])
+    timeline = _Timeline([], [], [], [], [])
     stage, start, last = None, 0, 0
     for row in rows:
         if "step" not in row:
@@ -97,6 +116,8 @@ def _timeline(rows: Sequence[dict]) -> _Timeline:
         last = max(last, place)
         if row.get("loss") is not None:
             timeline.losses.append((place, row["loss"]))
+        if row.get("source_loss"):
+            timeline.sources.append((place, row["source_loss"], row["source_supervised"]))
         if row.get("validation_loss") is not None:
             timeline.validations.append((place, row["validation_loss"]))
         if row.get("evaluation") is not None:
@@ -147,6 +168,32 @@ def _draw_scores(
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
     for axes in charts[len(known) :]:
         axes.set_visible(False)
+
+
+def _draw_sources(
+    timeline: _Timeline, known: dict[str, list[tuple[int, float, int]]], figure: Figure
+) -> None:
+    down = -(-len(known) // ACROSS)
+    charts = list(figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).flat)
+    settled = 0.0
+    for axes, (name, points) in zip(charts, known.items(), strict=False):
+        places, losses, counts = zip(*points, strict=True)
+        averaged = smooth(losses, counts=counts)
+        settled = max(settled, *averaged[len(averaged) // 50 :])
+        axes.plot(places, losses, color=_LINE, linewidth=0.6, alpha=0.3)
+        axes.plot(places, averaged, color=_LINE, linewidth=1.6)
+        _draw_stages(timeline, axes)
+        axes.set_title(_fitted(name), loc="left", fontsize=11)
+        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    charts[0].set_ylim(bottom=0, top=1.08 * settled or 1)
+    charts[0].set_xlim(left=0, right=max(timeline.losses[-1][0], 1))
+    for axes in charts[len(known) :]:
+        axes.set_visible(False)
+
+
+def _fitted(name: str, most: int = 24) -> str:
+    """A name that is no wider than its chart."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _draw_stages(timeline: _Timeline, axes: Axes) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from lucida.core.errors import LucidaError
 from lucida.core.recipe import dump_recipe
 from lucida.core.runs import RunFolder, atomic_write
-from lucida.eval.curve import loss_curve, score_curves
+from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.gallery import TARGET, Shot, extremes, gallery
 from lucida.eval.shown import better, shown
 
@@ -74,29 +75,32 @@ def write_report(folder: Path) -> Path:
         bars=[_bar(name, task) for name, task in tasks.items()],
         has_blind=any(task["blind"] is not None for task in tasks.values()),
         curve=loss_curve(logged),
+        source_curves=source_curves(logged),
         score_curves=score_curves(logged),
         galleries=[
-            (
-                task,
-                [_card(shot, values) for shot in gallery(folder, keys[task], SHOTS, n)],
-            )
-            for n, (task, values) in zip(
-                range(0, SHOTS * len(tasks), SHOTS), tasks.items(), strict=True
-            )
+            (task, *_examples(folder, keys[task], values, SHOTS * n))
+            for n, (task, values) in enumerate(tasks.items())
         ],
-        extremes={
-            task: [
-                [_card(shot, values) for shot in shots]
-                for shots in extremes(folder, keys[task], EXTREMES)
-            ]
-            for task, values in tasks.items()
-        },
         recipe=told,
         phases=[(name, seconds) for name, seconds in results.get("seconds", {}).items()],
         run=folder if run.exists else None,
     )
     atomic_write(run.report_file, page)
     return run.report_file
+
+
+def _examples(
+    folder: Path, key: str, values: dict, skip: int
+) -> tuple[list[dict], list[dict], str | None]:
+    """Cards of a task in order, of its worst and best answers, and why there are none: the files
+    of a task that was evaluated earlier may be elsewhere by now."""
+    try:
+        ordered = gallery(folder, key, SHOTS, skip)
+        worst, best = extremes(folder, key, EXTREMES)
+    except LucidaError as problem:
+        return [], [], str(problem)
+    first, ends = ([_card(shot, values) for shot in each] for each in (ordered, worst + best))
+    return first, ends, None
 
 
 def _heading(run: RunFolder) -> tuple[str, str, str]:
