@@ -222,6 +222,25 @@ def test_the_difference_of_two_evaluations(run):
         differences(run.path, run.path.parent)
 
 
+def test_a_difference_of_other_questions_says_so(run):
+    evaluate_run(run.path, ["attribute"], 40)
+    usual = run.path / "usual"
+    usual.mkdir()
+    (usual / "recipe.yaml").write_text(run.recipe_file.read_text())
+    (usual / "results.json").write_text(run.results_file.read_text())
+    (run.path / "predictions").rename(usual / "predictions")
+    evaluate_run(run.path, ["attribute"], 30, Options(think=True))
+    (found,) = differences(usual, run.path)
+    assert (found.gain.n, found.reworded, found.only) == (30, 30, (10, 0))
+    assert found.notes == [
+        "left out: 10 that only A answered, 0 only B",
+        "30 of 30 were asked in other words",
+    ]
+    html = write_page(usual, run.path, [found], run.path / "diff.html").read_text()
+    assert "30 of 30 were asked in other words" in html
+    assert differences(usual, usual)[0].notes == []
+
+
 def test_the_worst_and_the_best(run):
     evaluate_run(run.path, ["attribute"], 40)
     worst, best = extremes(run.path, "attribute", 3)

@@ -35,8 +35,9 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One task of two evaluations. `gain` is B minus A over the `n` examples that both answered;
-    `only` counts those that only A, only B answered: nothing is said about them. Scores are shares
-    where `higher_is_better`."""
+    `only` counts those that only A, only B answered: nothing is said about them. `reworded` counts
+    those of the `n` that were asked in other words (demonstrations, aloud, other prompts). Scores
+    are shares where `higher_is_better`."""
 
     task: str
     metric: str
@@ -45,6 +46,17 @@ class Difference:
     changes: list[Change]
     only: tuple[int, int]
     higher_is_better: bool = True
+    reworded: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be known beside the numbers."""
+        told = []
+        if any(self.only):
+            told.append(f"left out: {self.only[0]} that only A answered, {self.only[1]} only B")
+        if self.reworded:
+            told.append(f"{self.reworded} of {self.gain.n} were asked in other words")
+        return told
 
     def shown(self, value: float, signed: bool = False) -> str:
         """A score, or a difference, in the task's own unit."""
@@ -113,6 +125,7 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
         changes=changes,
         only=(len(rows[0]) - len(both), len(rows[1]) - len(both)),
         higher_is_better=higher,
+        reworded=sum(rows[0][row].get("prompt") != rows[1][row].get("prompt") for row in both),
     )
 
 
@@ -136,7 +149,7 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
             ],
             "state": each.state,
             "n": each.gain.n,
-            "only": each.only,
+            "notes": each.notes,
             "count": len(each.changes),
             "changes": [_card(each, change) for change in _both_ends(each.changes)],
         }

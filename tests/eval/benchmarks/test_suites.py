@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import lucida.eval.few_shot
 from lucida.apps.cli import app
+from lucida.eval.run import evaluate_run
 
 TASKS = ("okvqa", "textvqa", "coco-captions", "flickr30k")
 
@@ -57,3 +58,13 @@ def test_too_few_pictures_to_demonstrate_with(run, tmp_path, monkeypatch):
     told = CliRunner().invoke(app, ["eval", str(run.path), "--suite", "vila-fewshots"])
     assert told.exit_code == 1
     assert "vila-fewshot" in told.output
+
+
+def test_files_that_are_gone_do_not_hide_the_rest_of_the_report(run, four, monkeypatch):
+    evaluate_run(run.path, ["okvqa"])
+    monkeypatch.delenv("LUCIDA_DATA")
+    results = evaluate_run(run.path, ["attribute"], 5)
+    assert set(results["tasks"]) == {"okvqa", "attribute"}
+    html = run.report_file.read_text()
+    assert html.count('<article class="shot') > 0
+    assert "Not shown: nobody said where the benchmarks" in html

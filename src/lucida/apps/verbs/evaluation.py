@@ -242,5 +242,8 @@ def _diff(folders: list[str], out: Path | None) -> None:
     ]
     columns = ["task", "A", "B", "B - A", "95% interval", "examples", "changed"]
     table(f"A {first}, B {second}: the same examples", columns, rows)
+    for each in found:
+        for note in each.notes:
+            typer.echo(f"{each.task}: {note}")
     page = write_page(first, second, found, (out or second) / "diff.html")
     typer.echo(f"page    {page}")

@@ -58,7 +58,7 @@ def data_root(data: str | None) -> Path:
     if not chosen:
         raise DataError(
             "nobody said where the benchmarks' published files are",
-            remedy=f"set {VARIABLE}, evaluation.data in the recipe, or --data",
+            remedy=f"set {VARIABLE}, or evaluation.data in the recipe",
         )
     return Path(chosen).expanduser()
 
