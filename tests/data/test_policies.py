@@ -90,14 +90,58 @@ def test_padding_first_is_llavas_pixel_for_pixel(shape, size):
     np.testing.assert_allclose(ours, processed(theirs, noise(*shape)), atol=2e-6)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_box_stands_where_the_padded_picture_shows_it(shape):
+def plainly(image, size, policy):
+    """Prismatic's letterbox and torchvision's Resize and CenterCrop, whole pictures at a time."""
+    if policy == "letterbox":
+        side = max(image.size)
+        left, top = (int((side - each) / 2) for each in image.size)
+        padded = Image.new("RGB", (image.width + 2 * left, image.height + 2 * top), GREY)
+        padded.paste(image, (left, top))
+        image = padded
+    width, height = image.size
+    if width <= height:
+        scaled = image.resize((size, int(size * height / width)), Image.Resampling.BICUBIC)
+    else:
+        scaled = image.resize((int(size * width / height), size), Image.Resampling.BICUBIC)
+    left, top = (round((each - size) / 2.0) for each in scaled.size)
+    return scaled.crop((left, top, left + size, top + size))
+
+
+GREY = tuple(int(255 * value) for value in MEAN)
+ODD = [(41, 20), (20, 41), (3, 2), (2, 3), (6, 3), (5, 8), (301, 700), (64, 63), (31, 33), (40, 40)]
+
+
+@pytest.mark.parametrize("policy", ["letterbox", "crop"])
+@pytest.mark.parametrize("size", [4, 32, 37])
+@pytest.mark.parametrize("shape", ODD)
+def test_odd_margins_are_torchvisions_pixel_for_pixel(policy, size, shape):
+    ours = ImagePolicy(policy, size, MEAN, STD, pad="first", odd="torchvision")
+    expected = plainly(noise(*shape), size, policy)
+    assert np.array_equal(np.asarray(ours.square(noise(*shape))), np.asarray(expected))
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 40))
+@settings(max_examples=60, deadline=None)
+def test_boxes_and_pixels_of_odd_margins_agree(width, height, size):
+    policy = ImagePolicy("letterbox", size, MEAN, STD, pad="first", odd="torchvision")
+    assert policy.square(noise(width, height)).size == (size, size)
+    box = (0.0, 0.0, float(width), float(height))
+    again = policy.from_frame(policy.to_frame(box, width, height), width, height)
+    np.testing.assert_allclose(again, box, atol=1e-6)
+    (wide, high), (left, top), *_ = policy._canvas(width, height)
+    assert max(wide, high) - min(wide, high) == abs(width - height) % 2
+    assert (left + width + left, top + height + top) == (wide, high)
+
+
+@pytest.mark.parametrize("odd", ["transformers", "torchvision"])
+@pytest.mark.parametrize("shape", [*SHAPES, (41, 20)])
+def test_a_box_stands_where_the_padded_picture_shows_it(shape, odd):
     """A white rectangle on black, found again in the square."""
     width, height = (8 * side for side in shape)
     box = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), box)
-    policy = ImagePolicy("letterbox", 256, (0.0,) * 3, (1.0,) * 3, pad="first")
+    policy = ImagePolicy("letterbox", 256, (0.0,) * 3, (1.0,) * 3, pad="first", odd=odd)
     white = np.argwhere(policy.pixels(image)[0] > 0.5)
     found = (*white.min(0)[::-1], *(white.max(0)[::-1] + 1))
     expected = [256 * edge for edge in policy.to_frame(box, width, height)]

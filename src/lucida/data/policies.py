@@ -57,8 +57,8 @@ class ImagePolicy:
     Resampling is Pillow's antialiased bicubic, or Lanczos'. `mean` and `std` are per channel, for
     values 0 to 1. `grids` are the grids of tiles that `anyres` chooses from (null: all of 2 to
     `max_tiles` tiles); `max_tiles` limits `split` too; `unit` is what sides are rounded to under
-    `native`, in pixels, and `size` then its longest side. `pad`, `layout` and `enlarge` are those
-    of `ImageSpec`.
+    `native`, in pixels, and `size` then its longest side. `pad`, `odd`, `layout` and `enlarge` are
+    those of `ImageSpec`.
 
     Worked example: a box in a 200 x 100 picture, letterbox, size 100. The picture becomes 100 x 50
     with 25 rows of padding above, so (0, 0, 200, 100) is (0, 0.25, 1, 0.75) in the frame.
@@ -78,6 +78,7 @@ class ImagePolicy:
     resample: Literal["bicubic", "lanczos"] = "bicubic"
     layout: Literal["plain", "idefics3", "nanovlm"] = "plain"
     enlarge: bool = False
+    odd: Literal["transformers", "torchvision"] = "transformers"
 
     @property
     def one_square(self) -> bool:
@@ -196,16 +197,42 @@ class ImagePolicy:
     def _padded_first(self, image: Image.Image) -> Image.Image:
         """The picture in the middle of a square of its longer side, and that scaled: the pixels of
         LLaVA's order. Pillow scales along the rows first, so a few rows at a time do."""
-        (width, height), side = image.size, max(image.size)
-        left, top = (side - width) // 2, (side - height) // 2
+        width, height = image.size
+        (wide, high), (left, top), (new_width, new_height), cut = self._canvas(width, height)
         colour = tuple(int(255 * value) for value in self.mean)
-        narrow = Image.new("RGB", (self.size, side), colour)
+        narrow = Image.new("RGB", (new_width, high), colour)
         for begin in range(0, height, BAND):
             rows = min(BAND, height - begin)
-            band = Image.new("RGB", (side, rows), colour)
+            band = Image.new("RGB", (wide, rows), colour)
             band.paste(image.crop((0, begin, width, begin + rows)), (left, 0))
-            narrow.paste(self._scaled(band, self.size, rows), (0, top + begin))
-        return self._scaled(narrow, self.size, self.size)
+            narrow.paste(self._scaled(band, new_width, rows), (0, top + begin))
+        scaled = self._scaled(narrow, new_width, new_height)
+        if scaled.size == (self.size, self.size):
+            return scaled
+        return scaled.crop((*cut, cut[0] + self.size, cut[1] + self.size))
+
+    def _canvas(self, width: int, height: int) -> tuple[tuple[int, int], ...]:
+        """Of padding first: the padded picture's width and height, the place of the picture in it,
+        its width and height when scaled, and how much of that is cut at the left and the top.
+
+        Worked example, `torchvision`, size 4, a picture of 6 x 3: padded by 1 on both sides to
+        6 x 5, scaled to 4 x 4 (its shorter side to 4, the other to int(4 x 6 / 5)); a picture of
+        3 x 2 is not padded, scaled to 6 x 4, and loses 1 at the left and the right.
+        """
+        side = max(width, height)
+        if self.odd == "transformers":
+            middle = ((side - width) // 2, (side - height) // 2)
+            return (side, side), middle, (self.size, self.size), (0, 0)
+        left, top = (int((side - each) / 2) for each in (width, height))
+        wide, high = width + 2 * left, height + 2 * top
+        shorter = min(wide, high)
+        scaled = (int(self.size * wide / shorter), int(self.size * high / shorter))
+        return (wide, high), (left, top), scaled, tuple(self._half(each) for each in scaled)
+
+    def _half(self, length: int) -> int:
+        """What is cut in front of the middle `size` of a length."""
+        over = length - self.size
+        return round(over / 2.0) if self.odd == "torchvision" else over // 2
 
     def _square(self, image: Image.Image) -> Image.Image:
         if self.policy == "letterbox" and self.pad == "first":
@@ -262,9 +289,9 @@ class ImagePolicy:
     def _moved(self, width: int, height: int) -> tuple[float, float, float, float]:
         """By how much the picture is scaled along both sides, and where its corner then stands."""
         if self.policy == "letterbox" and self.pad == "first":
-            side = max(width, height)
-            scale = self.size / side
-            return scale, scale, (side - width) // 2 * scale, (side - height) // 2 * scale
+            (wide, high), (left, top), (new_width, new_height), cut = self._canvas(width, height)
+            x, y = new_width / wide, new_height / high
+            return x, y, left * x - cut[0], top * y - cut[1]
         new_width, new_height, left, top = self._placed(width, height)
         return new_width / width, new_height / height, left, top
 
@@ -279,8 +306,8 @@ class ImagePolicy:
         new_width = max(1, whole(size * width / side))
         new_height = max(1, whole(size * height / side))
         # Floor division of a negative number would shift odd crops the other way than padding.
-        left = (size - new_width) // 2 if new_width <= size else -((new_width - size) // 2)
-        top = (size - new_height) // 2 if new_height <= size else -((new_height - size) // 2)
+        left = (size - new_width) // 2 if new_width <= size else -self._half(new_width)
+        top = (size - new_height) // 2 if new_height <= size else -self._half(new_height)
         return new_width, new_height, left, top
 
 

@@ -149,6 +149,7 @@ def policy_of(
         grids,
         unit,
         pad=spec.pad,
+        odd=spec.odd,
         resample=spec.resample,
         layout=spec.layout,
         enlarge=spec.enlarge,

@@ -197,13 +197,6 @@ def notes(design: Design, template: str, trained: bool) -> list[str]:
         found.append(
             "the checkpoint's own vision weights are used; Prismatic's loader ignores them"
         )
-    if design.image["policy"] == "letterbox":
-        found.append(
-            "letterbox: where the sides of a picture differ by an odd number of pixels, "
-            "Prismatic's square lacks one line and is scaled up by as much more; others are equal"
-        )
-    if design.image["policy"] == "crop":
-        found.append("crop: where an odd number of pixels is cut, the window may lie one further")
     if template != design.template:
         found.append(f"template {template}: Prismatic writes the prompts of {design.template}")
     return found

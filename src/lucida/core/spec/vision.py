@@ -68,7 +68,13 @@ class ImageSpec(Spec):
     `max_tiles` tiles. LLaVA-NeXT's are [1,2], [2,1], [2,2], [3,1] and [1,3]."""
     pad: Literal["last", "first"] = "last"
     """`letterbox`: scale the picture and then pad it, in whole pixels, or pad it to a square of its
-    longer side and then scale that, as LLaVA and Prismatic do (their pixels, exactly)."""
+    longer side and then scale that, as LLaVA and Prismatic do (their pixels, exactly; of Prismatic
+    with `odd: torchvision`)."""
+    odd: Literal["transformers", "torchvision"] = "transformers"
+    """`crop`, and `letterbox` with `pad: first`: what becomes of margins of an odd number of
+    pixels. `transformers`: the larger half right and below, in its processors and LLaVA's code. In
+    `torchvision`'s transforms, which timm and Prismatic use, half a pixel is rounded to even, and
+    Prismatic pads both sides alike: the square lacks a line, and what then is too long is cut."""
     resample: Literal["bicubic", "lanczos"] = "bicubic"
     """The filter that pictures are scaled with; Idefics3 and SmolVLM take `lanczos`."""
     layout: Literal["plain", "idefics3", "nanovlm"] = "plain"

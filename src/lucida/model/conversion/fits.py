@@ -88,6 +88,10 @@ def image_obstacles(spec: ModelSpec) -> list[str]:
         "native": "Llava has one square size",
     }
     policy = spec.image.policy
+    if policy in ("crop", "letterbox") and spec.image.odd != "transformers":
+        return [
+            f"model.image.odd is {spec.image.odd}: Llava's processor shares odd margins its way"
+        ]
     if policy == "letterbox" and spec.image.pad == "first":
         return []
     return [f"model.image.policy is {policy}: {why[policy]}"] if policy in why else []

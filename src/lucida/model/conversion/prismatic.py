@@ -62,8 +62,8 @@ PROJECTORS: dict[str, dict[str, Any]] = {
 }
 POLICIES = {
     "resize-naive": {"policy": "resize"},
-    "letterbox": {"policy": "letterbox", "pad": "first"},
-    "resize-crop": {"policy": "crop"},
+    "letterbox": {"policy": "letterbox", "pad": "first", "odd": "torchvision"},
+    "resize-crop": {"policy": "crop", "odd": "torchvision"},
 }
 
 FEATURIZERS = (("featurizer",), ("dino_featurizer", "siglip_featurizer", "clip_featurizer"))
