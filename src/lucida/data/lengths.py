@@ -65,29 +65,29 @@ class Lengths:
         shows = np.zeros(len(which), dtype=bool)
         for number, name in enumerate(names):
             here = which == number
-            tokens[here] = self.tokens[name][index[here]]
-            shows[here] = self.shows[name][index[here]]
-        for at in np.flatnonzero(tokens == UNUSABLE):
-            name = names[int(which[at])]
-            stand_in = self.stand_in(name, int(index[at]))
-            tokens[at], shows[at] = self.tokens[name][stand_in], self.shows[name][stand_in]
+            records = self.stand_ins(name, index[here])
+            tokens[here] = self.tokens[name][records]
+            shows[here] = self.shows[name][records]
         return tokens, shows
 
-    def stand_in(self, name: str, index: int) -> int:
-        """The record itself, or the next one that can be used."""
+    def stand_ins(self, name: str, index: np.ndarray) -> np.ndarray:
+        """The records themselves, or the next ones that can be used."""
         tokens = self.tokens[name]
-        if tokens[index] != UNUSABLE:
+        bad = tokens[index] == UNUSABLE
+        if not bad.any():
             return index
         usable = np.flatnonzero(tokens != UNUSABLE)
         if not len(usable):
             raise DataError("no record of the source can be used", origin=name)
-        return int(usable[np.searchsorted(usable, index) % len(usable)])
+        found = index.copy()
+        found[bad] = usable[np.searchsorted(usable, index[bad]) % len(usable)]
+        return found
 
     def candidates(self, name: str, index: int) -> Iterator[int]:
         """The record, then those that may take its place: no longer than was planned for it."""
         yield index
         tokens, size = self.tokens[name], len(self.tokens[name])
-        room = tokens[self.stand_in(name, index)]
+        room = tokens[self.stand_ins(name, np.array([index]))[0]]
         for step in range(1, size):
             other = (index + step) % size
             if UNUSABLE < tokens[other] <= room:
