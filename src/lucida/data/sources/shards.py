@@ -14,10 +14,12 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,11 +28,12 @@ from filelock import FileLock
 from lucida.core.errors import DataError, suggestion
 from lucida.core.files import disk_errors, make_folder
 from lucida.core.progress import Progress
-from lucida.data.sources.pictures import ENDINGS
+from lucida.data.sample import ImageSource
+from lucida.data.sources.pictures import ENDINGS, bytes_source
 from lucida.data.sources.records import files_of
 from lucida.data.sources.remote import Remote, expanded, is_remote
 from lucida.data.sources.sidecar import Sidecar
-from lucida.data.sources.tarindex import stream_members
+from lucida.data.sources.tarindex import read_member, stream_members
 
 Shard = Path | Remote
 IMAGE, TEXT, JSON, NUMBERS = 0, 2, 4, 6
@@ -60,6 +63,32 @@ def open_shards(path: str | Path, keep: str | Path | None = None) -> list[Shard]
     return _all(found, lambda remote: copied(remote, folder), "copy shards")
 
 
+def name_of(shard: Shard) -> str:
+    """What a shard is called in messages."""
+    return shard.name if isinstance(shard, Remote) else str(shard)
+
+
+@contextmanager
+def opened(shard: Shard) -> Iterator[tuple[BinaryIO, int]]:
+    """A shard to look through, and its size in bytes."""
+    if isinstance(shard, Remote):
+        with shard.open() as stream:
+            yield stream, shard.size
+    else:
+        with shard.open("rb") as stream:
+            yield stream, shard.stat().st_size
+
+
+def picture_in(shard: Shard, begin: int, size: int, origin: str) -> ImageSource:
+    """A picture that is a member of a shard, read when it is needed."""
+    if isinstance(shard, Remote):
+        version = shard.identity
+    else:
+        version = f"{shard.resolve()}|{shard.stat().st_mtime_ns}"
+    content = partial(read_member, shard, begin, size)
+    return bytes_source(content, origin, f"{version}|{begin}|{size}")
+
+
 def copied(remote: Remote, folder: Path) -> Path:
     """The copy of a file elsewhere in a folder; made, or carried on, where it is not whole."""
     digest = hashlib.blake2b(remote.identity.encode(), digest_size=4).hexdigest()
@@ -83,14 +112,12 @@ def table_of(shard: Shard, names: Sequence[str] = (), skip: bool = False) -> np.
     that is cut short; a sample without one of the numbers in its JSON member. With `skip` such a
     sample, and the rest of such a shard, is a `BROKEN` row, which passes every filter.
     """
-    local = isinstance(shard, Path)
-    origin = str(shard) if local else shard.name
+    origin = name_of(shard)
     numbers: dict[str, int] = {}
     found: list[list[float]] = []
     broken: list[int] = []
     try:
-        with shard.open("rb") if local else shard.open() as stream:
-            size = shard.stat().st_size if local else shard.size
+        with opened(shard) as (stream, size):
             for name, begin, length in stream_members(stream, size, origin):
                 folder, _, last = name.rpartition("/")
                 stem, _, ending = last.partition(".")

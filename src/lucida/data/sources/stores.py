@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,11 +18,11 @@ import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.data.sample import ImageSource
-from lucida.data.sources.pictures import ENDINGS, PictureFolder, bytes_source
-from lucida.data.sources.remote import Remote, is_remote
-from lucida.data.sources.shards import Shard, json_record, open_shards
+from lucida.data.sources.pictures import ENDINGS, PictureFolder
+from lucida.data.sources.remote import is_remote
+from lucida.data.sources.shards import Shard, json_record, name_of, open_shards, opened, picture_in
 from lucida.data.sources.sidecar import Sidecar
-from lucida.data.sources.tarindex import read_member, stream_members
+from lucida.data.sources.tarindex import stream_members
 
 By = Literal["name", "url"]
 SHARD = "{shard}"
@@ -102,16 +101,11 @@ class PicturesOfTars:
         places, wanted = self._places.array, hashed(name)
         row = int(np.searchsorted(places[:, 0], wanted))
         if row == len(places) or places[row, 0] != wanted:
-            where = str(_name(self.tars[0])) + (", …" if len(self.tars) > 1 else "")
+            where = name_of(self.tars[0]) + (", …" if len(self.tars) > 1 else "")
             raise MissingError("no such member", given=name, origin=f"{origin}: {where}")
         _, number, begin, size = places[row].tolist()
         tar = self.tars[number]
-        if isinstance(tar, Remote):
-            identity = f"{tar.identity}|{begin}|{size}"
-        else:
-            identity = f"{tar.resolve()}|{tar.stat().st_mtime_ns}|{begin}|{size}"
-        content = partial(read_member, tar, begin, size)
-        return bytes_source(content, f"{origin}: {_name(tar)}: {name}", identity), size
+        return picture_in(tar, begin, size, f"{origin}: {name_of(tar)}: {name}"), size
 
     def _survey(self) -> np.ndarray:
         """Hash, tar, begin and size of each picture, int64 [pictures, 4], in order of the hash."""
@@ -121,19 +115,17 @@ class PicturesOfTars:
             for name, begin, size in pictures_of(tar, self.by)
         ]
         if not rows:
-            raise DataError("no pictures in the tar files", origin=_name(self.tars[0]))
+            raise DataError("no pictures in the tar files", origin=name_of(self.tars[0]))
         places = np.array(rows, dtype=np.int64)
         return places[np.argsort(places[:, 0], kind="stable")]
 
 
 def pictures_of(tar: Shard, by: By) -> Iterator[tuple[str, int, int]]:
     """Name or address, begin and size of each picture of a tar file."""
-    remote = isinstance(tar, Remote)
-    size = tar.size if remote else tar.stat().st_size
     waiting: dict[str, tuple[int, int]] = {}
     addresses: dict[str, str] = {}
-    with tar.open() if remote else tar.open("rb") as stream:
-        for written, begin, length in stream_members(stream, size, str(_name(tar))):
+    with opened(tar) as (stream, size):
+        for written, begin, length in stream_members(stream, size, name_of(tar)):
             name = written.removeprefix("./")
             stem, _, ending = name.rpartition(".")
             if f".{ending.lower()}" in ENDINGS:
@@ -143,7 +135,7 @@ def pictures_of(tar: Shard, by: By) -> Iterator[tuple[str, int, int]]:
                 waiting[stem] = begin, length
             elif by == "url" and ending.lower() == "json":
                 stream.seek(begin)
-                record = json_record(stream.read(length), f"{_name(tar)}: {name}")
+                record = json_record(stream.read(length), f"{name_of(tar)}: {name}")
                 if isinstance(record.get("url"), str):
                     addresses[stem] = record["url"]
             if stem in waiting and stem in addresses:
@@ -154,7 +146,3 @@ def hashed(name: str) -> int:
     """64 bits of a name, as a signed number."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-def _name(tar: Shard) -> Path | str:
-    return tar.name if isinstance(tar, Remote) else tar

@@ -11,7 +11,7 @@ opened, from numbers in the JSON members.
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import captioned
-from lucida.data.sources.pictures import ENDINGS, bytes_source
+from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.remote import Remote
 from lucida.data.sources.shards import (
@@ -28,8 +28,10 @@ from lucida.data.sources.shards import (
     NUMBERS,
     Shard,
     json_record,
+    name_of,
     number_of,
     open_shards,
+    picture_in,
     table_of,
     tables_of,
 )
@@ -122,8 +124,7 @@ class WebdatasetSource:
         place = self._places.array[number]
         shard = self.shards[int(place[SHARD])]
         first = int(np.searchsorted(self._places.array[:, SHARD], place[SHARD]))
-        name = shard.name if isinstance(shard, Remote) else shard
-        return place, shard, f"{name}: sample {number - first}"
+        return place, shard, f"{name_of(shard)}: sample {number - first}"
 
     def sample(self, index: int, words: str | None = None) -> Sample:
         """A record; with `words` in place of its own caption."""
@@ -136,11 +137,7 @@ class WebdatasetSource:
             raise DataError("a sample without picture", expected=expected, origin=origin)
         if isinstance(shard, Remote):
             self._fetch(shard, place)
-            identity = f"{shard.identity}|{begin}|{size}"
-        else:
-            identity = f"{shard.resolve()}|{shard.stat().st_mtime_ns}|{begin}|{size}"
-        content = partial(read_member, shard, begin, size)
-        image = bytes_source(content, f"{origin} (byte {begin})", identity)
+        image = picture_in(shard, begin, size, f"{origin} (byte {begin})")
         said = self._caption(place, origin) if words is None else words
         return captioned(origin, image, said, self.prompts, index)
 
