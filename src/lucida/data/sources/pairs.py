@@ -13,7 +13,7 @@ from typing import Any
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import captioned, text_of
-from lucida.data.sources.pictures import ENDINGS, PictureFolder, pictures_of
+from lucida.data.sources.pictures import ENDINGS, PictureFolder, pictures_beside
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.tables import field_of, rows_of
 
@@ -37,7 +37,7 @@ class PairsSource:
     ) -> None:
         self.rows = rows_of(path, columns)
         self.files = self.rows.files
-        self.pictures = pictures_of(self.files, images, allow_outside)
+        self.pictures = pictures_beside(self.files, images, allow_outside)
         self.image, self.text, self.prompts = image, text, prompts_of(prompts)
         known = getattr(self.rows, "columns", None)
         for name in (image, text):

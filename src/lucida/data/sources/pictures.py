@@ -67,7 +67,9 @@ class PictureFolder:
             return False
 
 
-def pictures_of(files: list[Path], images: str | Path | None, allow_outside: bool) -> PictureFolder:
+def pictures_beside(
+    files: list[Path], images: str | Path | None, allow_outside: bool
+) -> PictureFolder:
     """The pictures that records of `files` name: below `images`, or beside the first file."""
     return PictureFolder(files[0].parent if images is None else Path(images), allow_outside)
 

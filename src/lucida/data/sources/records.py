@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.sources.pictures import pictures_of
+from lucida.data.sources.pictures import pictures_beside
 from lucida.data.sources.scanning import BYTE_ORDER_MARK, array_places, line_places
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.zipped import is_zip, line_places_of_zip, read_zip
@@ -124,7 +124,7 @@ class PicturedRecords:
         self.files = files_of(path)
         # The file first: a path that is wrong altogether is the better news.
         self.records = Records(self.files)
-        self.pictures = pictures_of(self.files, images, allow_outside)
+        self.pictures = pictures_beside(self.files, images, allow_outside)
 
     def __len__(self) -> int:
         return len(self.records)
