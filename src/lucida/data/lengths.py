@@ -27,6 +27,7 @@ SPOT_CHECKS = 8
 """Records of each source that are measured again when a table is read from disk."""
 
 Encode = Callable[..., Tokens]
+"""encode(sample, counts=Counter) → Tokens; `LucidaProcessor.encode` is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
 from lucida.data.collate import Images, Pixels, collate, collate_rows, images_of, joined
-from lucida.data.lengths import Lengths, measured
+from lucida.data.lengths import Encode, Lengths, measured
 from lucida.data.mixture import Draw, Mixture, fetched
 from lucida.data.order import Bookmark, Order, Row, capacity, check_rows, needs_lengths
 from lucida.data.sample import Batch, ImageSource, Tokens
@@ -36,9 +36,6 @@ SUBSTITUTES = 16
 """Neighbours that are tried in place of an unusable record before the source is called broken."""
 AHEAD = 2
 """Passes that are prepared while the model works on one."""
-
-Encode = Callable[..., Tokens]
-"""encode(sample, counts=Counter) → Tokens; `LucidaProcessor.encode` is one."""
 
 
 @dataclass(slots=True)

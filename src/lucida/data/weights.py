@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from lucida.core.errors import DataError
 from lucida.core.spec import SourceBudgetSpec
+from lucida.data.lengths import Encode
 from lucida.data.mixture import Source, keyed, permuted
-from lucida.data.sample import Sample, Tokens
+from lucida.data.sample import Sample
 
 By = Literal["sample", "image", "token"]
 PROBED = 256
@@ -26,7 +27,7 @@ def sample_weights(
     weights: Mapping[str, float],
     by: By,
     sources: Mapping[str, Source],
-    encode: Callable[..., Tokens] | None,
+    encode: Encode | None,
 ) -> dict[str, float]:
     """Shares of samples that give the shares `weights` of samples, images or tokens.
 
@@ -43,7 +44,7 @@ def sample_weights(
     return {name: weights[name] / mean_size(name, sources[name], by, encode) for name in weights}
 
 
-def mean_size(name: str, source: Source, by: By, encode: Callable[..., Tokens]) -> float:
+def mean_size(name: str, source: Source, by: By, encode: Encode) -> float:
     """Images or tokens of a record, on average over `PROBED` of them that can be used."""
     many = min(PROBED, len(source))
     sizes = []
@@ -67,7 +68,7 @@ def mean_size(name: str, source: Source, by: By, encode: Callable[..., Tokens]) 
 def sample_limits(
     budgets: Mapping[str, SourceBudgetSpec],
     sources: Mapping[str, Source],
-    encode: Callable[..., Tokens] | None,
+    encode: Encode | None,
 ) -> dict[str, int]:
     """The most samples that each source with a budget gives; at least one.
 
