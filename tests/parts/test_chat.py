@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lucida.data.chat import encode_prompt
 from lucida.data.sample import IGNORED, Sample
-from lucida.model.parts import FOLDER, part_names
+from lucida.model.parts import FOLDER
 from lucida.parts.chat import (
     MARKERS,
     NO_PICTURES,
@@ -210,7 +210,6 @@ def test_a_step_holds_conversations_and_the_base_corpus_and_is_the_same_again(ch
     assert torch.isfinite(loss)
 
 
-@pytest.mark.skipif("chat-mini" not in part_names(), reason="chat-mini is not among the parts yet")
 def test_the_shipped_model_talks_and_refuses():
     model = AutoModelForCausalLM.from_pretrained(FOLDER / "chat-mini", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(FOLDER / "chat-mini")
