@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -38,19 +40,32 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-class Part(Source, Protocol):
+@dataclass(frozen=True, slots=True)
+class Part(ABC):
     """Some records of another source, under their own numbers."""
 
     source: Source
 
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[self.place(index)]
+
     def place(self, index: int) -> int:
         """Which record of `source` number `index` is."""
-        ...
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._place(index)
+
+    @abstractmethod
+    def _place(self, index: int) -> int:
+        """The same, for a number that there is."""
 
 
 def fetched(source: Source, index: int) -> tuple[Sample, Mapping[str, int]]:
     """A record, and how much the source left out of it by reason, where it tells."""
-    while hasattr(source, "place"):
+    while isinstance(source, Part):
         source, index = source.source, source.place(index)
     explained = getattr(source, "explained", None)
     return (source[index], {}) if explained is None else explained(index)

@@ -15,8 +15,7 @@ from typing import Literal
 from lucida.core.errors import DataError
 from lucida.core.spec import SourceBudgetSpec
 from lucida.data.lengths import Encode
-from lucida.data.mixture import Source, keyed, permuted
-from lucida.data.sample import Sample
+from lucida.data.mixture import Part, Source, keyed, permuted
 
 By = Literal["sample", "image", "token"]
 PROBED = 256
@@ -90,23 +89,16 @@ def sample_limits(
 
 
 @dataclass(frozen=True, slots=True)
-class Capped:
+class Capped(Part):
     """The same `most` records of a source in every epoch, drawn at random by the seed."""
 
-    source: Source
     most: int
     seed: int
 
     def __len__(self) -> int:
         return min(self.most, len(self.source))
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.place(index)]
-
-    def place(self, index: int) -> int:
-        """Which record of the source this is."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _place(self, index: int) -> int:
         if len(self) == len(self.source):
             return index
         return permuted(index, len(self.source), keyed("cap", self.seed))

@@ -20,9 +20,9 @@ from pathlib import Path
 from lucida.core.progress import say
 from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
 from lucida.data.loader import Loader
-from lucida.data.mixture import Mixture, Source
+from lucida.data.mixture import Mixture, Part, Source
 from lucida.data.order import Bookmark
-from lucida.data.sample import Batch, Sample, Tokens
+from lucida.data.sample import Batch, Tokens
 from lucida.data.sources import open_source
 from lucida.data.weights import capped, sample_limits, sample_weights
 from lucida.model.processing import LucidaProcessor
@@ -39,10 +39,9 @@ APART = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(Part):
     """A source without every `apart`-th record, or with those alone."""
 
-    source: Source
     apart: int
     held_out: bool
 
@@ -50,13 +49,7 @@ class Spread:
         held = len(self.source) // self.apart
         return held if self.held_out else len(self.source) - held
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.place(index)]
-
-    def place(self, index: int) -> int:
-        """Which record of the source this is."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _place(self, index: int) -> int:
         if self.held_out:
             return (index + 1) * self.apart - 1
         return index + index // (self.apart - 1)
@@ -216,7 +209,7 @@ def filtered(mixture: Mixture) -> dict[str, dict[str, int]]:
     """Source → reason → rows that the source's own filters keep out."""
     found = {}
     for name, source in mixture.sources.items():
-        while hasattr(source, "place"):
+        while isinstance(source, Part):
             source = source.source
         if reasons := dict(getattr(source, "dropped", {})):
             found[name] = reasons
