@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
@@ -18,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 from tiny_training import tiny_recipe, write_parts
 
 from lucida.apps.cli import main
-from lucida.apps.doctor import environment, still, trial
+from lucida.apps.doctor import environment, still, trial, way
 from lucida.apps.doctor.alignment import alignment, chamfer
 from lucida.apps.doctor.environment import environment_checks
 from lucida.apps.doctor.examine import examine
@@ -31,6 +33,7 @@ from lucida.apps.doctor.patient import (
 )
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import Recipe
+from lucida.train.loop import train_run
 
 torch.set_num_threads(1)
 
@@ -175,6 +178,83 @@ class Scaled(nn.Module):
 
     def forward(self, *inputs, **named):
         return self.factor * self.inner(*inputs, **named)
+
+
+def states(findings):
+    return {finding.name: finding.state for finding in findings}
+
+
+def test_the_way_of_a_picture_is_whole(patient):
+    found = states(way.carried(patient))
+    assert found == {"pictures": "warn", "vision": "ok", "projector": "ok"}  # one has one colour
+
+
+def test_blank_pictures_are_at_fault_and_no_part(patient):
+    patient.tokens = with_blank_pictures(patient.tokens)
+    (finding,) = way.carried(patient)
+    assert (finding.name, finding.state) == ("pictures", "broken")
+    assert "4 of one colour" in finding.measured
+
+
+def test_copies_of_one_picture_are_at_fault(patient):
+    first = next(image for each in patient.tokens for image in each.images)
+    patient.tokens = [
+        dataclasses.replace(each, images=(dataclasses.replace(first, key=str(number)),))
+        for number, each in enumerate(patient.tokens)
+    ]
+    finding = way.pictures(patient, [image for each in patient.tokens for image in each.images])
+    assert finding.state == "broken" and "all alike" in finding.measured
+
+
+def test_an_encoder_that_sees_nothing_is_at_fault(patient):
+    with torch.no_grad():
+        patient.model.vision.model.embeddings.patch_embedding.weight.zero_()
+    found = states(way.carried(patient))
+    assert found == {"pictures": "warn", "vision": "broken"}
+
+
+def test_a_projector_that_has_collapsed_is_at_fault(patient):
+    with torch.no_grad():
+        for weight in patient.model.projector.parameters():
+            weight.zero_()
+    found = states(way.carried(patient))
+    assert found == {"pictures": "warn", "vision": "ok", "projector": "broken"}
+
+
+@pytest.fixture
+def run(recipe, tmp_path, monkeypatch):
+    """A finished run: its encoder is frozen."""
+    monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))
+    return train_run(recipe, tmp_path / "run")
+
+
+def spoil(run, part, change):
+    file = run / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if key.startswith(part) and weights[key].ndim == 2)
+    weights[name] = change(weights[name])
+    save_file(weights, file, metadata={"format": "pt"})
+    return name
+
+
+def test_a_frozen_encoder_that_was_changed_on_the_disk_is_at_fault(recipe, run):
+    found = {each.name: each for each in examine(recipe, run=run, steps=1)}
+    assert found["vision as loaded"].state == "ok"
+    name = spoil(run, "vision", lambda weight: weight + 1e-3)
+    found = {each.name: each for each in examine(recipe, run=run, steps=1)}
+    assert found["vision as loaded"].state == "broken"
+    assert name in found["vision as loaded"].measured
+    trained = changed(recipe, train={"vision": 1e-3})
+    assert "vision as loaded" not in states(examine(trained, run=run, steps=1))
+
+
+def test_a_projector_of_shuffled_weights_is_at_fault(patient, monkeypatch):
+    """True pictures do worse than grey ones, and the encoder is as it was loaded."""
+    patient.from_run = True
+    losses = iter([2.9, 2.7, 3.0])  # true, blank, exchanged
+    monkeypatch.setattr(type(patient), "loss", lambda self, tokens=None: next(losses))
+    finding = still.sight(patient, "sight", expect_use=True)
+    assert finding.state == "broken" and "its projector misleads" in finding.remedy
 
 
 def test_pictures_that_do_not_reach_the_answers_are_found(patient):

@@ -1,6 +1,7 @@
 """The examination of a recipe, in the order in which one fault explains the next.
 
-parts ─▶ weights ─▶ records, labels ─▶ norms ─▶ first loss ─▶ sight ─▶ gradients ─▶ trial ─▶ sight
+parts ─▶ weights ─▶ records, labels ─▶ pictures ─▶ vision ─▶ projector ─▶ norms ─▶ first loss
+      ─▶ sight ─▶ gradients ─▶ trial ─▶ sight
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lucida.apps.doctor import still, trial
+from lucida.apps.doctor import still, trial, way
 from lucida.apps.doctor.finding import Finding
 from lucida.apps.doctor.patient import Patient, admit
 from lucida.core.errors import LucidaError
@@ -33,6 +34,7 @@ def examine(
     told = f"{kind}, stage {patient.stage.name}: {trained:,} of {every:,} parameters train"
     yield Finding("parts", "ok", told)
     yield still.weights(patient)
+    yield from way.as_loaded(patient)
     yield from still.labels(patient)
     if patient.dead or not patient.tokens:
         return
@@ -45,6 +47,7 @@ def examine(
 def running(patient: Patient, steps: int) -> Iterator[Finding]:
     """The checks that run the model."""
     if patient.sees:
+        yield from way.carried(patient)
         yield still.norms(patient)
     yield still.first_loss(patient)
     if patient.dead:

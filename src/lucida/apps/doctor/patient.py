@@ -42,7 +42,7 @@ LOOKED_AT = 64
 @dataclass(slots=True)
 class Patient:
     """What the checks share. tokens: the samples of the batch; `dead`: some weight is not finite,
-    so that nothing more can be learned from running the model."""
+    so that nothing more can be learned from running the model. vision_trains: in any stage."""
 
     recipe: Recipe
     stage: StageSpec
@@ -53,6 +53,7 @@ class Patient:
     trained: dict[str, tuple[nn.Parameter, float]]
     precision: Precision
     from_run: bool
+    vision_trains: bool
     tokens: list[Tokens] = dataclasses.field(default_factory=list)
     dead: bool = False
 
@@ -104,7 +105,14 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
     model.to(precision.device)
     model.mask = stage.attention_mask or recipe.model.attention_mask
     processor = with_template(processor, stage)
-    plan = plan_stage(model, stage.train, f"stage {name} of recipe {recipe.name}", stage.lora)
+    plans = {
+        each.name: plan_stage(
+            model, each.train, f"stage {each.name} of recipe {recipe.name}", each.lora
+        )
+        for each in recipe.stages
+    }
+    plan = plans[name]
+    vision_trains = any(each.touches("vision") for each in plans.values())
     trained = dict(plan.trained)
     if stage.lora is not None:
         adapters.attach(model, plan.adapted, stage.lora)
@@ -112,7 +120,9 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
         trained |= {each: (w, rate) for each, w in adapters.named_adapters(model).items()}
     apply_plan(model, trained)
     mixture, _ = mixtures(stage.mixture, recipe.seed + index, processor.encode)
-    return Patient(recipe, stage, model, processor, mixture, plan, trained, precision, from_run)
+    return Patient(
+        recipe, stage, model, processor, mixture, plan, trained, precision, from_run, vision_trains
+    )
 
 
 def records(patient: Patient, count: int) -> list[tuple[str, Tokens | DataError, Counter[str]]]:

@@ -143,11 +143,13 @@ def norms(patient: Patient) -> Finding:
     visual = torch.cat(loud).median().item() if loud else math.nan
     ratio = visual / max(text, 1e-12)
     measured = f"{visual:.3g} against {text:.3g} of text embeddings, ratio {ratio:.3g}"
-    if math.isfinite(ratio) and 0.05 <= ratio <= 20:
+    # What training has made is judged by what is seen; at the start the norm is all that is known.
+    least, most = (0.01, 100) if patient.from_run else (0.05, 20)
+    if math.isfinite(ratio) and least <= ratio <= most:
         return Finding(name, "ok", measured)
     remedy = "set model.projector.norm=true (mlp), check the feature layer and the projector's rate"
     state = "warn" if math.isfinite(ratio) and 1e-3 <= ratio <= 1e3 else "broken"
-    return Finding(name, state, measured, "a ratio of 0.05 to 20", remedy)
+    return Finding(name, state, measured, f"a ratio of {least:g} to {most:g}", remedy)
 
 
 def first_loss(patient: Patient) -> Finding:
@@ -196,7 +198,18 @@ def sight(patient: Patient, name: str, expect_use: bool) -> Finding:
             "broken",
             measured,
             "other pictures give another loss",
-            "no picture reaches the answers: check projector, placeholders and attention mask",
+            "no picture reaches the answers: if `projector` is well above, check placeholders and"
+            " the attention mask",
+        )
+    if expect_use and patient.from_run and blank < true:
+        culprit = "projector" if not patient.vision_trains else "projector or encoder"
+        return Finding(
+            name,
+            "broken",
+            f"{measured}: grey pictures serve this run better than true ones",
+            "true pictures give the lowest loss",
+            f"its {culprit} misleads the language model: compare with an earlier checkpoint, "
+            "or train that part alone for a while",
         )
     if expect_use and not max(blank, shuffled if others else blank) > true:
         return Finding(
