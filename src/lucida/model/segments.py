@@ -153,13 +153,14 @@ def make_block(flat: Fields, shown: Tensor, real: Tensor, mask: str) -> Block:
 
 def attend(
     query: Float[Tensor, "segments heads length size"],
-    key: Float[Tensor, "segments fewer length size"],
-    value: Float[Tensor, "segments fewer length size"],
+    key: Float[Tensor, "segments heads length size"],
+    value: Float[Tensor, "segments heads length size"],
     block: Block,
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "segments heads length size"]:
-    """Masked attention inside one block, by the faster of two ways (see `EAGER_LENGTH`)."""
+    """Masked attention inside one block, by the faster of two ways (see `EAGER_LENGTH`). Keys and
+    values may have fewer heads."""
     groups = query.shape[1] // key.shape[1]
     if query.device.type == "cpu" and not torch.is_grad_enabled():
         return functional.scaled_dot_product_attention(
