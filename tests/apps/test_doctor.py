@@ -248,6 +248,20 @@ def test_a_frozen_encoder_that_was_changed_on_the_disk_is_at_fault(recipe, run):
     assert "vision as loaded" not in states(examine(trained, run=run, steps=1))
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_closed_gates_are_a_fault_only_where_nothing_opens_them(recipe, trains):
+    model = recipe.model.model_dump() | {"cross_attention": {"every": 1}}
+    rates = {"projector": 1e-2, "language": 1e-2} | ({"cross_attention": 1e-2} if trains else {})
+    gated = Recipe.model_validate(changed(recipe, train=rates).model_dump() | {"model": model})
+    found = {finding.name: finding for finding in examine(gated, steps=20)}
+    if trains:
+        assert found["sight"].state == "note" and found["gradient norms"].state == "ok"
+        assert found["sight after the trial"].state != "broken"
+    else:
+        assert found["sight"].state == "broken"
+        assert "cross_attention: 1e-3" in found["sight"].remedy
+
+
 def test_a_projector_of_shuffled_weights_is_at_fault(patient, monkeypatch):
     """True pictures do worse than grey ones, and the encoder is as it was loaded."""
     patient.from_run = True

@@ -62,6 +62,13 @@ class Patient:
         """Does the batch show the model anything?"""
         return self.model.vision is not None and any(each.images for each in self.tokens)
 
+    @property
+    def closed(self) -> bool:
+        """Are all gates of gated cross-attention 0, so that nothing is seen through them yet?"""
+        gated = self.model.cross_attention
+        gates = () if gated is None else (w for n, w in gated.named_parameters() if "gate" in n)
+        return gated is not None and not any(float(gate.detach()) for gate in gates)
+
     def batch(self, tokens: list[Tokens] | None = None) -> Batch:
         """The samples, or others in their place, on the device and with their pixels; in rows of
         the stage's fixed size where it has one."""

@@ -193,6 +193,12 @@ def sight(patient: Patient, name: str, expect_use: bool) -> Finding:
     shuffled = math.nan if others is None else patient.loss(others)
     measured = f"true {true:.4f}, exchanged {shuffled:.4f}, blank {blank:.4f}"
     if true == blank and (others is None or true == shuffled):
+        if patient.closed and any(each.startswith("cross_attention") for each in patient.trained):
+            return Finding(name, "note", f"{measured}: the gates of cross_attention are still 0")
+        if patient.closed:
+            remedy = f"add `cross_attention: 1e-3` to stages.{patient.stage.name}.train"
+            told = f"{measured}: the gates of cross_attention are 0, and nothing trains them"
+            return Finding(name, "broken", told, "gates that open", remedy)
         return Finding(
             name,
             "broken",
