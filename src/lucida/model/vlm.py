@@ -234,7 +234,9 @@ class LucidaModel(PreTrainedModel, GenerationMixin):
         if pixel_values is not None and features is not None:
             raise ModelError("give pixel_values or features, not both")
         sizes = ()
-        if isinstance(features, ViewFeatures):
+        if isinstance(features, ViewFeatures):  # kept in fp16, which autocast does not join to bf16
+            weight = next(self.projector.parameters(), None)
+            features = features.to(torch.float32 if weight is None else weight.dtype)
             features, sizes = features.images, features.sizes
         if pixel_values is not None and len(pixel_values):
             features = self.encode_images(pixel_values)
