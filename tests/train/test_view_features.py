@@ -79,7 +79,7 @@ def test_cached_views_train_like_live_ones(parts, shapes, name, two, tmp_path, m
 
 @pytest.mark.parametrize("name", ["anyres", "split"])
 def test_cached_views_in_bf16(parts, shapes, name, tmp_path):
-    """Not `native` here: oneDNN's bf16 convolution of one column, 8 x 40, gives NaN on some CPUs."""
+    """Not `native`: oneDNN's bf16 convolution of one column (8 x 40) gives NaN on some CPUs."""
     values = {"precision": "bf16"}
     found = [
         losses(train_run(designed(parts, shapes, name, cached).model_copy(update=values), folder))
