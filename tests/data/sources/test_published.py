@@ -302,3 +302,14 @@ def test_sets_of_prompts_are_those_of_the_spec():
     assert asked("{}", ["Q: {} A:"], 0) == ("Q: {} A:",)
     with pytest.raises(DataError, match="did you mean"):
         prompts_of("instructblip-caption")
+
+
+def test_a_pickle_that_claims_to_remember_billions_takes_no_memory(tmp_path):
+    # LONG_BINPUT: "remember the list as number 1,534,944,629", and bytes of 2 GB that are not there
+    path = tmp_path / "x.p"
+    path.write_bytes(b"\x80\x02]r" + (1_534_944_629).to_bytes(4, "little") + b".")
+    assert read_pickle(path) == []
+    for opcode, width in ((b"B", 4), (b"\x8e", 8), (b"\x96", 8)):
+        path.write_bytes(b"\x80\x05" + opcode + (2**31 - 9).to_bytes(width, "little") + b"a.")
+        with pytest.raises(DataError, match="damaged"):
+            read_pickle(path)
