@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from lucida.core.errors import DataError
 from lucida.data.sources.conversation import shortened
@@ -222,11 +223,11 @@ class _PlainValues(pickle._Unpickler):
     """Reads pickles of plain values only: whatever would import something is refused.
 
     By the library's Python code: its C code gives a damaged pickle, which says that it remembers
-    its two-billionth value, the memory for so many. It takes 2 s for the largest set (RefCOCO+). Byte arrays,
-    which are made as long as they say they are, stand in none.
+    its two-billionth value, the memory for so many. It takes 2 s for the largest set (RefCOCO+).
+    Byte arrays are refused too: one is made as long as it says it is.
     """
 
-    dispatch = {
+    dispatch: ClassVar = {
         opcode: read
         for opcode, read in pickle._Unpickler.dispatch.items()
         if opcode != pickle.BYTEARRAY8[0]
