@@ -127,10 +127,10 @@ def pictures_of(sample: Sample) -> list:
     return [source.load() for source in sample.images]
 
 
-def mini(dtype: torch.dtype = torch.float32) -> Case:
+def mini() -> Case:
     """The design of the recipe `mini`."""
     model, processor = build(load_recipe("mini").model)
-    model.to(dtype).eval()
+    model.eval()
     return Case("mini", model, processor, model, of_lucida(processor))
 
 
@@ -144,8 +144,9 @@ def of_lucida(processor: LucidaProcessor) -> Callable[[list[dict], list], dict[s
     return inputs
 
 
-def toy(dtype: torch.dtype = torch.bfloat16) -> Case:
+def toy() -> Case:
     """The small Llava. Its text is that of `mini`, which knows 736 of the 32,000 tokens."""
+    dtype = torch.bfloat16
     _, known = build(load_recipe("mini").model)
     vision, text = toy_parts(grid=16)
     model = lucida_model(vision, text)

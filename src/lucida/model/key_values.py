@@ -34,7 +34,9 @@ class Roomy(DynamicLayer):
     the room it goes on as transformers' layer does.
     """
 
-    def __init__(self, like: Tensor, like_values: Tensor, rows: int, filled: int, room: int):
+    def __init__(
+        self, like: Tensor, like_values: Tensor, rows: int, filled: int, room: int
+    ) -> None:
         """like [any, heads, any, size]: precision and sizes. The first positions are to be set."""
         super().__init__()
         self.lazy_initialization(like, like_values)
