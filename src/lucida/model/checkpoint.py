@@ -19,7 +19,7 @@ from lucida.model.config import LucidaConfig
 from lucida.model.encoders import encoders_of
 from lucida.model.encoders.assembly import Eyes, load_eyes
 from lucida.model.language import add_tokens, load_language
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.loading import complete, quiet_loading, reachable
 from lucida.model.parts import part_path
 from lucida.model.processing import LucidaProcessor
 from lucida.model.projectors import visual_tokens
@@ -41,7 +41,8 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     (seed it first). What trains is decided by stages. ModelError and PartError name the part that
     cannot be loaded or does not fit.
     """
-    language, tokenizer = load_language(part_path(spec.language.path), spec.language.quantize)
+    with reachable(spec.language.path, "model.language.path"):
+        language, tokenizer = load_language(part_path(spec.language.path), spec.language.quantize)
     # A blind model sees nothing, yet boxes in its text stand in the frame of the square.
     blind = policy_of(spec.image, spec.image.size or BLIND_SIZE, (0.5,) * 3, (0.5,) * 3)
     if spec.vision is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from lucida.core.errors import ModelError
+from lucida.core.errors import ModelError, PartError
 
 
 @contextmanager
@@ -24,6 +24,23 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def reachable(path: str, field: str) -> Iterator[None]:
+    """Turns "not here, and the Hub does not answer" into a PartError that names the part."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno is not None:  # the disk's own trouble is told elsewhere
+            raise
+        fetch = f"bring it here (`hf download {path}` where there is a network) or "
+        raise PartError(
+            f"`{path}` is not on this machine and cannot be had from the Hub",
+            given=str(problem).strip().partition("\n")[0],
+            origin=field,
+            remedy=f"check the name, {'' if path[:1] in './~' else fetch}name a folder that has it",
+        ) from problem
 
 
 def complete(report: dict[str, Any], origin: str, unused: tuple[str, ...] = ()) -> None:

@@ -14,6 +14,7 @@ from lucida.model.arrangement import policy_of
 from lucida.model.encoders.encoder import VisionEncoder, load_encoder
 from lucida.model.encoders.fusion import FusedEncoder, joined
 from lucida.model.encoders.preprocessing import read_preprocessing
+from lucida.model.loading import reachable
 from lucida.model.parts import part_path
 
 
@@ -50,8 +51,9 @@ def load_eye(
 ) -> tuple[VisionEncoder, ImagePolicy]:
     """One encoder, and how it is shown pictures."""
     path = part_path(encoder.path)
-    loaded = load_encoder(encoder.model_copy(update={"path": path})).eval()
-    expected = read_preprocessing(path, loaded.model.config)
+    with reachable(encoder.path, "model.vision"):
+        loaded = load_encoder(encoder.model_copy(update={"path": path})).eval()
+        expected = read_preprocessing(path, loaded.model.config)
     size = encoder.size or spec.image.size or expected.size
     smallest = getattr(loaded.model.config, "patch_size", 1)
     if isinstance(smallest, int) and size < smallest:
