@@ -208,5 +208,6 @@ def test_a_model_of_the_first_layout_is_refused_with_its_age_and_what_to_do(tmp_
 
 @pytest.mark.parametrize("part", ["vision", "language"])
 def test_a_part_that_is_not_here_is_named_with_its_field(part):
-    with pytest.raises(PartError, match=rf"model\.{part}.*/nowhere/at-all.*name a folder that has it"):
+    said = rf"model\.{part}.*/nowhere/at-all.*name a folder that has it"
+    with pytest.raises(PartError, match=said):
         build(spec(**{part: {"path": "/nowhere/at-all"}}))

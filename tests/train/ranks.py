@@ -22,12 +22,17 @@ SERVER.set_forkserver_preload(["lucida.train.loop", "lucida.train.sharding", "pe
 
 
 def on_ranks(
-    recipe: Recipe, folder: Path, world: int = 2, die_at: int = -1, expected: int = 0
+    recipe: Recipe,
+    folder: Path,
+    world: int = 2,
+    die_at: int = -1,
+    expected: int = 0,
+    seconds: float = 240,
 ) -> str:
     """Train under a launcher of our own, which sets what torchrun sets; what rank 0 said.
 
     `die_at`: all ranks are gone, without a word, in front of the step after so many. `expected`:
-    their exit status.
+    their exit status. `seconds`: how long each may take.
     """
     from torch.distributed import TCPStore
 
@@ -55,7 +60,7 @@ def on_ranks(
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(timeout=240)
+        rank.join(timeout=seconds)
     said = [file.read_text() for file in told]
     assert [rank.exitcode for rank in ranks] == [expected] * world, "\n".join(said)
     return said[0]

@@ -1,6 +1,7 @@
 """Two processes train like one: the same stream, the same gradient, the same weights."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,21 @@ def test_two_sharded_ranks_equal_one(parts, tmp_path, stage):
     one = train_run(ours, tmp_path / "one")
     told = on_ranks(ours, tmp_path / "two")
     assert "engine: fsdp, 2 processes" in told
+    assert_same(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("how", ["none", "full"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_compiled_ranks_equal_one_that_is_not(parts, tmp_path, kind, how):
+    """Layers compiled, and computed again around that, within weights that ranks share."""
+    ours = plain(parts, kind, batch={"samples": 4, "checkpointing": how}, budget={"steps": 3})
+    ours = ours.model_copy(update={"stages": ours.stages[1:]})  # each stage compiles anew
+    one = train_run(ours, tmp_path / "one")
+    compiled = ours.model_copy(update={"engine": EngineSpec(kind=kind, compile=True)})
+    told = on_ranks(compiled, tmp_path / "two", seconds=900)
+    assert f"engine: {kind}, 2 processes" in told and "going on without" not in told
     assert_same(one, tmp_path / "two")
 
 
