@@ -114,8 +114,8 @@ def run(name: str, case: Case, batches: int, repetitions: int) -> None:
     sides = Sides(model, vision, case)
     print(f"{name}: {sides.precision}, {case.samples} samples a step")
     drawn = torch.Generator().manual_seed(1)
-    mixed = torch.randperm(POOL, generator=drawn)[: batches * case.samples].view(batches, -1)
     lengths = [len(sample) for sample in pool]
+    mixed = random_batches(lengths, case.samples, batches, drawn)
     grouped = grouped_batches(lengths, case.samples, batches, drawn)
     times: dict[str, Timing] = {}
     tokens, needed = {"random": 0, "grouped": 0}, {"random": 0.0, "grouped": 0.0}
@@ -135,14 +135,29 @@ def run(name: str, case: Case, batches: int, repetitions: int) -> None:
         report_gpu(times, needed, sides.memory)
 
 
+def random_batches(
+    lengths: list[int], samples: int, many: int, drawn: torch.Generator
+) -> torch.Tensor:
+    """Batches in random order, from well filled to mostly padding in equal steps: a few drawn as
+    they come may be far from the usual, which is 0.45 real positions in `toy`, 0.73 in `real`."""
+    order = torch.randperm(len(lengths), generator=drawn)
+    whole = order[: len(order) // samples * samples].view(-1, samples)
+    found = torch.tensor(lengths)[whole]
+    return evenly(whole, found.sum(1) / found.max(1).values, many)
+
+
 def grouped_batches(
     lengths: list[int], samples: int, many: int, drawn: torch.Generator
 ) -> torch.Tensor:
     """Batches of transformers' length-grouped sampler, from short to long in equal steps."""
     order = get_length_grouped_indices(lengths, samples, generator=drawn)
     whole = torch.tensor(order[: len(order) // samples * samples]).view(-1, samples)
-    by_length = torch.tensor(lengths)[whole].sum(1).argsort()
-    return whole[by_length[(torch.arange(many) + 0.5).mul(len(whole) / many).long()]]
+    return evenly(whole, torch.tensor(lengths)[whole].sum(1), many)
+
+
+def evenly(batches: torch.Tensor, measure: torch.Tensor, many: int) -> torch.Tensor:
+    """Batches at equal steps of the order by `measure`; of one, the median."""
+    return batches[measure.argsort()[(torch.arange(many) + 0.5).mul(len(batches) / many).long()]]
 
 
 def samples_of(case: Case, model: LucidaModel) -> list[Tokens]:

@@ -153,6 +153,19 @@ def test_nanovlms_overview_stands_first_and_its_tiles_need_no_lines():
     assert f"<|global_image|>{four}" in one and "row" not in one
 
 
+def test_nanovlm_numbers_several_pictures():
+    _, processor = design("split", layout="nanovlm", max_tiles=9)
+    pictures = tuple(image_source(picture(n, 12, 10), n) for n in (1, 2))
+    parts = (ImagePart(1), ImagePart(0), "which?")
+    both = Sample("test", pictures, (), ((Turn("user", parts), Turn("assistant", ("one",))),))
+    tokens = processor.encode(both, loss="all")
+    view = "<|global_image|>" + "<image>" * 4
+    text = processor.tokenizer.decode(tokens.input_ids).replace(" ", "")
+    assert f"<image:1>{view}<image:0>{view}" in text
+    one = processor.tokenizer.decode(processor.encode(sample((12, 10))).input_ids)
+    assert "<image:" not in one.replace(" ", "")
+
+
 def test_text_of_the_data_never_names_a_tile():
     _, processor = design("split")
     asked = Sample("test", (), (), ((Turn("user", ("a <row_1_col_1> b",)),),))

@@ -220,6 +220,9 @@ class _Conversation:
         sentence = ""  # has been met and not been written: another one follows
         for number, part in enumerate(parts):
             if isinstance(part, ImagePart):
+                if self.writing.visual_tokens:
+                    many = len(self.sample.images)
+                    self._text(pieces, self.writing.image_policy.label(part.index, many))
                 # Added even when it is empty: a blind model's `after_image` begins here too.
                 pieces.append(self._image(part.index))
                 self.behind = True

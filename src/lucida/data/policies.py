@@ -101,6 +101,10 @@ class ImagePolicy:
         given = (np.arange(256, dtype=np.float32) - centre) / spread
         return (centre, spread) if np.array_equal(given, self._normalised) else None
 
+    def label(self, number: int, images: int) -> str:
+        """What stands in front of image `number` (from 0) of so many; nanoVLM numbers several."""
+        return f"<image: {number}>" if self.layout == "nanovlm" and images > 1 else ""
+
     def grid(self, width: int, height: int) -> Grid:
         """Rows and columns of tiles; under `native`, of units. (1, 1) for one square."""
         if self.policy == "anyres":

@@ -263,10 +263,12 @@ def counted(
     text, supervised = words(sample, tokenizer, recipe, stage)
     seen = sample.images if recipe.model.vision is not None else ()
     visual, sides = 0, []
-    for source in seen:
+    policy = pictures.arrangement.policy
+    for number, source in enumerate(seen):
         # A policy of one square asks for no size, so that no picture has to be opened.
-        size = (1, 1) if pictures.arrangement.policy.one_square else image_size(source)
+        size = (1, 1) if policy.one_square else image_size(source)
         places, names = pictures.places(*size)
+        names = [policy.label(number, len(seen)), *names]
         visual += places
         text += sum(len(tokenizer.encode(n, add_special_tokens=False)) for n in names)
         sides += pictures.sides(*size)

@@ -80,7 +80,8 @@ class ImageSpec(Spec):
     layout: Literal["plain", "idefics3", "nanovlm"] = "plain"
     """`split`: how views are ordered and named. `plain`: a name before each tile, a line for each
     row, the overview at the end. `idefics3`: the same with `<fake_token_around_image>` before each
-    view and at the end. `nanovlm`: the overview first, then tiles without line breaks."""
+    view and at the end. `nanovlm`: the overview first, then tiles without line breaks; where there
+    are several pictures, `<image: 0>`, `<image: 1>` and so on in front of them."""
     enlarge: bool = False
     """`split`: scale every picture until its long side takes the square root of `max_tiles` tiles,
     as Idefics3 does; otherwise a picture takes as many as it fills."""
