@@ -90,6 +90,10 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(whole)))
         self.end_headers()
+        if trouble == "drip":  # every byte comes in time, and the last one never
+            for place in range(20):
+                self.wfile.write(whole[place : place + 1])
+                time.sleep(0.05)
         self.wfile.write(whole[: 20 if trouble == "cut" else None])
 
     def log_message(self, *arguments):
@@ -140,6 +144,13 @@ def test_every_trouble_is_tried_again_and_counted(server):
     )  # fmt: skip
     assert sum(answerer.troubles.values()) == 7
     assert len(server.bodies) == 27
+
+
+def test_an_answer_that_comes_byte_by_byte_is_late_at_last(server):
+    server.troubles = ["drip"]
+    found, answerer = asked(server, benchmark("attribute").examples(3))
+    assert [found[n].failed for n in range(3)] == [None] * 3
+    assert answerer.troubles == Counter({"timeout": 1})
 
 
 def test_errors_whose_reason_is_cut_and_answers_without_end(server):

@@ -53,8 +53,9 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long and how often. Pauses double from `pause` up to `longest` seconds, and vary by a
-    half so that many clients do not come back at once."""
+    """How long and how often. An answer may take `timeout` seconds to begin, and to be whole after
+    that. Pauses double from `pause` up to `longest` seconds, and vary by a half so that many
+    clients do not come back at once."""
 
     timeout: float = 120.0
     attempts: int = 6
@@ -162,7 +163,7 @@ class EndpointAnswerer:
         request = urllib.request.Request(self.address, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=self.patience.timeout) as response:
-                return content(response.read())
+                return content(whole(response, time.monotonic() + self.patience.timeout))
         except urllib.error.HTTPError as problem:
             told = told_by(problem)
             pause = retry_after(problem.headers.get("Retry-After"))
@@ -194,6 +195,18 @@ def told_by(problem: urllib.error.HTTPError) -> str:
         return problem.read(300).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as cut:
         return f"(its reason was cut: {cut!r})"
+
+
+def whole(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The body of an answer; TimeoutError when it still comes, bit by bit, at `deadline`."""
+    pieces = []
+    while piece := response.read1(1 << 16):
+        pieces.append(piece)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if response.length:  # `read1` does not mind an end before the announced one
+        raise http.client.IncompleteRead(b"".join(pieces), response.length)
+    return b"".join(pieces)
 
 
 def content(answer: bytes) -> str:
