@@ -109,12 +109,11 @@ def test_without_a_layout_it_is_the_plain_language_model():
     assert torch.equal(language(**batch).logits, plain(**batch).logits)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("length", [40, 300])
 def test_both_ways_to_attend_are_equal(length, monkeypatch):
-    """Short blocks take matmul and softmax on a CPU, long ones SDPA."""
+    """With gradients, short blocks take matmul and softmax on a CPU, long ones SDPA."""
     generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 1, 2, length, 8, generator=generator)
+    query, key, value = torch.randn(3, 1, 2, length, 8, generator=generator, requires_grad=True)
     nothing = torch.zeros(1, length, dtype=torch.long)
     fields = Fields(nothing + 1, nothing, torch.arange(length)[None], nothing, nothing)
     results = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.nn.attention import flex_attention
 
 from lucida.core.errors import ModelError
 from lucida.data.sample import Batch
-from lucida.model import flex
+from lucida.model import flex, segments
 from lucida.model.attention import WAYS, Layout, layout_attention
 from lucida.model.flex import block_mask, pairwise
 from lucida.model.masks import MASKS, TWIG, Fields, cells, dense_mask, fields_of, picture, prompts
@@ -166,8 +167,17 @@ def test_layout_equals_the_dense_mask_in_value_and_gradient(row, mask, groups, s
     scores = (0.5 * query @ keys.transpose(-1, -2)).masked_fill(~allowed, float("-inf"))
     expected = (scores.softmax(-1) @ values).transpose(1, 2)
     slopes = torch.autograd.grad((expected * wanted).sum(), (query, key, value))
-    for how in ("segments", "dense"):
-        result = layout_attention(query, key, value, Layout(row, mask, how), 0.5, 0.0)
+    for how, eager, band in (
+        ("segments", 0, 256),
+        ("segments", 99, 256),
+        ("segments", 99, 3),
+        ("dense", 0, 256),
+    ):
+        with (
+            patch.dict(segments.EAGER_LENGTH, {torch.float64: eager}),
+            patch.object(segments, "BAND", band),
+        ):
+            result = layout_attention(query, key, value, Layout(row, mask, how), 0.5, 0.0)
         assert torch.isfinite(result).all()
         torch.testing.assert_close(result, expected, msg=how)
         gradients = torch.autograd.grad((result * wanted).sum(), (query, key, value))
