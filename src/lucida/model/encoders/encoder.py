@@ -16,6 +16,7 @@ from lucida.core.spec import EncoderSpec
 from lucida.core.spec.vision import Take
 from lucida.model.encoders import timm_encoder
 from lucida.model.encoders.families import family_of
+from lucida.model.encoders.narrow import mend_narrow
 from lucida.model.encoders.timm_model import TimmConfig
 from lucida.model.loading import complete, quiet_loading
 
@@ -46,6 +47,7 @@ class VisionEncoder(nn.Module):
         self.named_layers = tuple(layers)
         check_choices(model.config, normed, take, layers)
         self.cut(max(layers))
+        mend_narrow(self.model)
 
     def cut(self, last: int) -> None:
         """Leave out what stands behind the last feature layer and what no feature needs: weights
