@@ -92,7 +92,31 @@ def test_a_mask_that_is_not_there_is_refused(recipe, monkeypatch):
     monkeypatch.setattr(begin, "MASKS", {"causal": None})
     stage = recipe.stages[0].model_copy(update={"attention_mask": "image_block"})
     with pytest.raises(RecipeError, match="no attention mask 'image_block'"):
-        begin.check_mask(stage, "stage")
+        begin.check_mask(stage, "causal", "stage")
+
+
+@pytest.mark.parametrize("mask", ["prefix", "mutual"])
+def test_shared_images_under_a_mask_that_asks_whole_are_refused_before_the_first_stage(
+    recipe, tmp_path, mask
+):
+    world = {"kind": "world", "tasks": ["presence"], "count": 8, "questions": 3}
+    last = {"attention_mask": mask, "mixture": {"sources": {"world": world}}}
+    name = recipe.stages[1].name
+    with pytest.raises(RecipeError) as refused:
+        train_run(changed(recipe, {}, last), tmp_path / "run")
+    key = f"stages.{name}.mixture.sources.world.questions=1"
+    assert f"set {key}, or choose another stages.{name}.attention_mask" in str(refused.value)
+    assert "3 questions behind an image" in str(refused.value)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+    # What is refused, asked one by one, is not; nor is the same under the model's usual mask.
+    world["questions"] = 1
+    stages = changed(recipe, {}, last).stages
+    begin.check_mask(stages[1], "causal", "stage")
+    world["questions"] = 3
+    shared = changed(recipe, {}, last | {"attention_mask": None}).stages[1]
+    begin.check_mask(shared, "causal", "stage")
+    with pytest.raises(RecipeError, match=r"another model\.attention_mask"):
+        begin.check_mask(shared, mask, "stage")
 
 
 # Budgets.

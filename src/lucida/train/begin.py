@@ -23,10 +23,12 @@ from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
+from lucida.core.spec.data import WorldSourceSpec
+from lucida.data.sources.world import WorldSource
 from lucida.model import adapters
 from lucida.model.attention import trained_way
 from lucida.model.checkpoint import build, generation_defaults
-from lucida.model.masks import MASKS
+from lucida.model.masks import ASK_WHOLE, MASKS
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train import state
@@ -189,7 +191,7 @@ def plan(training: Training, index: int) -> Plan:
     what = plan_stage(training.model, stage.train, origin, stage.lora)
     if stage.lora is not None:
         adapters.lora_config(stage.lora, what.adapted)  # is PEFT there?
-    check_mask(stage, origin)
+    check_mask(stage, recipe.model.attention_mask, origin)
     processor = with_template(training.processor, stage)
     feed = stage_feed(
         recipe,
@@ -206,14 +208,39 @@ def plan(training: Training, index: int) -> Plan:
     return Plan(stage, what, feed, end, processor)
 
 
-def check_mask(stage: StageSpec, origin: str) -> None:
-    """RecipeError for a mask that this version cannot draw."""
+def check_mask(stage: StageSpec, usual: str, origin: str) -> None:
+    """RecipeError for a mask that this version cannot draw, or that this stage's data do not fit.
+
+    `usual` is the model's mask. Pictures of the world with several isolated questions, the only
+    samples with branches, are refused here, before any stage trains, and not at their first batch.
+    """
     if stage.attention_mask is not None and stage.attention_mask not in MASKS:
         raise RecipeError(
             f"there is no attention mask {stage.attention_mask!r}",
             origin=origin,
             remedy=suggestion(stage.attention_mask, list(MASKS)),
         )
+    name = stage.attention_mask or usual
+    if name not in ASK_WHOLE:
+        return
+    for source, spec in stage.mixture.sources.items():
+        if isinstance(spec, WorldSourceSpec) and (several := most_branches(spec)) > 1:
+            key = f"stages.{stage.name}.mixture.sources.{source}.questions"
+            mask = f"stages.{stage.name}" if stage.attention_mask else "model"
+            raise RecipeError(
+                f"under the attention mask `{name}` an image sees the question: several isolated "
+                "questions cannot share one",
+                expected=f"{key}=1",
+                given=f"{several} questions behind an image",
+                origin=origin,
+                remedy=f"set {key}=1, or choose another {mask}.attention_mask",
+            )
+
+
+def most_branches(spec: WorldSourceSpec) -> int:
+    """The most isolated questions behind one picture, among the first samples of a source."""
+    source = WorldSource(spec.tasks, spec.split, spec.count, spec.questions, spec.size, spec.seed)
+    return max(len(source[index].branches) for index in range(min(16, len(source))))
 
 
 def with_template(processor: LucidaProcessor, stage: StageSpec) -> LucidaProcessor:
