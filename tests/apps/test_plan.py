@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lucida.apps import cli
 from lucida.apps.plan.devices import DEVICES, GIB, Device, find_device
 from lucida.apps.plan.estimate import most_at_once, plan_recipe
+from lucida.apps.plan.fitting import ROOM, cuts, fits
 from lucida.apps.plan.lengths import fullness
 from lucida.apps.plan.pictures import pictures_of
 from lucida.apps.plan.step import FUSED
@@ -251,6 +255,50 @@ def test_a_published_recipe_is_planned_without_its_weights():
     align, sft = plan["stages"]
     assert set(align["trained_by_part"]) == {"projector"} and "adapters" in sft["trained_by_part"]
     assert "assumed" in align["lengths"]["found"] and align["steps"] is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    fixed=st.floats(1, 200), each=st.floats(0.01, 8), samples=st.integers(1, 600),
+    before=st.sampled_from([1, 2, 3]), limit=st.floats(10, 300),
+)  # fmt: skip
+def test_the_least_power_of_two_that_fits_is_found(fixed, each, samples, before, limit):
+    def planned(stage):
+        if stage.batch.samples < stage.batch.accumulate:
+            raise RecipeError("each rank needs a sample in each pass of a step")
+        moving = each * math.ceil(stage.batch.samples / stage.batch.accumulate)
+        parts = {"activations": 0.8 * moving, "logits": 0.2 * moving, "weights": fixed / 4}
+        return {"single": parts | {"peak": fixed + moving}}
+
+    stage = load_recipe("mini").stages[0]
+
+    def cut(passes):
+        batch = {"samples": samples, "accumulate": passes}
+        return stage.model_copy(update={"batch": stage.batch.model_copy(update=batch)})
+
+    device = Device("one", "fp32", 1e12, 0.5, limit)
+    powers = [before * 2**k for k in range(12) if before * 2**k <= samples]
+    enough = [p for p in powers if planned(cut(p))["single"]["peak"] < ROOM * limit]
+    if samples < before:
+        return
+    found = cuts(cut(before), planned(cut(before)), device, planned)
+    if enough and enough[0] == before:
+        assert found == {}
+    else:
+        assert found == {"single": min(enough, default=None)}
+
+
+def test_what_is_advised_fits():
+    tight = Device("a tight one", "fp32", 1e12, 0.5, GIB / 10)
+    recipe = load_recipe("mini", ["stages.sft.batch.samples=48"])
+    (stage,) = plan_recipe(recipe, tight)["stages"]
+    (passes,) = stage["fits_with"].values()
+    assert not fits(stage["memory"]["single"]["peak"], tight.memory)
+    advised = load_recipe(
+        "mini", ["stages.sft.batch.samples=48", f"stages.sft.batch.accumulate={passes}"]
+    )
+    (stage,) = plan_recipe(advised, tight)["stages"]
+    assert fits(stage["memory"]["single"]["peak"], tight.memory) and stage["fits_with"] == {}
 
 
 def test_unknown_devices_are_refused():

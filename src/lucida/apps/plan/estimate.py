@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from lucida.apps.plan.batch import filling, shape_of, steps_of
 from lucida.apps.plan.devices import Device
+from lucida.apps.plan.fitting import cuts
 from lucida.apps.plan.lengths import Lengths, lengths
 from lucida.apps.plan.pictures import Pictures, encoder_sides, pictures_of
 from lucida.core.spec import Recipe, StageSpec
@@ -46,7 +48,7 @@ def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any
 
     whole = skeleton(recipe.model)
     pictures = pictures_of(recipe, whole)
-    stages = [plan_one(recipe, stage, pictures, device, count) for stage in recipe.stages]
+    stages = [plan_fitting(recipe, stage, pictures, device, count) for stage in recipe.stages]
     return {
         "recipe": recipe.name,
         "device": {"name": device.name, "count": count, "precision": precision_of(recipe, device)}
@@ -77,6 +79,16 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
 def precision_of(recipe: Recipe, device: Device) -> str:
     """The recipe's precision, or the device's."""
     return device.precision if recipe.precision == "auto" else recipe.precision
+
+
+def plan_fitting(
+    recipe: Recipe, stage: StageSpec, pictures: Pictures, device: Device, count: int
+) -> dict[str, Any]:
+    """One stage, and the number of passes that would make it fit where it does not."""
+    planned = partial(plan_one, recipe, pictures=pictures, device=device, count=count)
+    found = planned(stage)
+    passes = cuts(stage, found["memory"], device, lambda cut: planned(cut)["memory"])
+    return found | {"fits_with": passes}
 
 
 def plan_one(
@@ -111,6 +123,7 @@ def plan_one(
         "flops_per_step": flops,
         "flops_by_part": {name: value * passes for name, value in cost.flops.items()},
         "features_cached": shape.features_cached,
+        "checkpointing": stage.batch.checkpointing,
         "seconds_per_step": seconds,
         "steps": steps,
         "hours": None if steps is None else steps * seconds / 3600,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lucida.apps.plan.fitting import advice, fits
 from lucida.core.progress import table
 
 MIB, GIB = 2**20, 2**30
@@ -48,6 +49,9 @@ def show(plan: dict[str, Any]) -> None:
     columns = ["weights", "gradients", "optimizer", "activations", "logits", "at once"]
     print()
     table("memory of one device", ["stage", "engine", *columns, "fits"], rows)
+    for stage in plan["stages"]:
+        for line in advice(stage):
+            print(line)
     if device["count"] > 1:
         print("fsdp: within a stage; between two stages each rank holds the whole model")
     exports = plan["exports"]
@@ -76,9 +80,10 @@ def size(value: float) -> str:
 
 def room(parts: dict[str, float], device: dict[str, Any]) -> str:
     """Whether it fits the device."""
-    if device["memory"] is None:
+    enough = fits(parts["peak"], device["memory"])
+    if enough is None:
         return "unknown"
-    return "yes" if parts["peak"] < 0.95 * device["memory"] else f"no ({size(device['memory'])})"
+    return "yes" if enough else f"no ({size(device['memory'])})"
 
 
 def duration(seconds: float) -> str:
