@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    choose_device()  # before the first tensor: both sides have what it sets
     for name in given.case or ["toy", "projector"]:
         run(name, CASES[name], given.batches, given.repetitions)
 
