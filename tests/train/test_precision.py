@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lucida.train import precision
 from lucida.train.precision import choose_precision
 
 
@@ -33,3 +34,24 @@ def test_matrix_products_run_in_the_chosen_precision(name):
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     assert product.dtype == dtypes[name]
     assert chosen.scaler().is_enabled() == (name == "fp16")
+
+
+@pytest.mark.parametrize(
+    ("said", "before", "after"),
+    [
+        ("always [madvise] never", None, "1"),
+        ("always [madvise] never", "0", "0"),
+        ("always madvise [never]", None, None),
+        (None, None, None),
+    ],
+)
+def test_large_pages_are_asked_for_where_they_are_given(monkeypatch, tmp_path, said, before, after):
+    monkeypatch.setattr(precision, "LARGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if said is not None:
+        (tmp_path / "enabled").write_text(said)
+    environment = {} if before is None else {"THP_MEM_ALLOC_ENABLE": before}
+    monkeypatch.setattr(precision.os, "environ", environment)
+    precision.choose_device()
+    assert environment.get("THP_MEM_ALLOC_ENABLE") == after
+    assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == precision.CPU_KERNELS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -50,9 +51,10 @@ CPU_KERNELS = "128"
 its default of 1,024 the process grows by gigabytes over thousands of steps (`mini`: 1.9 instead of
 1.4 GB after 60, at the same speed). One step of the tiny models needs some 50."""
 
-LARGE_PAGES = "1"
-"""Linux gives tensors of 2 MB and more pages of 2 MB: each step makes its large tensors anew, and
-at 4 KB a page touching them first took 12% of a step of the benchmarks' small models."""
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""Where Linux says `[madvise]`, torch can ask for pages of 2 MB for its larger tensors: each step
+makes them anew, and touching them first at 4 KB a page took 12% of a step of the benchmarks' small
+models. Asked in vain, torch warns."""
 
 
 def choose_device() -> torch.device:
@@ -62,7 +64,8 @@ def choose_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CPU_KERNELS)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", LARGE_PAGES)
+    if LARGE_PAGES.is_file() and "[madvise]" in LARGE_PAGES.read_text():
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     return torch.device("cpu")
 
 
