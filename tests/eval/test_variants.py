@@ -2,6 +2,7 @@
 between two evaluations."""
 
 import json
+import shutil
 
 import pytest
 
@@ -239,6 +240,29 @@ def test_a_difference_of_other_questions_says_so(run):
     html = write_page(usual, run.path, [found], run.path / "diff.html").read_text()
     assert "30 of 30 were asked in other words" in html
     assert differences(usual, usual)[0].notes == []
+
+
+def test_what_is_scored_together_is_compared_over_the_same_examples(run, tmp_path):
+    """CIDEr-D among 40 captions and among 12 has other weights: equal answers must not differ."""
+    few = tmp_path / "few"
+    shutil.copytree(run.path, few)
+    score = evaluate_run(few, ["caption"], 12)["tasks"]["caption"]["score"]
+    evaluate_run(run.path, ["caption"], 40)
+    (found,) = differences(run.path, few)
+    assert (found.gain.n, found.gain.mean, found.changes) == (12, 0.0, [])
+    assert found.scores == pytest.approx((score, score))
+    among = [row["score"] for row in predictions(run.path, "caption").read()][:12]
+    assert sum(among) / 12 != pytest.approx(score)
+
+
+def test_a_baseline_of_fewer_captions_is_compared_with_as_many(run):
+    """A model that is as right with the wrong picture gains nothing by the right one."""
+    recipe = run.recipe_file.read_text().replace("baselines: []", "baselines: [shuffled]")
+    run.recipe_file.write_text(recipe.replace("baseline_limit: 200", "baseline_limit: 10"))
+    row = evaluate_run(run.path, ["caption"], 40)["tasks"]["caption"]["baselines"]["shuffled"]
+    assert row["n"] == 10
+    assert row["score"] > 0
+    assert row["gain"] == {"mean": pytest.approx(0), "interval": pytest.approx([0, 0])}
 
 
 def test_the_worst_and_the_best(run):

@@ -13,7 +13,7 @@ import jinja2
 
 from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder, atomic_write
-from lucida.eval.benchmark import Example
+from lucida.eval.benchmark import Benchmark, Example
 from lucida.eval.gallery import evaluated_benchmark, predictions
 from lucida.eval.report import data_address
 from lucida.eval.shown import shown
@@ -105,15 +105,15 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
     both = [row for row in rows[0] if row in rows[1]]
     if not both:
         raise RunError(f"no example of {name} was answered by both", origin=second)
+    task = evaluated_benchmark(first, name)
+    only = len(rows[0]) - len(both), len(rows[1]) - len(both)
+    if task.together:
+        rows = [_scored_anew(task, both, each) for each in rows]
     scores = [[each[row]["score"] for row in both] for each in rows]
     clusters = [rows[0][row].get("cluster") or row for row in both]
     changed = [row for row in both if rows[0][row]["score"] != rows[1][row]["score"]]
-    examples = {}
-    if changed:
-        examples = {e.id: e for e in evaluated_benchmark(first, name).examples(len(rows[0]))}
-    changes = [
-        Change(examples[row], rows[0][row], rows[1][row]) for row in changed if row in examples
-    ]
+    examples = _examples(task, changed)
+    changes = [Change(e, rows[0][e.id], rows[1][e.id]) for e in examples]
     higher = tasks[0][name].get("higher_is_better", True)
     sign = 1 if higher else -1
     changes.sort(key=lambda each: sign * (each.second["score"] - each.first["score"]))
@@ -123,10 +123,31 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
         scores=tuple(sum(each) / len(each) for each in scores),
         gain=paired(scores[1], scores[0], clusters, samples),
         changes=changes,
-        only=(len(rows[0]) - len(both), len(rows[1]) - len(both)),
+        only=only,
         higher_is_better=higher,
         reworded=sum(rows[0][row].get("prompt") != rows[1][row].get("prompt") for row in both),
     )
+
+
+def _scored_anew(task: Benchmark, ids: list[str], rows: dict[str, dict]) -> dict[str, dict]:
+    """The rows of these examples with scores of these alone: what was scored among others has other
+    weights."""
+    examples = _examples(task, ids)
+    scores = task.scores(examples, [rows[e.id]["parsed"] for e in examples])
+    anew = {e.id: rows[e.id] | {"score": s} for e, s in zip(examples, scores, strict=True)}
+    return {row: anew[row] for row in ids}
+
+
+def _examples(task: Benchmark, ids: list[str]) -> list[Example]:
+    """The examples of these ids. RunError when the benchmark does not have one of them."""
+    found = {}
+    for limit in (len(ids), None):  # mostly the first ones, which are found faster than all
+        if ids and len(found) < len(ids):
+            wanted = set(ids)
+            found = {e.id: e for e in task.examples(limit) if e.id in wanted}
+    if missing := [each for each in ids if each not in found]:
+        raise RunError(f"{task.name} has no such example", expected="its ids", given=missing[:3])
+    return [found[each] for each in ids]
 
 
 def write_page(first: Path, second: Path, found: list[Difference], page: Path) -> Path:

@@ -252,7 +252,10 @@ def extras(
     ways, baselines, shots = {}, {}, {}
     for variant, (job, said) in variants.items():
         if variant.pictures != "shown":
-            row = beside(answered.scores, said, job.examples, samples, seed)
+            own = answered.scores[: len(job.examples)]
+            if task.together:
+                own = task.scores(job.examples, answered.parsed[: len(job.examples)])
+            row = beside(own, said, job.examples, samples, seed)
             baselines[variant.pictures] = row
         elif variant.shots:
             row = shots.setdefault(str(variant.shots), {"n": len(said.scores), "by_seed": []})

@@ -143,10 +143,10 @@ def beside(
     samples: int,
     seed: int,
 ) -> dict[str, object]:
-    """A baseline on the first of a task's examples, and how much better the task's own scores of
-    the same examples are."""
+    """A baseline on the first of a task's examples, and how much better `own` is, the task's own
+    scores of the same examples."""
     clusters = [example.cluster for example in examples]
-    gain = paired(own[: len(examples)], answered.scores, clusters, samples, seed)
+    gain = paired(own, answered.scores, clusters, samples, seed)
     return short(answered, examples, samples, seed) | {"gain": difference(gain)}
 
 

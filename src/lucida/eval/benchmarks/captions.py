@@ -22,6 +22,7 @@ class Captioning(PublishedBenchmark):
 
     family, metric = "caption", "CIDEr-D"
     twin = "caption"
+    together = True
     max_new_tokens = 64
     _last: tuple[object, dict] | None = None
 

@@ -94,6 +94,7 @@ class WorldBenchmark(Benchmark):
         self.task = TASKS[name]
         self.metric = _METRICS[self.task.metric]
         self.twin = self.task.twin
+        self.together = self.task.metric == "caption"
         choice = self.task.metric == "exact" and name not in _OPEN
         self.ways = ("generate", "likelihood") if choice else ("generate",)
         self._examples: list[Example] = []
