@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, RecipeError, RunError
 from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture
 from lucida.data.sample import ImageSource, Sample, Tokens
+from lucida.data.weights import Capped
+from lucida.train.feed import Spread
 
 
 class Numbers:
@@ -183,6 +186,37 @@ def test_too_many_bad_records_stop_the_run(tmp_path):
     assert "at most 5.7 of 57" in str(caught.value)
     with pytest.raises(DataError, match="16 records in a row"):
         taken(loader(bad=set(range(50)), on_error="skip", max_dropped=1.0), 60)
+
+
+def test_what_other_stages_lost_is_not_held_against_this_one(tmp_path):
+    file = tmp_path / "dropped.jsonl"
+    Dropped(file).add({"stage": "one", "source": "big", "record": n} for n in range(40))
+    more = {"on_error": "skip", "max_dropped": 0.1, "dropped": file}
+    taken(loader(bad={5, 6, 40}, stage="two", **more), 30)
+    mine = [line for line in Dropped(file).read() if line["stage"] == "two"]
+    assert sorted(line["record"] for line in mine) == [5, 6, 40]
+    with pytest.raises(DataError, match="too many records"):
+        taken(loader(bad={5, 6, 40, 44}, stage="one", **more), 30)
+
+
+def test_what_all_ranks_lost_before_is_measured_by_the_share_of_all(tmp_path):
+    """Six of 57 were lost by two ranks; a resumed rank must not take all six for its own."""
+    file = tmp_path / "dropped.jsonl"
+    Dropped(file).add({"source": "big", "record": n} for n in range(6))
+    more = {"on_error": "skip", "max_dropped": 0.2, "dropped": file, "world": 2}
+    taken(loader(bad={*range(6), 20}, **more), 20)
+    with pytest.raises(DataError, match="too many records"):
+        taken(loader(bad=set(range(10)), rank=0, **more), 20)
+
+
+def test_a_lost_record_has_the_number_it_has_in_its_source(tmp_path):
+    file = tmp_path / "dropped.jsonl"
+    part = Capped(Spread(Numbers(60, bad={42}), 20, held_out=False), 50, seed=1)
+    mixture = Mixture({"part": part}, {"part": 1.0}, seed=0)
+    more = {"on_error": "skip", "max_dropped": 0.5, "dropped": file}
+    taken(Loader(mixture, encode, BatchSpec(samples=10), pad_id=0, **more), 5)
+    [line] = Dropped(file).read()
+    assert (line["record"], line["reason"]) == (42, "record 42: broken")
 
 
 def test_an_image_that_cannot_be_opened_is_a_bad_record(tmp_path):

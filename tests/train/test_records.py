@@ -7,6 +7,7 @@ from PIL import Image
 from test_loop import changed, records
 from tiny_training import tiny_recipe
 
+from lucida.core.errors import DataError
 from lucida.core.runs import RunFolder, list_runs
 from lucida.data.mixture import fetched
 from lucida.data.sources.interleaved import InterleavedSource
@@ -103,3 +104,21 @@ def test_the_closing_table_weighs_by_tokens():
     assert mean_loss("b", steps[:1]) is None
     assert source_rows(steps) == [["a", 3, 4, 4.0, 1.0], ["b", 1, 5, None, 3.0]]
     assert source_rows([{"validation_loss": 1.0}]) == []
+
+
+def test_a_bad_record_among_the_held_out_is_one_of_all_records(parts, tmp_path):
+    """Of 60 records three are held out, and one of them is bad: 1 of 60, not 1 of 3."""
+    rows = [{"text": "the cat sat"} for _ in range(60)]
+    rows[39] = {"text": 39}
+    path = tmp_path / "words.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    mixture = {"on_error": "skip", "sources": {"words": {"kind": "text", "path": str(path)}}}
+    recipe = tiny_recipe(parts)
+    folder = train_run(
+        changed(recipe, {"mixture": mixture | {"max_dropped": 0.02}}), tmp_path / "a"
+    )
+    lost = [line for line in RunFolder(folder).dropped.read() if "record" in line]
+    assert {(line["stage"], line["record"]) for line in lost} == {("align", 39), ("sft", 39)}
+    assert RunFolder(folder).dropped.totals() == {"words": {"records that cannot be used": 1}}
+    with pytest.raises(DataError, match=r"at most 0\.6 of 60"):
+        train_run(changed(recipe, {"mixture": mixture | {"max_dropped": 0.01}}), tmp_path / "b")

@@ -1,8 +1,9 @@
 """dropped.jsonl: what the data side left out of a run, and why.
 
-    {"source", "record", "reason"}                     a record that could not be used, each once
+    {"stage", "source", "record", "reason"}            a record that could not be used
     {"stage", "source", "when", "reason", "count"}     how many of something, all ranks together
 
+`record` is its number in the source, as `lucida data check` counts; a stage names it once.
 `when` is `opening` for rows that a source's own filters keep out, and `training` for what was cut
 away from records that were used.
 """
@@ -72,13 +73,15 @@ class Dropped:
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Source → reason → how many over all stages; records that could not be used are one
-        reason. A filter that several stages open counts once."""
+        reason. A record or a filter that several stages meet counts once."""
         found: dict[str, dict[str, int]] = {}
-        for line in self.read():
+        lines = self.read()
+        for source, _, _ in _unusable(lines):
+            reasons = found.setdefault(source, {UNUSABLE: 0})
+            reasons[UNUSABLE] += 1
+        for line in lines:
             reasons = found.setdefault(line["source"], {})
-            if "record" in line:
-                reasons[UNUSABLE] = reasons.get(UNUSABLE, 0) + 1
-            elif isinstance(count := line.get("count"), int):
+            if isinstance(count := line.get("count"), int):
                 reason = str(line.get("reason"))
                 before = reasons.get(reason, 0)
                 opening = line.get("when") == "opening"
@@ -92,4 +95,11 @@ class Dropped:
             for line in self.read()
             if line.get("when") == "opening" and isinstance(line.get("count"), int)
         }
-        return sum(rows.values()) + sum("record" in line for line in self.read())
+        return sum(rows.values()) + len(_unusable(self.read()))
+
+
+def _unusable(lines: list[dict]) -> dict[tuple, None]:
+    """Records that could not be used, each once; the reason names file and place, so other data of
+    the same name are other records."""
+    found = [line for line in lines if "record" in line]
+    return {(line["source"], line["record"], line.get("reason")): None for line in found}

@@ -27,7 +27,7 @@ from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
 from lucida.data.collate import Images, Pixels, collate, collate_rows, images_of, joined
 from lucida.data.lengths import Encode, Lengths, measured
-from lucida.data.mixture import Draw, Mixture, fetched
+from lucida.data.mixture import Draw, Mixture, fetched, own_number
 from lucida.data.order import Bookmark, Order, Row, capacity, check_rows, needs_lengths
 from lucida.data.sample import Batch, ImageSource, Tokens
 from lucida.data.transport import Parcel
@@ -99,7 +99,8 @@ class _Preparation:
                 if not self.skip:
                     raise
                 counts[f"{draw.source}/dropped"] += 1
-                dropped.append({"source": draw.source, "record": index, "reason": str(error)})
+                record = own_number(source, index)  # as the data verbs count them
+                dropped.append({"source": draw.source, "record": record, "reason": str(error)})
                 continue
             noted.update(left_out)
             noted["samples"] += 1
@@ -150,6 +151,8 @@ class Loader:
     on_error          `error` raises at the first unusable record; `skip` puts the next record of
                       its source in its place, writes it to the file `dropped`, and stops once more
                       than the share `max_dropped` of all records is lost
+    stage             name of the stage: what others lost, in other data, does not count here
+    records           what `max_dropped` is a share of; None: the records of the mixture
     lengths           file that keeps the lengths of all records, where the order needs them
     weighting         how much each supervised token counts (`ObjectiveSpec`)
 
@@ -172,6 +175,8 @@ class Loader:
         on_error: Literal["error", "skip"] = "error",
         max_dropped: float = 0.01,
         dropped: Path | None = None,
+        stage: str | None = None,
+        records: int | None = None,
         lengths: Path | None = None,
         weighting: Weighting = "token",
     ) -> None:
@@ -189,8 +194,11 @@ class Loader:
         self.features = features
         self.counts: Counter[str] = Counter()
         self._file = None if dropped is None else Dropped(dropped)
-        self._lost = _earlier(self._file)
-        self._most = max_dropped * len(mixture) / world
+        self._stage = stage
+        self._lost = _earlier(self._file, stage)
+        self._before = len(self._lost)
+        self._records = len(mixture) if records is None else records
+        self._most = max_dropped * self._records
 
     def steps(self, budget: BudgetSpec) -> int:
         """Optimizer steps of a budget; an epoch is as many samples as the mixture has records. No
@@ -289,12 +297,15 @@ class Loader:
         if not fresh:
             return
         if self._file is not None:
-            self._file.add(fresh)
-        if len(self._lost) > self._most:
+            place = {} if self._stage is None else {"stage": self._stage}
+            self._file.add(place | record for record in fresh)
+        # The file has what all ranks lost before; since then each knows its own, which is its part.
+        lost = self._before + (len(self._lost) - self._before) * self.world
+        if lost > self._most:
             raise DataError(
                 "too many records cannot be used",
-                expected=f"at most {self._most:g} of {len(self.mixture)} (mixture.max_dropped)",
-                given=len(self._lost),
+                expected=f"at most {self._most:g} of {self._records} (mixture.max_dropped)",
+                given=lost,
                 origin=None if self._file is None else self._file.path,
                 remedy=f"correct them or raise mixture.max_dropped; last: {fresh[-1]['reason']}",
             )
@@ -324,10 +335,11 @@ def _identity(record: dict[str, str | int]) -> tuple[str | int, str | int]:
     return record["source"], record["record"]
 
 
-def _earlier(file: Dropped | None) -> set[tuple[str | int, str | int]]:
-    """Records lost before this process began."""
+def _earlier(file: Dropped | None, stage: str | None) -> set[tuple[str | int, str | int]]:
+    """Records of this stage that were lost before this process began."""
     lines = [] if file is None else file.read()
-    return {_identity(line) for line in lines if "record" in line}
+    mine = [line for line in lines if line.get("stage", stage) == stage]
+    return {_identity(line) for line in mine if "record" in line}
 
 
 def _broken(draw: Draw, dropped: list[dict[str, str | int]]) -> DataError:

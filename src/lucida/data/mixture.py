@@ -71,6 +71,13 @@ def fetched(source: Source, index: int) -> tuple[Sample, Mapping[str, int]]:
     return (source[index], {}) if explained is None else explained(index)
 
 
+def own_number(source: Source, index: int) -> int:
+    """The number of a record in the source that a `Part` was taken from."""
+    while isinstance(source, Part):
+        source, index = source.source, source.place(index)
+    return index
+
+
 class Draw(NamedTuple):
     """Record `index` of `source`, in its `epoch`-th pass (from 0) over that source."""
 

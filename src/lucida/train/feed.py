@@ -137,6 +137,10 @@ def stage_feed(
         pad_id=processor.tokenizer.pad_token_id,
         pixels=pixels,
         features=features,
+        dropped=dropped,
+        stage=stage.name,
+        # Held-out records are few, so one bad one among them would be more than a share of them.
+        records=len(training) + (0 if held_out is None else len(held_out)),
         on_error=stage.mixture.on_error,
         max_dropped=stage.mixture.max_dropped,
         rank=engine.rank,
@@ -144,9 +148,7 @@ def stage_feed(
     )
     lengths = dropped.with_name(f"lengths-{stage.name}.npz")
     weighting = stage.objective.weighting
-    loader = make(
-        training, batch=stage.batch, dropped=dropped, lengths=lengths, weighting=weighting
-    )
+    loader = make(training, batch=stage.batch, lengths=lengths, weighting=weighting)
     validation = None
     if held_out is not None:
         in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)
