@@ -108,6 +108,12 @@ def test_several_tables_each_with_its_header(folder):
         (folder / f"part{number}.csv").write_text(f"image,text\n{name}.png,{name}\n")
     source = opened("pairs", folder / "part*.csv")
     assert [source[n].branches[0][0].parts[1] for n in range(len(source))] == ["a", "b", "c"]
+    (folder / "part1.csv").write_text("source,text,image\nweb,b,b.png\n")  # another order
+    source = opened("pairs", folder / "part*.csv")
+    assert [source[n].branches[0][0].parts[1] for n in range(len(source))] == ["a", "b", "c"]
+    (folder / "part2.csv").write_text("image,caption\nc.png,c\n")
+    with pytest.raises(DataError, match="no field `text`"):
+        opened("pairs", folder / "part*.csv")[2]
 
 
 def test_folder(folder):

@@ -65,7 +65,8 @@ def require(package: str) -> Any:
 class TextRows:
     """Rows of CSV (quotes, also over line ends), TSV (a quote is text), JSON or JSONL.
 
-    `columns` are the names in a CSV or TSV without a header line. DataError: a row with more or
+    `columns` are the names in a CSV or TSV without a header line; with one, each file has its own,
+    in any order, and `columns` become those of the first. DataError: a row with more or
     fewer fields than columns, broken quotes or JSON, a JSON value that is no object.
     """
 
@@ -76,9 +77,11 @@ class TextRows:
         self.records = Records(files, lines=table, quoted=self.delimiter == ",")
         self.columns = columns
         self._headers: list[int] = []
+        self._named: list[list[str]] = []
         if table and columns is None:
             self._headers = list(self.records.starts)
-            self.columns = self._fields(0)[0]
+            self._named = [self._fields(header)[0] for header in self._headers]
+            self.columns = self._named[0]
 
     def __len__(self) -> int:
         return len(self.records) - len(self._headers)
@@ -96,15 +99,18 @@ class TextRows:
                 raise DataError("bad record", expected=expected, given=given, origin=origin)
             return record, origin
         fields, origin = self._fields(place)
-        if len(fields) != len(self.columns):
+        columns = self.columns
+        if self._named:
+            columns = self._named[bisect_right(self._headers, place) - 1]
+        if len(fields) != len(columns):
             raise DataError(
                 "another number of fields than columns",
-                expected=f"{len(self.columns)} ({', '.join(self.columns)})",
+                expected=f"{len(columns)} ({', '.join(columns)})",
                 given=len(fields),
                 origin=origin,
                 remedy="quote texts that hold the delimiter or a line end",
             )
-        return dict(zip(self.columns, fields, strict=True)), origin
+        return dict(zip(columns, fields, strict=True)), origin
 
     def column(self, name: str) -> Iterator[Any]:
         """One field of every row. DataError: a row without it."""
