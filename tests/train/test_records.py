@@ -7,12 +7,12 @@ from PIL import Image
 from test_loop import changed, records
 from tiny_training import tiny_recipe
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, RunError
 from lucida.core.runs import RunFolder, list_runs
-from lucida.data.mixture import fetched
+from lucida.data.mixture import fetched, own_number
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.weights import Capped
-from lucida.train.feed import Spread
+from lucida.train.feed import Spread, mixtures
 from lucida.train.loop import train_run
 from lucida.train.records import mean_loss, source_rows
 
@@ -122,3 +122,28 @@ def test_a_bad_record_among_the_held_out_is_one_of_all_records(parts, tmp_path):
     assert RunFolder(folder).dropped.totals() == {"words": {"records that cannot be used": 1}}
     with pytest.raises(DataError, match=r"at most 0\.6 of 60"):
         train_run(changed(recipe, {"mixture": mixture | {"max_dropped": 0.01}}), tmp_path / "b")
+
+
+def test_a_run_that_a_bad_record_stopped_goes_on_skipping_it(parts, tmp_path):
+    path = tmp_path / "words.jsonl"
+    rows = [{"text": f"the cat sat {number}"} for number in range(60)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    source = {"kind": "text", "path": str(path)}
+    stages = {"mixture": {"sources": {"words": source}}, "checkpoint_every": 2}
+    recipe = changed(tiny_recipe(parts), stages)
+    stream, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
+    late = stream.draw(4 * recipe.stages[0].batch.samples - 1)  # the end of the fourth step
+    rows[own_number(stream.sources["words"], late.index)] = {"text": 0}
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"bad `text`"):
+        train_run(recipe, tmp_path / "run")
+    assert records(tmp_path / "run")
+    lenient = {"mixture": stages["mixture"] | {"on_error": "skip", "max_dropped": 0.1}}
+    skipping = changed(recipe, lenient)
+    whole = train_run(skipping, tmp_path / "whole")
+    folder = train_run(skipping, tmp_path / "run")
+    assert [r["loss"] for r in records(folder)] == [r["loss"] for r in records(whole)]
+    assert RunFolder(folder).recipe == RunFolder(whole).recipe
+    assert RunFolder(folder).dropped.totals() == RunFolder(whole).dropped.totals() != {}
+    with pytest.raises(RunError, match="on_error: 'skip' -> 'error'"):
+        train_run(recipe, folder)

@@ -96,7 +96,7 @@ class Set:
 def check_folder(run: RunFolder, recipe: Recipe) -> None:
     """Refuse a folder that holds a run of another recipe, or a model of no run."""
     if run.exists:
-        if changes := diff_recipes(run.recipe, recipe):
+        if changes := diff_recipes(bearing(run.recipe, recipe), recipe):
             told = "\n  ".join(changes)
             raise RunError(
                 f"this run was begun with another recipe:\n  {told}\n",
@@ -109,6 +109,23 @@ def check_folder(run: RunFolder, recipe: Recipe) -> None:
             origin=run.path,
             remedy="choose another folder with --run DIR",
         )
+
+
+def bearing(before: Recipe, now: Recipe) -> Recipe:
+    """The recipe `before`, bearing with unusable records as `now` does.
+
+    A run that such records stopped may go on with another `max_dropped`, or skip from now on: which
+    records come when stays the same. From `skip` back to `error` is another run.
+    """
+    wanted = {stage.name: stage.mixture for stage in now.stages}
+    stages = []
+    for stage in before.stages:
+        policy = wanted.get(stage.name, stage.mixture)
+        skip = "skip" in (policy.on_error, stage.mixture.on_error)
+        update = {"max_dropped": policy.max_dropped, "on_error": "skip" if skip else "error"}
+        mixture = stage.mixture.model_copy(update=update)
+        stages.append(stage.model_copy(update={"mixture": mixture}))
+    return before.model_copy(update={"stages": stages})
 
 
 def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> Training:
@@ -161,7 +178,7 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
 def sign(training: Training, command: str) -> None:
     """Write recipe and environment, and forget what was recorded after the newest checkpoint."""
     run, position = training.run, training.position
-    if not run.exists:
+    if not run.exists or diff_recipes(run.recipe, training.recipe):
         run.write_recipe(training.recipe)
     run.metrics.keep(lambda record: record["total_step"] <= position.total)
     run.environment(
