@@ -95,6 +95,7 @@ def test_a_processor_that_pads():
         ({"model_type": "vipllava"}, "kind that is not read here"),
         ({"model_type": "llava_next"}, r"1 weights are missing.*image_newline"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
+        ({"model_type": "lucida", "auto_map": {}}, "Lucida's own layout already.*chat"),
         ({"projector_hidden_act": "silu"}, "activation"),
     ],
 )
@@ -105,6 +106,12 @@ def test_others_are_refused(change, message, checkpoint, tmp_path):
     with pytest.raises(ModelError, match=message):
         read(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_template_is_named(checkpoint, tmp_path):
+    _, folder = checkpoint()
+    with pytest.raises(ModelError, match="unknown template `vicunia`; did you mean `vicuna`"):
+        read(folder, tmp_path / "out", "vicunia")
 
 
 def test_pickles_are_refused(checkpoint, tmp_path):

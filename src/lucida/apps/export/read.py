@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lucida.apps.export.write import must_be_free
-from lucida.core.errors import ModelError
+from lucida.core.errors import ModelError, suggestion
 
 if TYPE_CHECKING:
     from lucida.apps.export.assemble import Imported
@@ -35,7 +35,12 @@ def read(
     Lucida has no counterpart of, or when the results differ; nothing is left at `out` then.
     """
     from lucida.apps.export.assemble import Choices
+    from lucida.data.templates import TEMPLATES
 
+    if template is not None and template not in TEMPLATES:
+        raise ModelError(
+            f"unknown template `{template}`", remedy=suggestion(template, list(TEMPLATES))
+        )
     must_be_free(out)
     choices = Choices(template, allow_pickle, tuple(vision), language)
     kind = kind_of(folder)
@@ -64,11 +69,18 @@ def kind_of(folder: Path) -> str:
         raise ModelError(f"this is no JSON: {problem}", origin=file) from problem
     if "mm_vision_tower" in values or "mm_projector_type" in values:
         return "original"
+    if values.get("model_type") == "lucida":
+        raise ModelError(
+            "this is Lucida's own layout already, exported or trained; there is nothing to import",
+            origin=folder,
+            remedy="use it as it is: `lucida chat FOLDER`, `lucida eval hf:FOLDER`",
+        )
     if "auto_map" in values:
         raise ModelError(
             "this checkpoint needs code of its own, which is not run here",
             given=values["auto_map"],
             origin=folder,
+            remedy="give a checkpoint in transformers' Llava layout, without `auto_map`",
         )
     kind = values.get("model_type", "nothing")
     if kind not in TRANSFORMERS:
