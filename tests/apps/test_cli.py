@@ -99,6 +99,22 @@ def test_train_takes_another_folder(verbs, capsys, tmp_path):
     assert verbs[0][2] == tmp_path
 
 
+def test_eval_of_no_task_is_no_eval_of_all(verbs, capsys, tmp_path):
+    for empty in ("", " , "):
+        code, _, err = call(capsys, "eval", str(tmp_path), "--task", empty)
+        assert code == 1
+        assert "--task names no task" in err
+    assert verbs == []
+
+
+def test_eval_of_a_model_that_is_no_run_says_how(verbs, capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = call(capsys, "eval", str(tmp_path))
+    assert code == 1
+    assert f"`lucida eval hf:{tmp_path} --task NAME --out DIR`" in err
+    assert verbs == []
+
+
 def test_eval_passes_tasks_and_shows_scores(verbs, capsys, tmp_path):
     code, _, _ = call(
         capsys, "eval", str(tmp_path), "--task", "counting", "--task", "boxes", "--limit", "5"

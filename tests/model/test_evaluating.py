@@ -30,6 +30,7 @@ from lucida.eval.loss import document_losses
 from lucida.eval.retention import compared, lost, perplexity, require
 from lucida.eval.run import evaluate_target
 from lucida.eval.slim import evaluate_slim
+from lucida.model.checkpoint import save
 from lucida.model.messages import image_source
 
 torch.set_num_threads(1)
@@ -135,6 +136,21 @@ def test_a_folder_of_a_foreign_model_is_evaluated(llava, tmp_path):
     assert "How it was asked" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(ModelError, match="no image-text-to-text model"):
         load_answerer(encoder_folder("siglip"))
+
+
+def test_a_model_that_lucida_saved_is_asked_like_a_run(tmp_path):
+    """An imported model is no run: it is measured as `hf:FOLDER`."""
+    model, processor = tiny_model()
+    save(model, processor, tmp_path / "saved")
+    answerer = load_answerer(str(tmp_path / "saved"))
+    examples = [example("what colour?", 1), example("how many in both?", 1, 3)]
+    found = dict(answerer.stream(examples, "generate", 6))
+    own = dict(LucidaAnswerer(model, processor).stream(examples, "generate", 6))
+    assert {place: said.output for place, said in found.items()} == {
+        place: said.output for place, said in own.items()
+    }
+    assert answerer.identity["model"] == str(tmp_path / "saved")
+    assert len(answerer.identity["weights"]) == 16
 
 
 def test_boxes_in_words():

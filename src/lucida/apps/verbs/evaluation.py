@@ -86,7 +86,7 @@ def evaluate(
             given=" ".join(target),
             remedy="to compare two evaluated runs: `lucida eval diff A B`",
         )
-    names = [name for given in task or [] for name in given.split(",") if name] or None
+    names = _names(task)
     counts = _counts(shots)
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
@@ -98,6 +98,20 @@ def evaluate(
     show_scores(results)
     if counts:
         _show_shots(results, names)
+
+
+def _names(task: list[str] | None) -> list[str] | None:
+    """The tasks that were named, or None where --task was not given."""
+    if not task:
+        return None
+    names = [name.strip() for given in task for name in given.split(",") if name.strip()]
+    if not names:
+        raise RunError(
+            "--task names no task",
+            given=" ".join(map(repr, task)),
+            remedy="name one (`lucida benchmarks` lists them), or leave --task out",
+        )
+    return names
 
 
 def _measured(
@@ -112,6 +126,7 @@ def _measured(
     foreign = target.startswith(("hf:", "http://", "https://"))
     if not foreign:
         must_exist(Path(target))
+        _must_be_a_run(Path(target))
         _refuse(model, "--model", "names the model of an endpoint")
         _refuse(out, "--out", "is for models that are no run; a run has its own folder")
     elif out is None or names is None:
@@ -188,6 +203,16 @@ def _suite(
         raise RunError(f"unknown suite `{name}`", remedy=suggestion(name, SUITES))
     suite = SUITES[name]
     return names or list(suite.tasks), counts or suite.shots, max(seeds, suite.seeds)
+
+
+def _must_be_a_run(folder: Path) -> None:
+    """Say how the folder of an imported or downloaded model is measured."""
+    if (folder / "config.json").is_file() and not (folder / "recipe.yaml").is_file():
+        raise RunError(
+            "this folder holds a model, but no run with a recipe that names its tasks",
+            origin=folder,
+            remedy=f"`lucida eval hf:{folder} --task NAME --out DIR`",
+        )
 
 
 def _refuse(value: object, option: str, why: str) -> None:

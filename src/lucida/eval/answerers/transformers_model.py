@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucida.core.errors import ModelError
 from lucida.data.sample import ImagePart, Sample
+from lucida.eval.answerers.lucida_model import LucidaAnswerer, chosen
 from lucida.eval.answerers.written_box import read_written_box
 from lucida.eval.asking import Said
 from lucida.eval.benchmark import Example, Way
@@ -44,8 +45,6 @@ class TransformersAnswerer:
     ) -> Iterator[tuple[int, Said]]:
         """Answers batch by batch, those with as many pictures and as many words together."""
         if way == "likelihood":
-            from lucida.eval.answerers.lucida_model import chosen
-
             for index, example in enumerate(examples):
                 yield index, chosen(example.candidates, self.likelihoods(example))
             return
@@ -161,11 +160,15 @@ def box_words(part: Any) -> str:
     return "[" + ", ".join(f"{value:.0f}" for value in (part.x0, part.y0, part.x1, part.y1)) + "]"
 
 
-def load_answerer(path: str) -> TransformersAnswerer:
-    """The model of a folder or Hub id, on the best device there is; ModelError when it is none."""
+def load_answerer(path: str) -> TransformersAnswerer | LucidaAnswerer:
+    """The model of a folder or Hub id, on the best device there is; ModelError when it is none.
+
+    One that Lucida saved, imported or exported is asked like a run's.
+    """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from lucida.model.loading import quiet_loading
+    from lucida.model.processing import LucidaProcessor
     from lucida.train.precision import choose_device
 
     try:
@@ -179,7 +182,11 @@ def load_answerer(path: str) -> TransformersAnswerer:
             origin=path,
             remedy="give the folder of a whole model with its processor, or a Hub id",
         ) from problem
-    answerer = TransformersAnswerer(model.to(choose_device()), processor, path)
+    model = model.to(choose_device()).eval()
+    if isinstance(processor, LucidaProcessor):
+        answerer = LucidaAnswerer(model, processor, {"model": path})
+    else:
+        answerer = TransformersAnswerer(model, processor, path)
     if Path(path).is_dir():
         from lucida.eval.store import weights_hash
 
