@@ -127,6 +127,25 @@ def test_pictures_are_what_the_encoder_gets(seen):
     assert shown.original.size != (0, 0)
 
 
+@pytest.mark.parametrize("decoding", ["exact", "scaled"])
+def test_pictures_are_decoded_as_the_stage_decodes_them(tmp_path, decoding):
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("noise")
+    sources = json.dumps({"one": {"kind": "folder", "path": str(tmp_path)}})
+    changes = [f"stages.sft.mixture.sources={sources}", f"stages.sft.batch.decoding={decoding}"]
+    sample = look(load_recipe("mini", changes), None, 1).samples[0]
+    _, processor = build(load_recipe("mini").model)
+    [view] = sample.images[0].views
+    pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1) / 255
+    ways = {way: processor.pixels(sample.tokens.images, way == "scaled")[0] for way in
+            ("exact", "scaled")}  # fmt: skip
+    mean, std = (torch.tensor(getattr(processor.image_policy, each))[:, None, None]
+                 for each in ("mean", "std"))  # fmt: skip
+    near = {way: (values * std + mean - pixels).abs().max() < 1e-3 for way, values in ways.items()}
+    assert near == {way: way == decoding for way in ways}
+
+
 def test_the_mask_keeps_samples_and_branches_apart(seen):
     first, second = seen.borders[0], seen.borders[1]
     assert not seen.mask[second:, first:second].any()

@@ -20,6 +20,7 @@ from lucida.core.errors import RecipeError, suggestion
 from lucida.core.spec import BatchSpec, Recipe, StageSpec
 from lucida.data.collate import collate
 from lucida.data.order import capacity
+from lucida.data.policies import opened
 from lucida.data.sample import IGNORED, Tokens
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of
@@ -116,6 +117,7 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
         for row, samples in enumerate(step.rows, start=1)
         for segment, sample in enumerate(samples, start=1)
     ]
+    scaled = stage.batch.decoding == "scaled"
     samples = [
         Seen(
             source,
@@ -123,7 +125,7 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
             segment if stage.batch.pack else 1,
             tokens,
             positions_of(tokens, processor),
-            pictures_of(tokens, processor) if model.vision is not None else [],
+            pictures_of(tokens, processor, scaled) if model.vision is not None else [],
         )
         for row, segment, source, tokens in placed[:shown]
     ]
@@ -200,12 +202,16 @@ def readable(token: int, processor: LucidaProcessor) -> str:
     return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
 
 
-def pictures_of(tokens: Tokens, processor: LucidaProcessor) -> list[Shown]:
-    """The pictures of a sample, and what the first encoder is given of each."""
+def pictures_of(tokens: Tokens, processor: LucidaProcessor, scaled: bool) -> list[Shown]:
+    """The pictures of a sample, and what the first encoder is given of each (`scaled`: of a large
+    JPEG as the stage decodes it)."""
+    policy = processor.image_policy
     shown = []
     for source in tokens.images:
         original = source.load()
-        shown.append(Shown(source.origin, original, processor.image_policy.views(original)))
+        taken = opened(source, (policy, *processor.more_policies), True) if scaled else original
+        views = policy.views(taken, policy.grid(*original.size))
+        shown.append(Shown(source.origin, original, views))
     return shown
 
 
