@@ -17,7 +17,7 @@ from lucida.apps.data.histogram import histogram, quantile, wide
 from lucida.apps.data.survey import chosen, looked, survey
 from lucida.apps.data.surveyed import surveyed
 from lucida.apps.verbs import data
-from lucida.core.errors import LucidaError
+from lucida.core.errors import LucidaError, RecipeError
 from lucida.core.recipe import load_recipe
 from lucida.model.checkpoint import build
 
@@ -283,3 +283,18 @@ def test_facts_name_what_filters_left_out(folder):
     each.source.dropped = {"score below 3": 7}
     told = facts(Surveyed(each, looked(each.source, [0, 1], False)))
     assert told["filtered: score below 3"] == 7
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("kind=pears", "no kind `pears`; did you mean `pairs`?"),
+        ("txt=caption", "a source of kind pairs has no field `txt`; did you mean `text`?"),
+        ("columns=3", "`columns`: Input should be a valid list (got 3)"),
+        ('captions={"file": "x.csv"}', "`captions.path`: Field required"),
+    ],
+)
+def test_a_mistaken_field_is_named_with_the_nearest(folder, field, said):
+    with pytest.raises(RecipeError) as error:
+        opened(str(pairs(folder, "a.png")), [field])
+    assert said in str(error.value)

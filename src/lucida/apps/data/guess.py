@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from lucida.core.errors import DataError, LucidaError, RecipeError
+from lucida.core.errors import DataError, LucidaError, RecipeError, suggestion
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import Recipe, SourceSpec, StageSpec
 from lucida.data.mixture import Source
 from lucida.data.sources import open_source
+from lucida.data.sources.conversation import shortened
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.remote import is_remote
@@ -55,11 +56,25 @@ def opened(what: str, overrides: list[str], every: bool = False) -> list[Opened]
     try:
         spec = TypeAdapter(SourceSpec).validate_python({"path": what, **fields})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RecipeError(f"{place}: {first['msg']}", origin=what) from error
+        raise _refusal(error, fields, what) from error
     # What is damaged shows as a record, beside those that are not.
     return [Opened(path.name, spec, open_source(spec, skip=True), found)]
+
+
+def _refusal(error: ValidationError, fields: dict[str, Any], what: str) -> RecipeError:
+    """What is wrong with the fields of a source, and the nearest kind or field that there is."""
+    specs = {spec.model_fields["kind"].default: spec for spec in get_args(get_args(SourceSpec)[0])}
+    kind = fields["kind"]
+    if kind not in specs:
+        return RecipeError(f"no kind `{kind}`", origin=what, remedy=suggestion(str(kind), specs))
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"][1:]))
+    if first["type"] == "extra_forbidden" and place not in specs[kind].model_fields:
+        known = [name for name in specs[kind].model_fields if name not in ("kind", "weight")]
+        message = f"a source of kind {kind} has no field `{place}`"
+        return RecipeError(message, origin=what, remedy=suggestion(place, known))
+    given = shortened(first["input"])
+    return RecipeError(f"`{place}`: {first['msg']}", given=given, origin=what)
 
 
 def guess(path: Path) -> tuple[dict[str, Any], str]:
