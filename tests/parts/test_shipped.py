@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ResNetModel
 from lucida.core.errors import PartError
 from lucida.model.parts import FOLDER, part_names
 from lucida.parts.probe import probe_patches
-from lucida.parts.table import BUILDERS, build_part, card_rows, cards
+from lucida.parts.table import BUILDERS, beside_shipped, build_part, card_rows, cards
 from lucida.parts.vision import patches_of
 
 
@@ -52,5 +52,9 @@ def test_a_part_is_made_from_nothing_by_one_call(name, tmp_path, monkeypatch):
     card = build_part(name, tmp_path / name, steps=2)
     assert json.loads((tmp_path / name / "card.json").read_text()) == card
     assert (tmp_path / name / "model.safetensors").stat().st_size > 1e6
+    shipped = next(each["measured"] for each in cards() if each["name"] == name)
+    compared = beside_shipped(name, card)
+    assert [what for what, _, _ in compared] == list(shipped)  # the same measures, each found
+    assert all(row == [row[0], card["measured"][row[0]], shipped[row[0]]] for row in compared)
     with pytest.raises(PartError, match="already"):
         build_part(name, tmp_path / name, steps=2)

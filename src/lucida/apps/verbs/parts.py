@@ -34,7 +34,11 @@ def build_part(
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
 ) -> None:
     """Make a part from nothing: text and pictures of the world, no download."""
+    from lucida.core.progress import table
+    from lucida.parts.table import beside_shipped
     from lucida.parts.table import build_part as build
 
-    build(name, out, seed=seed, **({} if steps is None else {"steps": steps}))
-    typer.echo(f"wrote {out}; its measurements are in {out / 'card.json'}", err=True)
+    card = build(name, out, seed=seed, **({} if steps is None else {"steps": steps}))
+    columns = ["measured (held out)", "this one", "the one that ships"]
+    table(f"{name} in {out}", columns, beside_shipped(name, card))
+    typer.echo(f"wrote {out}; its card is {out / 'card.json'}", err=True)
