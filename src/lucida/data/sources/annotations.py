@@ -160,8 +160,13 @@ def _vqa(files: _Files) -> Iterator[Entry]:
     part = asked.get("data_subtype", "train2014")
     pattern = files.pattern or f"COCO_{part}_{{:012d}}.jpg"
     for each in asked["questions"]:
+        if (number := each["question_id"]) not in said:
+            remedy = f"are both files of the same part? the questions are {files.questions}"
+            raise DataError(f"question {number} has no answer", origin=files.path, remedy=remedy)
         name = pattern.format(each["image_id"])
-        yield Entry(name, each["question"], said[each["question_id"]])
+        yield Entry(name, each["question"], said[number])
+    if unasked := len(said.keys() - {each["question_id"] for each in asked["questions"]}):
+        files.dropped["answers without a question"] += unasked
 
 
 def _gqa(files: _Files) -> Iterator[Entry]:

@@ -31,6 +31,10 @@ from lucida.data.sources.prompts import asked, asking, prompts_of
 from lucida.data.sources.tables import field_of
 
 TEXTS = ("text", "caption", "txt")
+PICTURES = ("images", "image", "jpg")
+"""Columns of pictures; the first that is not null."""
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+"""First bytes of JPEG, PNG, GIF, WebP and TIFF."""
 
 
 class Ratings:
@@ -206,8 +210,9 @@ def picture(value: Any, origin: str) -> ImageSource:
 
 
 def _images(row: dict[str, Any], origin: str) -> list[Any]:
-    value = row.get("images", row.get("image", row.get("jpg")))
+    value = next((row[name] for name in PICTURES if row.get(name) is not None), None)
     if value is None:
+        _refuse_unread(row, origin)
         return []
     if isinstance(value, list):
         return [each for each in value if each is not None]
@@ -215,6 +220,20 @@ def _images(row: dict[str, Any], origin: str) -> list[Any]:
         return [value]
     expected, given = "a picture or a list of pictures", shortened(value)
     raise DataError("bad images", expected=expected, given=given, origin=origin)
+
+
+def _refuse_unread(row: dict[str, Any], origin: str) -> None:
+    """DataError for pictures in a column that is not read: training would go on without them."""
+    if any(name in row for name in PICTURES):
+        return
+    for name, value in row.items():
+        first = value[0] if isinstance(value, list) and value else value
+        content = first.get("bytes") if isinstance(first, dict) else first
+        if isinstance(content, bytes) and content.startswith(SIGNATURES):
+            expected, given = " or ".join(PICTURES), f"`{name}`"
+            message = "the pictures stand in a column that is not read"
+            remedy = f"rename `{name}` to `image`, or leave that column out"
+            raise DataError(message, expected=expected, given=given, origin=origin, remedy=remedy)
 
 
 def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
@@ -244,7 +263,9 @@ def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int)
     question = text_of(row["question"], "question", origin)
     answers = row["answer"] if row.get("answer") is not None else row.get("answers")
     given = answers if isinstance(answers, list) else [answers]
-    said = [text_of(each, "answer", origin) for each in given]
+    # VQAv2 on the Hub has each annotator's answer as a struct.
+    plain = [each.get("answer") if isinstance(each, dict) else each for each in given]
+    said = [text_of(each, "answer", origin) for each in plain]
     if not said:
         raise DataError("the question has no answer", origin=origin)
     images = tuple(picture(each, origin) for each in _images(row, origin))
