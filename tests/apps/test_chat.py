@@ -116,6 +116,17 @@ def test_a_session_remembers_and_forgets(parts, chat, file):
     assert (session.messages, session.waiting) == ([], [])
 
 
+def test_bytes_that_are_no_text_are_replaced(parts, chat):
+    """What a pipe hands on of Latin-1: halves of characters, which no tokenizer takes."""
+    session = Session(chat)
+    said = "".join(session.ask("caf\udce9?")).strip()
+    assert said == "".join(Session(chat).ask("caf\ufffd?")).strip()
+    out = io.StringIO()
+    lines = iter(["\udcff\udcfe", None])
+    converse(session, lambda: next(lines), out)
+    assert "unexpected" not in out.getvalue()
+
+
 def test_a_question_that_fails_leaves_the_session_as_it_was(chat, file):
     session = Session(chat)
     session.show(file)

@@ -129,8 +129,12 @@ class Session:
     def ask(self, question: str) -> Iterator[str]:
         """The answer in pieces; question and answer are remembered once it has ended.
 
-        A question that could not be answered is forgotten and its pictures wait again.
+        A question that could not be answered is forgotten and its pictures wait again. Bytes that
+        are no UTF-8, which a terminal hands on as halves of characters, are replaced.
         """
+        from lucida.eval.asking import writable
+
+        question = writable(question)
         content = [{"type": "image", "image": image} for image in self.waiting]
         asked = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
         said = []
