@@ -10,10 +10,12 @@ import lucida.eval.run
 from lucida.core.errors import RunError
 from lucida.data.sample import BoxPart, ImagePart
 from lucida.eval.benchmarks import benchmark
-from lucida.eval.difference import differences, write_page
+from lucida.eval.difference import differences, tasks_of_one, write_page
 from lucida.eval.few_shot import chosen, demonstrated, spread
 from lucida.eval.gallery import extremes, predictions
 from lucida.eval.run import evaluate_run
+from lucida.eval.store import Answered
+from lucida.eval.summary import summarise
 from lucida.eval.variant import (
     THINK_TOKENS,
     Variant,
@@ -141,7 +143,17 @@ def test_a_result_at_the_floor_is_marked(run):
         (path / "model.safetensors").write_bytes(b"new")
     results = evaluate_run(run.path / "blind", ["presence"], 40)
     assert results["tasks"]["presence"]["floor"] is True
-    assert "not surely above" in (run.path / "blind" / "report.html").read_text()
+
+
+def test_questions_about_one_picture_prove_nothing():
+    task = benchmark("attribute")
+    for count, floor in ((5, True), (10, False)):
+        examples = task.examples(count)
+        words = [example.answers[0] for example in examples]
+        right = Answered(words, words, [1.0] * count, [{}] * count)
+        found = summarise(task, examples, right, None, 200, 0)
+        assert found["score"] == 1 > max(found["chance"], found["majority"])
+        assert (found["clusters"], found["floor"]) == (count // 5, floor)
 
 
 def test_unknown_duplicate_and_damaged_rows_are_refused(run):
@@ -156,9 +168,15 @@ def test_unknown_duplicate_and_damaged_rows_are_refused(run):
     file.write_text(whole + json.dumps(row) + "\n")
     with pytest.raises(RunError, match=r"no such example.*nowhere/0"):
         evaluate_run(run.path, ["attribute"], 10)
-    file.write_text(whole + '{"id": "x"}\n')
-    with pytest.raises(RunError, match="row 11 is no prediction"):
+    for damaged in ('{"id": "x"}', "[1]", "7", "null"):
+        file.write_text(f"{whole}{damaged}\n")
+        with pytest.raises(RunError, match="row 11 is no prediction"):
+            evaluate_run(run.path, ["attribute"], 10)
+    file.write_text(whole)
+    (file.parent / "settings.json").write_text('{"weights"')
+    with pytest.raises(RunError, match=r"settings\.json: this file is damaged.*delete it"):
         evaluate_run(run.path, ["attribute"], 10)
+    assert file.read_text() == whole, "no answer is thrown away unasked"
 
 
 def test_odd_outputs_survive_the_disk(run, monkeypatch):
@@ -248,6 +266,9 @@ def test_what_is_scored_together_is_compared_over_the_same_examples(run, tmp_pat
     shutil.copytree(run.path, few)
     score = evaluate_run(few, ["caption"], 12)["tasks"]["caption"]["score"]
     evaluate_run(run.path, ["caption"], 40)
+    assert tasks_of_one(few, run.path) == []
+    evaluate_run(few, ["presence"], 12)
+    assert (tasks_of_one(few, run.path), tasks_of_one(run.path, few)) == (["presence"], [])
     (found,) = differences(run.path, few)
     assert (found.gain.n, found.gain.mean, found.changes) == (12, 0.0, [])
     assert found.scores == pytest.approx((score, score))

@@ -95,6 +95,12 @@ def differences(first: Path, second: Path, samples: int = 2000) -> list[Differen
     return [difference(first, second, name, tasks, samples) for name in common]
 
 
+def tasks_of_one(folder: Path, other: Path) -> list[str]:
+    """Tasks that `folder` has scores of and `other` has not: nothing is said about them."""
+    there = RunFolder(other).results.get("tasks", {})
+    return [name for name in RunFolder(folder).results.get("tasks", {}) if name not in there]
+
+
 def difference(first: Path, second: Path, name: str, tasks: list[dict], samples: int) -> Difference:
     """One task of both."""
     keys = [each[name].get("predictions", name) for each in tasks]

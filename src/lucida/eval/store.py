@@ -63,7 +63,7 @@ class Store:
         """Whether stored answers come from this model; those that do not are removed."""
         file = self.folder / "settings.json"
         settings = plain(dict(identity))
-        same = file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings
+        same = file.exists() and _read(file) == settings
         if rank() == 0 and not same:
             for old in [*self.folder.glob("*.jsonl"), *self.folder.glob("rank*/*.jsonl")]:
                 old.unlink()
@@ -82,8 +82,10 @@ class Store:
         said: dict[tuple[str, str], Said] = {}
         for file in [self.file(key), *self._of_ranks(key)]:
             for number, row in enumerate(file.read(), start=1):
-                if any(not isinstance(row.get(name), str) for name in ROW):
-                    raise _wrong(file, f"row {number} is no prediction", ", ".join(ROW), list(row))
+                if not isinstance(row, dict) or any(
+                    not isinstance(row.get(name), str) for name in ROW
+                ):
+                    raise _wrong(file, f"row {number} is no prediction", ", ".join(ROW), row)
                 name = row["id"], row["prompt"]
                 if name in said:
                     raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
@@ -153,6 +155,19 @@ class Store:
         atomic_write(file.path, text)
         for each in self._of_ranks(job.key):
             each.path.unlink()
+
+
+def _read(file: Path) -> object:
+    """What a file of JSON says; RunError when it is damaged, as then nobody knows whose answers
+    these are."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise RunError(
+            f"this file is damaged: {problem}",
+            origin=file,
+            remedy="delete it; every question is then asked again",
+        ) from problem
 
 
 def _name(example: Example) -> tuple[str, str]:

@@ -64,7 +64,8 @@ def summarise(
     and gain (score minus blind, paired) when there is a blind model, else null; kinds (the same
     score per kind of question); malformed (outputs that could not be read, scored 0); failed
     (questions that were never answered, scored as empty outputs); floor (the score is not surely
-    above what guessing gives); of (how many examples the whole benchmark has); totals (the named
+    above what guessing gives; answers about one picture never are);
+    of (how many examples the whole benchmark has); totals (the named
     totals that papers print).
     """
     clusters = [example.cluster for example in examples]
@@ -85,7 +86,8 @@ def summarise(
         "prompts": task.prompts,
         "chance": mean(guesses.chance),
         "majority": mean(guesses.majority),
-        "floor": above.low <= 0 if task.higher_is_better else above.high >= 0,
+        "floor": above.clusters == 1
+        or (above.low <= 0 if task.higher_is_better else above.high >= 0),
         "blind": other.mean if other else None,
         "blind_interval": [other.low, other.high] if other else None,
         "gain": difference(gain),

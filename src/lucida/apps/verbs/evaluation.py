@@ -251,7 +251,7 @@ def _diff(folders: list[str], out: Path | None) -> None:
     must_exist(first)
     must_exist(second)
     from lucida.core.progress import table
-    from lucida.eval.difference import differences, write_page
+    from lucida.eval.difference import differences, tasks_of_one, write_page
 
     found = differences(first, second)
     rows = [
@@ -270,5 +270,8 @@ def _diff(folders: list[str], out: Path | None) -> None:
     for each in found:
         for note in each.notes:
             typer.echo(f"{each.task}: {note}")
+    for letter, folder, other in (("A", first, second), ("B", second, first)):
+        if alone := tasks_of_one(folder, other):
+            typer.echo(f"only {letter} was asked {', '.join(alone)}")
     page = write_page(first, second, found, (out or second) / "diff.html")
     typer.echo(f"page    {page}")
