@@ -62,8 +62,8 @@ def card_rows() -> list[list[object]]:
 def beside_shipped(name: str, card: dict) -> list[list[object]]:
     """What was measured on a part just made, each figure beside that of the part which ships.
 
-    The same steps do not end in the same weights everywhere: sums of another order (threads, kind of
-    CPU, versions) make another model, and a step that a small model takes late it may not take.
+    The same steps do not end in the same weights everywhere: sums in another order (threads, CPU,
+    versions) make another model, and what a small model learns late it may not learn.
     """
     shipped = {each["name"]: each["measured"] for each in cards()}.get(name, {})
     return [[what, value, shipped.get(what, "")] for what, value in card["measured"].items()]
