@@ -1,6 +1,7 @@
 """The parts that ship: small, whole, with cards; and the command that makes them works."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ResNetModel
 
 from lucida.core.errors import PartError
 from lucida.model.parts import FOLDER, part_names
+from lucida.parts.chat import chat_scores
+from lucida.parts.language import question_scores, text_perplexity
 from lucida.parts.probe import probe_patches
 from lucida.parts.table import BUILDERS, beside_shipped, build_part, card_rows, cards
 from lucida.parts.vision import patches_of
@@ -46,9 +49,21 @@ def test_the_language_model_continues_text():
     assert tokenizer.decode(said, skip_special_tokens=True).strip() == "red"
 
 
+def shortly(measure):
+    """The measure on 30 scenes, whatever it is asked for."""
+    return lambda model, reader, scenes, device: measure(model, reader, 30, device)
+
+
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_a_part_is_made_from_nothing_by_one_call(name, tmp_path, monkeypatch):
     monkeypatch.setattr("lucida.parts.language.shutil.which", lambda _: None)  # no compiling
+    # The same measures on fewer scenes: two steps leave nothing to be measured closely.
+    few = partial(probe_patches, fit=200, score=100)
+    monkeypatch.setattr("lucida.parts.vision.probe_patches", few)
+    for room in ("language", "chat"):
+        for measure in (question_scores, text_perplexity, chat_scores):
+            at = f"lucida.parts.{room}.{measure.__name__}"
+            monkeypatch.setattr(at, shortly(measure), raising=False)
     card = build_part(name, tmp_path / name, steps=2)
     assert json.loads((tmp_path / name / "card.json").read_text()) == card
     assert (tmp_path / name / "model.safetensors").stat().st_size > 1e6
