@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lucida.core.errors import ModelError, RunError
-from lucida.data.features import FeatureCache, ViewCache
+from lucida.data.features import FeatureCache, ViewCache, told_bytes
 from lucida.data.sample import ImageSource, ViewFeatures
 
 SHAPE = (4, 6)
@@ -105,6 +105,15 @@ def test_a_size_limit_computes_the_rest_each_time(tmp_path):
     assert len(cache) == 3
     assert cache.unstored == 4
     assert encoder.asked == ["0", "1", "2", "3", "4", "3", "4"]
+    assert str(cache).startswith("feature cache: 3 images, 288 bytes in ")
+    assert str(cache).endswith(", at most 288 bytes")
+
+
+def test_bytes_are_told_in_the_largest_unit_that_is_reached():
+    many = (0, 999, 1000, 999_999, 2_500_000, 10**9, 12_340_000_000, 5 * 10**12)
+    assert [told_bytes(each) for each in many] == [
+        "0 bytes", "999 bytes", "1 kB", "1000 kB", "2.5 MB", "1 GB", "12.34 GB", "5 TB",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,12 @@ class FeatureCache:
         return len(self._images)
 
     def __str__(self) -> str:
-        held = f"{self._end * self._row_bytes / 1e9:.2f} GB in {self.path}"
+        held = f"{told_bytes(self._end * self._row_bytes)} in {self.path}"
         if self.limit_bytes is None:
             return f"feature cache: {len(self):,} images, {held}"
-        return f"feature cache: {len(self):,} images, {held}, at most {self.limit_bytes / 1e9:.2f}"
+        return (
+            f"feature cache: {len(self):,} images, {held}, at most {told_bytes(self.limit_bytes)}"
+        )
 
     def __contains__(self, image: ImageSource) -> bool:
         return _digest(image) in self._images
@@ -285,6 +287,19 @@ class ViewCache(FeatureCache):
 
     def _entry(self, digest: bytes, rows: int, facts: tuple[int, ...]) -> bytes:
         return self.ENTRY.pack(digest, rows, *facts)
+
+
+def told_bytes(many: int) -> str:
+    """Bytes as people read them.
+
+    Worked example: 300 is `300 bytes`, 2,500,000 is `2.5 MB`, 1,000,000,000 is `1 GB`.
+    """
+    for size, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if many >= size:
+            return (
+                f"{many / size:.4g} {name}" if many < 1000 * size else f"{many / size:,.0f} {name}"
+            )
+    return f"{many} bytes"
 
 
 def _write_at(file: Path, offset: int, content: bytes) -> None:
