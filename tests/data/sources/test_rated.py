@@ -59,6 +59,25 @@ def test_records_rated_lower_are_left_out_and_counted(folder, kind):
         opened(kind, written(folder, kind, (5, "good")), at_least={"score": 3})
 
 
+def test_unreadable_ratings_are_records_that_raise_under_skip(folder):
+    path = written(folder, "pairs", (5, "good", 1, 4))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[3]["score"]
+    path.write_text("\n".join([*map(json.dumps, rows), '{"image": "a.png", "te']))
+    with pytest.raises(DataError, match=r"record 1.*bad `score`"):
+        opened("pairs", path, at_least={"score": 3})
+    source = opened("pairs", path, skip=True, at_least={"score": 3})
+    source = pickle.loads(pickle.dumps(source))
+    assert len(source) == 4 and source.dropped == {"score below 3": 1}
+    assert source[0].branches[0][-1].parts[-1] == "text 0"
+    for index, said in ((1, r"record 1.*bad `score`"), (2, "record 3.*no field `score`"),
+                        (3, "record 4.*broken JSON")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            source[index]
+    with pytest.raises(DataError, match=r"no field `scor`.*did you mean `score`"):
+        opened("pairs", written(folder, "pairs"), skip=True, at_least={"scor": 3})
+
+
 def test_numbers_of_a_csv_are_text(folder):
     path = folder / "data.csv"
     path.write_text("image,text,score\na.png,one,0.31\na.png,two,\na.png,three,0.29\n")

@@ -42,7 +42,8 @@ def open_source(spec: SourceSpec, skip: bool = False) -> Source:
     `captions` are put around it, and so is `at_least` where it does not filter by itself.
 
     With `skip` (`mixture.on_error`) what cannot be read of a damaged shard or table is a record
-    that raises DataError when its turn comes, and not an error here."""
+    that raises DataError when its turn comes, and not an error here; so is one whose ratings cannot
+    be read."""
     fields = spec.model_dump(exclude={"kind", "weight", "captions"})
     if skip and spec.kind in OF_ARCHIVES:
         fields["skip"] = True
@@ -50,7 +51,7 @@ def open_source(spec: SourceSpec, skip: bool = False) -> Source:
     given = {name: value for name, value in fields.items() if not (around and name == "at_least")}
     source = SOURCES[spec.kind](**given)
     if around and spec.at_least:
-        source = Rated(source, spec.at_least, repr(sorted(given.items())))
+        source = Rated(source, spec.at_least, repr(sorted(given.items())), skip)
     captions = getattr(spec, "captions", None)
     if captions is None:
         return source

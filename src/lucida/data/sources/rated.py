@@ -34,17 +34,19 @@ class Rated:
     """The records of a source whose numbers `at_least` reach what is asked; null reaches nothing.
 
     All records are read once, and what was found is kept by their files and `identity`, which tells
-    apart two ways of reading them. `dropped` counts the
-    others by the first number that they fail. DataError: a record without the field, or with
-    something else than a number in it.
+    apart two ways of reading them. `dropped` counts the others by the first number that they fail.
+    DataError: a record without the field, or with something else than a number in it. With `skip`
+    such a record stays, and raises the error when its turn comes; where all do, it is raised here.
 
     Worked example: at_least {"score": 3} keeps of records with the scores 5, 2 and null the first.
     """
 
-    def __init__(self, source: Recorded, at_least: dict[str, float], identity: str) -> None:
-        self.source, self.at_least = source, at_least
+    def __init__(
+        self, source: Recorded, at_least: dict[str, float], identity: str, skip: bool = False
+    ) -> None:
+        self.source, self.at_least, self.skip = source, at_least, skip
         self.files = source.files
-        what = f"rated {list(at_least.items())} {identity}"
+        what = f"rated {list(at_least.items())} {identity}{' skip' if skip else ''}"
         self._chosen = Sidecar(what, source.files, self._survey)
 
     @property
@@ -58,11 +60,11 @@ class Rated:
         return len(self._chosen.array) - len(self.at_least)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.source[self._place(index)]
+        return self.source[self._rated(index)]
 
     def sample(self, index: int, words: str | None = None) -> Sample:
         """A record with another caption, where the source has captions."""
-        return self.source.sample(self._place(index), words)
+        return self.source.sample(self._rated(index), words)
 
     def key(self, index: int, field: str | None) -> str:
         """What captions from elsewhere are matched by, where the source has captions."""
@@ -71,22 +73,47 @@ class Rated:
     def _place(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return int(self._chosen.array[len(self.at_least) + index])
+        place = int(self._chosen.array[len(self.at_least) + index])
+        return place if place >= 0 else ~place
+
+    def _rated(self, index: int) -> int:
+        """The place of a record. DataError: its ratings cannot be read, and `skip` let it stay."""
+        place = self._place(index)
+        if self._chosen.array[len(self.at_least) + index] < 0:
+            self._failed(place)
+        return place
 
     def _survey(self) -> np.ndarray:
-        """How many each number drops, then the numbers of the records that stay."""
+        """How many each number drops, then the numbers of the records that stay; `~n` in place of
+        n for one whose ratings cannot be read."""
         dropped, kept = [0] * len(self.at_least), []
+        unread, first = 0, None
         for index in range(len(self.source)):
-            record, origin = self.source.record(index)
-            if not isinstance(record, dict):
-                raise DataError("no record with fields", given=shortened(record), origin=origin)
-            for place, (name, least) in enumerate(self.at_least.items()):
-                if not number_in(field_of(record, name, origin), name, origin) >= least:
-                    dropped[place] += 1
-                    break
-            else:
+            try:
+                failed = self._failed(index)
+            except DataError as error:
+                if not self.skip:
+                    raise
+                unread, first = unread + 1, first or error
+                kept.append(~index)
+                continue
+            if failed is None:
                 kept.append(index)
+            else:
+                dropped[failed] += 1
+        if first is not None and unread == len(self.source):  # the name of the field is wrong
+            raise first
         return np.array([*dropped, *kept], dtype=np.int64)
+
+    def _failed(self, place: int) -> int | None:
+        """Which of the numbers asked for a record does not reach, None when it reaches all."""
+        record, origin = self.source.record(place)
+        if not isinstance(record, dict):
+            raise DataError("no record with fields", given=shortened(record), origin=origin)
+        for which, (name, least) in enumerate(self.at_least.items()):
+            if not number_in(field_of(record, name, origin), name, origin) >= least:
+                return which
+        return None
 
 
 def number_in(value: Any, name: str, origin: str) -> float:
