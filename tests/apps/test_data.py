@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lucida.apps.command import app
-from lucida.apps.data.counting import Encoding, processor_of
+from lucida.apps.data.counting import Encoding, processor_of, texts
 from lucida.apps.data.figures import Surveyed, facts, shares
 from lucida.apps.data.guess import opened
 from lucida.apps.data.histogram import histogram, quantile, wide
@@ -19,6 +19,7 @@ from lucida.apps.data.surveyed import surveyed
 from lucida.apps.verbs import data
 from lucida.core.errors import LucidaError, RecipeError
 from lucida.core.recipe import load_recipe
+from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.model.checkpoint import build
 
 
@@ -251,6 +252,12 @@ def test_text_alone_is_counted_with_any_tokenizer(folder):
     assert "tokens of text alone, by lucida:base-mini" in done.output
     assert done.exit_code == 0, done.output
     assert "template" not in done.output
+
+
+def test_a_picture_parts_the_words_beside_it():
+    parts = ("a kite", ImagePart(0), "over ", ImagePart(1), ImagePart(2), "trees", "!")
+    turns = (Turn("user", (ImagePart(0), "Why?")), Turn("text", parts))
+    assert texts(Sample("", (), (), (turns,))) == ["Why?", "a kite over trees!"]
 
 
 def test_figures():

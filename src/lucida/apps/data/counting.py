@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lucida.core.spec import LossMode, Recipe, StageSpec
-from lucida.data.sample import IGNORED, ImagePart, Sample
+from lucida.data.sample import IGNORED, ImagePart, Sample, Turn
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -61,13 +61,30 @@ class Words:
 
 
 def texts(sample: Sample, answers: bool = False) -> list[str]:
-    """The text of each turn, as the data hold it; of `answers` and documents alone."""
+    """The text of each turn, as the data hold it; of `answers` and documents alone. A picture
+    between two words parts them as a space does."""
     return [
-        "".join("" if isinstance(part, ImagePart) else str(part) for part in turn.parts)
+        _said(turn)
         for branch in (sample.stem, *sample.branches)
         for turn in branch
         if not answers or turn.role in ("assistant", "text")
     ]
+
+
+def _said(turn: Turn) -> str:
+    """Worked example: `a kite`, a picture, `over trees` is `a kite over trees`; no space is added
+    where one stands."""
+    said = ""
+    parted = False
+    for part in turn.parts:
+        if isinstance(part, ImagePart):
+            parted = True
+            continue
+        text = str(part)
+        between = parted and said and text and not said[-1].isspace() and not text[0].isspace()
+        said += f" {text}" if between else text
+        parted = parted and not text
+    return said
 
 
 def processor_of(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
