@@ -103,6 +103,16 @@ def test_show(folder):
     assert page.read_text().count("data:image/png") == 2
 
 
+def test_show_beyond_the_end_names_the_number_of_records(folder):
+    path = pairs(folder, "a.png", "b.png")
+    assert "record 1" in call("show", path, "--from", 1).output
+    for extra in ((), ("--html", folder / "page.html")):
+        done = call("show", path, "--from", 2, *extra)
+        assert done.exit_code and not (folder / "page.html").exists()
+        assert "no record 2 (expected --from 0 to 1" in done.output
+        assert "2 records" in done.output
+
+
 def test_check_reads_everything_and_names_what_is_wrong(folder):
     path = pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")
     done = call("check", path, "--workers", 1)

@@ -17,6 +17,18 @@ from lucida.core.files import atomic_write
 from lucida.data.sample import ImagePart, Sample, Turn
 
 
+def beyond(begin: int, sources: list[Opened]) -> DataError:
+    """No source has a record number `begin`."""
+    many = max(len(each.source) for each in sources)
+    whose = sources[0].name if len(sources) == 1 else f"the largest of {len(sources)} sources"
+    return DataError(
+        f"there is no record {begin}",
+        expected=f"--from 0 to {many - 1}" if many else "a source with records",
+        given=f"--from {begin}",
+        origin=f"{whose}: {many:,} records",
+    )
+
+
 def show_samples(each: Opened, numbers: list[int], console: Console) -> None:
     """Records of a source, with pictures where there is a terminal."""
     console.print(f"\n{each.name}: {len(each.source):,} records, {each.found}", style="bold")

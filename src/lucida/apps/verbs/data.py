@@ -39,10 +39,12 @@ def show(
     from rich.console import Console
 
     from lucida.apps.data.guess import opened
-    from lucida.apps.data.show import show_samples, write_page
+    from lucida.apps.data.show import beyond, show_samples, write_page
 
     sources = opened(what, fields or [])
-    numbers = [list(range(len(each.source)))[begin : begin + samples] for each in sources]
+    numbers = [list(range(len(each.source))[begin : begin + samples]) for each in sources]
+    if not any(numbers):
+        raise beyond(begin, sources)
     if html is not None:
         write_page(sources, numbers, html)
         typer.echo(f"wrote {html}", err=True)
