@@ -78,7 +78,7 @@ ROWS = {
     "no texts": ({"texts": pa.array([[]], pa.list_(pa.string()))}, "bad `texts`"),
     "null answer": ({"texts": [[{"user": "q", "assistant": None}]]}, "bad `assistant`"),
     "path only": ({"image": [{"bytes": None, "path": "a.png"}], "text": ["x"]}, "not in the file"),
-    "path": ({"image": ["a.png"], "text": ["x"]}, "bad images"),
+    "path": ({"image": ["a.png"], "text": ["x"]}, "kind=pairs"),
     "number": ({"image": [7], "text": ["x"]}, "bad images"),
     "no image": ({"text": ["x"]}, "no pair"),
     "messages": ({"messages": ["x"]}, "no messages"),

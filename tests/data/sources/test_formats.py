@@ -157,6 +157,15 @@ def cauldron():
     )
 
 
+def test_a_table_that_names_its_pictures_is_read_as_pairs(folder):
+    path = folder / "named.parquet"
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "text": ["one", "two"]}), path)
+    with pytest.raises(DataError, match=r"not in the file.*a\.png.*kind=pairs and images=FOLDER"):
+        opened("parquet", path)[0]
+    source = opened("pairs", path, images=str(folder))
+    assert [colours(source[n]) for n in (0, 1)] == [[RED], [BLUE]]
+
+
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "stream.arrow"])
 def test_parquet(folder, ending):
     path = folder / "rows" / f"data.{ending}"

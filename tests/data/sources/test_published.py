@@ -268,6 +268,19 @@ def test_answers_of_a_table_are_counted(tmp_path):
         source[1]
 
 
+def test_numbers_among_the_answers_of_a_table(tmp_path):
+    def answered(values):
+        columns = {"question": ["How many?"] * len(values), "answer": values}
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        source = opened("parquet", tmp_path / "t.parquet")
+        return [source[n].branches[0][-1].parts for n in range(len(source))]
+
+    assert answered([3, 0, -12]) == [("3",), ("0",), ("-12",)]
+    for values in ([2.5], [True], [None]):
+        with pytest.raises(DataError, match=r"row 0.*bad `answer`.*whole number.*column as text"):
+            answered(values)
+
+
 def test_karpathys_coco_stands_in_two_folders(tmp_path):
     value = {
         "images": [

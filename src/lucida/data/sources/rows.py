@@ -203,8 +203,8 @@ def picture(value: Any, origin: str) -> ImageSource:
             expected="bytes, or a struct with `bytes`",
             given=shortened(value),
             origin=origin,
-            remedy="a table that only names pictures is read as `pairs` or `llava` from JSON or "
-            "CSV",
+            remedy="a table that only names pictures, with one text each, is read with kind=pairs "
+            "and images=FOLDER; other tables as JSON with kind=llava, or with the bytes put in",
         )
     return bytes_source(content, f"{origin}: picture")
 
@@ -216,7 +216,7 @@ def _images(row: dict[str, Any], origin: str) -> list[Any]:
         return []
     if isinstance(value, list):
         return [each for each in value if each is not None]
-    if isinstance(value, bytes | dict):
+    if isinstance(value, bytes | dict | str):
         return [value]
     expected, given = "a picture or a list of pictures", shortened(value)
     raise DataError("bad images", expected=expected, given=given, origin=origin)
@@ -265,7 +265,7 @@ def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int)
     given = answers if isinstance(answers, list) else [answers]
     # VQAv2 on the Hub has each annotator's answer as a struct.
     plain = [each.get("answer") if isinstance(each, dict) else each for each in given]
-    said = [text_of(each, "answer", origin) for each in plain]
+    said = [_answer(each, origin) for each in plain]
     if not said:
         raise DataError("the question has no answer", origin=origin)
     images = tuple(picture(each, origin) for each in _images(row, origin))
@@ -274,6 +274,20 @@ def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int)
     ask = asked(question, asking(prompts, origin), number)
     turns = (Turn("user", (*shown, *ask)), Turn("assistant", (answer,) if answer else ()))
     return one_conversation(origin, images, turns)
+
+
+def _answer(value: Any, origin: str) -> str:
+    """An answer as text; a whole number as its digits. DataError for other types: a fraction and a
+    truth can be said in several ways."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        expected, given = "a text or a whole number", shortened(value)
+        remedy = "write the column as text, the way the model should say it"
+        raise DataError(
+            "bad `answer`", expected=expected, given=given, origin=origin, remedy=remedy
+        )
+    return text_of(value, "answer", origin)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
