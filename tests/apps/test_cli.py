@@ -126,6 +126,13 @@ def test_eval_passes_tasks_and_shows_scores(verbs, capsys, tmp_path):
     ]
 
 
+def test_eval_passes_prompts_and_the_folder_of_files(verbs, capsys, tmp_path):
+    words = ["--task", "vqav2", "--prompts", "lmms", "--data", "files"]
+    assert call(capsys, "eval", str(tmp_path), *words)[0] == 0
+    options = verbs[0][4]
+    assert (options.prompts, options.data) == ("lmms", "files")
+
+
 def test_chat_and_demo_pass_what_was_typed(verbs, capsys, tmp_path):
     assert call(capsys, "chat", str(tmp_path), "--image", "a.png", "--image", "b.png")[0] == 0
     assert call(capsys, "demo", "--run", str(tmp_path), "seed=1")[0] == 0

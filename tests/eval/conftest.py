@@ -65,6 +65,12 @@ def make_run(folder, **evaluation):
 
 
 @pytest.fixture
+def knowing():
+    """The class, for tests that make a model of their own."""
+    return Knowing
+
+
+@pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run that knows 80% of the answers, a blind one 30%; `asked` holds what each was asked."""
     folder = tmp_path / "run"

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from lucida.core.errors import LucidaError, RunError
+from lucida.core.spec import EvaluationSpec
 from lucida.eval.benchmarks import benchmark
-from lucida.eval.gallery import gallery, predictions
-from lucida.eval.run import evaluate_run
+from lucida.eval.gallery import evaluation_of, gallery, predictions
+from lucida.eval.run import evaluate_run, evaluate_target
 from lucida.eval.store import weights_hash
+from lucida.eval.wanted import Options
 
 
 def rows(run, task):
@@ -103,6 +105,39 @@ def test_mistakes_stop_before_anything_is_asked(run):
     (run.path / "model.safetensors").unlink()
     with pytest.raises(RunError, match="no trained model"):
         weights_hash(run.path)
+
+
+def test_a_command_chooses_prompts_and_files(run, tmp_path):
+    evaluate_run(run.path, ["attribute"], 10, Options(shots=(1,), seeds=1))
+    short = "\nAnswer the question using a single word or phrase."
+    results = evaluate_run(
+        run.path, ["attribute"], 10, Options(prompts="llava", data=str(tmp_path))
+    )
+    task = results["tasks"]["attribute"]
+    assert (task["prompts"], task["data"]) == ("llava", str(tmp_path))
+    assert task["shots"] == {}, "what was asked in other words does not stand beside it"
+    assert all(row["prompt"].endswith(short) for row in rows(run, "attribute"))
+    assert all(shot.question.endswith(short) for shot in gallery(run.path, "attribute"))
+    with pytest.raises(LucidaError, match=r"unknown prompts `lava`.*`llava`"):
+        evaluate_run(run.path, ["attribute"], 10, Options(prompts="lava"))
+    with pytest.raises(RunError, match="no such folder of published files"):
+        evaluate_run(run.path, ["attribute"], 10, Options(data=str(tmp_path / "nowhere")))
+    assert evaluate_run(run.path, ["attribute"], 10)["tasks"]["attribute"]["prompts"] == "plain"
+
+
+def test_a_model_that_is_no_run_is_asked_in_the_chosen_words(knowing, tmp_path):
+    folder = tmp_path / "other"
+    evaluate_target(
+        "hf:other",
+        lambda folder: knowing(0.8),
+        folder,
+        EvaluationSpec(baselines=[], samples=100),
+        ["attribute"],
+        10,
+        Options(prompts="llava"),
+    )
+    assert evaluation_of(folder).prompts == "llava"
+    assert json.loads((folder / "results.json").read_text())["tasks"]["attribute"]["n"] == 10
 
 
 def test_the_gallery_shows_each_picture_once_in_order(run):

@@ -90,9 +90,18 @@ def answered(folder: Path, task: str) -> list[tuple[Example, dict]]:
 
 
 def evaluated_benchmark(folder: Path, task: str) -> Benchmark:
-    """The benchmark as it was asked in this folder: its prompts, its data."""
+    """The benchmark as it was asked in this folder: its prompts, its data.
+
+    They stand beside its scores, as a command may have chosen others than the recipe's.
+    """
+    name = task.split(".", 1)[0]
     spec = evaluation_of(folder)
-    return benchmark(task.split(".", 1)[0], spec.prompts, spec.data)
+    asked = RunFolder(folder).results.get("tasks", {}).get(name, {})
+    usual = benchmark(name, spec.prompts, spec.data)
+    prompts, data = asked.get("prompts", usual.prompts), asked.get("data", spec.data)
+    if (prompts, data) == (usual.prompts, spec.data):
+        return usual  # whose examples are made already
+    return benchmark(name, prompts, data)
 
 
 def evaluation_of(folder: Path) -> EvaluationSpec:

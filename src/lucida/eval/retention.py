@@ -146,14 +146,18 @@ def before_training(recipe: Recipe) -> float:
     return text_score(model, processor, recipe.evaluation)
 
 
-def measure_run(run: RunFolder) -> dict:
+def measure_run(run: RunFolder, data: str | None = None) -> dict:
     """Before against after for a trained run whose recipe asks for it; the number before is kept in
-    results.json and measured once. `stages` are the records of `each_stage`."""
+    results.json and measured once. `stages` are the records of `each_stage`. `data` is the folder
+    of published files where it is not the recipe's."""
     from lucida.model.checkpoint import load
     from lucida.train.between import KEY
     from lucida.train.precision import choose_device
 
     recipe = run.recipe
+    if data is not None:
+        told = recipe.evaluation.model_copy(update={"data": data})
+        recipe = recipe.model_copy(update={"evaluation": told})
     spec = recipe.evaluation.retention
     known = run.results.get("retention", {})
     before = known.get("before") if known.get("of") == (spec.file or spec.task) else None

@@ -120,7 +120,7 @@ def evaluate_run(
         _training_seconds(run, "train", seconds)
         _training_seconds(blind_run, "train_blind", seconds)
         if spec.retention is not None:
-            results["retention"] = measure_run(run)
+            results["retention"] = measure_run(run, wanted.spec.data)
         run.write_results(results)
         write_report(run.path)
     wait_for_all()
@@ -155,7 +155,7 @@ def evaluate_target(
     seconds = results.setdefault("seconds", {})
     said = ask(folder, wanted, load, None, seconds)
     if rank() == 0:
-        told = {"target": target, "evaluation": spec.model_dump(mode="json")}
+        told = {"target": target, "evaluation": wanted.spec.model_dump(mode="json")}
         atomic_write(folder / TARGET, json.dumps(told, indent=2) + "\n")
         collect(results, folder, wanted, said, None, 0)
         run.write_results(results)
@@ -230,9 +230,12 @@ def collect(
         summary = summarise(task, job.examples, answered, other, wanted.spec.samples, seed) | {
             "way": main.way,
             "predictions": job.key,
+            "data": wanted.spec.data,
         }
         summary |= extras(task, variants, sighted, wanted.spec.samples, seed)
         before = earlier.get(task.name, {})
+        if before.get("prompts") != task.prompts:  # other words are another measurement
+            before = {}
         for name in ("ways", "shots"):
             if both := before.get(name, {}) | summary[name]:
                 summary[name] = both

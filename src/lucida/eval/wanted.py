@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lucida.core.errors import RunError
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.asking import Job
 from lucida.eval.benchmark import Benchmark, Way
 from lucida.eval.benchmarks import benchmark
+from lucida.eval.prompts import prompt_set
 from lucida.eval.variant import THINK_TOKENS, Variant
 
 
@@ -22,12 +24,35 @@ class Options:
     shots       numbers of demonstrations, each over `seeds` seeds
     think       ask for reasoning before the answer (up to `THINK_TOKENS`); what it ends with is
                 scored
+    prompts     the set of prompts, and
+    data        the folder of published files; None takes the recipe's
     """
 
     protocols: tuple[Way, ...] = ()
     shots: tuple[int, ...] = ()
     seeds: int = 3
     think: bool = False
+    prompts: str | None = None
+    data: str | None = None
+
+    def over(self, spec: EvaluationSpec) -> EvaluationSpec:
+        """The recipe's evaluation with these prompts and this folder in place of its own.
+
+        RecipeError for an unknown set, RunError where there is no such folder.
+        """
+        changes = {}
+        if self.prompts is not None:
+            changes["prompts"] = prompt_set(self.prompts).name
+        if self.data is not None:
+            if not Path(self.data).expanduser().is_dir():
+                raise RunError(
+                    "there is no such folder of published files",
+                    origin=self.data,
+                    remedy="give --data a folder that is there; `lucida benchmarks NAME` says what "
+                    "lies in it",
+                )
+            changes["data"] = self.data
+        return spec.model_copy(update=changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +75,7 @@ class Wanted:
         origin: object,
     ) -> Wanted:
         """The recipe's evaluation with what was asked for; mistakes stop before any asking."""
+        spec = options.over(spec)
         names = list(dict.fromkeys(spec.tasks if tasks is None else tasks))
         if not names:
             raise RunError(

@@ -48,6 +48,25 @@ Protocols = Annotated[
 ]
 
 
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The wording of questions: plain, prismatic, llava, openflamingo or lmms.",
+        show_default="the recipe's, or each task's own",
+    ),
+]
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder with the published files of benchmarks.",
+        show_default="the recipe's, or LUCIDA_DATA",
+    ),
+]
+
+
 @app.command("eval")
 @guarded
 def evaluate(
@@ -69,6 +88,8 @@ def evaluate(
     suite: Annotated[
         str | None, typer.Option(metavar="NAME", help="vila-fewshot or world-fewshot.")
     ] = None,
+    prompts: Prompts = None,
+    data: Data = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the model at an endpoint.")
     ] = None,
@@ -90,9 +111,8 @@ def evaluate(
     counts = _counts(shots)
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
-    results = _measured(
-        target[0], names, limit, _options(protocol or [], counts, seeds, think), model, out
-    )
+    options = _options(protocol or [], counts, seeds, think, prompts, data)
+    results = _measured(target[0], names, limit, options, model, out)
     from lucida.apps.demo import show_scores
 
     show_scores(results)
@@ -166,19 +186,24 @@ def _loader(target: str, model: str | None) -> Callable[[Path], Answerer]:
 
 
 def _options(
-    protocol: list[str], counts: tuple[int, ...], seeds: int, think: bool
+    protocol: list[str],
+    counts: tuple[int, ...],
+    seeds: int,
+    think: bool,
+    prompts: str | None,
+    data: str | None,
 ) -> Callable[[], Options] | None:
     """What makes the options, or None when nothing beyond the recipe was asked for."""
     for name in protocol:
         if name not in PROTOCOLS:
             raise RunError(f"unknown protocol `{name}`", remedy=suggestion(name, PROTOCOLS))
-    if not protocol and not counts and not think:
+    if not protocol and not counts and not think and prompts is None and data is None:
         return None
 
     def make() -> Options:  # importing it takes a second, and mistakes are told before
         from lucida.eval.wanted import Options
 
-        return Options(tuple(protocol), counts, seeds, think)
+        return Options(tuple(protocol), counts, seeds, think, prompts, data)
 
     return make
 
