@@ -91,6 +91,19 @@ def test_what_cannot_be_guessed(folder):
         opened(str(folder / "odd.jsonl"), ["kind=text", "colour=7"])
 
 
+@pytest.mark.parametrize("indent", [None, 1, "\t"])
+@pytest.mark.parametrize("key", ["images", "annotations", "questions"])
+def test_annotation_files_name_their_kind(folder, indent, key):
+    path = folder / "captions_val2014.json"
+    path.write_text(json.dumps({"info": {"year": 2014}, key: [{"image_id": 7}]}, indent=indent))
+    with pytest.raises(LucidaError, match="kind=annotations layout=") as error:
+        opened(str(path), [])
+    assert "broken" not in str(error.value)
+    path.write_text('{"image": "a.png", "te\n{"image": "b.png", "text": "b"}')
+    with pytest.raises(LucidaError, match="broken JSON"):
+        opened(str(path), [])
+
+
 def test_show(folder):
     path = pairs(folder, "a.png", "cut.png", "b.png")
     shown = call("show", path)

@@ -107,6 +107,10 @@ SIGNS = (
     ("texts", {"kind": "interleaved", "layout": "obelics"}),
 )
 """Keys that tell a kind, the first that is met."""
+ANNOTATIONS = (
+    "a published annotation file (COCO, VQAv2, GQA, …) is read with kind=annotations layout=… "
+    "images=FOLDER"
+)
 
 
 def _by_column(path: Path) -> tuple[dict[str, Any], str]:
@@ -123,7 +127,15 @@ def _by_column(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _by_record(path: Path) -> tuple[dict[str, Any], str]:
-    record, _ = Records(files_of(path)).value(0)
+    records = Records(files_of(path))
+    try:
+        record, _ = records.value(0)
+    except DataError as error:
+        if not records[0][0].rstrip().endswith(("{", "[", ",")):
+            raise
+        message = "the file is one JSON object over many lines, not a record in each"
+        remedy = f"{ANNOTATIONS}; of other data write one record in each line, or a JSON array"
+        raise DataError(message, origin=path, remedy=remedy) from error
     keys = record if isinstance(record, dict) else {}
     for key, fields in SIGNS:
         if key in keys:
@@ -137,11 +149,12 @@ def _by_record(path: Path) -> tuple[dict[str, Any], str]:
                 return {"kind": "pairs", "image": image, "text": text}, why
     if {"text", "instruction", "inputs", "prompt"} & set(keys):
         return {"kind": "text"}, "the first record is text alone"
+    published = isinstance(record, dict) and {"annotations", "questions", "images"} & set(keys)
     raise DataError(
         "the first record tells no kind",
-        given=", ".join(map(str, keys)) or type(record).__name__,
+        given=", ".join(list(map(str, keys))[:12]) or type(record).__name__,
         origin=path,
-        remedy="give kind=… and the fields of the source",
+        remedy=ANNOTATIONS if published else "give kind=… and the fields of the source",
     )
 
 
