@@ -315,6 +315,16 @@ def test_facts_name_what_filters_left_out(folder):
     assert told["filtered: score below 3"] == 7
 
 
+def test_own_captions_that_stay_are_not_filtered(folder):
+    (folder / "new.csv").write_text("image,caption\nb.png,new\n")
+    captions = json.dumps({"path": str(folder / "new.csv"), "missing": "keep"})
+    done = call("check", pairs(folder, "a.png", "b.png"), f"captions={captions}", "--workers", 1)
+    assert done.exit_code == 0, done.output
+    (report,) = json.loads((folder / "data-report.json").read_text())
+    assert report["captions: no caption in the file (own caption kept)"] == 1
+    assert not any(name.startswith("filtered") for name in report)
+
+
 @pytest.mark.parametrize(
     ("field", "said"),
     [

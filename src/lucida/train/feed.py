@@ -203,6 +203,8 @@ def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Sour
     source = open_source(spec, skip)
     for reason, count in getattr(source, "dropped", {}).items():
         say(f"source {name}: {count:,} rows left out by its filters: {reason}")
+    for what, count in getattr(source, "noted", {}).items():
+        say(f"source {name}: {count:,} × {what}")
     apart = max(APART, math.ceil(len(source) / HELD_OUT))
     return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
 

@@ -109,13 +109,17 @@ def test_missing_ones_are_kept_dropped_or_errors(folder, name):
     given = written(folder, ROWS[:2])
     kept = opened(folder, name, given | {"missing": "keep"})
     assert texts(kept) == ["own 0", "new, x/b.png\n✓", "new, x/c.png\n✓"]
-    assert kept.dropped == {"no caption in the file (own caption kept)": 1}
+    assert kept.noted == {"no caption in the file (own caption kept)": 1}
+    assert kept.dropped == {}
     dropped = opened(folder, name, given | {"missing": "drop"})
     assert texts(dropped) == ["new, x/b.png\n✓", "new, x/c.png\n✓"]
-    assert dropped.dropped == {"no caption in the file (dropped)": 1}
+    assert dropped.dropped == {"no caption in the file": 1}
+    assert dropped.noted == {}
     with pytest.raises(IndexError):
         dropped[2]
     source = opened(folder, name, given)
+    assert source.noted == {"no caption in the file (an error)": 1}
+    assert source.dropped == {}
     assert source[2].branches
     with pytest.raises(DataError, match=r"record 0.*no caption was written.*a\.png"):
         source[0]
@@ -159,7 +163,7 @@ def test_a_key_that_comes_again_is_counted(folder):
     again = [*ROWS, {"image": "a.png", "caption": "another"}]
     source = opened(folder, "pairs", written(folder, again))
     assert texts(source)[0] == "new, x/a.png\n✓"
-    assert source.dropped == {"captions of a key that came before (passed over)": 1}
+    assert source.noted == {"captions of a key that came before (passed over)": 1}
 
 
 def test_files_that_have_nothing_in_common_are_refused(folder):

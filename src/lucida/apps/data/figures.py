@@ -82,6 +82,8 @@ def facts(surveyed: Surveyed) -> dict[str, int | str]:
             told[words] = found.cut[name]
     for why, many in getattr(surveyed.each.source, "dropped", {}).items():
         told[f"filtered: {why}"] = many
+    for why, many in getattr(surveyed.each.source, "noted", {}).items():
+        told[f"captions: {why}"] = many
     for why, many in found.lost.items():
         told[f"left out: {why}"] = many
     return told

@@ -51,7 +51,8 @@ class Recaptioned:
     missing  a record that nothing was written for keeps its caption, is dropped, or is an error
              when its turn comes
 
-    A key that is met again is passed over. `dropped` counts all of it. DataError: a source that has
+    A key that is met again is passed over. `dropped` counts the records that are left out, `noted`
+    what else does not match. DataError: a source that has
     no captions, a file without these fields, no record at all that a caption was written for.
     """
 
@@ -97,11 +98,19 @@ class Recaptioned:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """What the source left out, and what came of keys that do not match."""
+        """What the source left out, and the records that nothing was written for."""
         found = dict(getattr(self.source, "dropped", {}))
-        if self._absent:
-            outcome = {"keep": "own caption kept", "drop": "dropped", "error": "an error"}
-            found[f"no caption in the file ({outcome[self.missing]})"] = self._absent
+        if self._absent and self.missing == "drop":
+            found["no caption in the file"] = self._absent
+        return found
+
+    @property
+    def noted(self) -> dict[str, int]:
+        """Records that stay without a caption from the file, and captions that no record has."""
+        found = {}
+        if self._absent and self.missing != "drop":
+            outcome = "own caption kept" if self.missing == "keep" else "an error"
+            found[f"no caption in the file ({outcome})"] = self._absent
         if self._again:
             found["captions of a key that came before (passed over)"] = self._again
         return found
