@@ -77,7 +77,7 @@ class Answer(BaseHTTPRequestHandler):
             if trouble == 429:
                 self.send_header("Retry-After", "0.02")
             self.end_headers()
-            self.wfile.write(b"no")
+            self.wfile.write(b"no " + b"image\r\nis allowed " * 40 if trouble == 400 else b"no")
             return
         said = {
             "choices": [{"message": {"role": "assistant", "content": self.server.answer(body)}}]
@@ -194,6 +194,33 @@ def test_what_never_comes_is_said_and_asked_again_later(server, tmp_path):
     second = evaluate()["tasks"]["attribute"]
     assert (second["n"], second["failed"]) == (10, 0)
     assert len(server.bodies) - before == missing, "only what failed is asked again"
+
+
+def test_the_reason_of_a_refused_question_is_kept_and_told(server, tmp_path, capsys):
+    def evaluate():
+        return evaluate_target(
+            server.address,
+            lambda folder: EndpointAnswerer(server.address, "tiny", 1, QUICK),
+            tmp_path,
+            EvaluationSpec(baselines=[], samples=100),
+            ["attribute"],
+            6,
+        )["tasks"]["attribute"]
+
+    server.troubles = [400] * 2
+    assert evaluate()["failed"] == 2
+    told = capsys.readouterr()
+    reason = "HTTP 400: no image is allowed image is allowed"
+    assert f"2 questions were never answered, 2 of them for: {reason}" in told.out + told.err
+    stored = [json.loads(line) for line in (tmp_path / "predictions/attribute.jsonl").open()]
+    kept = [row["failed"] for row in stored if "failed" in row]
+    assert len(stored) == 6 and len(kept) == 2
+    assert all(each.startswith(reason) and len(each) <= 200 for each in kept)
+    assert not any("score" in row for row in stored if "failed" in row)
+    before = len(server.bodies)
+    assert evaluate()["failed"] == 0
+    assert len(server.bodies) == before + 2
+    assert "failed" not in (tmp_path / "predictions/attribute.jsonl").read_text()
 
 
 def test_a_refusal_stops_everything(server):

@@ -150,7 +150,7 @@ def test_questions_about_one_picture_prove_nothing():
     for count, floor in ((5, True), (10, False)):
         examples = task.examples(count)
         words = [example.answers[0] for example in examples]
-        right = Answered(words, words, [1.0] * count, [{}] * count)
+        right = Answered(words, words, [1.0] * count, [{}] * count, [None] * count)
         found = summarise(task, examples, right, None, 200, 0)
         assert found["score"] == 1 > max(found["chance"], found["majority"])
         assert (found["clusters"], found["floor"]) == (count // 5, floor)

@@ -49,7 +49,7 @@ def gallery(folder: Path, task: str, count: int = 8, skip: int = 0) -> list[Shot
     `skip` passes over that many pictures first (the tasks of the miniature world share pictures).
     """
     pairs = answered(folder, task)
-    blind = {row["id"]: row for row in predictions(folder / "blind", task).read()}
+    blind = _scored(folder / "blind", task)
     firsts: dict[str, tuple[Example, dict]] = {}
     for example, row in pairs:
         firsts.setdefault(example.cluster, (example, row))
@@ -64,7 +64,7 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
     Among equal scores the benchmark's order decides. No example is in both.
     """
     pairs = answered(folder, task)
-    blind = {row["id"]: row for row in predictions(folder / "blind", task).read()}
+    blind = _scored(folder / "blind", task)
     sign = 1 if evaluated_benchmark(folder, task).higher_is_better else -1
     ranked = sorted(pairs, key=lambda pair: sign * pair[1]["score"])
     if not ranked or ranked[0][1]["score"] == ranked[-1][1]["score"]:
@@ -84,9 +84,14 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
 
 def answered(folder: Path, task: str) -> list[tuple[Example, dict]]:
     """The examples of a task that have a score in this folder, in order, with their rows."""
-    rows = {row["id"]: row for row in predictions(folder, task).read() if "score" in row}
+    rows = _scored(folder, task)
     examples = evaluated_benchmark(folder, task).examples(len(rows))
     return [(example, rows[example.id]) for example in examples if example.id in rows]
+
+
+def _scored(folder: Path, task: str) -> dict[str, dict]:
+    """The rows that have a score, by id; what was never answered has none."""
+    return {row["id"]: row for row in predictions(folder, task).read() if "score" in row}
 
 
 def evaluated_benchmark(folder: Path, task: str) -> Benchmark:

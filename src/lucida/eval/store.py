@@ -30,13 +30,19 @@ ROW = ("id", "prompt", "output")
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What one model said to the examples of one benchmark, and what that is worth."""
+    """What one model said to the examples of one benchmark, and what that is worth. `reasons` say
+    why an example was never answered, where it was not."""
 
     outputs: list[str]
     parsed: list[Parsed]
     scores: list[float]
     details: list[Mapping[str, object]]
-    failed: int = 0
+    reasons: list[str | None]
+
+    @property
+    def failed(self) -> int:
+        """How many examples were never answered."""
+        return sum(reason is not None for reason in self.reasons)
 
 
 class Store:
@@ -74,7 +80,7 @@ class Store:
     def known(
         self, key: str, task: Benchmark, examples: Sequence[Example]
     ) -> dict[tuple[str, str], Said]:
-        """The answers that are stored already, by example and prompt.
+        """What is stored already, by example and prompt: answers, and why there is none.
 
         RunError: a row that lacks something, a question answered twice, an example that the
         benchmark does not have.
@@ -87,7 +93,10 @@ class Store:
                 ):
                     raise _wrong(file, f"row {number} is no prediction", ", ".join(ROW), row)
                 name = row["id"], row["prompt"]
-                if name in said:
+                if (reason := row.get("failed")) is not None:
+                    said.setdefault(name, Said("", failed=str(reason)))
+                    continue
+                if name in said and said[name].failed is None:
                     raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
                 details = {"likelihoods": row["likelihoods"]} if "likelihoods" in row else {}
                 said[name] = Said(row["output"], details)
@@ -109,24 +118,18 @@ class Store:
         known = {job.key: self.known(job.key, job.task, job.examples) for job in jobs}
         wait_for_all()  # everybody has read before anybody writes
         missing = [
-            replace(j, examples=[e for e in j.examples if _name(e) not in known[j.key]])
+            replace(j, examples=[e for e in j.examples if not _answered(e, known[j.key])])
             for j in jobs
         ]
         own = {job.key: JsonLines(self._own / f"{job.key}.jsonl") for job in jobs}
         asked = 0
         for job, example, said in answers(missing, answerer, max_new_tokens, label):
             asked += 1
-            if said.failed is not None:
-                known[job.key][_name(example)] = said
-                continue
-            row = {"id": example.id, "prompt": example.question, "output": said.output}
-            own[job.key].append(row | dict(said.details))
+            own[job.key].append(_row(example, said.output, said.failed) | dict(said.details))
             known[job.key][_name(example)] = said
         wait_for_all()
         if world() > 1:
-            for job in jobs:
-                failed = {n: s for n, s in known[job.key].items() if s.failed is not None}
-                known[job.key] = failed | self.known(job.key, job.task, job.examples)
+            known = {job.key: self.known(job.key, job.task, job.examples) for job in jobs}
             wait_for_all()  # everybody has read before the first one gathers the files
         return known, asked
 
@@ -138,8 +141,9 @@ class Store:
         file = self.file(job.key)
         rows = {row["id"]: row for each in [file, *self._of_ranks(job.key)] for row in each.read()}
         for place, example in enumerate(job.examples):
-            if example.id not in rows:
-                continue  # it failed; without a row it is asked again
+            if (reason := answered.reasons[place]) is not None:
+                rows[example.id] = _row(example, "", reason)  # without a score; asked again
+                continue
             rows[example.id] = {
                 "id": example.id,
                 "kind": example.kind,
@@ -168,6 +172,17 @@ def _read(file: Path) -> object:
             origin=file,
             remedy="delete it; every question is then asked again",
         ) from problem
+
+
+def _row(example: Example, output: str, failed: str | None) -> dict[str, object]:
+    """What is written at once, before there is a score."""
+    row = {"id": example.id, "prompt": example.question, "output": output}
+    return row if failed is None else row | {"failed": failed}
+
+
+def _answered(example: Example, known: Mapping[tuple[str, str], Said]) -> bool:
+    said = known.get(_name(example))
+    return said is not None and said.failed is None
 
 
 def _name(example: Example) -> tuple[str, str]:

@@ -34,7 +34,7 @@ def judge(
     outputs = [one.output for one in found]
     texts = [conclusion(text) for text in outputs] if think else outputs
     parsed = [task.parse(e, text, read_box) for e, text in zip(examples, texts, strict=True)]
-    failed = sum(one.failed is not None for one in found)
+    reasons = [one.failed for one in found]
     if task.judged:
         scores = []
     else:
@@ -45,7 +45,7 @@ def judge(
                 expected=len(examples),
                 given=len(scores),
             )
-    return Answered(outputs, parsed, scores, [one.details for one in found], failed)
+    return Answered(outputs, parsed, scores, [one.details for one in found], reasons)
 
 
 def summarise(

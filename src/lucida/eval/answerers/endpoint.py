@@ -16,6 +16,7 @@ import io
 import json
 import os
 import random
+import textwrap
 import threading
 import time
 import urllib.error
@@ -39,6 +40,8 @@ AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 """Answers of a server that are worth asking again."""
 REFUSED = {"HTTP 401", "HTTP 403", "HTTP 404"}
 """Answers that every other question would get too."""
+REASON = 200
+"""Letters of a reason that are kept."""
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds the key, where one is needed."""
 
@@ -97,7 +100,7 @@ class EndpointAnswerer:
                 origin=self.address,
                 remedy="use --protocol generate",
             )
-        before = Counter(self.troubles)
+        before, refused = Counter(self.troubles), Counter()
         pool = ThreadPoolExecutor(self.at_once)
         try:
             waiting = {
@@ -105,12 +108,17 @@ class EndpointAnswerer:
                 for index, example in enumerate(examples)
             }
             for done in as_completed(waiting):
-                yield waiting[done], done.result()
+                said = done.result()
+                if said.failed is not None:
+                    refused[said.failed] += 1
+                yield waiting[done], said
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         if new := self.troubles - before:
             listed = ", ".join(f"{kind} {count} times" for kind, count in sorted(new.items()))
             say(f"{self.address}: {listed}")
+        for reason, count in refused.most_common(1):
+            say(f"{refused.total()} questions were never answered, {count} of them for: {reason}")
 
     def ask(self, example: Example, max_new_tokens: int) -> Said:
         """One question, until it is answered or patience ends."""
@@ -139,7 +147,7 @@ class EndpointAnswerer:
                     break
                 if attempt + 1 < self.patience.attempts:
                     time.sleep(self.patience.before(attempt + 1, problem.pause))
-        return Said("", failed=reason)
+        return Said("", failed=textwrap.shorten(reason, REASON, placeholder=" ..."))
 
     def messages(self, example: Example) -> list[dict[str, Any]]:
         """The sample as this interface wants it."""
