@@ -10,10 +10,12 @@ from tiny_training import tiny_recipe
 
 import lucida
 from lucida.core.errors import DataError, RecipeError, RunError
+from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import build, load
 from lucida.train import state
 from lucida.train.blind import blind_recipe
+from lucida.train.folder import check_folder
 from lucida.train.loop import train_run
 from lucida.train.state import checkpoints
 
@@ -138,6 +140,43 @@ def test_a_changed_recipe_is_refused_with_the_difference(recipe, tmp_path):
     with pytest.raises(RunError, match="another recipe") as error:
         train_run(changed(recipe, seed=6), folder)
     assert "seed" in str(error.value) and "5" in str(error.value) and "6" in str(error.value)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_begins_anew(
+    recipe, tmp_path, finished, capfd
+):
+    wild = changed(recipe, {"train": {"projector": 1e-3, "language": 1e30}}, seed=8)
+    with pytest.raises(RunError, match="not finite"):
+        train_run(wild, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    run.metrics.append({"retention": {}, "stage": "align", "step": 0, "total_step": 0})
+    (run.path / "lengths-align.npz").write_bytes(b"of other data")
+    capfd.readouterr()
+    train_run(recipe, run.path)
+    said = capfd.readouterr().err
+    assert "begun anew, nothing had been trained with" in said and "seed: 8 -> 5" in said
+    assert run.recipe == recipe
+    assert not records(run.path, "retention")
+    assert json.loads(run.environment_file.read_text())["resumed"] == []
+    for name, value in weights(finished["tiny"]).items():
+        assert torch.equal(weights(run.path)[name], value)
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["checkpoints/step-000001/state.json", "checkpoints/other/x", "blind/recipe.yaml",
+     "model.safetensors", "config.json", "adapter/x", "results.json", "report.html"],
+)  # fmt: skip
+def test_whatever_another_recipe_has_trained_is_kept(recipe, tmp_path, left):
+    run = RunFolder(tmp_path / "run").prepare()
+    run.write_recipe(recipe)
+    run.metrics.append({"step": 1})
+    (run.path / left).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / left).write_text("kept")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="begun with another recipe"):
+        check_folder(run, changed(recipe, seed=6))
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_number_that_is_not_finite_stops_the_run_before_it_spreads(recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""Before the first step: the folder, the model, the plan of every stage; and between two stages.
+"""Before the first step: the model, the plan of every stage; and between two stages.
 
 check_folder ─▶ begin: parts, newest checkpoint ─▶ plan each stage ─▶ prepare: set stage number i
                                                                       settle: the model at the end
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lucida.core.errors import RecipeError, RunError, suggestion
+from lucida.core.errors import RecipeError, suggestion
 from lucida.core.files import atomic_folder
 from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes
@@ -91,41 +91,6 @@ class Set:
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     loss_of: Loss
-
-
-def check_folder(run: RunFolder, recipe: Recipe) -> None:
-    """Refuse a folder that holds a run of another recipe, or a model of no run."""
-    if run.exists:
-        if changes := diff_recipes(bearing(run.recipe, recipe), recipe):
-            told = "\n  ".join(changes)
-            raise RunError(
-                f"this run was begun with another recipe:\n  {told}\n",
-                origin=run.path,
-                remedy="train in another folder with --run DIR, or take the changes back",
-            )
-    elif (run.path / "config.json").exists():
-        raise RunError(
-            "there is a model in this folder that is not from a run; training would overwrite it",
-            origin=run.path,
-            remedy="choose another folder with --run DIR",
-        )
-
-
-def bearing(before: Recipe, now: Recipe) -> Recipe:
-    """The recipe `before`, bearing with unusable records as `now` does.
-
-    A run that such records stopped may go on with another `max_dropped`, or skip from now on: which
-    records come when stays the same. From `skip` back to `error` is another run.
-    """
-    wanted = {stage.name: stage.mixture for stage in now.stages}
-    stages = []
-    for stage in before.stages:
-        policy = wanted.get(stage.name, stage.mixture)
-        skip = "skip" in (policy.on_error, stage.mixture.on_error)
-        update = {"max_dropped": policy.max_dropped, "on_error": "skip" if skip else "error"}
-        mixture = stage.mixture.model_copy(update=update)
-        stages.append(stage.model_copy(update={"mixture": mixture}))
-    return before.model_copy(update={"stages": stages})
 
 
 def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> Training:

@@ -32,7 +32,6 @@ from lucida.train.begin import (
     Training,
     Watch,
     begin,
-    check_folder,
     plan,
     prepare,
     restore_adapters,
@@ -42,6 +41,7 @@ from lucida.train.begin import (
 from lucida.train.between import Gate, allow, expect_gate, measure
 from lucida.train.blind import blind_recipe
 from lucida.train.engine import choose_engine
+from lucida.train.folder import check_folder
 from lucida.train.optim import set_learning_rate
 from lucida.train.records import (
     close,
@@ -99,9 +99,10 @@ def train_alone(
 ) -> Path:
     """Train every stage of a recipe in `folder` and save the model there; gives the folder.
 
-    RunError: the folder is used by another process or cannot be written, it holds a run of another
-    recipe, a number stopped being finite, or the gate refused what a stage did (after the last one
-    the model is saved all the same). Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
+    RunError: the folder is used by another process or cannot be written, it holds what another
+    recipe has trained, a number stopped being finite, or the gate refused what a stage did (after
+    the last one the model is saved all the same). Interrupted: SIGTERM or Ctrl-C, after a
+    checkpoint.
     """
     run = RunFolder(folder)
     with ExitStack() as held:

@@ -1,0 +1,81 @@
+"""What a run folder must be before training begins in it.
+
+empty, or a run of this recipe          ─▶ begin, or go on
+another recipe, nothing trained by it   ─▶ its records go, begin anew
+another recipe, anything trained by it  ─▶ RunError, and so for a model of no run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lucida.core.errors import RunError
+from lucida.core.files import disk_errors
+from lucida.core.progress import say
+from lucida.core.recipe import diff_recipes
+from lucida.core.runs import RunFolder
+from lucida.core.spec import Recipe
+
+
+def check_folder(run: RunFolder, recipe: Recipe) -> None:
+    """Refuse a folder that holds a run of another recipe, or a model of no run.
+
+    A run that failed before its first checkpoint has trained nothing: what it recorded is removed,
+    and this is said, so that a recipe that did not work can be corrected in its place.
+    """
+    if run.exists:
+        if changes := diff_recipes(bearing(run.recipe, recipe), recipe):
+            told = "\n  ".join(changes)
+            if next(trained(run), None) is None:
+                say(f"{run.path}: begun anew, nothing had been trained with:\n  {told}")
+                forget(run)
+                return
+            raise RunError(
+                f"this run was begun with another recipe:\n  {told}\n",
+                origin=run.path,
+                remedy="train in another folder with --run DIR, or take the changes back",
+            )
+    elif (run.path / "config.json").exists():
+        raise RunError(
+            "there is a model in this folder that is not from a run; training would overwrite it",
+            origin=run.path,
+            remedy="choose another folder with --run DIR",
+        )
+
+
+def trained(run: RunFolder) -> Iterator[Path]:
+    """What stands in a run folder that training, or what came after it, has made: checkpoints,
+    whole or not, weights, scores, a blind baseline."""
+    if run.checkpoints.is_dir():
+        yield from run.checkpoints.iterdir()
+    yield from run.path.glob("*.safetensors")
+    made = (run.path / name for name in ("config.json", "adapter", "blind"))
+    yield from (each for each in (*made, run.results_file, run.report_file) if each.exists())
+
+
+def forget(run: RunFolder) -> None:
+    """Remove what a run records before it has trained anything; the recipe last, so that a crash in
+    between leaves a folder that is asked again."""
+    lengths = run.path.glob("lengths-*.npz")
+    records = (run.metrics.path, run.dropped.path, run.environment_file)
+    with disk_errors(run.path):
+        for each in (*lengths, *records, run.recipe_file):
+            each.unlink(missing_ok=True)
+
+
+def bearing(before: Recipe, now: Recipe) -> Recipe:
+    """The recipe `before`, bearing with unusable records as `now` does.
+
+    A run that such records stopped may go on with another `max_dropped`, or skip from now on: which
+    records come when stays the same. From `skip` back to `error` is another run.
+    """
+    wanted = {stage.name: stage.mixture for stage in now.stages}
+    stages = []
+    for stage in before.stages:
+        policy = wanted.get(stage.name, stage.mixture)
+        skip = "skip" in (policy.on_error, stage.mixture.on_error)
+        update = {"max_dropped": policy.max_dropped, "on_error": "skip" if skip else "error"}
+        mixture = stage.mixture.model_copy(update=update)
+        stages.append(stage.model_copy(update={"mixture": mixture}))
+    return before.model_copy(update={"stages": stages})
