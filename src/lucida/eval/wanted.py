@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from lucida.core.spec import EvaluationSpec
 from lucida.eval.asking import Job
 from lucida.eval.benchmark import Benchmark, Way
 from lucida.eval.benchmarks import benchmark
+from lucida.eval.benchmarks.annotations import MissingFile
+from lucida.eval.benchmarks.published import PublishedBenchmark
 from lucida.eval.prompts import prompt_set
 from lucida.eval.variant import THINK_TOKENS, Variant
 
@@ -111,18 +113,46 @@ class Wanted:
         return found
 
     def jobs(self, scores_only: bool = False) -> list[tuple[Variant, Job]]:
-        """All of it, or what gives the scores only; baselines only where there are pictures."""
-        found = []
+        """All of it, or what gives the scores only; baselines only where there are pictures.
+
+        MissingFile names every published file that is not there, of all tasks.
+        """
+        found, lacking = [], {}
         for task in self.tasks:
-            examples = task.examples(self.limit)
-            seen = any(example.sample.images for example in examples)
-            for variant in self.variants(task)[: 1 if scores_only else None]:
-                asked = examples
-                if variant.pictures != "shown":
-                    if not seen:
-                        continue
-                    asked = examples[: self.spec.baseline_limit]
-                changed = variant.examples(task, asked)
-                new = THINK_TOKENS if variant.think else None
-                found.append((variant, Job(variant.key(task), task, variant.way, changed, new)))
+            try:
+                found += self._jobs(task, scores_only)
+            except MissingFile as problem:
+                lacking[task] = problem
+        if lacking:
+            raise missing(lacking, any(self.options.shots))
         return found
+
+    def _jobs(self, task: Benchmark, scores_only: bool) -> list[tuple[Variant, Job]]:
+        found = []
+        examples = task.examples(self.limit)
+        seen = any(example.sample.images for example in examples)
+        for variant in self.variants(task)[: 1 if scores_only else None]:
+            asked = examples
+            if variant.pictures != "shown":
+                if not seen:
+                    continue
+                asked = examples[: self.spec.baseline_limit]
+            changed = variant.examples(task, asked)
+            new = THINK_TOKENS if variant.think else None
+            found.append((variant, Job(variant.key(task), task, variant.way, changed, new)))
+        return found
+
+
+def missing(lacking: Mapping[Benchmark, MissingFile], train: bool) -> MissingFile:
+    """One error about all that these tasks lack, from what each of them stopped at: a file that is
+    not there, or a picture within a folder that is."""
+    lines: dict[str, list[str]] = {}
+    for task, problem in lacking.items():
+        files = task.missing(train) if isinstance(task, PublishedBenchmark) else []
+        told = [f"{task.root}/{file.path} ({file.size}) at {file.source}" for file in files]
+        for line in told or [str(problem)]:
+            lines.setdefault(line, []).append(task.name)
+    if len(lines) == 1:
+        return next(iter(lacking.values()))
+    listed = "".join(f"\n  {', '.join(names)}: {line}" for line, names in lines.items())
+    return MissingFile(f"published files are not there; their publishers offer them:{listed}")

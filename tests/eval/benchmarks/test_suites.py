@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import lucida.eval.few_shot
 from lucida.apps.cli import app
+from lucida.eval.benchmarks import benchmark
 from lucida.eval.run import evaluate_run
 
 TASKS = ("okvqa", "textvqa", "coco-captions", "flickr30k")
@@ -45,6 +46,24 @@ def test_four_tasks_with_none_and_four_demonstrations(run, four):
         assert len({json.dumps(prompts) for prompts in asked}) == 3, "seeds draw differently"
         assert all(p.count("<image>") == 5 for prompts in asked for p in prompts)
         assert all(p.count("assistant:") == 4 for prompts in asked for p in prompts)
+
+
+def test_all_files_that_are_missing_are_named_at_once(run, tmp_path):
+    (tmp_path / "nothing").mkdir()
+
+    def told(*words):
+        where = ["--data", str(tmp_path / "nothing")]
+        ended = CliRunner().invoke(app, ["eval", str(run.path), *words, *where])
+        assert ended.exit_code == 1
+        return ended.output.replace("\n", "")
+
+    tasks = [benchmark(name) for name in ("gqa", "pope-random", "pope-popular")]
+    output = told("--task", ",".join(task.name for task in tasks))
+    for file in (file for task in tasks for file in task.files):
+        assert (file.path in output and file.source in output) == (file.needed != "train"), file
+    assert "pope-random, pope-popular: " in output, "the pictures of both are named once"
+    assert benchmark("gqa").files[2].path in told("--task", "gqa", "--shots", "2")
+    assert "perplexity needs perplexity/" in told("--task", "perplexity")
 
 
 def test_too_few_pictures_to_demonstrate_with(run, tmp_path, monkeypatch):

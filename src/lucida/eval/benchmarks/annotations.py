@@ -32,6 +32,7 @@ from lucida.eval.benchmark import File
 
 __all__ = [
     "VARIABLE",
+    "MissingFile",
     "Record",
     "as_record",
     "data_root",
@@ -52,6 +53,10 @@ VARIABLE = "LUCIDA_DATA"
 """The environment's name for the folder with the published files."""
 
 
+class MissingFile(DataError):
+    """A published file, or a picture in a folder of them, that is not there."""
+
+
 def data_root(data: str | None) -> Path:
     """The folder with the published files: `data` or the environment's LUCIDA_DATA."""
     chosen = data or os.environ.get(VARIABLE, "")
@@ -64,10 +69,10 @@ def data_root(data: str | None) -> Path:
 
 
 def needed(root: Path, file: File, name: str) -> Path:
-    """The path of a published file; a clear DataError when it is not there."""
+    """The path of a published file; MissingFile when it is not there."""
     path = root / file.path
     if not path.exists():
-        raise DataError(
+        raise MissingFile(
             f"{name} needs {file.path}, which is not there",
             origin=path,
             remedy=f"its publisher offers it ({file.size}) at {file.source}",

@@ -19,7 +19,7 @@ from lucida.core.errors import DataError
 from lucida.data.images import file_source
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.eval.benchmark import Benchmark, Example, File, Guesses, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, data_root, needed
+from lucida.eval.benchmarks.annotations import MissingFile, Record, data_root, needed
 from lucida.eval.prompts import prompt_set, write
 
 SEED = 21
@@ -107,13 +107,18 @@ class PublishedBenchmark(Benchmark):
         """The path of one of `files`; an error that says where to get it if it is missing."""
         return needed(self.root, file, self.name)
 
+    def missing(self, train: bool) -> list[File]:
+        """Which of `files` are not there; those of the training split only with `train`."""
+        wanted = [file for file in self.files if train or file.needed != "train"]
+        return [file for file in wanted if not (self.root / file.path).exists()]
+
     def picture(self, folder: File, relative: str, record: Record) -> ImageSource:
         """A picture in a folder of pictures, one of `files`."""
         place = f"{self.root}/{folder.path}{relative}"
         if place not in self._sources:
             path = Path(place)
             if not path.is_file():
-                raise DataError(
+                raise MissingFile(
                     f"the picture {relative} is not there",
                     origin=f"{record.origin}: {path}",
                     remedy=f"{folder.path} ({folder.size}) is offered at {folder.source}",
