@@ -166,6 +166,17 @@ def test_the_terminal_understands_its_commands(chat, file):
     assert session.messages == []
 
 
+def test_a_conversation_that_grew_too_long_can_be_forgotten(chat):
+    hint = "/reset forgets"
+    talked, fresh = Session(chat), Session(chat)
+    list(talked.ask("what?"))
+    for session, told in ((talked, 1), (fresh, 0)):
+        lines, out = iter(["word " * 100, "/image nowhere.png", None]), io.StringIO()
+        converse(session, lambda lines=lines: next(lines), out)
+        assert "longer than the context" in out.getvalue()
+        assert out.getvalue().count(hint) == told
+
+
 def test_speak_strips_the_start_and_says_when_there_is_nothing():
     out = io.StringIO()
     speak(iter([" ", " red", " star"]), out)

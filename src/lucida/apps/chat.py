@@ -204,6 +204,8 @@ def converse(session: Session, read: Callable[[], str | None], out: TextIO) -> N
                 speak(session.ask(line), out)
         except LucidaError as problem:
             out.write(f"{problem}\n")
+            if isinstance(problem, DataError) and session.messages and not line.startswith("/"):
+                out.write("/reset forgets what was said before, which leaves more room\n")
         except KeyboardInterrupt:
             out.write("\n(stopped)\n")
 
