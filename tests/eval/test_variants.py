@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import lucida.eval.run
+from lucida.apps.demo import show_scores
 from lucida.core.errors import RunError
 from lucida.data.sample import BoxPart, ImagePart
 from lucida.eval.benchmarks import benchmark
@@ -208,6 +209,21 @@ def test_odd_outputs_survive_the_disk(run, monkeypatch):
     rows = predictions(run.path, "attribute").read()
     assert {row["output"] for row in rows} == {t.replace("\ud83d", "\ufffd") for t in odd}
     assert evaluate_run(run.path, ["attribute"], 14)["tasks"] == first["tasks"]
+
+
+def test_the_table_and_the_report_say_how_a_task_was_asked(run, capsys):
+    evaluate_run(run.path, ["attribute", "presence"], 10, Options(("likelihood",)))
+    evaluate_run(run.path, ["caption"], 10, Options(think=True))
+    capsys.readouterr()
+    show_scores(run.results)
+    told = "".join(capsys.readouterr())
+    assert "asked by likelihood: attribute, presence\n" in told
+    assert "asked to think step by step: caption\n" in told
+    html = run.report_file.read_text()
+    assert html.count("asked by likelihood") == 2
+    assert html.count("asked to think step by step") == 1
+    show_scores(evaluate_run(run.path, ["attribute", "presence", "caption"], 10))
+    assert "asked" not in "".join(capsys.readouterr())
 
 
 def test_protocols_that_a_task_lacks_stop_before_asking(run):

@@ -28,7 +28,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
-from lucida.eval.shown import shown
+from lucida.eval.shown import asked, shown
 
 COLUMNS = 32
 """Width of a picture in the terminal; a character is one pixel wide and two high."""
@@ -148,14 +148,20 @@ def show_scores(results: dict) -> None:
             ]
         )
         if failed := task.get("failed"):
-            asked = f"{failed} of {task['n']:,} questions"
-            notes.append(f"{name}: {asked} were never answered and count as empty outputs")
+            part = f"{failed} of {task['n']:,} questions"
+            notes.append(f"{name}: {part} were never answered and count as empty outputs")
     columns = ["task", "metric", "score", "95% interval", "blind", "chance", "gain", "questions"]
     table(
         "Held-out scores (blind: the same language model trained without pictures)", columns, rows
     )
     if any(task.get("floor") for task in results["tasks"].values()):
         say("* not surely above guessing (chance or the majority answer), by the paired interval")
+    ways: dict[str, list[str]] = {}
+    for name, task in results["tasks"].items():
+        for how in asked(task):
+            ways.setdefault(how, []).append(name)
+    for how, names in ways.items():
+        say(f"asked {how}: {', '.join(names)}")
     for name, file in results.get("answers", {}).items():
         failed = results.get("failed", {}).get(name, 0)
         missing = f"; {failed} of its answers never came and are empty" if failed else ""

@@ -22,7 +22,7 @@ from lucida.core.recipe import dump_recipe
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.gallery import TARGET, Shot, extremes, gallery
-from lucida.eval.shown import better, shown
+from lucida.eval.shown import asked, better, shown
 
 SHOTS = 8
 """Pictures per task, as they come."""
@@ -189,6 +189,7 @@ def _notes(task: dict) -> list[str]:
         notes.append(f"{failed} of {task['n']} questions were never answered and count as empty")
     if (of := task.get("of")) and of > task["n"]:
         notes.append(f"{task['n']:,} of its {of:,} examples")
+    notes += [f"asked {how}" for how in asked(task)]
     for name, row in task.get("baselines", {}).items():
         score, gain = shown(task, row["score"]), shown(task, row["gain"]["mean"], signed=True)
         notes.append(f"pictures {name} {score} ({gain} with them, n {row['n']})")

@@ -229,13 +229,14 @@ def collect(
         other = blind.found[task.name, main][1].scores if blind else None
         summary = summarise(task, job.examples, answered, other, wanted.spec.samples, seed) | {
             "way": main.way,
+            "think": main.think,
             "predictions": job.key,
             "data": wanted.spec.data,
         }
         summary |= extras(task, variants, sighted, wanted.spec.samples, seed)
         before = earlier.get(task.name, {})
-        if before.get("prompts") != task.prompts:  # other words are another measurement
-            before = {}
+        if (before.get("prompts"), bool(before.get("think"))) != (task.prompts, main.think):
+            before = {}  # other words are another measurement
         for name in ("ways", "shots"):
             if both := before.get(name, {}) | summary[name]:
                 summary[name] = both

@@ -20,6 +20,13 @@ def shown(task: Mapping[str, object], value: float, signed: bool = False) -> str
     return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 
+def asked(task: Mapping[str, object]) -> list[str]:
+    """How the questions behind the score of this task were asked, where the model did not just
+    write its answer; what evaluations of an older Lucida do not say is left out."""
+    told = ["by likelihood"] if task.get("way") == "likelihood" else []
+    return told + (["to think step by step"] if task.get("think") else [])
+
+
 def better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
     """Whether a paired difference as results hold it is surely on the good side."""
     low, high = gain["interval"]
