@@ -20,6 +20,7 @@ def test_worked_examples():
     assert shown({}, 0.714) == "71.4" and shown({}, 0.714, signed=True) == "+71.4"
     assert shown(BITS, 1.2345) == "1.234" and shown(BITS, -0.1, signed=True) == "-0.100"
     assert better({}, {"interval": [0.1, 0.2]}) and not better({}, {"interval": [-0.1, 0.2]})
+    assert not better({"clusters": 1}, {"interval": [0.1, 0.2]})
     assert better(BITS, {"interval": [-0.2, -0.1]}) and not better(BITS, {"interval": [0.1, 0.2]})
 
 

@@ -257,6 +257,31 @@ def test_the_difference_of_two_evaluations(run):
         differences(run.path, run.path.parent)
 
 
+def test_a_difference_about_one_picture_is_not_sure(run):
+    evaluate_run(run.path, ["attribute"], 5)
+    evaluate_run(run.path, ["boxes"], 5)
+    other = run.path / "other"
+    shutil.copytree(run.path / "predictions", other / "predictions")
+    (other / "recipe.yaml").write_text(run.recipe_file.read_text())
+    results = json.loads(run.results_file.read_text())
+    del results["tasks"]["boxes"]
+    (other / "results.json").write_text(json.dumps(results))
+    file = other / "predictions" / "attribute.jsonl"
+    stored = [json.loads(line) | {"score": 2.0} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in stored))
+    (found,) = differences(run.path, other)
+    assert found.gain.clusters == 1 and found.gain.low > 0
+    assert found.state == ""
+    assert found.notes == ["all are about one picture, so the interval says nothing"]
+    html = write_page(run.path, other, [found], run.path / "diff.html").read_text()
+    assert "Only A was asked boxes." in html and "Only B" not in html
+    assert "all are about one picture" in html
+    assert (
+        "Only B was asked boxes."
+        in write_page(other, run.path, [found], run.path / "diff.html").read_text()
+    )
+
+
 def test_a_difference_of_other_questions_says_so(run):
     evaluate_run(run.path, ["attribute"], 40)
     usual = run.path / "usual"

@@ -56,6 +56,8 @@ class Difference:
             told.append(f"left out: {self.only[0]} that only A answered, {self.only[1]} only B")
         if self.reworded:
             told.append(f"{self.reworded} of {self.gain.n} were asked in other words")
+        if self.gain.clusters == 1:
+            told.append("all are about one picture, so the interval says nothing")
         return told
 
     def shown(self, value: float, signed: bool = False) -> str:
@@ -64,7 +66,10 @@ class Difference:
 
     @property
     def state(self) -> str:
-        """How the page marks it: B surely better, surely worse, or neither."""
+        """How the page marks it: B surely better, surely worse, or neither, as always where all
+        examples are about one picture."""
+        if self.gain.clusters == 1:
+            return ""
         low, high = self.gain.low, self.gain.high
         if not self.higher_is_better:
             low, high = -high, -low
@@ -183,7 +188,10 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
         for each in found
     ]
     text = environment.get_template("difference.html").render(
-        first=str(first), second=str(second), tasks=tasks
+        first=str(first),
+        second=str(second),
+        tasks=tasks,
+        alone=[("A", tasks_of_one(first, second)), ("B", tasks_of_one(second, first))],
     )
     atomic_write(page, text)
     return page

@@ -28,6 +28,9 @@ def asked(task: Mapping[str, object]) -> list[str]:
 
 
 def better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
-    """Whether a paired difference as results hold it is surely on the good side."""
+    """Whether a paired difference as results hold it is surely on the good side; never where all
+    examples are about one picture, as its interval says nothing."""
+    if task.get("clusters") == 1:
+        return False
     low, high = gain["interval"]
     return low > 0 if task.get("higher_is_better", True) else high < 0
