@@ -180,6 +180,28 @@ def test_unknown_duplicate_and_damaged_rows_are_refused(run):
     assert file.read_text() == whole, "no answer is thrown away unasked"
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: None,
+        lambda found: [-1.0, -2.0],
+        lambda found: {"whole": found["whole"]},
+        lambda found: found | {"first": found["first"][:-1]},
+        lambda found: found | {"whole": ["a", *found["whole"][1:]]},
+        lambda found: found | {"normalised": 7},
+    ],
+)
+def test_likelihoods_of_another_shape_are_refused(run, damage):
+    asked = Options(("likelihood",))
+    evaluate_run(run.path, ["presence"], 5, asked)
+    file = run.path / "predictions" / "presence.likelihood.jsonl"
+    stored = [json.loads(line) for line in file.read_text().splitlines()]
+    stored[2]["likelihoods"] = damage(stored[2]["likelihoods"])
+    file.write_text("".join(json.dumps(row) + "\n" for row in stored))
+    with pytest.raises(RunError, match=r"row 3 has other likelihoods.*for each of whole, first"):
+        evaluate_run(run.path, ["presence"], 5, asked)
+
+
 def test_odd_outputs_survive_the_disk(run, monkeypatch):
     odd = [
         "",

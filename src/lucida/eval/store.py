@@ -20,6 +20,7 @@ from pathlib import Path
 from lucida.core.errors import RunError
 from lucida.core.locking import sole_writer
 from lucida.core.runs import JsonLines, atomic_write, plain
+from lucida.eval.answerers.lucida_model import LIKELIHOODS
 from lucida.eval.asking import Answerer, Job, Said, answers
 from lucida.eval.benchmark import Benchmark, Example, Parsed
 from lucida.eval.ranks import rank, wait_for_all, world
@@ -82,10 +83,11 @@ class Store:
     ) -> dict[tuple[str, str], Said]:
         """What is stored already, by example and prompt: answers, and why there is none.
 
-        RunError: a row that lacks something, a question answered twice, an example that the
-        benchmark does not have.
+        RunError: a row that lacks something, likelihoods that are not those of the example's
+        candidates, a question answered twice, an example that the benchmark does not have.
         """
         said: dict[tuple[str, str], Said] = {}
+        candidates = {_name(example): len(example.candidates) for example in examples}
         for file in [self.file(key), *self._of_ranks(key)]:
             for number, row in enumerate(file.read(), start=1):
                 if not isinstance(row, dict) or any(
@@ -99,6 +101,8 @@ class Store:
                 if name in said and said[name].failed is None:
                     raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
                 details = {"likelihoods": row["likelihoods"]} if "likelihoods" in row else {}
+                if details and name in candidates:
+                    _check(file, number, row["likelihoods"], candidates[name])
                 said[name] = Said(row["output"], details)
         ids = {example.id for example in examples}
         unknown = {name for name, _ in said} - ids
@@ -183,6 +187,17 @@ def _row(example: Example, output: str, failed: str | None) -> dict[str, object]
 def _answered(example: Example, known: Mapping[tuple[str, str], Said]) -> bool:
     said = known.get(_name(example))
     return said is not None and said.failed is None
+
+
+def _check(file: JsonLines, number: int, found: object, count: int) -> None:
+    """Refuse likelihoods that are not a number for each of `count` candidates, by all that these
+    are compared by."""
+    lists = [found.get(name) for name in LIKELIHOODS] if isinstance(found, dict) else [None]
+    for each in lists:
+        numbers = isinstance(each, list) and all(type(value) in (int, float) for value in each)
+        if not numbers or len(each) != count:
+            expected = f"{count} numbers for each of {', '.join(LIKELIHOODS)}"
+            raise _wrong(file, f"row {number} has other likelihoods", expected, found)
 
 
 def _name(example: Example) -> tuple[str, str]:
