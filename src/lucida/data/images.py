@@ -87,7 +87,10 @@ def _in_fours(image: Image.Image) -> None:
 
 
 def _undecodable(error: Exception, origin: str) -> DataError:
-    remedy = "download or export it again, or drop the record with mixture.on_error=skip"
+    remedy = (
+        "download or export it again, or choose another picture (in training "
+        "mixture.on_error=skip leaves its record out)"
+    )
     if isinstance(error, Image.UnidentifiedImageError):
         reason = "this is no image format that Pillow knows"
     elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
