@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucida.core.errors import DataError
-from lucida.data.collate import FIELDS, collate
+from lucida.data.collate import FIELDS, collate, rounded
 from lucida.data.sample import IGNORED, ImageSource, Tokens
 
 
@@ -80,3 +80,20 @@ def test_placeholders_have_to_fit_the_images(marks):
     sample = Tokens("here", (image(0),), *[marks] * 3, marks, marks)
     with pytest.raises(DataError, match="here"):
         collate([sample], True, 0)
+
+
+@given(st.integers(1, 100_000))
+def test_a_long_row_ends_at_few_lengths_and_wastes_little(length):
+    end = rounded(length)
+    assert length <= end <= length * 17 / 16
+    assert end == length if length < 1024 else end % 64 == 0
+
+
+def test_what_rounds_a_long_row_up_is_padding():
+    n = 1030
+    ids, zeros = np.arange(1, n + 1), np.zeros(n, np.int64)
+    batch = collate([Tokens("long", (), ids, zeros, np.arange(n), zeros, ids)], True, 7)
+    assert batch.input_ids.shape == (1, 1088)
+    assert (batch.segment[0, n:] == 0).all()
+    assert (batch.input_ids[0, n:] == 7).all()
+    assert (batch.target[0, n:] == IGNORED).all()

@@ -1,6 +1,6 @@
 """Samples side by side: from `Tokens` to a `Batch`.
 
-    pack=True    one row, samples end to end, told apart by `segment`; no position is padding
+    pack=True    one row, samples end to end, told apart by `segment`; a long row is rounded up
     pack=False   a row for each sample, padded at its end to the longest; padding has segment 0
     rows         several samples to a row, and all rows of one length (what `pack` plans)
 
@@ -22,6 +22,11 @@ from lucida.data.transport import room
 Pixels = np.ndarray | torch.Tensor | Views | Squares
 Images = Callable[[list[ImageSource]], Pixels | ViewFeatures]
 """From sources to pixels or features, with an entry for each."""
+
+STEP = 64
+"""Long rows end at multiples of this. Kernels are made for a shape, and rows packed to their end
+have a new one in every step: on a CPU, making them took a quarter of the time of the matrix
+products in a step of `mini`."""
 
 FIELDS = ("input_ids", "segment", "branch", "position", "image", "target")
 
@@ -48,13 +53,19 @@ def collate(
     if pixels is not None and features is not None:
         raise ValueError("give pixels or features, not both")
     rows = [samples] if pack else [[sample] for sample in samples]
-    batch = collate_rows(rows, max(sum(map(len, row)) for row in rows), pad_id)
+    longest = max(sum(map(len, row)) for row in rows)
+    batch = collate_rows(rows, rounded(longest) if pack else longest, pad_id)
     sources = images_of(samples)
     if sources and pixels is not None:
         batch.pixel_values = joined([pixels(sources)])
     if sources and features is not None:
         batch.features = joined([features(sources)])
     return batch
+
+
+def rounded(length: int) -> int:
+    """Where a packed row ends: a long one at a multiple of `STEP`, with at most 1/16 empty."""
+    return length if length < 16 * STEP else -(-length // STEP) * STEP
 
 
 def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -> Batch:

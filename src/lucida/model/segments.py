@@ -62,12 +62,12 @@ class Block:
     def bands(self) -> list[tuple[int, int, int]]:
         """Queries from, to, and the end of what any of them may see: under a causal mask the first
         of two bands needs half of the keys."""
+        if self.length < 2 * BAND:
+            return [(0, self.length, self.length)]
         if self.seen is None:
-            size = self.length if self.length < 2 * BAND else BAND
-            begins = range(0, self.length, size)
             self.seen = []
-            for first in begins:
-                last = min(first + size, self.length)
+            for first in range(0, self.length, BAND):
+                last = min(first + BAND, self.length)
                 some = self.allowed[:, :, first:last].flatten(0, 2).any(0)
                 self.seen.append((first, last, int(some.nonzero()[-1]) + 1))
         return self.seen
@@ -78,6 +78,24 @@ class Block:
             zeros = torch.zeros(self.allowed.shape, dtype=dtype, device=self.allowed.device)
             self.bias[dtype] = zeros.masked_fill_(~self.allowed, float("-inf"))
         return self.bias[dtype]
+
+
+class Moved(torch.autograd.Function):
+    """rows[there], where `back` undoes it: the gradient is read instead of added up.
+
+    Between rows and slots `back` also reads empty slots, or gives them what belongs to another
+    place. An empty slot sees itself only and nothing sees it, so neither goes any further.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, there, back):
+        ctx.save_for_backward(back)
+        return rows.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (back,) = ctx.saved_tensors
+        return gradient.index_select(0, back), None, None
 
 
 class Segments:
@@ -117,7 +135,7 @@ class Segments:
         gathered = []
         for tensor in (query, key, value):
             rows = tensor.transpose(1, 2).reshape(self.rows * self.length, -1)
-            gathered.append(rows.index_select(0, self.slots))
+            gathered.append(Moved.apply(rows, self.slots, self.place))
         heads, size = query.shape[1], value.shape[-1]
         results, start = [], 0
         for block in self.blocks:
@@ -129,7 +147,7 @@ class Segments:
             result = attend(*parts, block, scale, dropout)
             results.append(result.transpose(1, 2).reshape(stop - start, -1))
             start = stop
-        rows = torch.cat(results).index_select(0, self.place)
+        rows = Moved.apply(torch.cat(results), self.place, self.slots)
         return rows.view(self.rows, self.length, heads, size)
 
 
@@ -180,6 +198,8 @@ def attend(
     """Masked attention inside one block, by the faster of two ways (see `EAGER_LENGTH`). Keys and
     values may have fewer heads."""
     groups = query.shape[1] // key.shape[1]
+    if block.length == 1 and not dropout:  # padding, above all; the softmax over one score is 1
+        return value.repeat_interleave(groups, dim=1)
     if query.device.type == "cpu" and not torch.is_grad_enabled():
         return functional.scaled_dot_product_attention(
             query,
