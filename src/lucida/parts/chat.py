@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lucida.core.progress import Progress, say
 from lucida.data.chat import encode
-from lucida.data.collate import collate
+from lucida.data.collate import collate_rows
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, Batch, Tokens
 from lucida.model.language import load_language
@@ -148,7 +148,7 @@ def talk_batch(reader: Reader, seed: int, step: int) -> TextBatch:
 
 def packed(rows: Sequence[Tokens]) -> TextBatch:
     """Conversations end to end; a token of an answer of n tokens weighs 1/√n, as in the corpus."""
-    batch = collate(rows, pack=True, pad_id=0)
+    batch = collate_rows([rows], sum(map(len, rows)), pad_id=0)
     number, lengths = answer_numbers(batch.target)
     weight = torch.where(batch.target != IGNORED, lengths[number].float().rsqrt(), 0.0)
     return TextBatch(batch, weight)
