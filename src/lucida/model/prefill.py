@@ -1,7 +1,7 @@
 """The first pass over prompts that are to be answered, and the cache that answers go on from.
 
     rows           [ A a1 a2 ] [ A a3 ] [ B b1 ]     a stem and questions side by side
-    forward        | A a1 a2 a3 | B b1 |             a tree for each stem, packed, no padding
+    forward        | A a1 a2 a3 | B b1 |             a tree for each stem, packed
     cache          [ A a1 a2 ]                       gathered into rows, each as wide as the widest
                    [ A a3  . ]
                    [ B b1  . ]

@@ -24,14 +24,15 @@ class BatchSpec(Spec):
     packed into rows, and none is split. Every record is measured once before the first step."""
     row: int | None = Field(default=None, gt=0)
     """Positions of a row under `tokens`: every row is padded to exactly this, the shape of a pass
-    never changes, and ranks get whole rows. Null makes one row of each pass, without padding."""
+    never changes, and ranks get whole rows. Null makes one row of each pass, of its own
+    length; a long one is padded to a multiple of 64."""
     order: Literal["mixed", "modality", "length"] = "mixed"
     """What shares a step: whatever comes; samples that all have images or all have none; samples of
     like length. The last two measure every record once before the first step."""
     accumulate: int = Field(default=1, gt=0)
     """Forward and backward passes that one step is cut into; the gradient does not depend on it."""
     pack: bool = True
-    """Lay samples end to end without padding, isolated by segment; off pads each to the longest."""
+    """Lay samples end to end, isolated by segment; off pads each to the longest."""
     cache_features: bool = True
     """Compute the features of a frozen vision encoder once and keep them on disk."""
     cache_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)

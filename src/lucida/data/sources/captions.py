@@ -52,8 +52,8 @@ class Recaptioned:
              when its turn comes
 
     A key that is met again is passed over. `dropped` counts the records that are left out, `noted`
-    what else does not match. DataError: a source that has
-    no captions, a file without these fields, no record at all that a caption was written for.
+    what else does not match. DataError: a source that has no captions, a file without these
+    fields, no record at all that a caption was written for.
     """
 
     def __init__(
