@@ -58,7 +58,7 @@ from lucida.data.sample import IGNORED, Batch, Tokens
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
 from lucida.train.kernels import quicken
-from lucida.train.optim import adamw
+from lucida.train.optim import make_optimizer
 from lucida.train.precision import choose_device, choose_precision
 from lucida.train.step import step
 
@@ -185,7 +185,9 @@ class Sides:
         self.sgd = case.big and self.device.type == "cpu"
         parameters = [p for p, _ in trained.values()]
         spec = OptimSpec(clip=1.0)
-        self.optimizer = torch.optim.SGD(parameters, 0.0) if self.sgd else adamw(trained, spec)
+        self.optimizer = (
+            torch.optim.SGD(parameters, 0.0) if self.sgd else make_optimizer(trained, spec, model)
+        )
         self.engine = Engine()
         self.loss_of = self.engine.prepare(model, self.precision)
         fast = self.precision.name

@@ -117,7 +117,7 @@ def measure(folder: Path, changes: list[str]) -> int:
     from lucida.train.kernels import quicken
     from lucida.train.layers import equip
     from lucida.train.objective import supervised_loss
-    from lucida.train.optim import adamw
+    from lucida.train.optim import make_optimizer
     from lucida.train.stage import apply_plan, plan_stage
 
     recipe = recipe_of(folder, changes)
@@ -128,7 +128,7 @@ def measure(folder: Path, changes: list[str]) -> int:
     apply_plan(model, what.trained)
     quicken(model.language)
     equip(model, stage.batch.checkpointing, compiled=False)
-    optimizer = adamw(what.trained, stage.optim)
+    optimizer = make_optimizer(what.trained, stage.optim, model)
     (source,) = (open_source(each) for each in stage.mixture.sources.values())
     every = len(source) // 16
     samples = [processor.encode(source[every * index]) for index in range(16)]

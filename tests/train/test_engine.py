@@ -79,8 +79,9 @@ def mixed(parts, folder) -> dict:
         {"batch": {"samples": 5, "accumulate": 2}},
         {"batch": {"samples": 4, "checkpointing": "full"}},
         {"train": {}, "lora": {"rate": 1e-3, "rank": 2, "targets": ["language", "vision"]}},
+        {"optim": {"kind": "muon", "schedule": "constant"}},
     ],
-    ids=["packed", "accumulated", "computed-again", "adapters"],
+    ids=["packed", "accumulated", "computed-again", "adapters", "muon"],
 )
 def test_two_ranks_equal_one(parts, tmp_path, stage):
     ours = plain(parts, **stage)
@@ -97,8 +98,9 @@ def test_two_ranks_equal_one(parts, tmp_path, stage):
         {"train": {"projector": 1e-3, "language": 1e-3, "vision": 1e-3}},
         {"batch": {"samples": 5, "accumulate": 2}, "optim": {"clip": 0.01, "weight_decay": 0.1}},
         {"batch": {"samples": 4, "checkpointing": "full"}},
+        {"optim": {"kind": "muon", "clip": 0.01, "weight_decay": 0.1}},
     ],
-    ids=["encoder", "accumulated-and-clipped", "computed-again"],
+    ids=["encoder", "accumulated-and-clipped", "computed-again", "muon"],
 )
 def test_two_sharded_ranks_equal_one(parts, tmp_path, stage):
     ours = plain(parts, "fsdp", **stage)
@@ -131,7 +133,9 @@ ADAPTED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [ADAPTED, {}], ids=["adapters", "weights"])
+@pytest.mark.parametrize(
+    "stage", [ADAPTED, {}, {"optim": {"kind": "muon"}}], ids=["adapters", "weights", "muon"]
+)
 def test_a_sharded_run_that_died_goes_on_on_any_number_of_ranks(parts, tmp_path, stage):
     """Two ranks die in the second stage, two go on and die, one brings it to the end. On the way
     rank 0 alone asks the model."""
@@ -147,7 +151,7 @@ def test_a_sharded_run_that_died_goes_on_on_any_number_of_ranks(parts, tmp_path,
         [record["evaluation"]["logits"] for record in records(each, "evaluation")]
         for each in (whole, folder)
     ]
-    assert len(seen[0]) == (5 if stage else 0)
+    assert len(seen[0]) == (5 if "evaluate_every" in stage else 0)
     assert seen[0] == pytest.approx(seen[1], abs=1e-4)
 
 

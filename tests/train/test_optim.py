@@ -8,7 +8,7 @@ from torch import nn
 
 from lucida.core.errors import RecipeError
 from lucida.core.spec import OptimSpec
-from lucida.train.optim import adamw, schedule, set_learning_rate, warmup_steps
+from lucida.train.optim import make_optimizer, schedule, set_learning_rate, warmup_steps
 from lucida.train.stage import apply_plan, plan_stage
 
 
@@ -53,7 +53,7 @@ def test_warmup_that_swallows_the_stage_is_refused():
 def test_groups_by_rate_and_decay():
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "b": nn.Linear(2, 2)})
     plan = plan_stage(model, {"*": 1e-3, "b": 1e-4}, "stage")
-    optimizer = adamw(plan.trained, OptimSpec(weight_decay=0.1))
+    optimizer = make_optimizer(plan.trained, OptimSpec(weight_decay=0.1), model)
     found = {tuple(g["names"]): (g["peak"], g["weight_decay"]) for g in optimizer.param_groups}
     assert found == {
         ("a.weight",): (1e-3, 0.1),
@@ -69,7 +69,7 @@ def test_frozen_parameters_have_no_optimizer_state():
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     plan = plan_stage(model, {"b": 1e-2}, "stage")
     apply_plan(model, plan.trained)
-    optimizer = adamw(plan.trained, OptimSpec())
+    optimizer = make_optimizer(plan.trained, OptimSpec(), model)
     kept = model["a"].weight.clone()
     model["b"](model["a"](torch.ones(1, 2))).sum().backward()
     optimizer.step()

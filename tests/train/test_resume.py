@@ -16,6 +16,7 @@ import pytest
 from tiny_training import adapted_recipe, tiny_recipe
 
 from lucida.core.errors import RunError
+from lucida.core.spec import Recipe
 from lucida.train.loop import train_run
 from lucida.train.state import checkpoints
 
@@ -138,8 +139,12 @@ def test_killed_at_random_moments(seed, recipe, launcher, uninterrupted, tmp_pat
     kill_at_random(seed, recipe, launcher, uninterrupted, tmp_path / "run")
 
 
-def test_adapters_killed_at_random_moments(parts, launcher, tmp_path):
-    recipe, whole = adapted_recipe(parts), tmp_path / "whole"
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_adapters_killed_at_random_moments(kind, parts, launcher, tmp_path):
+    values = adapted_recipe(parts).model_dump(mode="json")
+    for stage in values["stages"]:
+        stage["optim"]["kind"] = kind
+    recipe, whole = Recipe.model_validate(values), tmp_path / "whole"
     launcher.start(recipe, whole)
     assert launcher.wait() == 0, launcher.log.read_text()
     kill_at_random(0, recipe, launcher, whole, tmp_path / "run")

@@ -12,7 +12,7 @@ from torch import nn
 from lucida.core.errors import RunError
 from lucida.core.spec import OptimSpec
 from lucida.train import state
-from lucida.train.optim import adamw
+from lucida.train.optim import make_optimizer
 from lucida.train.stage import apply_plan, plan_stage
 from lucida.train.state import Position, Setting, checkpoints, save_checkpoint
 
@@ -32,7 +32,8 @@ def new(train=None):
     model = Parts()
     plan = plan_stage(model, train or {"projector": 1e-2, "language": 1e-2}, "stage")
     apply_plan(model, plan.trained)
-    return model, adamw(plan.trained, OptimSpec()), torch.amp.GradScaler("cpu", enabled=False), plan
+    optimizer = make_optimizer(plan.trained, OptimSpec(), model)
+    return model, optimizer, torch.amp.GradScaler("cpu", enabled=False), plan
 
 
 def move(model, optimizer, steps):

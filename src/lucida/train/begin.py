@@ -38,7 +38,7 @@ from lucida.train.engine import Engine, Loss
 from lucida.train.feed import Feed, stage_feed
 from lucida.train.kernels import quicken
 from lucida.train.layers import able_to_compile, equip
-from lucida.train.optim import adamw
+from lucida.train.optim import make_optimizer
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.stage import StagePlan, apply_plan, plan_stage
 from lucida.train.state import Position, Setting, checkpoints
@@ -88,7 +88,7 @@ class Plan:
 class Set:
     """A stage that is ready: what moves the weights, and the loss that does."""
 
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loss_of: Loss
 
@@ -270,7 +270,8 @@ def prepare(training: Training, index: int, current: Plan) -> Set:
     loss_of = training.engine.prepare(model, training.precision)
     now = dict(adapters.named_weights(model)) | adapters.named_adapters(model)
     trained = {name: (now[name], rate) for name, (_, rate) in trained.items()}
-    optimizer, scaler = adamw(trained, stage.optim), training.precision.scaler()
+    optimizer = make_optimizer(trained, stage.optim, model, training.precision.dtype)
+    scaler = training.precision.scaler()
     if position.step == 0:
         # Its own seed: how many numbers the stage before drew does not matter.
         seed_everything(training.recipe.seed + 1000 * (index + 1))

@@ -3,7 +3,7 @@
     recipe ─▶ train_alone ─▶ build the model ─▶ each stage in order ─▶ save the model
                                measure, allow: text retention between stages (train/between.py)
                                train_stage: what trains, what it reads, then for every step
-                                   step:  passes ─▶ loss / supervised tokens of the step ─▶ AdamW
+                                   step:  passes ─▶ loss / supervised tokens of them all ─▶ update
                                    once in a while: metrics, validation, checkpoint, stop
 
 A run that was stopped at any moment goes on from its newest checkpoint and ends with the same
@@ -42,6 +42,7 @@ from lucida.train.between import Gate, allow, expect_gate, measure
 from lucida.train.blind import blind_recipe
 from lucida.train.engine import choose_engine
 from lucida.train.folder import check_folder
+from lucida.train.muon import Muon
 from lucida.train.optim import set_learning_rate
 from lucida.train.records import (
     close,
@@ -148,6 +149,8 @@ def train_stage(training: Training, index: int, current: Plan) -> None:
     stage, position, engine = current.stage, training.position, training.engine
     ready = prepare(training, index, current)
     say_plan(current)
+    if isinstance(ready.optimizer, Muon):
+        say(f"stage {stage.name}: {ready.optimizer.describe()}")
     if stage.evaluate_every is not None and training.watch is None:
         say(f"stage {stage.name}: evaluate_every has no effect here, nobody watches this training")
     begun, spent = time.perf_counter(), position.stage_seconds

@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule.
+"""What moves the weights (AdamW, or Muon and AdamW), and the learning-rate schedule.
 
     warm-up            cosine from peak to final * peak
        /‾‾‾\\__
@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
 from lucida.core.errors import RecipeError
 from lucida.core.spec import OptimSpec
+from lucida.train.muon import MOMENTUM, Muon, find_matrices
 
 FIRST_FACTOR = 0.01
 """Where a warm-up by the clock begins: at its first step no time has passed, and a rate of 0 would
@@ -73,7 +75,7 @@ Trained = dict[str, tuple[torch.nn.Parameter, float]]
 """Name → parameter and peak learning rate: `StagePlan.trained`, with the adapters of the stage."""
 
 
-def parameter_groups(trained: Trained, spec: OptimSpec) -> list[dict]:
+def parameter_groups(trained: Trained, weight_decay: float) -> list[dict]:
     """Optimizer groups: one per peak learning rate and weight decay.
 
     Norms, biases and every other vector are not decayed: decay pulls towards zero, and zero is not
@@ -81,7 +83,7 @@ def parameter_groups(trained: Trained, spec: OptimSpec) -> list[dict]:
     """
     groups: dict[tuple[float, float], dict] = {}
     for name, (parameter, lr) in trained.items():
-        shrink = spec.weight_decay if parameter.ndim >= 2 else 0.0
+        shrink = weight_decay if parameter.ndim >= 2 else 0.0
         if (lr, shrink) not in groups:
             empty: dict = {"params": [], "names": [], "lr": lr, "peak": lr, "weight_decay": shrink}
             groups[lr, shrink] = empty
@@ -90,13 +92,30 @@ def parameter_groups(trained: Trained, spec: OptimSpec) -> list[dict]:
     return list(groups.values())
 
 
-def adamw(trained: Trained, spec: OptimSpec) -> torch.optim.AdamW:
-    """AdamW over what the stage trains, fused (one kernel for all tensors, 4x a loop on CPU)."""
-    devices = {parameter.device.type for parameter, _ in trained.values()}
-    return torch.optim.AdamW(
-        parameter_groups(trained, spec),
-        betas=(spec.beta1, spec.beta2),
-        fused=devices <= {"cpu", "cuda", "mps"},
+def make_optimizer(
+    trained: Trained, spec: OptimSpec, model: nn.Module, dtype: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
+    """The stage's optimizer over what it trains.
+
+    model: says which weights are matrices of linear layers (`find_matrices`), once the engine has
+    prepared it. dtype: what the stage's matrix products round to; Muon iterates in bf16 where they
+    do, else in fp32. AdamW is fused: one kernel for all tensors, 4x a loop on a CPU.
+    """
+    betas = (spec.beta1, spec.beta2)
+    fused = {parameter.device.type for parameter, _ in trained.values()} <= {"cpu", "cuda", "mps"}
+    if spec.kind == "adamw":
+        groups = parameter_groups(trained, spec.weight_decay)
+        return torch.optim.AdamW(groups, betas=betas, fused=fused)
+    matrices = find_matrices(model)
+    own = {name: each for name, each in trained.items() if each[0] in matrices}
+    rest = {name: each for name, each in trained.items() if each[0] not in matrices}
+    return Muon(
+        parameter_groups(own, spec.weight_decay),
+        parameter_groups(rest, spec.weight_decay),
+        MOMENTUM if spec.momentum is None else spec.momentum,
+        betas,
+        torch.bfloat16 if dtype == torch.bfloat16 else torch.float32,
+        fused,
     )
 
 

@@ -13,7 +13,7 @@ from lucida.core.errors import RunError
 from lucida.data.sample import Batch
 from lucida.train.engine import Engine
 from lucida.train.objective import supervised_loss, token_losses
-from lucida.train.optim import adamw
+from lucida.train.optim import make_optimizer
 from lucida.train.step import step
 
 Digest = tuple[tuple[int, ...], str]
@@ -84,9 +84,10 @@ def overfit(patient: Patient, steps: int) -> Iterator[Finding]:
 
 def learn(patient: Patient, batch: Batch, steps: int) -> None:
     """So many steps on one batch at the stage's peak rates."""
-    optimizer = adamw(patient.trained, patient.stage.optim)
-    scaler = patient.precision.scaler()
     engine, model = Engine(), patient.model
+    dtype = patient.precision.dtype
+    optimizer = make_optimizer(patient.trained, patient.stage.optim, model, dtype)
+    scaler = patient.precision.scaler()
     for _ in range(steps):
         step(
             engine,

@@ -209,13 +209,25 @@ def memory(
     trained = {name: size * FP32 / share for name, size in trained_by_part(what).items()}
     trained["language"] = trained.get("language", 0) + trained.pop("adapters", 0)
     gradients = sum(trained.values())
+    moments = 2 * gradients - muon_saves(model, what, stage) * FP32 / share
     logits = cost.kept.get("head", 0) + head_transient(model, shape, precision)
     kept = {name: cost.kept.get(name, 0) for name in BACKWARDS}
     together = stage.batch.accumulate > 1 or engine != "single"
     moving = most_at_once(kept, cost.working, {} if together else trained, logits)
-    peak = held + 2 * gradients + moving + (gradients if together else 0.0)
+    peak = held + moments + moving + (gradients if together else 0.0)
     activations = sum(kept.values()) + max(cost.working.get(name, 0) for name in BACKWARDS)
-    return Memory(held, gradients, 2 * gradients, activations, logits, peak)
+    return Memory(held, gradients, moments, activations, logits, peak)
+
+
+def muon_saves(model: Skeleton, what: StagePlan, stage: StageSpec) -> int:
+    """Numbers that Muon does not keep: of a matrix it has one moment, where AdamW has two."""
+    from lucida.train.muon import find_matrices
+
+    if stage.optim.kind != "muon":
+        return 0
+    matrices = find_matrices(model)
+    own = [weight.numel() for weight, _ in what.trained.values() if weight in matrices]
+    return sum(own) + what.adapters
 
 
 def sized(module: nn.Module) -> int:

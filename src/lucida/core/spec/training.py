@@ -89,8 +89,18 @@ class ObjectiveSpec(Spec):
 
 
 class OptimSpec(Spec):
-    """AdamW and its schedule."""
+    """What moves the weights, and its schedule.
 
+    Reference: Loshchilov & Hutter, AdamW, 2017, arXiv 1711.05101; Liu et al., Muon is Scalable for
+    LLM Training, 2025, arXiv 2502.16982, section 2.2.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon` moves the matrices of linear layers (LoRA's factors among them) by an orthogonalised
+    momentum scaled to AdamW's size, so that learning rates mean the same; all other weights are
+    AdamW's under both."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Of Muon; null is 0.95. AdamW has `beta1`."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(default=0.03, ge=0)
     """Warm-up: a share of the steps when below 1, a number of steps otherwise."""
@@ -101,6 +111,12 @@ class OptimSpec(Spec):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; null does not clip."""
+
+    @model_validator(mode="after")
+    def a_momentum_for_muon(self) -> OptimSpec:
+        if self.momentum is not None and self.kind != "muon":
+            raise ValueError("`momentum` is Muon's: set kind=muon, or beta1 for AdamW")
+        return self
 
 
 class BudgetSpec(Spec):
