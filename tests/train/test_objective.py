@@ -3,11 +3,16 @@
 import pytest
 import torch
 from fake_vlm import FakeVLM, fake_tokens, lay
+from tiny_training import tiny_recipe
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lucida.data.collate import collate
 from lucida.data.sample import IGNORED
+from lucida.data.sources import open_source
+from lucida.model.checkpoint import build
 from lucida.train import objective
+from lucida.train.layers import equip
 from lucida.train.objective import summed_cross_entropy, supervised_loss
 
 SAMPLES = [fake_tokens(seed, length) for seed, length in enumerate([9, 14, 6, 11, 20, 7])]
@@ -143,3 +148,27 @@ def test_logits_are_computed_at_supervised_rows_only(monkeypatch):
     rows.clear()
     supervised_loss(model, batch)
     assert max(rows) == 5 and sum(rows) == batch.supervised
+
+
+@pytest.mark.parametrize("how", ["none", "full"])
+def test_the_last_layer_only_where_there_is_a_target_changes_no_gradient(parts, how):
+    """Also where layers are computed again in the backward pass, when the hooks are gone."""
+    recipe = tiny_recipe(parts, language="language-plain")
+    found = []
+    for whole in (False, True):
+        torch.manual_seed(0)
+        model, processor = build(recipe.model)
+        source = open_source(recipe.stages[0].mixture.sources["pictures"])
+        rows = [processor.encode(source[index]) for index in range(5)]
+        batch = collate(rows, True, processor.tokenizer.pad_token_id, processor.pixels)
+        equip(model, how, compiled=False)
+        hidden = model.hidden
+        if whole:
+            model.hidden = lambda batch, wanted, hidden=hidden: hidden(batch)
+        loss, _ = supervised_loss(model.train(), batch)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((float(loss.detach()), gradients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], atol=1e-3, rtol=1e-4, msg=name)

@@ -45,13 +45,15 @@ def only_at(language: PreTrainedModel, wanted: Tensor | None) -> Iterator[None]:
 
 
 def last_layer(language: PreTrainedModel) -> nn.Module | None:
-    """The last decoder layer; None where there is no list of layers, or where it is compiled (a
-    hook would compile it again)."""
+    """The last decoder layer; None where there is no list of layers, where it is compiled (a hook
+    would compile it again), or where it is computed again in the backward pass, when no hook is
+    there any more."""
     try:
         layer = decoder_layers(language)[1][-1]
     except ModelError:
         return None
-    return None if getattr(layer, "_compiled_call_impl", None) is not None else layer
+    replaced = "forward" in vars(layer) or getattr(layer, "_compiled_call_impl", None) is not None
+    return None if replaced else layer
 
 
 def spare(module: nn.Module, wanted: Tensor) -> list:

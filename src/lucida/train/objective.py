@@ -7,7 +7,8 @@ another.
     hidden [rows, length, width] ──target != IGNORED──▶ [n, width] ──chunks──▶ [≤ rows, vocabulary]
 
 Logits of image tokens and questions are never computed: with 10% of positions supervised and a
-vocabulary of 32k this is most of the memory and a third of the time of a small model's step.
+vocabulary of 32k this is most of the memory and a third of the time of a small model's step. Nor is
+the last layer's MLP there (`model/last_layer.py`).
 """
 
 from __future__ import annotations
@@ -37,10 +38,9 @@ def token_losses(model: nn.Module, batch: Batch) -> Losses:
 
     Divide the sum by what counts in the whole step, not in this batch, before `backward`.
     """
-    hidden = model.hidden(batch)
-    rows = hidden.flatten(0, 1)  # [rows * length, width]
     target = batch.target.flatten()
     where = (target != IGNORED).nonzero().squeeze(1)
+    rows = model.hidden(batch, wanted=where).flatten(0, 1)  # [rows * length, width]
     weight = None if batch.weight is None else batch.weight.flatten()[where]
     size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
     return summed_cross_entropy(model.logits, rows[where], target[where], size, weight)
