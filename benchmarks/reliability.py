@@ -1,7 +1,7 @@
 """Does a recipe learn surely? Trains it over seeds and machine profiles; each task's spread.
 
 python benchmarks/reliability.py mini [KEY=VALUE ...] [--seeds 0,1,2] [--profiles bf16,fp32]
-    [--jobs 2] [--limit 1000] [--looks 20] [--blind FOLDER] [--out FOLDER]
+    [--jobs 2] [--limit 1000] [--looks 20] [--blind FOLDER] [--out FOLDER] [--write]
 
 Every run has one thread; two such runs side by side do more work on two cores than one run on both.
 A profile is a precision, with or without a simulated processor: `avx2` and `default` stand for
@@ -11,7 +11,8 @@ was, and reads what is finished.
 Per task: lowest, median and highest score, the standard deviation over all runs, and how many
 questions a run had seen when it reached half and 90% of its final score (median; of `--looks` looks
 at 64 questions each, so both are rough). With `--blind`, the margin of the worst run over the
-scores of that blind run.
+scores of that blind run. `--write` keeps the spread of a preset beside the recipes, where the demo
+and the README find it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lucida.core.environment import cpu_name
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
+from lucida.eval.usual import write_usual_scores
 
 OLD = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 PROFILES = {
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--looks", type=int, default=20)
     parser.add_argument("--blind", type=Path)
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/reliability"))
     given = parser.parse_args()
     recipe = load_recipe(given.recipe, given.changes)
@@ -70,7 +74,12 @@ def main() -> None:
     with ThreadPoolExecutor(given.jobs) as pool:
         for line in pool.map(lambda run: perform(given.recipe, run, given.limit), runs):
             print(line, flush=True)
-    report([run.folder for run in runs if (run.folder / "results.json").exists()], given.blind)
+    finished = [run.folder for run in runs if (run.folder / "results.json").exists()]
+    report(finished, given.blind)
+    if given.write:
+        seeds, cpu = len(given.seeds.split(",")), cpu_name()
+        how = f"{seeds} seeds in {given.profiles.replace(',', ', ')}, one thread each, on {cpu}"
+        write_usual_scores(recipe, list(map(tasks_of, finished)), how)
 
 
 def plan(recipe: Recipe, given: argparse.Namespace) -> Iterator[Run]:
@@ -112,10 +121,10 @@ def perform(recipe: str, run: Run, limit: int) -> str:
 
 def report(folders: list[Path], blind: Path | None) -> None:
     """The table over all finished runs."""
-    results = [json.loads((folder / "results.json").read_text())["tasks"] for folder in folders]
+    results = list(map(tasks_of, folders))
     if not results:
         raise SystemExit("no run was finished")
-    below = json.loads((blind / "results.json").read_text())["tasks"] if blind else {}
+    below = tasks_of(blind) if blind else {}
     seconds = [trained_seconds(folder) for folder in folders]
     print(f"\n{len(results)} runs, {statistics.median(seconds):.0f} s of training each (median)")
     head = f"{'task':22}{'min':>8}{'median':>8}{'max':>8}{'sd':>7}{'half':>9}{'90%':>9}"
@@ -135,6 +144,11 @@ def report(folders: list[Path], blind: Path | None) -> None:
         if task in below:
             line += f"{min(scores) - 100 * below[task]['score']:15.1f}"
         print(line)
+
+
+def tasks_of(folder: Path) -> dict:
+    """Task → its scores, of an evaluated run."""
+    return json.loads((folder / "results.json").read_text())["tasks"]
 
 
 def records(folder: Path) -> Iterable[dict]:

@@ -29,6 +29,7 @@ from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
 from lucida.eval.shown import asked, shown
+from lucida.eval.usual import usual_scores
 
 COLUMNS = 32
 """Width of a picture in the terminal; a character is one pixel wide and two high."""
@@ -49,7 +50,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
         for shot in gallery(folder, name, 1, skip=number)
     ]
     show_pictures(shots, Console(highlight=False))
-    show_scores(results)
+    show_scores(results, usual_scores(recipe))
     show_endings(folder, results, shots[0][2], took)
 
 
@@ -128,9 +129,10 @@ def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
     return drawn
 
 
-def show_scores(results: dict) -> None:
+def show_scores(results: dict, usual: Mapping | None = None) -> None:
     """The closing table, in points; what is no share (bits per byte) in its own unit. A star marks
-    what is not surely above guessing; questions that were never answered are told below."""
+    what is not surely above guessing; questions that were never answered are told below. `usual`
+    (`eval.usual`): what the recipe scored with other seeds and on other machines, if known."""
     rows, notes = [], []
     for name, task in results["tasks"].items():
         gain = task["gain"]
@@ -146,16 +148,21 @@ def show_scores(results: dict) -> None:
                 "" if gain is None else shown(task, gain["mean"], signed=True),
                 f"{task['n']:,}",
             ]
+            + ([] if usual is None else [spread(task, usual["tasks"].get(name))])
         )
         if failed := task.get("failed"):
             part = f"{failed} of {task['n']:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")
     columns = ["task", "metric", "score", "95% interval", "blind", "chance", "gain", "questions"]
+    if usual is not None:
+        columns.append(f"{usual['runs']} other runs")
     table(
         "Held-out scores (blind: the same language model trained without pictures)", columns, rows
     )
     if any(task.get("floor") for task in results["tasks"].values()):
         say("* not surely above guessing (chance or the majority answer), by the paired interval")
+    if usual is not None:
+        say(f"other runs: median (lowest to highest) of {usual['how']}")
     ways: dict[str, list[str]] = {}
     for name, task in results["tasks"].items():
         for how in asked(task):
@@ -168,6 +175,14 @@ def show_scores(results: dict) -> None:
         notes.append(f"{name} has no score here: its judge reads {file} in the folder{missing}")
     for note in notes:
         say(note)
+
+
+def spread(task: Mapping[str, object], known: Mapping[str, float] | None) -> str:
+    """Median and range of a task over other runs, as its score is shown."""
+    if known is None:
+        return ""
+    low, middle, high = (shown(task, known[key]) for key in ("lowest", "median", "highest"))
+    return f"{middle} ({low} to {high})"
 
 
 def show_endings(folder: Path, results: dict, shot: Shot, took: float) -> None:
