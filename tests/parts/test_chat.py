@@ -30,8 +30,9 @@ from lucida.parts.dialogues import (
     request_talk,
     requests_talk,
 )
-from lucida.parts.language import make_optimizers, small_llama, text_loss
+from lucida.parts.language import make_optimizer, small_llama, text_loss
 from lucida.parts.tokenizer import BINS, make_tokenizer
+from lucida.train.precision import Precision
 from lucida.world.requests import REFUSAL, Request
 
 
@@ -172,12 +173,11 @@ def test_scores_are_what_greedy_decoding_writes(chat):
         request_talk(Request(f"{k}", f"say {k}.", f"it is {k * 7}."), f"{k}") for k in range(8)
     ]
     batch = packed([tokens_of(talk, reader.tokenizer) for talk in talks[:5]])
-    optimizers = make_optimizers(model)
+    optimizer = make_optimizer(model, Precision("fp32", torch.device("cpu"), ""))
     for _ in range(25):
         model.zero_grad()
         text_loss(model, batch, "cpu").backward()
-        for optimizer, _ in optimizers:
-            optimizer.step()
+        optimizer.step()
     model.eval()
     right = answers_right(model, talks, reader, "cpu")
     written = {}

@@ -30,11 +30,12 @@ from lucida.parts.dialogues import (
 from lucida.parts.language import (
     compile_layers,
     hidden_states,
-    make_optimizers,
+    make_optimizer,
     text_perplexity,
     update,
 )
 from lucida.parts.tokenizer import BINS
+from lucida.train.precision import Precision, choose_precision
 from lucida.world.phrases import short_name
 from lucida.world.requests import REFUSAL, Request, bad, harmless, task
 from lucida.world.scenes import make_scene, scene_rng
@@ -78,7 +79,8 @@ def build_chat(folder: Path, *, steps: int = 800, seed: int = 0, device: str = "
     give_template(model, tokenizer)
     reader = Reader(tokenizer)
     started = time.time()
-    loss = _tune(model, reader, steps, seed, device)
+    precision = choose_precision("auto", torch.device(device))
+    loss = _tune(model, reader, steps, seed, precision)
     seconds = time.time() - started
     measured = {
         "text perplexity": text_perplexity(model, reader, 400, device),
@@ -177,15 +179,17 @@ def _side_by_side(first: TextBatch, second: TextBatch) -> TextBatch:
     return TextBatch(joined, torch.cat([first.weight, second.weight], dim=1))
 
 
-def _tune(model: LlamaForCausalLM, reader: Reader, steps: int, seed: int, device: str) -> float:
+def _tune(
+    model: LlamaForCausalLM, reader: Reader, steps: int, seed: int, precision: Precision
+) -> float:
     compile_layers(model)
-    optimizers = make_optimizers(model)
-    running = 0.0
+    optimizer = make_optimizer(model, precision)
+    running, device = 0.0, str(precision.device)
     model.train()
     with Progress("chat-mini", steps, "step") as progress:
         for step in range(steps):
             rate = PEAK * min(1.0, (step + 1) / 50) * (1 - step / steps)
-            loss = update(model, optimizers, rate, talk_batch(reader, seed + 1, step), device)
+            loss = update(model, optimizer, rate, talk_batch(reader, seed + 1, step), precision)
             running = loss if step == 0 else 0.98 * running + 0.02 * loss
             progress.advance(1, loss=running)
             if step % 200 == 199:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lucida.core.progress import Progress, say
+from lucida.core.spec import OptimSpec
 from lucida.data.boxes import box_tokens
 from lucida.data.sample import IGNORED, Batch
 from lucida.model import attention
@@ -21,9 +22,14 @@ from lucida.model.masks import fields_of
 from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.tokenizer import BINS, make_tokenizer
+from lucida.train import optim
+from lucida.train.precision import Precision, choose_precision
 from lucida.world.text import ASKERS, document, exercise
 
-MUON_PEAK, ADAMW_PEAK = 3e-3, 3e-3
+PEAK = 3e-3
+"""Learning rate of all weights, matrices by Muon and the rest by AdamW."""
+DECAY = 0.05
+"""Weight decay of the matrices."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ def build_base(
     compile_layers(model)
     reader = Reader(tokenizer)
     started = time.time()
-    loss = _pretrain(model, reader, steps, exercises, seed, device)
+    precision = choose_precision("auto", torch.device(device))
+    loss = _pretrain(model, reader, steps, exercises, seed, precision)
     seconds = time.time() - started
     model.eval()
     scores = question_scores(model, reader, 300, device)
@@ -134,16 +141,14 @@ def text_loss(model: LlamaForCausalLM, text: TextBatch, device: str) -> torch.Te
     return (each * weight).sum() / weight.sum()
 
 
-def make_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms, each with its peak rate.
-
-    Reference: Liu et al., Muon is Scalable for LLM Training, 2025, arXiv 2502.16982, section 2.2.
-    """
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return [(muon, MUON_PEAK), (adamw, ADAMW_PEAK)]
+def make_optimizer(model: LlamaForCausalLM, precision: Precision) -> torch.optim.Optimizer:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
+    spec = OptimSpec(kind="muon", weight_decay=DECAY)
+    trained = {name: (weight, PEAK) for name, weight in model.named_parameters()}
+    optimizer = optim.make_optimizer(trained, spec, model, precision.dtype)
+    for group in optimizer.adamw.param_groups:
+        group["weight_decay"] = 0.0
+    return optimizer
 
 
 def compile_layers(model: LlamaForCausalLM) -> None:
@@ -155,32 +160,34 @@ def compile_layers(model: LlamaForCausalLM) -> None:
 
 def update(
     model: LlamaForCausalLM,
-    optimizers: list[tuple[torch.optim.Optimizer, float]],
+    optimizer: torch.optim.Optimizer,
     rate: float,
     text: TextBatch,
-    device: str,
+    precision: Precision,
 ) -> float:
-    """One step at `rate` times the optimizers' peak rates; the loss before it."""
-    for optimizer, peak in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = peak * rate
-    with torch.autocast(device, torch.bfloat16):
-        loss = text_loss(model, text, device)
+    """One step at `rate` times the optimizer's peak rates; the loss before it."""
+    optim.set_learning_rate(optimizer, rate)
+    with precision.autocast():
+        loss = text_loss(model, text, str(precision.device))
     model.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer, _ in optimizers:
-        optimizer.step()
+    optimizer.step()
     return loss.item()
 
 
 def _pretrain(
-    model: LlamaForCausalLM, reader: Reader, steps: int, exercises: int, seed: int, device: str
+    model: LlamaForCausalLM,
+    reader: Reader,
+    steps: int,
+    exercises: int,
+    seed: int,
+    precision: Precision,
 ) -> float:
-    running, step = 0.0, 0
+    running, step, device = 0.0, 0, str(precision.device)
     with Progress("base-mini", steps, "step") as progress:
         for leg in LEGS:
-            optimizers = make_optimizers(model)
+            optimizer = make_optimizer(model, precision)
             first, last = step, min(steps, step + round(leg.share * steps))
             for step in range(first, last):
                 done = (step - first) / (last - first)
@@ -188,7 +195,7 @@ def _pretrain(
                 rate = leg.peak * warm * min(1.0, 0.02 + 2 * (1 - done))
                 stands = leg.begin + (leg.end - leg.begin) * min(1.0, 2 * done)
                 text = reader.batch(seed + 1, "train", step, exercises, progress=stands)
-                loss = update(model, optimizers, rate, text, device)
+                loss = update(model, optimizer, rate, text, precision)
                 running = loss if step == 0 else 0.98 * running + 0.02 * loss
                 progress.advance(1, loss=running)
                 if step % 500 == 499:

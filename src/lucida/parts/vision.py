@@ -24,6 +24,7 @@ from lucida.parts.objectives import (
     PhraseObjective,
 )
 from lucida.parts.probe import probe_patches
+from lucida.train.precision import Precision, choose_precision
 
 WIDTH, SIDE = 160, 64
 
@@ -111,7 +112,8 @@ def build_vision(
     encoder = part.encoder().to(device)
     objective = part.objective(encoder, WIDTH).to(device)
     started = time.time()
-    loss = _pretrain(name, encoder, objective, steps, pictures, seed, device)
+    precision = choose_precision("auto", torch.device(device))
+    loss = _pretrain(name, encoder, objective, steps, pictures, seed, precision)
     seconds = time.time() - started
     encoder.eval()
     measures = probe_patches(lambda pixels: patches_of(encoder, pixels.to(device)))
@@ -149,7 +151,7 @@ def _pretrain(
     steps: int,
     pictures: int,
     seed: int,
-    device: str,
+    precision: Precision,
 ) -> float:
     trained = [p for p in (*encoder.parameters(), *objective.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -157,7 +159,7 @@ def _pretrain(
     )
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with precision.autocast():
             return patches_of(encoder, pixels)
 
     running = 0.0
