@@ -39,10 +39,10 @@ def draw(scene: Scene) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     for thing in scene.things:
         _draw_thing(picture, pen, thing)
-    if scene.sign is not None:
-        x0, y0, x1, y1 = scene.sign.box
+    for sign in scene.signs:
+        x0, y0, x1, y1 = sign.box
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_BOARD, outline=_INK)
-        pen.text((x0 + 2, y0 + 1), scene.sign.word, fill=_INK, font=_font())
+        pen.text((x0 + 2, y0 + 1), sign.word, fill=_INK, font=_font())
     return picture
 
 

@@ -39,11 +39,10 @@ def article(words: str) -> str:
 
 
 def caption_phrases(scene: Scene) -> list[str]:
-    """One phrase for each thing, for the sign and for the background, places included."""
+    """One phrase for each thing, for each sign and for the background, places included."""
     size = (scene.width, scene.height)
     phrases = [f"{article(full_name(t))} at the {place(t.box, *size)}" for t in scene.things]
-    if scene.sign is not None:
-        phrases.append(f"{sign_name(scene.sign)} at the {place(scene.sign.box, *size)}")
+    phrases += [f"{sign_name(s)} at the {place(s.box, *size)}" for s in scene.signs]
     phrases.append(f"a {scene.background} background")
     return phrases
 
@@ -75,9 +74,7 @@ def short_caption(scene: Scene, variant: int = 0) -> str:
     names = [article(short_name(t)) for t in ordered]
     if variant in (1, 3):
         names.reverse()
-    text = listed(names)
-    if scene.sign is not None:
-        text = f"{listed([*names, sign_name(scene.sign)])}"
+    text = listed([*names, *map(sign_name, scene.signs)])
     ground = f"{article(scene.background)} background"
     return (
         f"{text} on {ground}.",

@@ -7,11 +7,22 @@ cannot carry such a question (no sign to read, no unambiguous relation).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from lucida.world.phrases import article, full_name, short_name, sign_name
-from lucida.world.scenes import COLOURS, HELD_OUT, POPULAR, SHAPES, SIZES, TEXTURES, Scene, Thing
+from lucida.world.scenes import (
+    COLOURS,
+    HELD_OUT,
+    POPULAR,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Sign,
+    Thing,
+)
 
 READ = ("what does the sign say?", "what word is on the sign?", "read the sign.")
 INVENTORY = "what is in the picture?"
@@ -126,8 +137,7 @@ def told(scene: Scene, rng: random.Random | None) -> tuple[str | tuple[int, int,
     """Words and boxes of everything in a scene, in random order or, without `rng`, from the top
     left in rows of a third of the picture."""
     entries = [(article(full_name(t)), t.box) for t in scene.things]
-    if scene.sign is not None:
-        entries.append((sign_name(scene.sign), scene.sign.box))
+    entries += [(sign_name(sign), sign.box) for sign in scene.signs]
     if rng is None:
         entries.sort(
             key=lambda entry: ((entry[1][1] + entry[1][3]) * 3 // (2 * scene.height), entry[1])
@@ -186,7 +196,7 @@ def side(scene: Scene, rng: random.Random) -> Exchange | None:
     thing, axis = rng.choice(scene.things), rng.randrange(2)
     extent = (scene.width, scene.height)
     gap = thing.centre[axis] - extent[axis] / 2
-    if abs(gap) < MARGIN * max(extent) / 128:
+    if abs(gap) < margin(scene) / 2:
         return None
     options = ("left", "right") if axis == 0 else ("top", "bottom")
     question = f"is the {short_name(thing)} on the {options[0]} or the {options[1]} side?"
@@ -198,12 +208,12 @@ def _apart(scene: Scene, rng: random.Random) -> tuple[Thing, Thing, int, int] | 
     first stands to the second."""
     if len(scene.things) < 2:
         return None
-    margin = MARGIN * max(scene.width, scene.height) / 64
+    least = margin(scene)
     for _ in range(8):
         a, b = rng.sample(scene.things, 2)
         axis = rng.randrange(2)
         gap = b.centre[axis] - a.centre[axis]
-        if abs(gap) >= margin:
+        if abs(gap) >= least:
             return a, b, axis, 2 * axis + (gap < 0)
     return None
 
@@ -283,6 +293,26 @@ def comparison(first: Scene, second: Scene, rng: random.Random) -> Exchange | No
     return Exchange("comparison", "both", question, answer, ("yes", "no"))
 
 
+def margin(scene: Scene) -> float:
+    """Pixels of this scene by which two centres must differ before a relation counts as true."""
+    return MARGIN * max(scene.width, scene.height) / 64
+
+
+Placed = TypeVar("Placed", Thing, Sign)
+
+
+def standing(
+    group: Sequence[Placed], anchor: Thing | Sign, number: int, least: float
+) -> list[Placed] | None:
+    """Those of `group` that stand to `anchor` as `RELATIONS[number]` says; None when one of them is
+    less than `least` pixels from the line on which that changes."""
+    axis, sign = number // 2, 1 if number % 2 == 0 else -1
+    gaps = [sign * (anchor.centre[axis] - each.centre[axis]) for each in group]
+    if any(abs(gap) < least for gap in gaps):
+        return None
+    return [each for each, gap in zip(group, gaps, strict=True) if gap > 0]
+
+
 def plural(shape: str) -> str:
     """More than one of a shape."""
     return "crosses" if shape == "cross" else f"{shape}s"
@@ -327,12 +357,9 @@ def _complex_counts(scene: Scene, rng: random.Random) -> list[tuple[str, int]]:
             rows.append((f"{size} {plural(shape)}", number))
     rows += [(f"{name} things", sum(t.texture == name for t in things)) for name in TEXTURES]
     anchor = rng.choice(things)
-    margin = MARGIN * max(scene.width, scene.height) / 64
+    others = [t for t in things if t is not anchor]
     for number, relation in enumerate(RELATIONS):
-        axis, sign = number // 2, 1 if number % 2 == 0 else -1
-        gaps = [sign * (anchor.centre[axis] - t.centre[axis]) for t in things if t is not anchor]
-        if all(abs(gap) >= margin for gap in gaps):
-            rows.append(
-                (f"things {relation} the {short_name(anchor)}", sum(gap > 0 for gap in gaps))
-            )
+        there = standing(others, anchor, number, margin(scene))
+        if there is not None:
+            rows.append((f"things {relation} the {short_name(anchor)}", len(there)))
     return rows

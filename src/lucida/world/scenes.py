@@ -1,8 +1,8 @@
 """Scenes: what is in a picture, where, and of which kind, decided by (seed, split, index) alone.
 
-A scene holds one to six things on a background, and sometimes a sign with a word. Pixels are
-counted from the top left; boxes are (x0, y0, x1, y1) with x1, y1 exclusive. No (colour, shape) pair
-stands twice in a scene, so that "the red star" names one thing.
+A scene holds one to six things on a background, and sometimes a sign with a word (`crowds` makes
+fuller ones). Pixels are counted from the top left; boxes are (x0, y0, x1, y1) with x1, y1
+exclusive. No (colour, shape) pair stands twice in a scene, so that "the red star" names one thing.
 
 Splits never share a scene: a hash of the first thing's kind and place decides the split that a
 scene belongs to, so two scenes of different splits differ at least there. Some (colour, shape)
@@ -51,6 +51,10 @@ POPULAR = tuple(
 """The most frequent pairs of the training split."""
 
 
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the scene."""
+
+
 @dataclass(frozen=True, slots=True)
 class Thing:
     """One coloured shape; `box` is tight around its pixels."""
@@ -59,14 +63,13 @@ class Thing:
     colour: str
     size: str
     texture: str
-    box: tuple[int, int, int, int]
+    box: Box
     label: str = ""
 
     @property
     def centre(self) -> tuple[float, float]:
         """Middle of the box, in pixels."""
-        x0, y0, x1, y1 = self.box
-        return (x0 + x1) / 2, (y0 + y1) / 2
+        return _middle(self.box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,12 @@ class Sign:
     """A board with a word on it."""
 
     word: str
-    box: tuple[int, int, int, int]
+    box: Box
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Middle of the box, in pixels."""
+        return _middle(self.box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,12 @@ class Scene:
     height: int
     background: str
     things: tuple[Thing, ...]
-    sign: Sign | None
+    signs: tuple[Sign, ...] = ()
+
+    @property
+    def sign(self) -> Sign | None:
+        """The sign where there is one only, so that "the sign" names it."""
+        return self.signs[0] if len(self.signs) == 1 else None
 
     @property
     def clutter(self) -> int:
@@ -113,17 +126,18 @@ def make_scene(
     rng = scene_rng(seed, SPLITS.index(split), index, size, int(labelled))
     width, height = _canvas(rng, size)
     unit = size / 64
-    taken: list[tuple[int, int, int, int]] = []
+    taken: list[Box] = []
     things: list[Thing] = []
     count = rng.choices((1, 2, 3, 4, 5, 6), (4, 10, 26, 30, 20, 10))[0]
     for number in range(count):
         thing = _place(rng, split, number, things, taken, (width, height, unit), labelled)
         if thing is not None:
             things.append(thing)
-            taken.append(_grown(thing.box, 1 + 5 * labelled))
+            taken.append(grown(thing.box, 1 + 5 * labelled))
     sign = None if labelled or rng.random() < 0.15 else _place_sign(rng, taken, width, height)
+    signs = () if sign is None else (sign,)
     name = f"{split}-{seed}-{index}" + ("-96" if size == 96 else "") + ("-labels" * labelled)
-    return Scene(name, width, height, rng.choice(BACKGROUNDS), tuple(things), sign)
+    return Scene(name, width, height, rng.choice(BACKGROUNDS), tuple(things), signs)
 
 
 def owner(thing: Thing, width: int) -> Split:
@@ -147,7 +161,7 @@ def _place(
     split: Split,
     number: int,
     things: list[Thing],
-    taken: list[tuple[int, int, int, int]],
+    taken: list[Box],
     canvas: tuple[int, int, float],
     labelled: bool,
 ) -> Thing | None:
@@ -169,7 +183,7 @@ def _place(
         thing = Thing(shape, colour, size, texture, box, "ABCDEF"[number] if labelled else "")
         if number == 0 and owner(thing, width) != wanted:
             continue
-        if not any(_overlap(box, other) for other in taken):
+        if not any(overlap(box, other) for other in taken):
             return thing
     if number == 0:
         raise RuntimeError(f"no place for the first thing of a {width}x{height} scene")
@@ -185,26 +199,35 @@ def _pair(rng: random.Random, novel: bool) -> tuple[str, str]:
             return pair
 
 
-def _place_sign(
-    rng: random.Random, taken: list[tuple[int, int, int, int]], width: int, height: int
-) -> Sign | None:
+def _place_sign(rng: random.Random, taken: list[Box], width: int, height: int) -> Sign | None:
     word = rng.choice(WORDS)
-    wide, tall = 6 * len(word) + 4, 13
+    wide, tall = board(word)
     for _ in range(30):
         x0 = rng.randint(0, width - wide)
         y0 = rng.randint(0, height - tall)
         box = (x0, y0, x0 + wide, y0 + tall)
-        if not any(_overlap(box, other) for other in taken):
+        if not any(overlap(box, other) for other in taken):
             return Sign(word, box)
     return None
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def board(word: str) -> tuple[int, int]:
+    """Width and height in pixels of a sign with this word."""
+    return 6 * len(word) + 4, 13
+
+
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes share a pixel."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _grown(box: tuple[int, int, int, int], by: int) -> tuple[int, int, int, int]:
+def grown(box: Box, by: int) -> Box:
+    """The box with `by` pixels more on every side."""
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def _running(weights: tuple[int, ...]) -> tuple[int, ...]:

@@ -30,6 +30,12 @@ WORLD = {
         "presence-adversarial",
         "diagram",
         "comparison",
+        "attribute-by-relation",
+        "presence-detailed",
+        "counting-compared",
+        "spatial-nearest",
+        "boxes-precise",
+        "reading-by-place",
         "attribute-novel",
         "boxes-novel",
     )
