@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lucida.core.errors import DataError, suggestion
+from lucida.data.sources.arrow import TableRows
 from lucida.data.sources.published import (
     Record,
     as_record,
@@ -27,7 +28,6 @@ from lucida.data.sources.published import (
     read_object,
     read_pickle,
 )
-from lucida.data.sources.tables import TableRows
 
 Box = tuple[float, float, float, float]
 PICKLES = (".p", ".pkl", ".pickle")
