@@ -133,7 +133,7 @@ def _written(value: object, most: int) -> Iterator[str]:
         for number, each in enumerate(islice(value, most)):
             yield ", " if number else ""
             yield from _written(each, most)
-        yield end
+        yield f",{end}" if isinstance(value, tuple) and len(value) == 1 else end
     else:
         yield repr(value)
 

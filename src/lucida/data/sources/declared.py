@@ -82,6 +82,11 @@ def unread(record: Any, uses: Shape, ignores: frozenset[str]) -> Counter[str]:
     return Counter({reason(name): 1 for name in _names(record, uses, ignores, "")})
 
 
+def unread_of_all(value: Any, uses: Shape, ignores: frozenset[str]) -> Counter[str]:
+    """Of a whole file, how often each key that is not read stands in it."""
+    return Counter(map(reason, _names(value, uses, ignores, "")))
+
+
 def reason(name: str) -> str:
     """How a key that is not read is told."""
     return f"key `{name}` is not read"
@@ -109,7 +114,7 @@ def _is_empty(value: Any) -> bool:
 def few(found: Counter[str], owner: Any) -> Counter[str]:
     """The reasons, those beyond `MOST` different ones of this owner as one: records may be
     dictionaries of a million words."""
-    told = owner.__dict__.setdefault("_told", set())
+    told = vars(owner).setdefault("_told", set())
     short: Counter[str] = Counter()
     for why, many in found.items():
         if why in told or len(told) < MOST:

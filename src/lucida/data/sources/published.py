@@ -221,14 +221,39 @@ class _PlainValues(pickle._Unpickler):
 
     By the library's Python code: its C code gives a damaged pickle, which says that it remembers
     its two-billionth value, the memory for so many. It takes 2 s for the largest set (RefCOCO+).
-    Byte arrays are refused too: one is made as long as it says it is.
+    Byte arrays are refused too: one is made as long as it says it is. So are sets, and keys of
+    dictionaries that are no texts or numbers: the hash of tuples that hold one another takes for
+    ever.
     """
 
     dispatch: ClassVar = {
         opcode: read
         for opcode, read in pickle._Unpickler.dispatch.items()
-        if opcode != pickle.BYTEARRAY8[0]
+        if opcode not in (pickle.BYTEARRAY8[0], pickle.ADDITEMS[0], pickle.FROZENSET[0])
     }
+    plain = str | int | float | bytes | None
+
+    def load_setitems(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_setitem(self) -> None:
+        self._refuse_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_dict(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch |= {
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.DICT[0]: load_dict,
+    }
+
+    def _refuse_keys(self, keys: list) -> None:
+        if any(not isinstance(key, self.plain) for key in keys):
+            raise pickle.UnpicklingError("a dictionary whose keys are no texts or numbers")
 
     def find_class(self, module: str, name: str) -> object:
         raise pickle.UnpicklingError(f"it wants to import {module}.{name}")
