@@ -4,8 +4,9 @@
     {"stage", "source", "when", "reason", "count"}     how many of something, all ranks together
 
 `record` is its number in the source, as `lucida data check` counts; a stage names it once.
-`when` is `opening` for rows that a source's own filters keep out, and `training` for what was cut
-away from records that were used.
+`when` is `opening` for rows that a source's own filters keep out, `noted` for what a source has and
+does not read (members, files, columns), and `training` for what was cut away from records that were
+used or not read of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lucida.core.files import atomic_write, disk_errors
 
 UNUSABLE = "records that cannot be used"
 
-Moment = Literal["opening", "training"]
+Moment = Literal["opening", "noted", "training"]
 Counts = Mapping[str, Mapping[str, int]]
 """Source → reason → how many."""
 
@@ -40,9 +41,9 @@ class Dropped:
         for line in text.split("\n"):
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(value, dict) and isinstance(value.get("source"), str):
+            if isinstance(value, dict) and _is_line(value):
                 found.append(value)
         return found
 
@@ -84,7 +85,7 @@ class Dropped:
             if isinstance(count := line.get("count"), int):
                 reason = str(line.get("reason"))
                 before = reasons.get(reason, 0)
-                opening = line.get("when") == "opening"
+                opening = line.get("when") in ("opening", "noted")
                 reasons[reason] = max(before, count) if opening else before + count
         return found
 
@@ -96,6 +97,12 @@ class Dropped:
             if line.get("when") == "opening" and isinstance(line.get("count"), int)
         }
         return sum(rows.values()) + len(_unusable(self.read()))
+
+
+def _is_line(value: dict) -> bool:
+    """Whether it has a source, and nothing but texts and numbers, as every line that is written."""
+    plain = all(isinstance(each, str | int) for each in value.values())
+    return plain and isinstance(value.get("source"), str)
 
 
 def _unusable(lines: list[dict]) -> dict[tuple, None]:

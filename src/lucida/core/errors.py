@@ -14,7 +14,8 @@ bug.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 _ABSENT = object()
 
@@ -75,12 +76,66 @@ def _sentence(
     message = what if origin is None else f"{origin}: {what}"
     values = []
     if expected is not _ABSENT:
-        values.append(f"expected {expected}")
+        values.append(f"expected {_told(expected)}")
     if given is not _ABSENT:
-        values.append(f"got {given}")
+        values.append(f"got {_told(given)}")
     if values:
         message += f" ({', '.join(values)})"
-    return message if remedy is None else f"{message}; {remedy}"
+    message = message if remedy is None else f"{message}; {remedy}"
+    # Half a surrogate pair, of a damaged text or file name, can be neither printed nor stored.
+    return message.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _told(value: object) -> object:
+    """A value as a message has it: data may hold anything, so nothing endless is written out."""
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}…"
+    return shortened(value, 400) if isinstance(value, (int, Mapping, *_LISTS)) else value
+
+
+_LISTS = (list, tuple, set, frozenset)
+_LONGEST_NUMBER = 4096
+"""Bits of a whole number that is written out."""
+_LONGEST_TEXT = 2000
+_MOST_NAMES, _LONGEST_NAME = 40, 80
+"""Names that a remedy lists, and signs of each: a record may have a million keys."""
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """A value for a message, as `repr` writes it but no longer than `most` signs.
+
+    It costs time and memory for what is shown alone: values of damaged files may be lists that
+    hold one another a billion times, or numbers with a million digits.
+    """
+    shown = ""
+    for piece in _written(value, most):
+        shown += piece
+        if len(shown) > most:
+            return f"{shown[:most]}…"
+    return shown
+
+
+def _written(value: object, most: int) -> Iterator[str]:
+    """The pieces of what `repr` would write; each is made when it is asked for."""
+    if isinstance(value, str | bytes):
+        yield repr(value[: most + 1])
+    elif isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        yield f"a whole number of {value.bit_length():,} bits"
+    elif isinstance(value, Mapping):
+        yield "{"
+        for number, (key, each) in enumerate(islice(value.items(), most)):
+            yield from (", " if number else "", *_written(key, most), ": ")
+            yield from _written(each, most)
+        yield "}"
+    elif isinstance(value, _LISTS):
+        begin, end = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
+        yield begin
+        for number, each in enumerate(islice(value, most)):
+            yield ", " if number else ""
+            yield from _written(each, most)
+        yield f",{end}" if isinstance(value, tuple) and len(value) == 1 else end
+    else:
+        yield repr(value)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -92,7 +147,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Remedy text for a name that does not exist: the nearest one, then all of them."""
-    names = [str(name) for name in known]
-    close = nearest(word, names)
-    listed = f"known: {', '.join(names)}" if names else "there are none"
+    names = [str(name)[:_LONGEST_NAME] for name in islice(known, 50 * _MOST_NAMES)]
+    close = nearest(word[:_LONGEST_NAME], names)
+    more = ", …" if len(names) > _MOST_NAMES else ""
+    listed = f"known: {', '.join(names[:_MOST_NAMES])}{more}" if names else "there are none"
     return f"did you mean `{close}`? {listed}" if close else listed

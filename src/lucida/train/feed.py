@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
+from lucida.core.dropped import Moment
 from lucida.core.progress import say
 from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
 from lucida.data.loader import Loader
@@ -64,8 +66,8 @@ class Feed:
     held_out: Loader | None
     steps: int | None
     features: FrozenFeatures | None
-    filtered: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Source → reason → rows that its own filters keep out."""
+    told: dict[Moment, dict[str, dict[str, int]]] = field(default_factory=dict)
+    """Of each source, by reason: rows that its own filters keep out, and what it does not read."""
     most: int | None = None
     _validation: list[Batch] = field(default_factory=list)
     _told: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -159,7 +161,8 @@ def stage_feed(
     steps = loader.steps(stage.budget) if counted else None
     # Asked only where there is an end: by tokens the order measures every record first.
     most = None if training.end is None else loader.order.end
-    return Feed(loader, validation, steps, features, filtered(training), most)
+    found = {"opening": told(training, "dropped"), "noted": told(training, "noted")}
+    return Feed(loader, validation, steps, features, found, most)
 
 
 def sees(model: LucidaModel) -> bool:
@@ -209,12 +212,13 @@ def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Sour
     return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
 
 
-def filtered(mixture: Mixture) -> dict[str, dict[str, int]]:
-    """Source → reason → rows that the source's own filters keep out."""
+def told(mixture: Mixture, what: Literal["dropped", "noted"]) -> dict[str, dict[str, int]]:
+    """Source → reason → rows that the source's own filters keep out (`dropped`), or what there is
+    and is not read (`noted`)."""
     found = {}
     for name, source in mixture.sources.items():
         while isinstance(source, Part):
             source = source.source
-        if reasons := dict(getattr(source, "dropped", {})):
+        if reasons := dict(getattr(source, what, {})):
             found[name] = reasons
     return found

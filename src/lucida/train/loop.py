@@ -126,7 +126,8 @@ def train_alone(
         if engine.main:
             sign(training, command)
             for current in plans:
-                training.run.dropped.count(current.stage.name, "opening", current.feed.filtered)
+                for when, counts in current.feed.told.items():
+                    training.run.dropped.count(current.stage.name, when, counts)
         for index, current in enumerate(plans):
             measure(training, plans, index)
             allow(training, index)

@@ -54,7 +54,7 @@ def test_a_tar_with_a_damaged_header_is_not_taken_for_its_end(tmp_path):
     place = content.index(b"000.txt")
     content[place : place + 200] = b"?" * 200
     path.write_bytes(content)
-    ends("cut short or damaged", lambda: WebdatasetSource(path))
+    ends("a damaged header", lambda: WebdatasetSource(path))
 
 
 def test_links_in_a_tar_are_never_followed(tmp_path):

@@ -84,8 +84,9 @@ def test_tables(folder, name):
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts(tmp_path, name):
     text, outcome = TEXTS[name]
-    (tmp_path / "data.jsonl").write_text(f"{text}\n{text}")
-    ends(outcome, lambda: TextSource(tmp_path / "data.jsonl"))
+    # A first line with a bracket would be an array, and what follows it a mistake of its own.
+    (tmp_path / "data.jsonl").write_text(f'{{"text": "first"}}\n{text}')
+    ends(outcome, lambda: TextSource(tmp_path / "data.jsonl"), 1)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -15,8 +15,9 @@ from tiny_files import opened, png, tar
 from lucida.core.errors import DataError
 from lucida.data.sample import ImagePart, Turn
 from lucida.data.sources import SOURCES, scanning
+from lucida.data.sources.lines import line_places
 from lucida.data.sources.records import Records, array_places_slowly
-from lucida.data.sources.scanning import array_places, line_places
+from lucida.data.sources.scanning import array_places
 
 
 @pytest.fixture

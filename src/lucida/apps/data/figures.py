@@ -83,7 +83,7 @@ def facts(surveyed: Surveyed) -> dict[str, int | str]:
     for why, many in getattr(surveyed.each.source, "dropped", {}).items():
         told[f"filtered: {why}"] = many
     for why, many in getattr(surveyed.each.source, "noted", {}).items():
-        told[f"captions: {why}"] = many
+        told[f"noted: {why}"] = many
     for why, many in found.lost.items():
         told[f"left out: {why}"] = many
     return told

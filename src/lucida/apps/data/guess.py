@@ -12,16 +12,15 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from lucida.core.errors import DataError, LucidaError, RecipeError, suggestion
+from lucida.core.errors import DataError, LucidaError, RecipeError, shortened, suggestion
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import Recipe, SourceSpec, StageSpec
 from lucida.data.mixture import Source
 from lucida.data.sources import open_source
-from lucida.data.sources.conversation import shortened
+from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.remote import is_remote
-from lucida.data.sources.tables import TABLES, TableRows
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,10 @@ ANNOTATIONS = (
 
 def _by_column(path: Path) -> tuple[dict[str, Any], str]:
     """OBELICS has texts and nulls where the Cauldron has questions with answers."""
-    row, _ = TableRows(files_of(path, TABLES))[0]
+    rows = TableRows(files_of(path, TABLES))
+    if not len(rows):
+        raise DataError("the table has no rows", origin=path)
+    row, _ = rows[0]
     pages, why = row.get("texts"), "it is parquet or Arrow"
     if (
         isinstance(pages, list)
@@ -164,7 +166,7 @@ def _field(word: str) -> tuple[str, Any]:
         raise RecipeError("this is no field", expected="key=value", given=word)
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

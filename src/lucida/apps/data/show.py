@@ -14,6 +14,7 @@ from lucida.apps.demo import half_blocks
 from lucida.apps.inspect.page import drawing
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
+from lucida.data.mixture import fetched
 from lucida.data.sample import ImagePart, Sample, Turn
 
 
@@ -32,9 +33,11 @@ def beyond(begin: int, sources: list[Opened]) -> DataError:
 def show_samples(each: Opened, numbers: list[int], console: Console) -> None:
     """Records of a source, with pictures where there is a terminal."""
     console.print(f"\n{each.name}: {len(each.source):,} records, {each.found}", style="bold")
+    for line in left_out(each):
+        console.print(Text(line, "yellow"))
     for number in numbers:
         try:
-            sample = each.source[number]
+            sample, lost = fetched(each.source, number)
             pictures = [image.load() for image in sample.images]
         except DataError as error:
             console.print(Text(f"record {number} cannot be used: {error}", "red"))
@@ -49,8 +52,20 @@ def show_samples(each: Opened, numbers: list[int], console: Console) -> None:
             row = Table.grid(padding=(0, 2))
             row.add_row(*(half_blocks(picture, 28) for picture in pictures[:4]))
             console.print(row)
+        for why, many in lost.items():
+            console.print(Text(f"left out: {many:,} × {why}", "yellow"))
         for turn in turns(sample):
             console.print(Text(f"{turn.role:9} ", "cyan") + Text(words(turn)))
+
+
+def left_out(each: Opened) -> list[str]:
+    """What a source leaves out of its files or does not read in them, a line for each reason."""
+    told = {"filtered": "dropped", "noted": "noted"}
+    return [
+        f"{word}: {many:,} × {why}"
+        for word, name in told.items()
+        for why, many in getattr(each.source, name, {}).items()
+    ]
 
 
 def turns(sample: Sample) -> list[Turn]:
@@ -73,6 +88,7 @@ def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> N
     for each, chosen in zip(sources, numbers, strict=True):
         title = html.escape(f"{each.name}: {len(each.source):,} records, {each.found}")
         body.append(f"<h2>{title}</h2>")
+        body += [f"<p>{html.escape(line)}</p>" for line in left_out(each)]
         body += [_record(each, number) for number in chosen]
     style = (
         "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -85,10 +101,11 @@ def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> N
 
 def _record(each: Opened, number: int) -> str:
     try:
-        sample = each.source[number]
+        sample, lost = fetched(each.source, number)
         pictures = [drawing(image.load(), "") for image in sample.images]
     except DataError as error:
         return f"<section><p>record {number}: {html.escape(str(error))}</p></section>"
     shown = "".join(f'<img src="{p.data}" width="{p.width}" alt="">' for p in pictures)
-    said = "".join(f"<p><b>{t.role}</b> {html.escape(words(t))}</p>" for t in turns(sample))
+    said = "".join(f"<p>left out: {n:,} × {html.escape(why)}</p>" for why, n in lost.items())
+    said += "".join(f"<p><b>{t.role}</b> {html.escape(words(t))}</p>" for t in turns(sample))
     return f"<section><small>{html.escape(sample.origin)}</small><div>{shown}</div>{said}</section>"

@@ -33,7 +33,7 @@ def surveyed(
         key = f"{way} {each.spec!r}"
         if key not in done:
             numbers = chosen(len(each.source), samples)
-            done[key] = survey(each.source, numbers, False, count, processes)
+            done[key] = survey(each.source, numbers, count, processes)
         found.append(Surveyed(each, done[key], counted))
     return found
 

@@ -106,7 +106,7 @@ def check(
     found = []
     for each in opened(what, fields or []):
         numbers = chosen(len(each.source), None)
-        found.append(Surveyed(each, survey(each.source, numbers, True, None, workers)))
+        found.append(Surveyed(each, survey(each.source, numbers, None, workers)))
         show_findings(found[-1], console)
     write_report(found, report)
     typer.echo(f"wrote {report}", err=True)

@@ -10,20 +10,90 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
 from lucida.data.sources.conversation import captioned, most_given, one_conversation, text_of
+from lucida.data.sources.declared import IGNORED as KNOWN
+from lucida.data.sources.declared import Shape, few, unread_of_all
 from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.prompts import asked, asking, prompts_of
 from lucida.data.sources.published import read_json
-from lucida.data.sources.refcoco import Box, references
+from lucida.data.sources.refcoco import PHRASES, PICTURES, Box, references
 
 CAPTIONS = ("coco-captions", "flickr30k")
 KARPATHY = {"train": ("train", "restval"), "restval": ("restval",)}
 """Karpathy's training part has two names."""
+
+
+_OTHER_LAYOUT = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+_VQA = {"question_id": None, "image_id": None, "question": None}
+USES: dict[str, Shape] = {
+    "coco-captions": {
+        "images": {"id": None, "file_name": None},
+        "annotations": {"image_id": None, "caption": None},
+    },
+    "flickr30k": {
+        "images": {
+            **dict.fromkeys(("split", "filename", "filepath")), "sentences": {"raw": None},
+        },
+    },
+    "vqav2": {
+        "annotations": {**_VQA, "multiple_choice_answer": None, "answers": {"answer": None}},
+        "questions": _VQA, "data_subtype": None,
+    },
+    "gqa": dict.fromkeys(("imageId", "question", "answer")),
+    "textvqa": {"data": dict.fromkeys(("image_id", "question", "answers"))},
+    "pathvqa": dict.fromkeys(("image", "question", "answer")),
+    "refcoco": dict.fromkeys((*PHRASES, *PICTURES, "sentences", "bbox", "width", "height")),
+}  # fmt: skip
+USES["okvqa"] = USES["vqav2"]
+IGNORED = KNOWN | {
+    "info",
+    "licenses",
+    "coco_url",
+    "flickr_url",
+    "date_captured",
+    "data_type",
+    "task_type",
+    "sentids",
+    "imgid",
+    "cocoid",
+    "tokens",
+    "raw_tokens",
+    "sentid",
+    "question_type",
+    "answer_type",
+    "answer_confidence",
+    "answer_id",
+    "confidence",
+    "semantic",
+    "entailed",
+    "equivalent",
+    "types",
+    "groups",
+    "annotations",
+    "isBalanced",
+    "fullAnswer",
+    "semanticStr",
+    "question_id",
+    "image_id",
+    "question_tokens",
+    "image_classes",
+    "flickr_original_url",
+    "flickr_300k_url",
+    "image_width",
+    "image_height",
+    "set_name",
+    "dataset_type",
+    "dataset_version",
+}
+"""Keys of the published files that say nothing of what is asked and answered."""
 
 
 class Entry(NamedTuple):
@@ -42,8 +112,13 @@ class AnnotationsSource:
     `split` is the part that is read where a file holds several (flickr30k, refcoco). The answer of
     a question is the one given most often (the first of those that tie). Of refcoco the phrase is
     asked and its box answered, or with `answer="phrase"` the other way round. `dropped` counts what
-    was left out. DataError: a file of another layout, a question without an answer.
+    was left out, `noted` the keys that are not read; of refcoco all others are ignored. DataError:
+    a file of another layout, a question without an answer, or with two.
     """
+
+    uses: ClassVar = USES
+    """By layout."""
+    ignores = IGNORED
 
     def __init__(
         self,
@@ -62,15 +137,17 @@ class AnnotationsSource:
         self.path, self.answer = Path(path), answer
         self.files = [self.path]
         self.dropped: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
         self.prompts = prompts_of(prompts)
         if prompt is not None:
             self.prompts = [prompt if layout in CAPTIONS else "{}" + prompt]
         if layout not in CAPTIONS:
             asking(self.prompts, str(path))
-        files = _Files(self.path, questions, instances, split, pattern, self.dropped)
+        shape, told = USES.get(layout, {}), (self.dropped, self.noted)
+        files = _Files(self.path, questions, instances, split, pattern, shape, *told)
         try:
             self.entries = list(READERS[layout](files))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except _OTHER_LAYOUT as error:
             message = f"not the layout of {layout}: {type(error).__name__} {error}"
             remedy = "check `layout`, `path` and `pattern`"
             raise DataError(message, origin=path, remedy=remedy) from error
@@ -123,12 +200,30 @@ class _Files:
     instances: str | Path | None
     split: str
     pattern: str | None
+    shape: Shape
     dropped: Counter[str]
+    noted: Counter[str]
+
+    def read(self, path: Path) -> Any:
+        """A JSON file; keys that are not read are noted."""
+        value = read_json(path)
+        self.note(value)
+        return value
+
+    def note(self, value: Any) -> None:
+        """Counts the keys that are not read."""
+        self.noted.update(few(unread_of_all(value, self.shape, IGNORED), self.noted))
 
 
 def _captions(files: _Files) -> Iterator[Entry]:
-    value = read_json(files.path)
-    names = {each["id"]: each["file_name"] for each in value["images"]}
+    value = files.read(files.path)
+    names: dict[Any, str] = {}
+    for each in value["images"]:
+        if names.setdefault(each["id"], each["file_name"]) != each["file_name"]:
+            given = shortened(each["id"])
+            raise DataError("two images of one id", given=given, origin=files.path)
+    if bare := len(names.keys() - {each["image_id"] for each in value["annotations"]}):
+        files.noted["images without a caption"] = bare
     for each in value["annotations"]:
         identity = each["image_id"]
         name = names[identity] if files.pattern is None else files.pattern.format(identity)
@@ -137,7 +232,7 @@ def _captions(files: _Files) -> Iterator[Entry]:
 
 def _flickr(files: _Files) -> Iterator[Entry]:
     parts = KARPATHY.get(files.split, (files.split,))
-    for each in read_json(files.path)["images"]:
+    for each in files.read(files.path)["images"]:
         if each["split"] not in parts:
             files.dropped[f"captions of the {each['split']} split"] += len(each["sentences"])
             continue
@@ -153,10 +248,13 @@ def _vqa(files: _Files) -> Iterator[Entry]:
         remedy = "set `questions`"
         raise DataError("the questions are missing", origin=files.path, remedy=remedy)
     said = {}
-    for each in read_json(files.path)["annotations"]:
+    for each in files.read(files.path)["annotations"]:
+        if each["question_id"] in said:
+            given = shortened(each["question_id"])
+            raise DataError("two answers to one question", given=given, origin=files.path)
         best = each.get("multiple_choice_answer")
         said[each["question_id"]] = best or most_given([a["answer"] for a in each["answers"]])
-    asked = read_json(Path(files.questions))
+    asked = files.read(Path(files.questions))
     part = asked.get("data_subtype", "train2014")
     pattern = files.pattern or f"COCO_{part}_{{:012d}}.jpg"
     for each in asked["questions"]:
@@ -170,13 +268,15 @@ def _vqa(files: _Files) -> Iterator[Entry]:
 
 
 def _gqa(files: _Files) -> Iterator[Entry]:
-    for each in read_json(files.path).values():
+    questions = list(read_json(files.path).values())
+    files.note(questions)
+    for each in questions:
         name = (files.pattern or "{}.jpg").format(each["imageId"])
         yield Entry(name, each["question"], each["answer"])
 
 
 def _textvqa(files: _Files) -> Iterator[Entry]:
-    for each in read_json(files.path)["data"]:
+    for each in files.read(files.path)["data"]:
         name = (files.pattern or "{}.jpg").format(each["image_id"])
         yield Entry(name, each["question"], most_given(each["answers"]))
 
@@ -190,6 +290,7 @@ def _refcoco(files: _Files) -> Iterator[Entry]:
 
 def _pathvqa(files: _Files) -> Iterator[Entry]:
     for each in pathology_questions(files.path):
+        files.note(dict(each.value))
         image = each.text("image")
         name = picture_name(image) if files.pattern is None else files.pattern.format(image)
         yield Entry(name, each.text("question"), each.text("answer"))

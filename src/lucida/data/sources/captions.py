@@ -10,6 +10,7 @@ dictionary in memory; two different keys share one with a chance of 3e-4 in all 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import PurePosixPath
@@ -17,9 +18,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import Sample
-from lucida.data.sources.conversation import shortened, text_of
+from lucida.data.sources.conversation import text_of
+from lucida.data.sources.declared import IGNORED, few, reason, unread
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tables import field_of, rows_of
 
@@ -107,7 +109,7 @@ class Recaptioned:
     @property
     def noted(self) -> dict[str, int]:
         """Records that stay without a caption from the file, and captions that no record has."""
-        found = {}
+        found = dict(getattr(self.source, "noted", {}))
         if self._absent and self.missing != "drop":
             outcome = "own caption kept" if self.missing == "keep" else "an error"
             found[f"no caption in the file ({outcome})"] = self._absent
@@ -119,13 +121,17 @@ class Recaptioned:
         return len(self.source) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.explained(index)[0]
+
+    def explained(self, index: int) -> tuple[Sample, Counter[str]]:
+        """A record with its caption, and what of the two is not read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = index if self._kept is None else int(self._kept[index])
         row = int(self._matched[1 + number])
         if row == ABSENT:
             if self.missing == "keep":
-                return self.source[number]
+                return self._explained(number, None)
             raise DataError(
                 "no caption was written for this record",
                 given=shortened(self.source.key(number, self._field)),
@@ -134,7 +140,18 @@ class Recaptioned:
             )
         record, origin = self.rows[row]
         words = text_of(field_of(record, self.text, origin), self.text, origin)
-        return self.source.sample(number, words)
+        sample, lost = self._explained(number, words)
+        row = {f"captions: {name}": value for name, value in record.items()}
+        read = dict.fromkeys((f"captions: {self.text}", f"captions: {self._key}"))
+        ignored = frozenset(f"captions: {name}" for name in IGNORED)
+        return sample, lost + few(unread(row, read, ignored), self)
+
+    def _explained(self, number: int, words: str | None) -> tuple[Sample, Counter[str]]:
+        if not hasattr(self.source, "explained"):
+            return self.source.sample(number, words), Counter()
+        sample, lost = self.source.explained(number, words)
+        lost.pop(reason(self.by), None)
+        return sample, lost
 
     @property
     def _field(self) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from lucida.core.errors import DataError, suggestion
+from lucida.core.errors import DataError, shortened, suggestion
 from lucida.data.sample import ImagePart, ImageSource, Part, Role, Sample, Turn
 
 PLACEHOLDER = "<image>"
@@ -22,11 +23,24 @@ ROLES: dict[str, Role] = {
 }
 
 
+SYSTEM = ("system", "system_prompt", "system_message")
+"""Keys of a record whose text is the first turn of its conversation."""
+UNSAID = ("tools", "functions", "tool_calls", "function_call", "history")
+"""Keys that change what a conversation means and that nothing here can say: it is refused."""
+ASIDE = dict.fromkeys((*SYSTEM, *UNSAID))
+
+
 def one_conversation(
-    origin: str, images: tuple[ImageSource, ...], turns: tuple[Turn, ...]
+    origin: str,
+    images: tuple[ImageSource, ...],
+    turns: tuple[Turn, ...],
+    beside: Mapping[str, Any] | None = None,
 ) -> Sample:
     """The turns as a sample of one branch; images that open a user's first turn become the stem,
-    which is never cut off when the sample is too long."""
+    which is never cut off when the sample is too long. `beside` is the record that they stand in:
+    its system text becomes the first turn (`SYSTEM`)."""
+    if beside is not None and (told := system_of(beside, turns[0], origin)):
+        turns = (Turn("system", (told,)), *turns)
     first = turns[0]
     opening = 0
     while opening < len(first.parts) and isinstance(first.parts[opening], ImagePart):
@@ -38,8 +52,38 @@ def one_conversation(
     return Sample(origin, images, stem, (rest if rest[0].parts else rest[1:],))
 
 
-def placed(origin: str, images: tuple[ImageSource, ...], written: list[tuple[Role, str]]) -> Sample:
-    """A conversation with its images where `<image>` stands in the user's turns.
+def system_of(record: Mapping[str, Any], first: Turn, origin: str) -> str:
+    """The system text that a record has beside its conversation; none where the first turn says
+    it already. DataError: two different ones, no text, keys that nothing here can say."""
+    refuse_unsaid(record, origin)
+    texts = {text_of(record[name], name, origin) for name in SYSTEM if record.get(name)}
+    own = "".join(map(str, first.parts)) if first.role == "system" else None
+    if len(texts | {own} - {None}) > 1:
+        remedy = "leave the right one in the record"
+        given = shortened(sorted(texts | {own} - {None}))
+        message = "a conversation with two system texts"
+        raise DataError(message, expected="one", given=given, origin=origin, remedy=remedy)
+    return "" if own is not None else next(iter(texts), "")
+
+
+def refuse_unsaid(record: Mapping[str, Any], origin: str) -> None:
+    """DataError for a record, or a turn, with a key that changes its meaning and is not read."""
+    for name in UNSAID:
+        if record.get(name):
+            remedy = "leave it empty or out of the record, or drop it with mixture.on_error=skip"
+            given = shortened(record[name])
+            message = f"`{name}` is not read, and the conversation means something else without"
+            raise DataError(message, expected="none", given=given, origin=origin, remedy=remedy)
+
+
+def placed(
+    origin: str,
+    images: tuple[ImageSource, ...],
+    written: list[tuple[Role, str]],
+    beside: Mapping[str, Any],
+) -> Sample:
+    """A conversation with its images where `<image>` stands in the user's turns; `beside` as in
+    `one_conversation`.
 
     DataError when there are more or fewer images than places.
     """
@@ -53,7 +97,7 @@ def placed(origin: str, images: tuple[ImageSource, ...], written: list[tuple[Rol
             parts += [ImagePart(number), piece]
             number += 1
         spoken.append(Turn(role, tuple(part for part in parts if part != "")))
-    return one_conversation(origin, images, tuple(spoken))
+    return one_conversation(origin, images, tuple(spoken), beside)
 
 
 def check_places(origin: str, images: int, written: list[tuple[Role, str]]) -> None:
@@ -104,6 +148,21 @@ def text_of(value: object, name: str, origin: str) -> str:
     return value
 
 
+def one_of(record: Mapping[str, Any], names: tuple[str, ...], origin: str) -> Any:
+    """The value of the one of these keys that holds something; None where none does. DataError:
+    two of them do, of which one would be lost."""
+    there = [name for name in names if record.get(name)]
+    if len(there) > 1 and any(record[name] != record[there[0]] for name in there):
+        expected, given = f"one of {', '.join(names)}", " and ".join(there)
+        message = "two keys that mean the same"
+        raise DataError(message, expected=expected, given=given, origin=origin)
+    return record[there[0]] if there else None
+
+
+SPOKEN = dict.fromkeys(("from", "value", *UNSAID))
+"""Keys of a turn that `spoken` reads."""
+
+
 def spoken(turns: Any, origin: str) -> list[tuple[Role, str]]:
     """Speaker and text of each turn of `conversations`, as LLaVA and ShareGPT write them."""
     if not isinstance(turns, list) or not turns:
@@ -112,6 +171,7 @@ def spoken(turns: Any, origin: str) -> list[tuple[Role, str]]:
     found = []
     for turn in turns:
         role = role_of(turn.get("from") if isinstance(turn, dict) else None, origin)
+        refuse_unsaid(turn, origin)
         found.append((role, text_of(turn.get("value"), "value", origin)))
     return found
 
@@ -119,9 +179,3 @@ def spoken(turns: Any, origin: str) -> list[tuple[Role, str]]:
 def most_given(answers: list[str]) -> str:
     """The most frequent answer; the first of those that tie."""
     return Counter(answers).most_common(1)[0][0]
-
-
-def shortened(value: object, most: int = 80) -> str:
-    """A value for an error message."""
-    shown = repr(value)
-    return shown if len(shown) <= most else f"{shown[:most]}…"

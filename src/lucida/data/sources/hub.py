@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from lucida.core.errors import DataError
+from lucida.data.sources.arrow import require
 from lucida.data.sources.rows import Ratings, RowSource
-from lucida.data.sources.tables import require
 
 
 class HubSource(RowSource):

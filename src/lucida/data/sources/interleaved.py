@@ -14,16 +14,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import ImageSource, Sample, Turn
-from lucida.data.sources.conversation import shortened, text_of
+from lucida.data.sources.arrow import TABLES, TableRows
+from lucida.data.sources.conversation import text_of
+from lucida.data.sources.declared import IGNORED, few, unread
 from lucida.data.sources.pictures import bytes_source, encoded_source
-from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.records import Records, files_of, unread_files
 from lucida.data.sources.stores import By, MissingError, Store, open_stores
-from lucida.data.sources.tables import TABLES, TableRows
+from lucida.data.sources.values import number_in
 from lucida.data.transforms import Item, Order, Shown, arranged, document, matched, thinned
+
+_PICTURE = dict.fromkeys(("image_name", "raw_url", "image_base64", "bytes", "path"))
+_PLACE = dict.fromkeys(("matched_text_index", "matched_sim"))
+MMC4 = {"text_list": None, "image_info": _PICTURE | _PLACE}
+OBELICS = {"texts": None, "images": _PICTURE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,17 @@ class _Page:
 
 
 class InterleavedSource:
-    """One document a page. `explained` tells as well what was left out of it.
+    """One document a page. `explained` tells as well what was left out of it, and which keys of
+    the record are not read.
 
     DataError: a record of another shape, a sentence number that does not exist, a picture that is
     missing (unless `missing` is `drop`), a page without text.
     """
+
+    uses: ClassVar = {"mmc4": MMC4, "obelics": OBELICS}
+    """By layout."""
+    ignores = IGNORED | {"similarity_matrix", "could_have_url_duplicate", "face_detections",
+                         "metadata", "general_metadata"}  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +90,9 @@ class InterleavedSource:
         self.min_similarity, self.min_bytes = min_similarity, min_bytes
         self.missing, self.drop_trailing, self.find = missing, drop_trailing, find
         self.stores: list[Store] = open_stores(files, images, find, allow_outside)
+        self.noted: Counter[str] = Counter(unread_files(path, TABLES))
+        for store in {id(each): each for each in self.stores}.values():
+            self.noted.update(store.noted)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -102,7 +118,8 @@ class InterleavedSource:
             raise DataError("no text is left of this page", origin=origin, remedy=remedy)
         images = tuple(page.sources[number] for number in numbers)
         sample = Sample(origin, images, (), ((Turn("text", parts),),))
-        return sample, page.lost + thinned_out + left_out
+        unused = few(unread(record, self.uses[self.layout], self.ignores), self)
+        return sample, page.lost + thinned_out + left_out + unused
 
     def _mmc4(self, page: _Page) -> list[Item]:
         origin = page.origin
@@ -121,7 +138,7 @@ class InterleavedSource:
                     origin=origin,
                 )
             likeness = info.get("matched_sim")
-            likeness = float(likeness) if isinstance(likeness, int | float) else None
+            likeness = None if likeness is None else number_in(likeness, "matched_sim", origin)
             shown = self._shown(page, info, likeness)
             if shown is not None:
                 found.append((shown, place))

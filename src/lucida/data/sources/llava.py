@@ -13,11 +13,18 @@ Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, sectio
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import Sample
-from lucida.data.sources.conversation import check_places, placed, shortened, spoken
+from lucida.data.sources.conversation import (
+    ASIDE,
+    SPOKEN,
+    check_places,
+    one_of,
+    placed,
+    spoken,
+)
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.records import PicturedRecords
 from lucida.data.sources.tables import field_of
@@ -30,12 +37,10 @@ class LlavaSource(PicturedRecords):
     more or fewer `<image>` than images, an image path that leaves the folder, a missing image.
     """
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
+    uses: ClassVar = {**ASIDE, "image": None, "images": None, "conversations": SPOKEN}
 
-    def sample(self, index: int, words: str | None = None) -> Sample:
-        """A record; with `words` in place of its one answer."""
-        record, origin = self.record(index)
+    def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
+        """A record as a sample; with `words` in place of its one answer."""
         return conversation_sample(record, origin, self.pictures, words)
 
     def key(self, index: int, field: str | None) -> str:
@@ -63,12 +68,12 @@ def conversation_sample(
     names = _names(record, origin)
     check_places(origin, len(names), written)
     images = tuple(pictures.picture(name, origin) for name in names)
-    return placed(origin, images, written)
+    return placed(origin, images, written, record)
 
 
 def _names(record: dict[str, Any], origin: str) -> list[str]:
     """Paths of a record's pictures."""
-    names = record.get("image") or record.get("images") or []
+    names = one_of(record, ("image", "images"), origin) or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         expected, given = "a path or a list of paths", shortened(names)

@@ -11,20 +11,33 @@ taken as it is: `<image>` in a message is text. `conversations` with pictures ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
 from lucida.data.sources.conversation import (
+    ASIDE,
+    SPOKEN,
+    UNSAID,
     one_conversation,
+    one_of,
+    refuse_unsaid,
     role_of,
-    shortened,
     spoken,
     text_of,
 )
+from lucida.data.sources.declared import Shape
 from lucida.data.sources.llava import conversation_sample
 from lucida.data.sources.records import PicturedRecords
+
+_PART = dict.fromkeys(("type", "text", "image", "path", "url")) | {"image_url": {"url": None}}
+_MESSAGE = {"role": None, "content": _PART, **dict.fromkeys(UNSAID)}
+MESSAGES: Shape = {
+    **ASIDE, "images": None, "image": None,
+    **dict.fromkeys(("messages", "prompt", "completion"), _MESSAGE),
+}  # fmt: skip
+"""Keys that `message_sample` reads."""
 
 Picture = Callable[[Any, str], ImageSource]
 """What stands for a picture in a record, and the record's origin → the picture."""
@@ -37,14 +50,20 @@ class MessagesSource(PicturedRecords):
     type than text or image, more or fewer images than places, a picture that cannot be found.
     """
 
-    def __getitem__(self, index: int) -> Sample:
-        record, origin = self.record(index)
+    uses: ClassVar = MESSAGES | {"conversations": SPOKEN}
+
+    def shape(self, record: Mapping[str, Any]) -> Shape:
+        """Either conversations or messages; of the latter, either they or prompt and completion."""
+        return shape_of(record, self.uses)
+
+    def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
+        """A record as a sample; it has no caption to be replaced."""
         if isinstance(record, dict) and isinstance(record.get("conversations"), list):
             if record.get("image") or record.get("images"):
                 return conversation_sample(record, origin, self.pictures)
             turns = spoken(record["conversations"], origin)
             made = tuple(Turn(role, (text,) if text else ()) for role, text in turns)
-            return one_conversation(origin, (), made)
+            return one_conversation(origin, (), made, record)
         return message_sample(record, origin, self._picture)
 
     def _picture(self, value: Any, origin: str) -> ImageSource:
@@ -57,7 +76,7 @@ class MessagesSource(PicturedRecords):
 def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
     """A record with `messages`, or with `prompt` and `completion`, as a sample."""
     messages = _messages(record, origin)
-    waiting = record.get("images") or record.get("image") or []
+    waiting = one_of(record, ("images", "image"), origin) or []
     waiting = list(waiting) if isinstance(waiting, list | tuple) else [waiting]
     own: list[Any] = []
     turns = []
@@ -66,6 +85,7 @@ def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
             expected, given = "an object with role and content", shortened(message)
             raise DataError("bad message", expected=expected, given=given, origin=origin)
         role = role_of(message.get("role"), origin)
+        refuse_unsaid(message, origin)
         turns.append(Turn(role, _parts(message.get("content"), origin, own)))
     places = own.count(None)
     if places != len(waiting):
@@ -79,7 +99,15 @@ def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
     rest = iter(waiting)
     shown = [next(rest) if value is None else value for value in own]
     images = tuple(picture(value, origin) for value in shown)
-    return one_conversation(origin, images, tuple(turns))
+    return one_conversation(origin, images, tuple(turns), record)
+
+
+def shape_of(record: Mapping[str, Any], uses: Shape) -> Shape:
+    """What is used of a record that may hold several conversations, of which one is read."""
+    rivals = ("conversations",), ("messages",), ("prompt", "completion")
+    chosen = next((names for names in rivals if isinstance(record.get(names[0]), list)), ())
+    others = {name for names in rivals if names != chosen for name in names}
+    return {name: inside for name, inside in uses.items() if name not in others}
 
 
 def _messages(record: Any, origin: str) -> list[Any]:

@@ -7,23 +7,31 @@ a.jpg,"A kite, flying."        photos/kite.txt
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import captioned, text_of
+from lucida.data.sources.declared import RecordSource, Shape
 from lucida.data.sources.pictures import ENDINGS, PictureFolder, pictures_beside
 from lucida.data.sources.prompts import prompts_of
+from lucida.data.sources.records import JUNK, not_read
 from lucida.data.sources.tables import field_of, rows_of
 
+TEXT = ".txt"
 
-class PairsSource:
-    """Rows with the path of a picture and a text.
+
+class PairsSource(RecordSource):
+    """Rows with the path of a picture and a text; which columns they stand in is told.
 
     DataError: a column that is missing, a row with more or fewer fields, an empty text, a picture
     that cannot be found.
     """
+
+    uses: ClassVar = {}
 
     def __init__(
         self,
@@ -49,16 +57,16 @@ class PairsSource:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
+    def shape(self, record: Mapping[str, Any]) -> Shape:
+        """The two columns."""
+        return {self.image: None, self.text: None}
 
     def record(self, index: int) -> tuple[dict[str, Any], str]:
         """Fields and origin of a row."""
         return self.rows[index]
 
-    def sample(self, index: int, words: str | None = None) -> Sample:
-        """A record; with `words` in place of its own text."""
-        record, origin = self.rows[index]
+    def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
+        """A row as a sample; with `words` in place of its own text."""
         name = text_of(field_of(record, self.image, origin), self.image, origin)
         said = field_of(record, self.text, origin) if words is None else words
         return captioned(origin, self.pictures.picture(name, origin), said, self.prompts, index)
@@ -69,11 +77,21 @@ class PairsSource:
         return str(field_of(record, field or self.image, origin))
 
 
+def _refuse(error: OSError) -> None:
+    message = f"cannot read the folder: {error.strerror or error}"
+    raise DataError(message, origin=error.filename) from error
+
+
 class FolderSource:
     """Pictures of a folder, in the order of their paths, each with the `.txt` of its name.
 
     A picture without a text, and a text without a picture, are records that raise `DataError`.
+    `noted` counts the other files, and the linked folders, which are not followed.
     """
+
+    uses: ClassVar = dict.fromkeys((*ENDINGS, TEXT))
+    """Endings of files."""
+    ignores = JUNK
 
     def __init__(
         self,
@@ -84,13 +102,18 @@ class FolderSource:
         self.root, self.prompts = Path(path), prompts_of(prompts)
         self.pictures = PictureFolder(self.root, allow_outside)
         found: dict[str, list[str]] = {}
-        for folder, inner, names in os.walk(self.root):
+        self.noted: Counter[str] = Counter()
+        for folder, inner, names in os.walk(self.root, onerror=_refuse):
             inner.sort()
+            if links := sum(Path(folder, each).is_symlink() for each in inner):
+                self.noted["linked folders that are not followed"] += links
             for name in names:
                 path = Path(folder, name).relative_to(self.root)
                 ending = path.suffix
-                if ending.lower() in (*ENDINGS, ".txt"):
+                if ending.lower() in self.uses:
                     found.setdefault(str(path.with_suffix("")), []).append(ending)
+                elif name not in self.ignores:
+                    self.noted[not_read(ending.lower())] += 1
         self.names = sorted(found)
         self.endings = [sorted(found[name]) for name in self.names]
         if not self.names:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lucida.data.sources.records import files_of
+from lucida.data.sources.arrow import TABLES, TableRows
+from lucida.data.sources.records import files_of, unread_files
 from lucida.data.sources.rows import Ratings, RowSource
-from lucida.data.sources.tables import TABLES, TableRows
 
 
 class ParquetSource(RowSource):
@@ -30,7 +30,7 @@ class ParquetSource(RowSource):
         skip: bool = False,
     ) -> None:
         table = TableRows(files_of(path, TABLES), skip)
-        self.files = table.files
+        self.files, self.noted = table.files, unread_files(path, TABLES)
         ratings = Ratings(at_least or {})
         kept, offset = [], 0
         for file, rows, columns in table.columns(list(ratings.at_least)):

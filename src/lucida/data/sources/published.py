@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import pickle
 import struct
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from lucida.core.errors import DataError
-from lucida.data.sources.conversation import shortened
+from lucida.core.errors import DataError, shortened
+from lucida.data.sources.lines import LONGEST_FIELD
+from lucida.data.sources.values import json_value, number_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +31,10 @@ class Record:
 
     def __getitem__(self, field: str) -> object:
         if field not in self.value:
-            known = ", ".join(map(str, self.value))
+            known = shortened(list(self.value), 400)
             raise DataError(
                 f"the record has no `{field}`",
-                given=known or "nothing",
+                given=known,
                 origin=self.origin,
                 remedy="download the file again, or take the release that its layout means",
             )
@@ -48,15 +47,20 @@ class Record:
     def text(self, field: str) -> str:
         """A field that must be text; numbers are written out, as publishers mix them."""
         value = self[field]
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.wrong(field, "text", value)
-        return value if isinstance(value, str) else str(value)
+        try:
+            if not isinstance(value, bool) and isinstance(value, str | int | float):
+                return value if isinstance(value, str) else str(value)
+        except ValueError:  # more digits than Python writes
+            pass
+        raise self.wrong(field, "text", value)
 
     def whole(self, field: str) -> int:
         """A field that must be a whole number, also when it is written as text."""
         value = self[field]
         try:
-            return int(str(value))
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                return int(str(value))
+            raise ValueError
         except ValueError:
             raise self.wrong(field, "a whole number", value) from None
 
@@ -93,10 +97,9 @@ class Record:
     def numbers(self, field: str, count: int) -> list[float]:
         """A field that must be a list of `count` numbers."""
         values = self.sequence(field)
-        plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        if len(values) != count or not plain:
+        if len(values) != count:
             raise self.wrong(field, f"{count} numbers", values)
-        return [float(value) for value in values]
+        return [number_in(value, field, self.origin) for value in values]
 
     def inside(self, field: str, place: str = "") -> Record:
         """A field that must be an object, as a record."""
@@ -164,12 +167,7 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> object:
     """What a JSON file holds."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise _damaged(path, f"line {error.lineno}", error.msg) from None
-    except RecursionError:
-        raise _damaged(path, "the file", "brackets are nested too deeply") from None
+    return json_value(read_text(path), path, "download the file again")
 
 
 def read_object(path: Path) -> Record:
@@ -183,18 +181,17 @@ def read_json_lines(path: Path) -> list[object]:
     # split("\n") and not splitlines(): U+2028 may stand inside a value.
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
-            try:
-                values.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise _damaged(path, f"line {number}", error.msg) from None
+            values.append(json_value(line, f"{path}: line {number}", "download the file again"))
     return values
 
 
 def read_table(path: Path, delimiter: str = ",", header: bool = True) -> list[Record]:
     """The rows of a CSV or TSV file as records named by their number; without a header the columns
     are called "0", "1", ..."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # pictures in base64 are long
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    csv.field_size_limit(LONGEST_FIELD)
+    # Like `lines.fields_of`: a line ends at a line feed, and what csv finds odd is an error.
+    text = io.StringIO(read_text(path), newline="\n")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         rows = [row for row in reader if row]
     except csv.Error as error:
@@ -224,14 +221,39 @@ class _PlainValues(pickle._Unpickler):
 
     By the library's Python code: its C code gives a damaged pickle, which says that it remembers
     its two-billionth value, the memory for so many. It takes 2 s for the largest set (RefCOCO+).
-    Byte arrays are refused too: one is made as long as it says it is.
+    Byte arrays are refused too: one is made as long as it says it is. So are sets, and keys of
+    dictionaries that are no texts or numbers: the hash of tuples that hold one another takes for
+    ever.
     """
 
     dispatch: ClassVar = {
         opcode: read
         for opcode, read in pickle._Unpickler.dispatch.items()
-        if opcode != pickle.BYTEARRAY8[0]
+        if opcode not in (pickle.BYTEARRAY8[0], pickle.ADDITEMS[0], pickle.FROZENSET[0])
     }
+    plain = str | int | float | bytes | None
+
+    def load_setitems(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_setitem(self) -> None:
+        self._refuse_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_dict(self) -> None:
+        self._refuse_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch |= {
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.DICT[0]: load_dict,
+    }
+
+    def _refuse_keys(self, keys: list) -> None:
+        if any(not isinstance(key, self.plain) for key in keys):
+            raise pickle.UnpicklingError("a dictionary whose keys are no texts or numbers")
 
     def find_class(self, module: str, name: str) -> object:
         raise pickle.UnpicklingError(f"it wants to import {module}.{name}")

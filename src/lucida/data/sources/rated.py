@@ -5,17 +5,18 @@ source ─number of each record─▶ those at least so good ─sidecar─▶ re
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import Sample
-from lucida.data.sources.conversation import shortened
+from lucida.data.sources.declared import reason
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tables import field_of
+from lucida.data.sources.values import rating_in
 
 
 class Recorded(Protocol):
@@ -28,6 +29,8 @@ class Recorded(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def record(self, index: int) -> tuple[Any, str]: ...
+
+    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]: ...
 
 
 class Rated:
@@ -61,6 +64,13 @@ class Rated:
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[self._rated(index)]
+
+    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
+        """A record, and what of it is not read; the numbers are."""
+        sample, lost = self.source.explained(self._rated(index), words)
+        for name in self.at_least:
+            lost.pop(reason(name), None)
+        return sample, lost
 
     def sample(self, index: int, words: str | None = None) -> Sample:
         """A record with another caption, where the source has captions."""
@@ -109,21 +119,9 @@ class Rated:
         """Which of the numbers asked for a record does not reach, None when it reaches all."""
         record, origin = self.source.record(place)
         if not isinstance(record, dict):
-            raise DataError("no record with fields", given=shortened(record), origin=origin)
+            message = "plain text" if isinstance(record, str) else "this record"
+            raise DataError(f"{message} has no fields", given=shortened(record), origin=origin)
         for which, (name, least) in enumerate(self.at_least.items()):
-            if not number_in(field_of(record, name, origin), name, origin) >= least:
+            if not rating_in(field_of(record, name, origin), name, origin) >= least:
                 return which
         return None
-
-
-def number_in(value: Any, name: str, origin: str) -> float:
-    """A number, also one that is written as text; NaN where there is none."""
-    if value is None or value == "":
-        return math.nan
-    try:
-        if not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    expected, given = "a number", shortened(value)
-    raise DataError(f"bad `{name}`", expected=expected, given=given, origin=origin)

@@ -11,19 +11,28 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import os
 import re
 from bisect import bisect_right
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lucida.core.errors import DataError
+from lucida.data.sources.declared import RecordSource
+from lucida.data.sources.encodings import refuse_other_encodings
+from lucida.data.sources.lines import line_places, row_places
 from lucida.data.sources.pictures import pictures_beside
-from lucida.data.sources.scanning import BYTE_ORDER_MARK, array_places, line_places
+from lucida.data.sources.scanning import BYTE_ORDER_MARK, array_places, refuse_more
 from lucida.data.sources.sidecar import Sidecar
+from lucida.data.sources.values import json_value
 from lucida.data.sources.zipped import is_zip, line_places_of_zip, read_zip
 
+JUNK = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that systems leave in folders; they are ignored."""
+LONGEST_ENDING = 12
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -45,6 +54,20 @@ def files_of(pattern: str | Path, endings: tuple[str, ...] = ()) -> list[Path]:
     return found
 
 
+def unread_files(path: str | Path, endings: tuple[str, ...]) -> dict[str, int]:
+    """How many files of a folder `files_of` passes over, by ending; of no folder none."""
+    if not Path(path).is_dir():
+        return {}
+    names = (file for _, _, files in os.walk(path) for file in files if file not in JUNK)
+    found = Counter(Path(name).suffix.lower() for name in names)
+    return {not_read(ending): many for ending, many in found.items() if ending not in endings}
+
+
+def not_read(ending: str) -> str:
+    """How files of an ending that no reader takes are told."""
+    return f"files that are not read ({ending[:LONGEST_ENDING] or 'no ending'})"
+
+
 def _matching(pattern: Path) -> list[Path]:
     """Files that a pattern means; the search begins in the folder before its first sign."""
     fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
@@ -55,15 +78,17 @@ def _matching(pattern: Path) -> list[Path]:
 class Records:
     """Texts of records in one file or several.
 
-    `lines` takes every line as a record (plain text, CSV); otherwise a file that begins with `[` is
-    a JSON array. With `quoted`, line ends inside quotes belong to the record. Lines may stand in a
-    zip archive (`zipped`). DataError: a file that cannot be read, an array that is broken (with
-    record and line), files without records.
+    `lines` takes every line as a record; with a `delimiter` records are the rows of a CSV;
+    otherwise a file that begins with `[` is a JSON array. Lines may stand in a zip archive
+    (`zipped`). DataError: a file that cannot be read, an array that is broken (with record and
+    line), files without records.
     """
 
-    def __init__(self, files: list[Path], lines: bool = False, quoted: bool = False) -> None:
+    def __init__(
+        self, files: list[Path], lines: bool = False, delimiter: str | None = None
+    ) -> None:
         self.files = files
-        self._places = [_places(file, lines, quoted) for file in files]
+        self._places = [_places(file, lines, delimiter) for file in files]
         sizes = [len(each.array) for each in self._places]
         self._first = [0, *np.cumsum(sizes).tolist()]
         if not self._first[-1]:
@@ -99,11 +124,8 @@ class Records:
     def value(self, index: int) -> tuple[Any, str]:
         """JSON value and origin of a record. DataError when it is broken."""
         text, origin = self[index]
-        try:
-            return json.loads(text), origin
-        except (ValueError, RecursionError) as error:
-            remedy = "a file without a leading [ holds one record in each line; correct this one"
-            raise DataError(f"broken JSON: {error}", origin=origin, remedy=remedy) from error
+        remedy = "a file without a leading [ holds one record in each line; correct this one"
+        return json_value(text, origin, remedy), origin
 
     def file_of(self, index: int) -> int:
         """Number of the file that a record stands in."""
@@ -115,7 +137,7 @@ class Records:
         return sorted({first for first in self._first[:-1] if first < len(self)})
 
 
-class PicturedRecords:
+class PicturedRecords(RecordSource):
     """JSON records in a file or several, and the folder with their pictures."""
 
     def __init__(
@@ -134,38 +156,26 @@ class PicturedRecords:
         return self.records.value(index)
 
 
-def _places(path: Path, lines: bool, quoted: bool) -> Sidecar:
+def _places(path: Path, lines: bool, delimiter: str | None) -> Sidecar:
     try:
         if is_zip(path):
-            if quoted:
+            if delimiter is not None:
                 raise DataError("a zipped CSV is not read", origin=path, remedy="unpack it")
             return Sidecar("zip", [path], lambda: line_places_of_zip(path))
         with path.open("rb") as file:
             start = file.read(1 << 16)
         start = start.removeprefix(BYTE_ORDER_MARK)
-        _refuse_other_encodings(start, path)
-        array = not lines and start.lstrip(b" \t\r\n").startswith(b"[")
-        if not array:
-            what = "quoted lines" if quoted else "lines"
-            return Sidecar(what, [path], lambda: line_places(path, quoted))
+        refuse_other_encodings(start, path)
+        if delimiter is not None:
+            what = f"rows {delimiter!r}"
+            return Sidecar(what, [path], lambda: row_places(path, delimiter))
+        if lines or not start.lstrip(b" \t\r\n").startswith(b"["):
+            return Sidecar("lines", [path], lambda: line_places(path))
         return Sidecar("array", [path], lambda: _array(path))
     except OSError as error:
         message = f"cannot read the data file: {error.strerror or error}"
         remedy = "check `path` of the source"
         raise DataError(message, origin=path, remedy=remedy) from error
-
-
-def _refuse_other_encodings(start: bytes, path: Path) -> None:
-    """Names what is no text, or text in another encoding, before it fails record by record."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(start) > 3 and start[1:4:2] == b"\0\0"):
-        remedy = "convert the file to UTF-8"
-        raise DataError("not UTF-8 (UTF-16 or UTF-32)", origin=path, remedy=remedy)
-    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
-        remedy = "unpack it first"
-        raise DataError("the data file is compressed", origin=path, remedy=remedy)
-    if start.startswith(b"version https://git-lfs"):
-        remedy = "run `git lfs pull` in its repository"
-        raise DataError("this is a Git LFS pointer, not data", origin=path, remedy=remedy)
 
 
 def _array(path: Path) -> np.ndarray:
@@ -208,6 +218,9 @@ def array_places_slowly(path: Path) -> np.ndarray:
         places.append((passed, passed + length, line))
         passed, line, last = passed + length, line + text.count("\n", at, end), end
         if text[follows] == "]":
+            at = follows
             break
         at = follows + 1
+    passed += len(text[last:at].encode())
+    refuse_more(path, passed + len("]"))
     return np.array(places, dtype=np.int64).reshape(-1, 3)

@@ -12,12 +12,12 @@ Generation and Comprehension of Unambiguous Object Descriptions, 2016, arXiv 151
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lucida.core.errors import DataError, suggestion
+from lucida.data.sources.arrow import TableRows
 from lucida.data.sources.published import (
     Record,
     as_record,
@@ -27,7 +27,7 @@ from lucida.data.sources.published import (
     read_object,
     read_pickle,
 )
-from lucida.data.sources.tables import TableRows
+from lucida.data.sources.values import json_value
 
 Box = tuple[float, float, float, float]
 PICKLES = (".p", ".pkl", ".pickle")
@@ -170,7 +170,5 @@ def _rows_of_table(path: Path) -> Iterator[tuple[Reference, str]]:
 
 def _inner(ref: Record, field: str) -> Record:
     """An object that stands as JSON text in a cell."""
-    try:
-        return as_record(json.loads(ref.text(field)), ref.id, f"{ref.origin}, {field}")
-    except ValueError:
-        raise ref.wrong(field, "an object as JSON", ref[field]) from None
+    origin = f"{ref.origin}, {field}"
+    return as_record(json_value(ref.text(field), origin), ref.id, origin)

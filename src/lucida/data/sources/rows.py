@@ -9,30 +9,45 @@ image, text | caption                  one picture, one text
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lucida.core.errors import DataError, suggestion
+from lucida.core.errors import DataError, shortened, suggestion
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.data.sources.conversation import (
+    ASIDE,
+    SPOKEN,
     captioned,
     most_given,
     one_conversation,
+    one_of,
     placed,
-    shortened,
     spoken,
     text_of,
 )
-from lucida.data.sources.messages import message_sample
+from lucida.data.sources.declared import RecordSource, Shape
+from lucida.data.sources.messages import MESSAGES, message_sample
 from lucida.data.sources.pictures import bytes_source
 from lucida.data.sources.prompts import asked, asking, prompts_of
 from lucida.data.sources.tables import field_of
 
 TEXTS = ("text", "caption", "txt")
 PICTURES = ("images", "image", "jpg")
-"""Columns of pictures; the first that is not null."""
+"""Columns of pictures; one of them holds something."""
+LAYOUTS = (
+    ("texts",), ("messages",), ("conversations",), ("question", "answer", "answers"),
+    *((name,) for name in TEXTS),
+)  # fmt: skip
+"""Columns of text; the first that is not null says how a row is read."""
+COLUMNS: Shape = {
+    **MESSAGES, **dict.fromkeys((*PICTURES, *TEXTS, "question", "answer")),
+    "answers": {"answer": None},
+    "texts": {"user": None, "assistant": None},
+    "conversations": SPOKEN,
+}  # fmt: skip
+"""What is read of a row, whatever its layout."""
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 """First bytes of JPEG, PNG, GIF, WebP and TIFF."""
 
@@ -101,8 +116,10 @@ class Numbered(Protocol):
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]: ...
 
 
-class RowSource:
+class RowSource(RecordSource):
     """Rows as records: all of them, or those whose numbers are `kept`, which `ratings` chose."""
+
+    uses: ClassVar = COLUMNS
 
     def __init__(
         self,
@@ -122,21 +139,32 @@ class RowSource:
     def __len__(self) -> int:
         return len(self.rows) if self._kept is None else len(self._kept)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
+    def shape(self, record: Mapping[str, Any]) -> Shape:
+        """The columns that are read of a row, and those that rate it."""
+        return columns_read(record) | dict.fromkeys(self.ratings.at_least)
 
-    def sample(self, index: int, words: str | None = None) -> Sample:
-        """A record; with `words` in place of its own caption."""
-        return row_sample(*self._row(index), self.prompts, index, self.ratings, words)
+    def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
+        """A row as a sample; with `words` in place of its own caption."""
+        return row_sample(record, origin, self.prompts, index, self.ratings, words)
 
     def key(self, index: int, field: str | None) -> str:
         """The file name that a row gives its picture, or one of its columns."""
-        return row_key(*self._row(index), field)
+        return row_key(*self.record(index), field)
 
-    def _row(self, index: int) -> tuple[dict[str, Any], str]:
+    def record(self, index: int) -> tuple[dict[str, Any], str]:
+        """A row and where it stands."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.rows[index if self._kept is None else int(self._kept[index])]
+
+
+def columns_read(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that `row_sample` reads: what it takes first has rivals."""
+    layout = next((names for names in LAYOUTS if row.get(names[0]) is not None), ())
+    read = {*layout, *PICTURES, *ASIDE}
+    if "answers" in layout and row.get("answer") is not None:
+        read.discard("answers")
+    return {name: inside for name, inside in COLUMNS.items() if name in read}
 
 
 def row_sample(
@@ -159,7 +187,7 @@ def row_sample(
         return message_sample(_plain(row), origin, picture)
     if row.get("conversations") is not None:
         images = tuple(picture(each, origin) for each in _images(row, origin))
-        return placed(origin, images, spoken(row["conversations"], origin))
+        return placed(origin, images, spoken(row["conversations"], origin), row)
     if row.get("question") is not None:
         return _answered(row, origin, prompts, number)
     for name in TEXTS:
@@ -168,7 +196,7 @@ def row_sample(
     raise DataError(
         "no column with text",
         expected=f"texts, messages, conversations, question, {', '.join(TEXTS)}",
-        given=", ".join(row),
+        given=shortened(list(row), 400),
         origin=origin,
         remedy=suggestion("texts", row),
     )
@@ -210,7 +238,7 @@ def picture(value: Any, origin: str) -> ImageSource:
 
 
 def _images(row: dict[str, Any], origin: str) -> list[Any]:
-    value = next((row[name] for name in PICTURES if row.get(name) is not None), None)
+    value = one_of(row, PICTURES, origin)
     if value is None:
         _refuse_unread(row, origin)
         return []
@@ -255,7 +283,7 @@ def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
         first = shown if number == 0 else ()
         turns.append(Turn("user", (*first, asked) if asked else first))
         turns.append(Turn("assistant", (answered,) if answered else ()))
-    return one_conversation(origin, images, tuple(turns))
+    return one_conversation(origin, images, tuple(turns), row)
 
 
 def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int) -> Sample:
@@ -273,7 +301,7 @@ def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int)
     answer = most_given(said)
     ask = asked(question, asking(prompts, origin), number)
     turns = (Turn("user", (*shown, *ask)), Turn("assistant", (answer,) if answer else ()))
-    return one_conversation(origin, images, turns)
+    return one_conversation(origin, images, turns, row)
 
 
 def _answer(value: Any, origin: str) -> str:

@@ -1,11 +1,11 @@
-"""Where the records of a text file begin and end, found without holding the file.
+"""Where the records of a JSON array begin and end, found without holding the file.
 
     bytes ─chunks─▶ quotes, brackets, line ends ─numpy─▶ places [records, 3]: begin, end, line
 
 A place is in bytes from the start of the file; lines count from 1. Memory is one chunk and the
 places. `array_places` understands what it needs of JSON (strings, brackets) and nothing else: it
 gives None where a file is not an array of objects, and the caller reads that file slowly to say
-what is wrong with it.
+what is wrong with it. `lines` does the same for lines and for rows of tables.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lucida.core.errors import DataError, shortened
+
 CHUNK = 1 << 20
 """Bytes looked at together: they and what is derived from them stay in the processor's cache."""
+LONGEST_RUN = 1 << 20
+"""Backslashes or quotes in a row that are followed."""
 THREADS = min(4, os.cpu_count() or 1)
 NEWLINE, QUOTE, BACKSLASH = 10, 34, 92
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -40,53 +44,29 @@ _ALIKE = 16
 """Longest text between two records that is compared in one go with its neighbours."""
 
 
-def line_places(path: Path, quoted: bool = False) -> np.ndarray:
-    """Place of each line that is not blank; with `quoted`, a line end inside quotes ends no line.
-
-    Worked example: the file "a\\n\\nbc" has the places [[0, 1, 1], [3, 5, 3]].
-    """
-    begins, ends = [], []
-    at = size = start = _start(path)
-    inside = 0
-    for offset, chunk in _chunks(path, start):
-        stops = np.flatnonzero(chunk == NEWLINE)
-        if quoted:
-            quotes = np.flatnonzero(chunk == QUOTE)
-            before = np.searchsorted(quotes, stops) + inside
-            stops, inside = stops[before % 2 == 0], inside + len(quotes)
-        ends.append(stops + offset)
-        begins.append(np.concatenate([[at], stops[:-1] + offset + 1]) if len(stops) else stops)
-        at = int(stops[-1]) + offset + 1 if len(stops) else at
-        size = offset + len(chunk)
-    if at < size:
-        begins.append(np.array([at]))
-        ends.append(np.array([size]))
-    begin = np.concatenate([np.zeros(0, np.int64), *begins])
-    end = np.concatenate([np.zeros(0, np.int64), *ends])
-    line = np.arange(1, len(begin) + 1)
-    places = np.stack([begin, end, line], axis=1).astype(np.int64)
-    places = places[places[:, 1] > places[:, 0]]
-    return places[~_blank(path, places)]
-
-
-def _blank(path: Path, places: np.ndarray) -> np.ndarray:
-    """Which places hold nothing but space: only short ones are read to find out."""
-    found = np.zeros(len(places), dtype=bool)
-    with path.open("rb") as file:
-        for number in np.flatnonzero(places[:, 1] - places[:, 0] < 64):
-            begin, end, _ = places[number].tolist()
-            file.seek(begin)
-            found[number] = not file.read(end - begin).strip()
-    return found
-
-
 def array_places(path: Path) -> np.ndarray | None:
     """Place of each object of a JSON array; None where the file is anything else.
 
-    DataError is not raised here: strings are not checked, so a broken record shows when it is read.
-    UnicodeDecodeError when the file is not UTF-8.
+    Strings are not checked, so a broken record shows when it is read. DataError where anything but
+    space stands behind the array, UnicodeDecodeError when the file is not UTF-8.
     """
     return _ArrayScan(path).places()
+
+
+def refuse_more(path: Path, end: int) -> None:
+    """DataError unless nothing but space stands from here to the end of the file."""
+    with path.open("rb") as file:
+        file.seek(end)
+        while content := file.read(CHUNK):
+            if rest := content.strip(b" \t\r\n"):
+                at = file.tell() - len(content) + content.index(rest[:1])
+                raise DataError(
+                    f"the JSON array ends at byte {end}, and the file goes on behind it",
+                    given=shortened(rest[:60].decode("utf-8", "replace")),
+                    origin=f"{path}: byte {at}",
+                    remedy="files that were joined become one array, or one record in each line "
+                    "without any brackets around; records that are lists stand in an array",
+                )
 
 
 class _ArrayScan:
@@ -104,7 +84,7 @@ class _ArrayScan:
 
     def places(self) -> np.ndarray | None:
         decoder = codecs.getincrementaldecoder("utf-8")()
-        start = _start(self.path)
+        start = start_of(self.path)
         with self.path.open("rb") as file:
             for look in _looks(self.path, start):
                 text = look.chunk.base
@@ -135,6 +115,7 @@ class _ArrayScan:
         closed = np.flatnonzero(depth == 0)
         if len(closed):
             self.ended = True
+            refuse_more(self.path, int(marks[closed[0]]) + offset + 1)
             where, step, depth = where[: closed[0]], step[: closed[0]], depth[: closed[0]]
         begin = where[(depth == 2) & (step > 0)]
         end = where[(depth == 1) & (step < 0)] + 1
@@ -170,7 +151,7 @@ class _ArrayScan:
         self.open = int(begin[-1]) if len(end) == 0 or end[-1] < begin[-1] else -1
         self.last = int(end[-1]) if len(end) else self.last
         if first:
-            opening = _read(file, _start(self.path), int(begin[0]))
+            opening = _read(file, start_of(self.path), int(begin[0]))
             if _OPENING.fullmatch(opening) is None:
                 return False
             before, begin = before[1:], begin[1:]
@@ -205,7 +186,7 @@ def _looks(path: Path, start: int) -> Iterator[_Look]:
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[_Look]] = deque()
         try:
-            for offset, chunk in _chunks(path, start):
+            for offset, chunk in chunks(path, start):
                 waiting.append(pool.submit(_look, offset, chunk))
                 if len(waiting) > 2 * THREADS:
                     yield waiting.popleft().result()
@@ -276,7 +257,8 @@ def _escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
     return odd
 
 
-def _start(path: Path) -> int:
+def start_of(path: Path) -> int:
+    """Where the text of a file begins: behind its byte order mark, if it has one."""
     with path.open("rb") as file:
         return 3 if file.read(3) == BYTE_ORDER_MARK else 0
 
@@ -286,13 +268,21 @@ def _read(file, begin: int, end: int) -> bytes:
     return file.read(end - max(0, begin))
 
 
-def _chunks(path: Path, start: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(offset, bytes) of pieces of a file, none of them ending in a backslash."""
+def chunks(path: Path, start: int, whole: bytes = b"\\") -> Iterator[tuple[int, np.ndarray]]:
+    """(offset, bytes) of pieces of a file; none but the last ends in the sign `whole`. DataError
+    for a run of that sign that no text has."""
     with path.open("rb") as file:
         file.seek(start)
-        offset = start
-        while content := file.read(CHUNK):
-            while content.endswith(b"\\") and (more := file.read(1)):
-                content += more
-            yield offset, np.frombuffer(content, dtype=np.uint8)
-            offset += len(content)
+        offset, rest = start, b""
+        while more := file.read(CHUNK):
+            content = rest + more
+            body = content.rstrip(whole)
+            rest = content[len(body) :]
+            if len(rest) > LONGEST_RUN:
+                message = f"more than {LONGEST_RUN:,} signs {whole.decode()} in a row"
+                raise DataError(message, origin=f"{path}: byte {offset + len(body)}")
+            if body:
+                yield offset, np.frombuffer(body, dtype=np.uint8)
+                offset += len(body)
+        if rest:
+            yield offset, np.frombuffer(rest, dtype=np.uint8)

@@ -11,9 +11,9 @@ and takes what the others found where they share the caches.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from filelock import FileLock
 
-from lucida.core.errors import DataError, suggestion
+from lucida.core.errors import DataError, shortened, suggestion
 from lucida.core.files import disk_errors, make_folder
 from lucida.core.progress import Progress
 from lucida.data.sample import ImageSource
@@ -34,13 +34,18 @@ from lucida.data.sources.records import files_of
 from lucida.data.sources.remote import Remote, expanded, is_remote
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tarindex import read_member, stream_members
+from lucida.data.sources.values import json_value, rating_in
 
 Shard = Path | Remote
 IMAGE, TEXT, JSON, NUMBERS = 0, 2, 4, 6
 """Columns of a table: begin and size of each member (-1: none), then the numbers asked for."""
-BROKEN = -2.0
-"""In place of where a picture begins: this is no sample, but what could not be read."""
+BROKEN, TWICE = -2.0, -3.0
+"""In place of where a picture begins: this is no sample, but what could not be read; or a sample
+that has two pictures, texts or records, of which nobody says what belongs together."""
+TWO_DOTS = "members whose names have two dots"
+LONGEST_ENDING = 12
 KINDS = dict.fromkeys((ending[1:] for ending in ENDINGS), IMAGE) | {"txt": TEXT, "json": JSON}
+TARS = ".tar"
 AT_ONCE = 8
 """Shards elsewhere that are looked through side by side."""
 
@@ -54,7 +59,7 @@ def open_shards(path: str | Path, keep: str | Path | None = None) -> list[Shard]
     pattern = str(path)
     if not is_remote(pattern):
         names = [pattern] if Path(pattern).exists() else expanded(pattern)
-        return [file for name in names for file in files_of(name, (".tar",))]
+        return [file for name in names for file in files_of(name, (TARS,))]
     addresses = expanded(pattern)
     found = _all(addresses, Remote, "ask for shards")
     if keep is None:
@@ -105,67 +110,123 @@ def copied(remote: Remote, folder: Path) -> Path:
     return target
 
 
-def table_of(shard: Shard, names: Sequence[str] = (), skip: bool = False) -> np.ndarray:
-    """Places of a shard's samples and their numbers, float64 [samples, 6 + numbers].
+class Table:
+    """What a shard holds: rows, float64 [samples, 6 + numbers], and how many members are not used,
+    by reason."""
 
-    Members of one name up to the first dot behind the last slash are a sample. DataError: a shard
-    that is cut short; a sample without one of the numbers in its JSON member. With `skip` such a
-    sample, and the rest of such a shard, is a `BROKEN` row, which passes every filter.
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.notes: Counter[str] = Counter()
+        self._numbers: dict[str, int] = {}
+        self._found: list[list[float]] = []
+        self._broken: set[int] = set()
+        self._twice: set[int] = set()
+
+    def add(self, name: str, begin: int, length: int) -> tuple[int, int] | None:
+        """Puts a member into its row; gives row and column, None for one that is not used."""
+        key, ending = key_of(name)
+        column = KINDS.get(ending)
+        if column is None:
+            self.notes[unused(ending)] += 1
+            return None
+        number = self._numbers.setdefault(key, len(self._found))
+        if number == len(self._found):
+            self._found.append([-1.0] * NUMBERS + [np.nan] * len(self.names))
+        row = self._found[number]
+        if row[column] >= 0:
+            self._twice.add(number)
+        row[column : column + 2] = float(begin), float(length)
+        return number, column
+
+    def rate(self, number: int, content: bytes, origin: str, skip: bool) -> None:
+        """Takes the numbers of a sample from its JSON member."""
+        try:
+            found = numbers_of(content, self.names, f"{origin}: sample {number}")
+            self._found[number][NUMBERS:] = found
+        except DataError:
+            if not skip:
+                raise
+            self._broken.add(number)
+
+    def end(self) -> None:
+        """Adds a row for what cannot be read of the shard."""
+        self._broken.add(len(self._found))
+        self._found.append([-1.0] * (NUMBERS + len(self.names)))
+
+    def rows(self, origin: str, skip: bool) -> np.ndarray:
+        """The table. DataError: a sample without numbers, unless `skip`."""
+        rows = np.array(self._found).reshape(-1, NUMBERS + len(self.names))
+        without = set(np.flatnonzero(rows[:, JSON] < 0).tolist() if self.names else [])
+        if (lacking := without - self._twice) and not skip:
+            message = "a sample without json member"
+            raise DataError(message, origin=f"{origin}: sample {min(lacking)}")
+        for numbers, mark in ((self._broken | without, BROKEN), (self._twice, TWICE)):
+            for number in numbers:
+                rows[number, IMAGE], rows[number, IMAGE + 1] = mark, 2**62
+                rows[number, NUMBERS:] = np.inf
+        return rows
+
+
+def key_of(name: str) -> tuple[str, str]:
+    """What members of one sample have in common, and the rest of a name, in small letters.
+
+    WebDataset's rule: a key ends at the first dot behind the last slash. Worked example:
+    `a/kite.seg.png` is `a/kite` and `seg.png`.
+    """
+    folder, _, last = name.removeprefix("./").rpartition("/")
+    stem, _, ending = last.partition(".")
+    return f"{folder}/{stem}", ending.lower()
+
+
+def unused(ending: str) -> str:
+    """The reason why a member with this ending is not used."""
+    first, dot, _ = ending.rpartition(".")
+    last = ending[len(first) + len(dot) :][:LONGEST_ENDING]
+    if dot and last in KINDS:
+        return f"{TWO_DOTS} (*.*.{last}): a key ends at the first dot, so rename them"
+    return f"members that are not read (.{last})" if last else "members without an ending"
+
+
+def table_of(
+    shard: Shard, names: Sequence[str] = (), skip: bool = False
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Places of a shard's samples and their numbers, float64 [samples, 6 + numbers], and how many
+    members are not used, by reason.
+
+    Members of one key (`key_of`) are a sample, wherever they stand. DataError: a shard that is cut
+    short; a sample without one of the numbers in its JSON member. With `skip` such a sample, and
+    the rest of such a shard, is a `BROKEN` row, which passes every filter; so does, in any case, a
+    `TWICE` row, which is a sample with two members of one kind.
     """
     origin = name_of(shard)
-    numbers: dict[str, int] = {}
-    found: list[list[float]] = []
-    broken: list[int] = []
+    table = Table(names)
     try:
         with opened(shard) as (stream, size):
-            for name, begin, length in stream_members(stream, size, origin):
-                folder, _, last = name.rpartition("/")
-                stem, _, ending = last.partition(".")
-                column = KINDS.get(ending.lower())
-                if column is None:
-                    continue
-                number = numbers.setdefault(f"{folder}/{stem}", len(found))
-                if number == len(found):
-                    found.append([-1.0] * NUMBERS + [np.nan] * len(names))
-                row = found[number]
-                row[column : column + 2] = float(begin), float(length)
-                if names and column == JSON:
+            for name, begin, length in stream_members(stream, size, origin, table.notes):
+                place = table.add(name, begin, length)
+                if names and place is not None and place[1] == JSON:
                     stream.seek(begin)
-                    try:
-                        row[NUMBERS:] = numbers_of(
-                            stream.read(length), names, f"{origin}: sample {number}"
-                        )
-                    except DataError:
-                        if not skip:
-                            raise
-                        broken.append(number)
+                    table.rate(place[0], stream.read(length), origin, skip)
     except OSError as error:
         raise DataError(f"cannot read the shard: {error}", origin=origin) from error
     except DataError:
         if not skip:
             raise
-        broken.append(len(found))
-        found.append([-1.0] * (NUMBERS + len(names)))
-    rows = np.array(found).reshape(-1, NUMBERS + len(names))
-    without = np.flatnonzero(rows[:, JSON] < 0) if names else []
-    if len(without) and not skip:
-        message = "a sample without json member"
-        raise DataError(message, origin=f"{origin}: sample {without[0]}")
-    for number in {*broken, *without}:
-        rows[number, IMAGE], rows[number, IMAGE + 1], rows[number, NUMBERS:] = BROKEN, 2**62, np.inf
-    return rows
+        table.end()
+    return table.rows(origin, skip), dict(table.notes)
 
 
 def tables_of(
     shards: Sequence[Shard], names: Sequence[str] = (), skip: bool = False
-) -> list[np.ndarray]:
-    """The table of every shard, in their order. `skip` as in `table_of`."""
+) -> list[tuple[np.ndarray, dict[str, int]]]:
+    """What `table_of` gives for every shard, in their order."""
     if not isinstance(shards[0], Remote):
         return [table_of(shard, names, skip) for shard in shards]
     what = f"shard {list(names)}{' skip' if skip else ''}"
 
-    def kept(shard: Remote) -> np.ndarray:
-        return Sidecar(what, [shard], lambda: table_of(shard, names, skip)).array
+    def kept(shard: Remote) -> tuple[np.ndarray, dict[str, int]]:
+        found = Sidecar(what, [shard], lambda: table_of(shard, names, skip))
+        return found.array, found.notes
 
     return _all(shards, kept, "look through shards")
 
@@ -193,10 +254,7 @@ def _all(things: Sequence[Any], work: Callable[[Any], Any], label: str) -> list[
 
 def json_record(content: bytes, origin: str) -> dict[str, Any]:
     """The JSON member of a sample."""
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"broken JSON: {error}", origin=origin) from error
+    record = json_value(content, origin)
     if not isinstance(record, dict):
         raise DataError("bad json member", expected="an object", origin=origin)
     return record
@@ -215,9 +273,7 @@ def number_of(record: dict[str, Any], name: str, origin: str) -> float:
         if key not in record:
             raise DataError(f"no number `{key}`", origin=origin, remedy=suggestion(key, record))
         value = record[key]
-        if value is None:
-            return float("-inf")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"`{key}` is no number", given=repr(value)[:80], origin=origin)
-        total += value
+        if isinstance(value, str):
+            raise DataError(f"`{key}` is no number", given=shortened(value), origin=origin)
+        total += rating_in(value, key, origin)
     return float("-inf") if math.isnan(total) else total

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from filelock import FileLock
 
+RULES = 2
+"""Counts up when the same files come to be read in another way, so that nothing old is met."""
 SMALLEST = 8 << 20
 """Bytes of files below which nothing is kept: looking through them again costs less than a file."""
 
@@ -43,15 +46,19 @@ def cache_folder() -> Path:
 
 class Sidecar:
     """An array that follows from files; `array` is mapped from its file where it has one. What
-    follows from files elsewhere is always kept, and made by one process at a time.
+    follows from files elsewhere is always kept, and made by one process at a time. `make` may
+    give, beside the array, how much it left out by reason: these `notes` are kept with it.
 
     A pickled one (a worker process that is spawned) carries the path instead of the array.
     """
 
     def __init__(
-        self, what: str, files: Iterable[Path | Elsewhere], make: Callable[[], np.ndarray]
+        self,
+        what: str,
+        files: Iterable[Path | Elsewhere],
+        make: Callable[[], np.ndarray | tuple[np.ndarray, Mapping[str, int]]],
     ) -> None:
-        identities, sizes, remote = [what], 0, False
+        identities, sizes, remote = [f"{RULES} {what}"], 0, False
         for file in files:
             if isinstance(file, Path):
                 stat = file.stat()
@@ -62,13 +69,16 @@ class Sidecar:
                 remote = True
         key = hashlib.blake2b("\n".join(identities).encode(), digest_size=16).hexdigest()
         self._file = cache_folder() / "records" / f"{key}.npy"
+        self.notes: dict[str, int] = {}
         self._array = self._kept()
         if self._array is not None:
             return
         with self._alone() if remote else contextlib.nullcontext():
             self._array = self._kept() if remote else None
             if self._array is None:
-                self._array = make()
+                made = make()
+                self._array, notes = made if isinstance(made, tuple) else (made, {})
+                self.notes = dict(notes)
                 if remote or sizes >= SMALLEST:
                     self._keep()
 
@@ -80,7 +90,7 @@ class Sidecar:
 
     def __getstate__(self) -> dict[str, object]:
         mapped = isinstance(self._array, np.memmap)
-        return {"_file": self._file, "_array": None if mapped else self._array}
+        return self.__dict__ | {"_array": None if mapped else self._array}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -102,7 +112,11 @@ class Sidecar:
 
     def _kept(self) -> np.ndarray | None:
         try:
-            return np.load(self._file, mmap_mode="r") if self._file.exists() else None
+            if not self._file.exists():
+                return None
+            if (beside := self._file.with_suffix(".json")).exists():
+                self.notes = json.loads(beside.read_text(encoding="utf-8"))
+            return np.load(self._file, mmap_mode="r")
         except (OSError, ValueError, EOFError):  # cut short: it is made again
             return None
 
@@ -110,6 +124,9 @@ class Sidecar:
         aside = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            if self.notes:  # before the array, whose name says that all is there
+                aside.write_text(json.dumps(self.notes), encoding="utf-8")
+                aside.replace(self._file.with_suffix(".json"))
             with aside.open("wb") as file:
                 np.save(file, self._array)
             aside.replace(self._file)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -20,13 +21,24 @@ from lucida.core.errors import DataError
 from lucida.data.sample import ImageSource
 from lucida.data.sources.pictures import ENDINGS, PictureFolder
 from lucida.data.sources.remote import is_remote
-from lucida.data.sources.shards import Shard, json_record, name_of, open_shards, opened, picture_in
+from lucida.data.sources.shards import (
+    KINDS,
+    Shard,
+    json_record,
+    key_of,
+    name_of,
+    open_shards,
+    opened,
+    picture_in,
+    unused,
+)
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tarindex import stream_members
 
 By = Literal["name", "url"]
 SHARD = "{shard}"
 _NUMBER = re.compile(r"shard_(\d+)")
+NO_ADDRESS = "pictures without an address beside them"
 
 
 class MissingError(DataError):
@@ -34,7 +46,10 @@ class MissingError(DataError):
 
 
 class Store(Protocol):
-    """Pictures by name. The size is None where it is not asked for."""
+    """Pictures by name. The size is None where it is not asked for. `noted` counts what is there
+    and not used."""
+
+    noted: Mapping[str, int]
 
     def picture(self, name: str, origin: str, sized: bool) -> tuple[ImageSource, int | None]: ...
 
@@ -72,7 +87,9 @@ def _store(images: str, by: By, allow_outside: bool) -> Store:
 
 
 class PicturesOfFolder:
-    """Pictures of a folder by their path below it."""
+    """Pictures of a folder by their path below it; what no record names is not looked at."""
+
+    noted: ClassVar = {}
 
     def __init__(self, folder: PictureFolder) -> None:
         self.folder = folder
@@ -90,11 +107,12 @@ class PicturesOfFolder:
 
 class PicturesOfTars:
     """Pictures of tar files, by the names of their members or by the `url` that img2dataset writes
-    into the JSON beside them. Of two with one name the first is taken."""
+    into the JSON beside them. Of two with one name the first is taken, and the others are noted."""
 
     def __init__(self, tars: list[Shard], by: By) -> None:
         self.tars, self.by = tars, by
         self._places = Sidecar(f"pictures by {by}", tars, self._survey)
+        self.noted = self._places.notes
 
     def picture(self, name: str, origin: str, sized: bool) -> tuple[ImageSource, int | None]:
         """The picture and its bytes."""
@@ -107,39 +125,51 @@ class PicturesOfTars:
         tar = self.tars[number]
         return picture_in(tar, begin, size, f"{origin}: {name_of(tar)}: {name}"), size
 
-    def _survey(self) -> np.ndarray:
-        """Hash, tar, begin and size of each picture, int64 [pictures, 4], in order of the hash."""
+    def _survey(self) -> tuple[np.ndarray, Counter[str]]:
+        """Hash, tar, begin and size of each picture, int64 [pictures, 4], in order of the hash; and
+        what is not used."""
+        notes: Counter[str] = Counter()
         rows = [
             (hashed(name), number, begin, size)
             for number, tar in enumerate(self.tars)
-            for name, begin, size in pictures_of(tar, self.by)
+            for name, begin, size in pictures_of(tar, self.by, notes)
         ]
         if not rows:
             raise DataError("no pictures in the tar files", origin=name_of(self.tars[0]))
         places = np.array(rows, dtype=np.int64)
-        return places[np.argsort(places[:, 0], kind="stable")]
+        places = places[np.argsort(places[:, 0], kind="stable")]
+        if again := int((places[1:, 0] == places[:-1, 0]).sum()):
+            notes[f"pictures whose {self.by} came before (passed over)"] = again
+        return places, notes
 
 
-def pictures_of(tar: Shard, by: By) -> Iterator[tuple[str, int, int]]:
-    """Name or address, begin and size of each picture of a tar file."""
+def pictures_of(tar: Shard, by: By, notes: Counter[str]) -> Iterator[tuple[str, int, int]]:
+    """Name or address, begin and size of each picture of a tar file; `notes` counts the members
+    that are not used."""
     waiting: dict[str, tuple[int, int]] = {}
     addresses: dict[str, str] = {}
+    alone = 0
     with opened(tar) as (stream, size):
-        for written, begin, length in stream_members(stream, size, name_of(tar)):
+        for written, begin, length in stream_members(stream, size, name_of(tar), notes):
             name = written.removeprefix("./")
-            stem, _, ending = name.rpartition(".")
-            if f".{ending.lower()}" in ENDINGS:
+            stem, ending = key_of(name) if by == "url" else ("", name.rpartition(".")[2].lower())
+            if f".{ending}" in ENDINGS:
                 if by == "name":
                     yield name, begin, length
                     continue
+                alone += stem in waiting
                 waiting[stem] = begin, length
-            elif by == "url" and ending.lower() == "json":
+            elif by == "url" and ending == "json":
                 stream.seek(begin)
                 record = json_record(stream.read(length), f"{name_of(tar)}: {name}")
                 if isinstance(record.get("url"), str):
                     addresses[stem] = record["url"]
+            elif ending not in KINDS:  # txt and json stand beside the pictures of img2dataset
+                notes[unused(ending if by == "url" else ending.rpartition(".")[2])] += 1
             if stem in waiting and stem in addresses:
                 yield addresses.pop(stem), *waiting.pop(stem)
+    if lost := alone + len(waiting):
+        notes[NO_ADDRESS] += lost
 
 
 def hashed(name: str) -> int:

@@ -7,12 +7,15 @@ notes.txt                      a document a line, or the file as one document
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, shortened
 from lucida.data.sample import Sample, Turn
-from lucida.data.sources.conversation import text_of
+from lucida.data.sources.conversation import ASIDE, SYSTEM, UNSAID, one_conversation, text_of
+from lucida.data.sources.declared import RecordSource, Shape
 from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.zipped import ending
 
@@ -28,12 +31,14 @@ INSTRUCTIONS = (
 JSON = (".json", ".jsonl", ".ndjson")
 
 
-class TextSource:
+class TextSource(RecordSource):
     """Files of plain text (any ending) or of JSON records (.json, .jsonl, .ndjson).
 
     DataError: a file that is not UTF-8, an empty document, a record that is neither a document nor
-    an instruction.
+    an instruction; files of both kinds.
     """
+
+    uses: ClassVar = {**ASIDE, "text": None, **dict.fromkeys(chain(*INSTRUCTIONS))}
 
     def __init__(
         self,
@@ -44,7 +49,11 @@ class TextSource:
         self.files = files_of(path)
         self.text = text
         self.records: Records | None = None
-        self.json = all(ending(file) in JSON for file in self.files)
+        self.json = ending(self.files[0]) in JSON
+        if any((ending(file) in JSON) != self.json for file in self.files):
+            given = ", ".join(sorted({ending(file) for file in self.files}))
+            message = "files of several formats in one source"
+            raise DataError(message, expected="text or JSON", given=given, origin=path)
         if self.json or documents == "lines":
             self.records = Records(self.files, lines=not self.json)
 
@@ -52,19 +61,23 @@ class TextSource:
         return len(self.files) if self.records is None else len(self.records)
 
     def record(self, index: int) -> tuple[Any, str]:
-        """JSON value and origin of a record. DataError: plain text, which has no fields."""
-        if self.records is None or not self.json:
-            remedy = "filter JSON or JSONL"
-            raise DataError("plain text has no fields", origin=self.files[0], remedy=remedy)
-        return self.records.value(index)
-
-    def __getitem__(self, index: int) -> Sample:
+        """JSON value, or plain text, and origin of a record."""
         if self.records is None:
-            return _document(_whole(self.files[index]), str(self.files[index]))
+            return _whole(self.files[index]), str(self.files[index])
         if not self.json:
             line, origin = self.records[index]
-            return _document(line.removesuffix("\r"), origin)
-        record, origin = self.records.value(index)
+            return line.removesuffix("\r"), origin
+        return self.records.value(index)
+
+    def shape(self, record: Mapping[str, Any]) -> Shape:
+        """The field of a document, or those of the instruction that it is read as."""
+        if self.text in record:
+            return {self.text: None}
+        asked = next(each for each in INSTRUCTIONS if each[0] in record and each[2] in record)
+        return dict.fromkeys((*SYSTEM, *UNSAID, *asked))
+
+    def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
+        """A record as a sample; it has no caption to be replaced."""
         if isinstance(record, str):
             return _document(record, origin)
         if isinstance(record, dict) and self.text in record:
@@ -95,9 +108,9 @@ def _instruction(record: Any, origin: str, text: str) -> Sample:
             answer = text_of(record[answered], answered, origin)
             words = f"{question}\n\n{more}" if more else question
             turns = (Turn("user", (words,)), Turn("assistant", (answer,) if answer else ()))
-            return Sample(origin, branches=(turns,))
+            return one_conversation(origin, (), turns, record)
     names = "; ".join(f"{asked}, {answered}" for asked, _, answered in INSTRUCTIONS)
-    given = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+    given = shortened(list(record), 400) if isinstance(record, dict) else type(record).__name__
     raise DataError(
         "neither a document nor an instruction",
         expected=f"`{text}`, or {names}",

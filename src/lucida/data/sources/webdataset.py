@@ -11,9 +11,10 @@ opened, from numbers in the JSON members.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,10 +23,15 @@ from lucida.data.sample import Sample
 from lucida.data.sources.conversation import captioned
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.prompts import prompts_of
+from lucida.data.sources.records import unread_files
 from lucida.data.sources.remote import Remote
 from lucida.data.sources.shards import (
     BROKEN,
+    KINDS,
     NUMBERS,
+    TARS,
+    TWICE,
+    TWO_DOTS,
     Shard,
     json_record,
     name_of,
@@ -48,12 +54,21 @@ BETWEEN = 1 << 14
 class WebdatasetSource:
     """Samples of tar shards in the order of their names.
 
-    `dropped` counts what the filters leave out, by reason; those samples are no records of this
-    source. DataError: a shard that is cut short, a sample without picture or caption, JSON that is
-    broken or lacks what is asked. RunError: a shard elsewhere that cannot be reached, or changed.
+    A sample's picture, txt and json member have one name up to the first dot (`shards.key_of`).
+    `dropped` counts what the filters leave out, by reason, and members with a second dot in their
+    names; those are no records of this source. `noted` counts members that are not read. Of the
+    JSON member those keys are read that `caption`, `at_least` and `rank_by` name; all others are
+    ignored, because that is where publishers put what they know of a picture.
+
+    DataError: a shard that is cut short, a sample without picture or caption, JSON that is broken
+    or lacks what is asked. RunError: a shard elsewhere that cannot be reached, or changed.
     With `skip` the rest of a damaged shard, and a sample without the numbers that filters go by,
     are records that raise the error.
     """
+
+    uses: ClassVar = dict.fromkeys(KINDS)
+    """Endings of members."""
+    ignores = frozenset({"every key of the json member that is not asked for"})
 
     def __init__(
         self,
@@ -80,7 +95,12 @@ class WebdatasetSource:
             self._places = Sidecar(what, self.shards, self._survey)
         except OSError as error:
             raise DataError(f"cannot read the shard: {error}", origin=path) from error
-        self.dropped: dict[str, int] = {}
+        notes = self._places.notes
+        self.dropped = {why: many for why, many in notes.items() if why.startswith(TWO_DOTS)}
+        self.noted = {why: many for why, many in notes.items() if why not in self.dropped}
+        self.noted |= unread_files(path, (TARS,))
+        if caption != "txt" and (texts := int((self._places.array[:, TEXT] >= 0).sum())):
+            self.noted[f"txt members that are not read (the caption is `{caption}`)"] = texts
         self._kept: Sidecar | None = None
         if self._names or min_bytes:
             asked = f"kept {list(self.at_least.items())} {rank_by} {top_share} {min_bytes}"
@@ -91,7 +111,7 @@ class WebdatasetSource:
             reasons += [f"{name} below {least:g}" for name, least in self.at_least.items()]
             reasons.append(f"not in the best {top_share:g} by {rank_by}")
             counts = self._kept.array[: len(reasons)].tolist()
-            self.dropped = {why: n for why, n in zip(reasons, counts, strict=True) if n}
+            self.dropped |= {why: n for why, n in zip(reasons, counts, strict=True) if n}
             self._skip = len(reasons)
         self.__dict__.pop("_tables", None)
 
@@ -130,6 +150,10 @@ class WebdatasetSource:
         """A record; with `words` in place of its own caption."""
         place, shard, origin = self._place(index)
         begin, size = place[IMAGE : IMAGE + 2].tolist()
+        if begin == TWICE:
+            message = "two members of one kind and one key: nobody says which belong together"
+            remedy = "give each sample a name of its own"
+            raise DataError(message, origin=origin, remedy=remedy)
         if begin == BROKEN:
             self._raise(place, shard, origin)
         if begin < 0:
@@ -160,7 +184,7 @@ class WebdatasetSource:
                 remedy = "set `caption` to a key of the JSON member"
                 raise DataError("a sample without txt member", origin=origin, remedy=remedy)
             try:
-                return read_member(shard, begin, size).decode("utf-8").strip()
+                return read_member(shard, begin, size).decode("utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 raise DataError(f"the caption is not UTF-8: {error}", origin=origin) from error
         record = self._record(place, origin)
@@ -184,28 +208,35 @@ class WebdatasetSource:
             shard.read(begin, end - begin)
 
     @cached_property
-    def _tables(self) -> list[np.ndarray]:
+    def _tables(self) -> list[tuple[np.ndarray, dict[str, int]]]:
         """Tables of all shards, with numbers; only there while the source is opened."""
         return tables_of(self.shards, self._names, self.skip)
 
-    def _survey(self) -> np.ndarray:
-        """Places of every sample of every shard."""
+    def _survey(self) -> tuple[np.ndarray, Counter[str]]:
+        """Places of every sample of every shard, and what of the shards is not used."""
         parts = []
-        for number, table in enumerate(self._tables):
+        notes: Counter[str] = Counter()
+        for number, (table, unused) in enumerate(self._tables):
+            notes.update(unused)
             places = table[:, :NUMBERS].astype(np.int64)
             parts.append(np.insert(places, 0, number, axis=1))
         rows = np.concatenate(parts)
         if not len(rows):
             expected = "members such as 000.jpg, 000.txt, 000.json"
-            raise DataError("no samples in the shards", expected=expected, origin=self.shards[0])
-        return rows
+            raise DataError(
+                "no samples in the shards",
+                expected=expected,
+                given=", ".join(f"{many} {what}" for what, many in notes.items()) or "nothing",
+                origin=name_of(self.shards[0]),
+            )
+        return rows, notes
 
     def _chosen(self) -> np.ndarray:
         """How many each filter drops, then the numbers of the samples that stay."""
         limits = [self.min_bytes or -np.inf, *self.at_least.values()]
         dropped = np.zeros(len(limits) + 1, dtype=np.int64)
         kept, before = [], 0
-        for table in self._tables:
+        for table, _ in self._tables:
             there = np.arange(len(table))
             columns = [table[:, 1], *table[:, NUMBERS:].T]
             for filter_number, least in enumerate(limits):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache, partial
 from importlib.resources import files
+from typing import ClassVar
 
 import PIL
 
@@ -19,6 +20,10 @@ from lucida.world.tasks import TASKS, Item, mixed_item
 
 class WorldSource:
     """`count` records of the tasks named, `questions` isolated questions behind each picture."""
+
+    uses: ClassVar = {}
+    """It reads no file."""
+    ignores: ClassVar = frozenset()
 
     def __init__(
         self,

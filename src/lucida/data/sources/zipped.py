@@ -18,24 +18,35 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.sources.scanning import BYTE_ORDER_MARK
+from lucida.data.sources.encodings import refuse_other_encodings
+from lucida.data.sources.lines import Lines
+from lucida.data.sources.scanning import BYTE_ORDER_MARK, CHUNK, NEWLINE
 
 APART = 4 << 20
 """Bytes of text between two states."""
 LONGEST = 1 << 28
 """Bytes of a line: a longer one is no record but a bomb."""
+HARMLESS, MOST_TIMES = 48 << 20, 200
+"""Bytes that any archive may unpack to, and how many times its size a larger one may: text packs
+to a third or a tenth."""
 HELD = 32
 """Archives whose states a process holds."""
 PACKED = 1 << 16
 """Packed bytes that are read at a time."""
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, LookupError, OverflowError,
+    NotImplementedError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What the standard library raises for archives that are cut or made up."""
 _states: OrderedDict[tuple[Path, int, int], list[tuple[int, int, Any]]] = OrderedDict()
 
 
@@ -51,23 +62,40 @@ def ending(path: Path) -> str:
 
 
 def line_places_of_zip(path: Path) -> np.ndarray:
-    """Place of each line of the text that is not blank, as `scanning.line_places` has them; all of
-    it is unpacked once and its checksum compared. DataError: damaged archives, arrays."""
-    places, at = [], 0
+    """Place of each line of the text that is not blank, as `lines.line_places` has them; all of it
+    is unpacked once and its checksum compared. DataError: damaged archives, arrays, bombs."""
     with _opened(path) as (archive, member), archive.open(member) as text:
-        for number, line in enumerate(iter(lambda: text.readline(LONGEST + 1), b""), start=1):
-            if len(line) > LONGEST:
+        _refuse_bombs(member, path)
+        start = text.read(PACKED)
+        _refuse_unread(start.removeprefix(BYTE_ORDER_MARK), path)
+        found = Lines(len(BYTE_ORDER_MARK) if start.startswith(BYTE_ORDER_MARK) else 0)
+        for content in chain([start[found.begin :]], iter(lambda: text.read(CHUNK), b"")):
+            chunk = np.frombuffer(content, dtype=np.uint8)
+            ends = np.flatnonzero(chunk == NEWLINE)
+            found.take(found.end, chunk, ends, ends)
+            if found.end - found.begin > LONGEST:
                 expected = f"at most {LONGEST:,} bytes"
-                origin = f"{path}: line {number}"
+                origin = f"{path}: byte {found.begin} of the text"
                 raise DataError("a line is too long", expected=expected, origin=origin)
-            mark = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
-            if number == 1 and line[mark:].lstrip().startswith(b"["):
-                remedy = "unpack it: of archives only those with a record in each line are read"
-                raise DataError("a JSON array in a zip archive", origin=path, remedy=remedy)
-            if line[mark:].strip():
-                places.append((at + mark, at + len(line.removesuffix(b"\n")), number))
-            at += len(line)
-    return np.array(places, dtype=np.int64).reshape(-1, 3)
+        return found.places()
+
+
+def _refuse_bombs(member: zipfile.ZipInfo, path: Path) -> None:
+    if member.file_size > max(HARMLESS, MOST_TIMES * member.compress_size):
+        raise DataError(
+            "the archive unpacks to more than text does",
+            expected=f"at most {MOST_TIMES} times its {member.compress_size:,} bytes",
+            given=f"{member.file_size:,} bytes",
+            origin=path,
+            remedy="unpack it, if it is what you want",
+        )
+
+
+def _refuse_unread(start: bytes, path: Path) -> None:
+    refuse_other_encodings(start, path)
+    if start.lstrip().startswith(b"["):
+        remedy = "unpack it: of archives only those with a record in each line are read"
+        raise DataError("a JSON array in a zip archive", origin=path, remedy=remedy)
 
 
 def read_zip(path: Path, begin: int, end: int) -> bytes:
@@ -108,7 +136,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
                     expected="stored or deflated", origin=path, remedy="unpack it",
                 )  # fmt: skip
             yield archive, inside[0]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         remedy = "it may be cut short; download it again"
         message = f"cannot read the zip archive: {error}"
         raise DataError(message, origin=path, remedy=remedy) from error

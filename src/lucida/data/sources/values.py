@@ -1,0 +1,63 @@
+"""Values of data files, read strictly: what two readers would understand differently is refused.
+
+text or bytes ─json_value─▶ value ─number_in─▶ float, ─rating_in─▶ float or NaN
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from typing import Any
+
+from lucida.core.errors import DataError, shortened
+
+
+def json_value(content: str | bytes, origin: object, remedy: str | None = None) -> Any:
+    """What a JSON text holds. DataError: broken or nested too deeply, a key that stands twice in
+    one object (whose first value would be lost), numbers of more than 4,300 digits."""
+    try:
+        if isinstance(content, bytes):
+            content = content.decode(json.detect_encoding(content))
+        return _PARSER.decode(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"broken JSON: {error}", origin=origin, remedy=remedy) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shortened(twice)} stands twice in one object")
+    return found
+
+
+_PARSER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def number_in(value: object, name: str, origin: object) -> float:
+    """A number as a float. DataError: another type (true and false are none), NaN, infinity, or
+    more than a float holds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if math.isfinite(found):
+            return found
+    expected, given = "a finite number", shortened(value)
+    raise DataError(f"bad `{name}`", expected=expected, given=given, origin=origin)
+
+
+def rating_in(value: object, name: str, origin: object) -> float:
+    """A number that a filter goes by, also one that is written as text; NaN, which reaches no
+    limit, where none is given (null, an empty text, NaN). DataError as of `number_in`."""
+    if value is None or value == "":
+        return math.nan
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, float) and math.isnan(value):
+        return math.nan
+    return number_in(value, name, origin)
