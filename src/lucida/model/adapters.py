@@ -4,7 +4,8 @@
 
 An adapted model has other parameter names than the plain one: PEFT hangs the matrix one level lower
 (`q_proj.base_layer.weight`). Everything that is kept on disk, and everything that decides by name,
-uses the plain names; `named_weights` and `named_adapters` are the only two places that translate.
+uses the plain names; `named_weights` and `named_adapters` are the only two places that translate
+(`named_tensors` joins them).
 PEFT is an extra and is imported inside functions; a model without adapters never needs it.
 
 Reference: Hu et al., LoRA, 2021, arXiv 2106.09685, section 4.1; Liu et al., DoRA, 2024, arXiv
@@ -112,6 +113,16 @@ def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
                 short = name.removesuffix(f".{NAME}.weight")
                 ending = "" if short == "lora_magnitude_vector" else ".weight"
                 found[f"{layer}.{short}{ending}"] = parameter
+    return found
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter, adapter and buffer of a model under the name that it is compared by: plain
+    names, and those of `named_adapters`."""
+    layers = adapted_layers(model)
+    found: dict[str, torch.Tensor] = dict(named_weights(model)) | named_adapters(model)
+    for name, buffer in model.named_buffers():
+        found[plain_name(name, layers) or name] = buffer
     return found
 
 
