@@ -37,6 +37,9 @@ from lucida.model.messages import image_source
 GRIDS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
 
 
+ASK = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+
+
 def language(name: str = "llama") -> str:
     return tiny.language_folder(name, False)
 
@@ -144,7 +147,8 @@ def equal(folder: Path, llava) -> None:
     given = dict(
         processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image", "image": picture},
-                                          {"type": "text", "text": "What?"}]}]
+                                          {"type": "text", "text": "What?"}]}],
+            **ASK,
         )
     )  # fmt: skip
     ours = model(**given).logits
