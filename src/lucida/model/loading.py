@@ -25,6 +25,9 @@ from lucida.model.folder import (
     read_json,
 )
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""Files that a tokenizer's vocabulary stands in."""
+
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
@@ -80,9 +83,15 @@ def refusing(origin: str | Path, what: str = "this model cannot be loaded") -> I
 
 def load_tokenizer(path: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; ModelError when its files are damaged."""
-    if Path(path).is_dir():
-        check_folder(Path(path), PROCESSOR)
-    with quiet_loading(), refusing(path, "its tokenizer cannot be loaded"):
+    folder, origin = Path(path), path
+    if folder.is_dir():
+        check_folder(folder, PROCESSOR)
+        found = [name for name in VOCABULARIES if (folder / name).is_file()]
+        origin = folder / (found or VOCABULARIES)[0]
+        if not found:
+            expected = " or ".join(VOCABULARIES)
+            raise ModelError("the folder holds no tokenizer", expected=expected, origin=folder)
+    with quiet_loading(), refusing(origin, "this tokenizer cannot be loaded"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
 
 

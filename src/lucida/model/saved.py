@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lucida.core.errors import ModelError, suggestion
+from lucida.core.errors import DataError, ModelError, suggestion
 from lucida.data.boxes import box_tokens
 from lucida.model.arrangement import Arrangement, policy_of
 from lucida.model.checksums import MODEL, PROCESSOR, seal
@@ -33,7 +33,7 @@ from lucida.model.folder import (
     headers,
     read_json,
 )
-from lucida.model.loading import complete, quiet_loading, refusing
+from lucida.model.loading import complete, load_tokenizer, quiet_loading, refusing
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -84,11 +84,15 @@ class SavedProcessor:
         file = folder / PROCESSOR_CONFIG
         check_folder(folder, PROCESSOR)
         check_entries(cls, read_json(file), file)
-        with refusing(file, "this processor cannot be loaded"):
-            processor = super().from_pretrained(given, *args, **options)
-            check_settings(processor, folder)
+        try:
+            with refusing(file, "this processor cannot be loaded"):
+                processor = super().from_pretrained(given, *args, **options)
+        except ModelError:
+            load_tokenizer(str(folder))  # names its own files where they are at fault
+            raise
         if (folder / CONFIG).is_file():
             check_pair(processor, read_config(folder), file)
+        check_settings(processor, folder)
         return processor
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> Any:
@@ -208,12 +212,11 @@ def check_entries(kind: type, values: dict[str, Any], file: Path) -> None:
 
 def check_settings(processor: LucidaProcessor, folder: Path) -> None:
     """ModelError when a tokenizer lacks what its processor writes, or a setting is of no use."""
-    known = processor.tokenizer.get_vocab()
-    if processor.image_policy is not None:
-        names = Arrangement(processor.image_policy, 0).names()
-    else:
-        names = []
-    needed = [processor.image_token, *names, *box_tokens(processor.coordinate_bins)]
+    known, policy = processor.tokenizer.get_vocab(), processor.image_policy
+    with refusing(folder / PROCESSOR_CONFIG, "these settings cannot be used"):
+        names = [] if policy is None else Arrangement(policy, 0).names()
+        boxes = box_tokens(processor.coordinate_bins)
+    needed = [processor.image_token, *names, *boxes]
     missing = [name for name in needed if name not in known]
     if missing:
         raise ModelError(
@@ -223,12 +226,15 @@ def check_settings(processor: LucidaProcessor, folder: Path) -> None:
             origin=folder / "tokenizer.json",
             remedy="files of two models are mixed: put its own tokenizer back",
         )
-    limit = processor.max_length
+    limit, file = processor.max_length, folder / PROCESSOR_CONFIG
     if type(limit) is not int or limit < 1:
+        raise ModelError("`max_length` is no number of tokens", given=limit, origin=file)
+    try:
+        processor.end_tokens()
+    except DataError as problem:
         raise ModelError(
-            "`max_length` is no number of tokens", given=limit, origin=folder / PROCESSOR_CONFIG
-        )
-    processor.end_tokens()
+            f"the template `{processor.template}` cannot be written here: {problem}", origin=file
+        ) from problem
 
 
 def check_pair(processor: LucidaProcessor, config: LucidaConfig, origin: object) -> None:
