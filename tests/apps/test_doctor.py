@@ -258,6 +258,7 @@ def spoil(run, part, change):
     name = next(key for key in weights if key.startswith(part) and weights[key].ndim == 2)
     weights[name] = change(weights[name])
     save_file(weights, file, metadata={"format": "pt"})
+    (run / "checksums.json").unlink()
     return name
 
 

@@ -106,6 +106,7 @@ def test_others_are_refused(change, message, checkpoint, tmp_path):
     _, folder = checkpoint()
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | change))
+    (folder / "checksums.json").unlink()
     with pytest.raises(ModelError, match=message):
         read(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -335,12 +335,12 @@ def test_weights_that_are_refused(whole, tmp_path):
     refused(whole | fewer, "vocabulary is smaller.*got 100 rows")
     refused({n: v for n, v in whole.items() if "norm" not in n}, "lacks")
     (folder / "model.safetensors").write_bytes(b"\\x00" * 40)
-    with pytest.raises(ModelError, match="damaged or missing"):
+    with pytest.raises(ModelError, match="damaged"):
         read(folder, tmp_path / "out")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"lm_head.weight": "model-1.safetensors"}})
     )
     (folder / "model-1.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="damaged or missing"):
+    with pytest.raises(ModelError, match="damaged"):
         read(folder, tmp_path / "out")

@@ -43,6 +43,8 @@ PROCESSOR = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
+    "spiece.model",
     "merges.txt",
     "chat_template.*",
 )

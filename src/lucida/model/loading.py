@@ -84,14 +84,13 @@ def refusing(origin: str | Path, what: str = "this model cannot be loaded") -> I
 def load_tokenizer(path: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; ModelError when its files are damaged."""
     folder, origin = Path(path), path
+    what = "this tokenizer cannot be loaded"
     if folder.is_dir():
         check_folder(folder, PROCESSOR)
         found = [name for name in VOCABULARIES if (folder / name).is_file()]
-        origin = folder / (found or VOCABULARIES)[0]
-        if not found:
-            expected = " or ".join(VOCABULARIES)
-            raise ModelError("the folder holds no tokenizer", expected=expected, origin=folder)
-    with quiet_loading(), refusing(origin, "this tokenizer cannot be loaded"):
+        origin = folder / found[0] if found else folder
+        what += "" if found else f" (there is no {' or '.join(VOCABULARIES)})"
+    with quiet_loading(), refusing(origin, what):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
 
 

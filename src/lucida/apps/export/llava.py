@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoProcessor, CLIPImageProcessorPil
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -21,8 +21,8 @@ from lucida.apps.export.template import chat_jinja
 from lucida.data.policies import FILTERS, ImagePolicy
 from lucida.data.sample import Views
 from lucida.model.checksums import seal
-from lucida.model.conversion.llava import LLAVAS, AnyLlava, llava_config, to_llava
-from lucida.model.loading import load_config, load_whole, quiet_loading, refusing
+from lucida.model.conversion.llava import AnyLlava, llava_config, to_llava
+from lucida.model.loading import load_whole, quiet_loading, refusing
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -42,7 +42,7 @@ def write_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) ->
 
 def read_llava(folder: Path) -> tuple[AnyLlava, AnyProcessor]:
     """The folder as transformers alone reads it; every weight has to be there."""
-    model = load_whole(LLAVAS[load_config(str(folder)).model_type], str(folder))
+    model = load_whole(AutoModelForImageTextToText, str(folder))
     with quiet_loading(), refusing(folder, "its processor cannot be loaded"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return model.eval(), processor
