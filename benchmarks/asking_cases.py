@@ -139,7 +139,13 @@ def of_lucida(processor: LucidaProcessor) -> Callable[[list[dict], list], dict[s
 
     def inputs(messages: list[dict], pictures: list) -> dict[str, Tensor]:
         asked = messages[-1]["role"] == "user"
-        return processor.apply_chat_template(messages, images=pictures, add_generation_prompt=asked)
+        return processor.apply_chat_template(
+            messages,
+            add_generation_prompt=asked,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={"images": pictures},
+        )
 
     return inputs
 

@@ -45,7 +45,9 @@ def asked(text, *images):
 def expected(parts, messages, count=6):
     """What `generate` writes without a stream."""
     model, processor = parts
-    inputs = processor.apply_chat_template(messages)
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
     ids = model.generate(**inputs, max_new_tokens=count, do_sample=False)
     return processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]).strip()
 

@@ -17,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 
-from tiny_training import tiny_recipe, write_parts
+from tiny_training import tiny_recipe, write_language, write_parts
 
 from lucida.apps.cli import main
 from lucida.apps.doctor import environment, still, trial, way
@@ -76,6 +76,30 @@ def test_a_healthy_recipe_has_nothing_broken(recipe):
     )
     assert findings["overfit one batch"].state == "ok"
     assert "frozen tensors unchanged" in findings["frozen parts"].measured
+
+
+ADAPTERS = {"rate": 2e-2, "rank": 8, "alpha": 16}
+
+
+@pytest.mark.parametrize("bits", [None, "4bit"], ids=["plain", "4bit"])
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_a_healthy_stage_with_adapters_has_nothing_broken(recipe, dora, bits, tmp_path):
+    if bits is not None:
+        pytest.importorskip("bitsandbytes")
+    values = changed(
+        recipe, train={"projector": 1e-2, "*norm": 1e-2}, lora=ADAPTERS | {"dora": dora}
+    ).model_dump()
+    wide = str(write_language(tmp_path / "wide", width=64))
+    values["model"]["language"] |= {"quantize": bits, "path": wide}
+    adapted = Recipe.model_validate(values)
+    findings = found(examine(adapted, steps=60))
+    wrong = {name: each.measured for name, each in findings.items() if each.state == "broken"}
+    assert wrong == {}, findings["overfit one batch"].measured
+    assert findings["frozen parts"].state == "ok"
+    patient = admit(adapted, None, None)
+    names = trial.digests(patient)
+    assert set(patient.trained) <= set(names)
+    assert not [name for name in names if ".default" in name or "base_layer" in name]
 
 
 @pytest.mark.parametrize("batch", [{"tokens": 600, "row": 300}, {"tokens": 500}])
@@ -234,6 +258,7 @@ def spoil(run, part, change):
     name = next(key for key in weights if key.startswith(part) and weights[key].ndim == 2)
     weights[name] = change(weights[name])
     save_file(weights, file, metadata={"format": "pt"})
+    (run / "checksums.json").unlink()
     return name
 
 

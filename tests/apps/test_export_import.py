@@ -21,6 +21,8 @@ from lucida.core.errors import ModelError
 from lucida.model.checkpoint import load
 from lucida.model.conversion.reading import image_of_processor
 
+ASK = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+
 
 @pytest.fixture
 def checkpoint(tmp_path):
@@ -50,7 +52,8 @@ def test_there_and_back_again(vision, language, template, image, checkpoint, tmp
     assert {name: getattr(kept, name) for name in image} == image
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image", "image": tiny.picture()},
-                                      {"type": "text", "text": "What?"}]}]
+                                      {"type": "text", "text": "What?"}]}],
+        **ASK,
     )  # fmt: skip
     with torch.no_grad():
         ours, theirs = again(**prompt).logits, model(**prompt).logits
@@ -103,6 +106,7 @@ def test_others_are_refused(change, message, checkpoint, tmp_path):
     _, folder = checkpoint()
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | change))
+    (folder / "checksums.json").unlink()
     with pytest.raises(ModelError, match=message):
         read(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

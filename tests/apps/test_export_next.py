@@ -27,6 +27,9 @@ from lucida.model.encoders.encoder import vision_config
 TILES = {"policy": "anyres", "grids": [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]}
 
 
+ASK = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+
+
 def tiled(vision="clip", language="llama", template="qa", image=TILES, **more):
     model, processor = make(vision, language, template, image=image, **more)
     processor.max_length = 600
@@ -57,7 +60,7 @@ def test_there_and_back_again(tmp_path):
     again, reader = load(tmp_path / "back")
     prompt = [{"role": "user", "content": [{"type": "image", "image": tiny.picture(2, 70, 20)},
                                            {"type": "text", "text": "What?"}]}]  # fmt: skip
-    given, same = processor.apply_chat_template(prompt), reader.apply_chat_template(prompt)
+    given, same = (each.apply_chat_template(prompt, **ASK) for each in (processor, reader))
     assert torch.equal(given["input_ids"], same["input_ids"])
     with torch.no_grad():
         ours, theirs = model(**given).logits, again(**same).logits
@@ -142,5 +145,5 @@ def test_views_of_every_kind_go_with_their_own_code(tmp_path):
         done = export(tmp_path / run, tmp_path / f"{run}-out")
         assert done.format == "remote-code" and done.agreement.logits <= 1e-5
         assert isinstance(processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image", "image": tiny.picture()}]}]
+            [{"role": "user", "content": [{"type": "image", "image": tiny.picture()}]}], **ASK
         )["pixel_values"], Views)  # fmt: skip

@@ -24,6 +24,9 @@ from lucida.model.checkpoint import build, load
 FILE = Path("checkpoints") / "latest-checkpoint.pt"
 
 
+ASK = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+
+
 def language(name: str = "llama") -> str:
     return tiny.language_folder(name, False)
 
@@ -103,7 +106,8 @@ def test_logits_are_those_of_its_own_forward(design, tmp_path):
     ids, expected = original.logits(picture, prompt)
     given = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image", "image": picture},
-                                      {"type": "text", "text": "What colour?"}]}]
+                                      {"type": "text", "text": "What colour?"}]}],
+        **ASK,
     )  # fmt: skip
     places = given["input_ids"][0] == processor.image_token_id
     assert given["input_ids"][0][~places].tolist() == ids, "its prompt, its tokens"
@@ -127,7 +131,7 @@ def test_the_test_sees_a_wrong_weight(tmp_path):
     prompt = [{"role": "user", "content": [{"type": "image", "image": picture},
                                            {"type": "text", "text": "What?"}]}]  # fmt: skip
     with torch.no_grad():
-        logits = model(**processor.apply_chat_template(prompt)).logits[0]
+        logits = model(**processor.apply_chat_template(prompt, **ASK)).logits[0]
     expected = original.logits(picture, "In: What?\nOut:")[1]
     assert float((logits[:, :320] - expected).abs().max()) > 1e-4
 

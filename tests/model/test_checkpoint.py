@@ -28,6 +28,7 @@ from lucida.model.registration import register
 
 torch.set_num_threads(1)
 register()
+ASK = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
 SHOWN = [{"type": "image", "image": picture()}, {"type": "text", "text": "what colour?"}]
 QUESTION = [{"role": "user", "content": SHOWN}]
 KINDS = [
@@ -54,14 +55,14 @@ def test_saved_and_loaded_by_every_door(kind, tmp_path):
     model, processor = tiny_model(**kind)
     for weight in model.parameters():
         weight.add_(0.01)  # nothing that the parts' own folders could still give back
-    given = processor.apply_chat_template(QUESTION)
+    given = processor.apply_chat_template(QUESTION, **ASK)
     logits = model(**given).logits
     save(model, processor, tmp_path)
     ours, own = load(tmp_path)
-    assert torch.equal(ours(**own.apply_chat_template(QUESTION)).logits, logits)
+    assert torch.equal(ours(**own.apply_chat_template(QUESTION, **ASK)).logits, logits)
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
     other = AutoProcessor.from_pretrained(tmp_path)
-    assert torch.equal(theirs(**other.apply_chat_template(QUESTION)).logits, logits)
+    assert torch.equal(theirs(**other.apply_chat_template(QUESTION, **ASK)).logits, logits)
     assert {p.suffix for p in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
     assert (tmp_path / "config.json").read_text() == ours.config.to_json_string()
     buffers = dict(model.named_buffers())
@@ -124,6 +125,7 @@ def test_a_checkpoint_without_all_weights_is_refused(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["projector.layers.0.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(ModelError, match=r"projector\.layers\.0\.weight"):
         load(tmp_path)
 
@@ -187,7 +189,7 @@ def test_loaded_in_bf16_it_answers_and_trains(tmp_path):
     save(model, processor, tmp_path)
     half, _ = load(tmp_path, dtype=torch.bfloat16)
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
-    given = processor.apply_chat_template(QUESTION)
+    given = processor.apply_chat_template(QUESTION, **ASK)
     exact, rough = model(**given).logits, half(**given).logits.float()
     assert (exact - rough).abs().max() < 0.1 * exact.abs().max()
     assert half.generate(**given, max_new_tokens=2).shape[0] == 1
@@ -202,6 +204,7 @@ def test_a_model_of_the_first_layout_is_refused_with_its_age_and_what_to_do(tmp_
     values = json.loads((tmp_path / "config.json").read_text())
     assert values.pop("patches") == values["visual_tokens"] == 4
     (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(ModelError, match=r"before commit 41a483e.*recipe"):
         load(tmp_path)
 

@@ -307,7 +307,13 @@ def test_a_model_keeps_as_many_places_as_its_projector_makes_tokens(values, tmp_
     expected = visual_tokens(model.config.model_spec.projector, model.config.patches)
     assert processor.visual_tokens == model.config.visual_tokens == expected
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}
-    given = processor.apply_chat_template([message], images=[picture(1)])
+    given = processor.apply_chat_template(
+        [message],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        processor_kwargs={"images": [picture(1)]},
+    )
     assert int((given["input_ids"] == processor.image_token_id).sum()) == expected
     written = model.generate(**given, max_new_tokens=3, do_sample=False)
     save(model, processor, tmp_path)

@@ -232,9 +232,11 @@ def test_written_out_text_becomes_the_same_tokens(policy, layout):
                                      {"type": "image", "image": picture(2, 20, 40)},
                                      {"type": "text", "text": "what?"}]}
     ]  # fmt: skip
-    text = processor.apply_chat_template(conversation, tokenize=False)
+    text = processor.apply_chat_template(conversation, add_generation_prompt=True)
     assert text.count("<image>") == 2 and "row" not in text and "global" not in text
-    expected = processor.apply_chat_template(conversation)
+    expected = processor.apply_chat_template(
+        conversation, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
     given = processor(images=[picture(1, 70, 20), picture(2, 20, 40)], text=text)
     assert torch.equal(given["input_ids"], expected["input_ids"])
     assert all(

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ResNetModel
 
 from lucida.core.errors import PartError
+from lucida.model.checksums import FILE, check_sums
 from lucida.model.parts import FOLDER, part_names
 from lucida.parts.chat import chat_scores
 from lucida.parts.language import question_scores, text_perplexity
@@ -23,6 +24,13 @@ def test_every_shipped_part_has_a_builder_and_a_card():
         assert card["measured"]
         assert card["seconds"] <= 90 * 60
     assert len(card_rows()) == len(part_names())
+
+
+@pytest.mark.parametrize("name", part_names())
+def test_a_part_is_as_it_was_made(name):
+    folder = FOLDER / name
+    assert (folder / FILE).is_file(), "lucida.model.checksums.seal, as `lucida parts build` does"
+    check_sums(folder)
 
 
 def test_parts_are_small():

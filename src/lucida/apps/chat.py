@@ -60,7 +60,9 @@ class Chat:
         """
         from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-        inputs = self.processor.apply_chat_template(list(messages)).to(self.model.device)
+        inputs = self.processor.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
+        ).to(self.model.device)
         streamer = TextIteratorStreamer(
             self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True
         )

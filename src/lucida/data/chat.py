@@ -39,7 +39,7 @@ import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.core.spec import ImagePlaces, LossMode, TemplateName
-from lucida.data.pieces import Piece, Runs, Writing
+from lucida.data.pieces import Ending, Piece, Runs, Writing
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens
 
@@ -76,7 +76,7 @@ def encode(
     writing = Writing(
         tokenizer, template, visual_tokens, image_policy, bins, image_token_id, images
     )
-    stem, branches = writing.pieces(sample, prompt=False)
+    stem, branches = writing.pieces(sample, "whole")
     stem, branches = _fitted(sample, stem, branches, max_length, counts)
     tokens = _assembled(sample, stem, branches, loss)
     if not (tokens.target != IGNORED).any():
@@ -99,19 +99,21 @@ def encode_prompt(
     *,
     image_token_id: int | None,
     images: ImagePlaces = "in_place",
+    ending: Ending = "prompt",
 ) -> Tokens:
-    """The sample up to where the model has to go on: nothing is a target.
+    """The sample up to where the model has to go on, or to another `ending`; nothing is cut.
 
-    A branch that ends with an answer loses it, and the template's generation prompt is written; a
-    document ends without its end token. DataError when the stem and its longest branch leave no
-    room for an answer in `max_length`.
+    For a prompt a branch that ends with an answer loses it, and the template's generation prompt is
+    written; a document ends without its end token. Nothing of it is a target; of another ending the
+    answers are. DataError when the stem and its longest branch leave no room for an answer in
+    `max_length` (for `whole`, when they do not fit).
     """
     writing = Writing(
         tokenizer, template, visual_tokens, image_policy, bins, image_token_id, images
     )
-    stem, branches = writing.pieces(sample, prompt=True)
+    stem, branches = writing.pieces(sample, ending)
     length = _length(stem) + max(_length(branch) for branch in branches)
-    if length >= max_length:
+    if length >= max_length + (ending == "whole"):
         raise DataError(
             "the prompt is longer than the context",
             expected=f"fewer than {max_length} tokens",
@@ -119,7 +121,7 @@ def encode_prompt(
             origin=sample.origin,
             remedy="shorten it, show fewer images, or raise model.language.max_length",
         )
-    return _assembled(sample, stem, branches, loss=None)
+    return _assembled(sample, stem, branches, loss=None if ending == "prompt" else "answers")
 
 
 def _length(pieces: list[Piece]) -> int:

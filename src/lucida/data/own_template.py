@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
-
-import jinja2
 
 from lucida.core.errors import DataError
 from lucida.data.frames import Frame, Layout
+from lucida.data.rendering import bounded
 from lucida.data.sample import Role
 from lucida.data.vocabulary import special_tokens
 
@@ -52,9 +52,10 @@ def tokenizer_template(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool
 ) -> str:
+    write = partial(tokenizer.apply_chat_template, messages, tokenize=False)
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
+        return bounded(partial(write, add_generation_prompt=prompt))
+    except DataError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise _cannot_follow(tokenizer, f"it refuses the turns {roles}: {error}") from error
 

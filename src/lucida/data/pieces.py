@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lucida.core.errors import DataError
 from lucida.core.spec import ImagePlaces, TemplateName
@@ -37,6 +37,10 @@ class Piece:
     image: int | None = None
     names: tuple[int, ...] = ()
 
+
+Ending = Literal["whole", "prompt", "asked", "open"]
+"""Where the text of a conversation stops: behind its last turn; where its last answer would begin;
+behind its last turn and what asks for another answer; inside its last turn."""
 
 Runs = Callable[[ImageSource], tuple[int | str, ...]]
 """What stands for an image: numbers of placeholders, and between them names of tiles."""
@@ -76,8 +80,8 @@ class Writing:
         if self.template not in TEMPLATES:
             raise ValueError(f"no template {self.template!r}; known: {', '.join(TEMPLATES)}")
 
-    def pieces(self, sample: Sample, prompt: bool) -> tuple[list[Piece], list[list[Piece]]]:
-        """Pieces of the stem and of each branch; for a `prompt`, up to where an answer begins."""
+    def pieces(self, sample: Sample, ending: Ending) -> tuple[list[Piece], list[list[Piece]]]:
+        """Pieces of the stem and of each branch, up to where `ending` says."""
         _check_images(sample)
         stem_turns, branches = sample.stem, sample.branches
         if not branches:  # a sample that is all stem is one ordinary conversation
@@ -87,7 +91,7 @@ class Writing:
         written = []
         for turns in branches:
             conversation = _Conversation(self, sample)
-            conversation.write(joined(shared, turns), prompt)
+            conversation.write(joined(shared, turns), ending)
             if stem is not None and conversation.stem != stem:
                 raise DataError(
                     f"the template `{self.template}` writes the stem differently for two branches",
@@ -112,9 +116,15 @@ class _Conversation:
         # Whether the sentence of a document that is written stands right behind an image.
         self.behind = False
 
-    def write(self, spoken: list[Spoken], prompt: bool) -> None:
+    def write(self, spoken: list[Spoken], ending: Ending) -> None:
         """Writes all turns; `spoken` loses a last answer when a prompt is wanted."""
-        if prompt and spoken and spoken[-1].role == "assistant" and not spoken[-1].shared:
+        prompt = ending in ("prompt", "asked")
+        if (
+            ending == "prompt"
+            and spoken
+            and spoken[-1].role == "assistant"
+            and not spoken[-1].shared
+        ):
             spoken = spoken[:-1]
         self.document = document = any(turn.role == "text" for turn in spoken)
         if document and len(spoken) > 1:
@@ -129,7 +139,7 @@ class _Conversation:
         if self.writing.images == "at_start" and not document:
             self._images_first(spoken)
         for turn, frame in zip(spoken, layout.frames, strict=False):
-            self._turn(turn, frame, begun)
+            self._turn(turn, frame, begun, ended=ending != "open" or turn is not spoken[-1])
             begun = 0
         if prompt and not document:
             self._text(self.branch, layout.frames[-1].before, begun=begun)
@@ -175,8 +185,15 @@ class _Conversation:
                 )
             self._parts(self.stem, [*shown, *more])
 
-    def _turn(self, turn: Spoken, frame: Frame, begun: int = 0) -> None:
-        """Writes one turn in the order that `Frame` describes, without `begun` first tokens."""
+    def _turn(self, turn: Spoken, frame: Frame, begun: int = 0, ended: bool = True) -> None:
+        """Writes one turn in the order that `Frame` describes, without `begun` first tokens, and
+        without its end where it is not `ended`."""
+        if not ended and not frame.shows_text:
+            raise DataError(
+                f"the template `{self.writing.template}` does not show the turn to be continued",
+                given=turn.role,
+                origin=self.sample.origin,
+            )
         answer = turn.role in ("assistant", "text")
         if turn.role == "assistant":
             self._check_answer(turn)
@@ -203,7 +220,7 @@ class _Conversation:
             # What a branch adds to words of the stem begins on a line of its own.
             seam = "\n" if said and isinstance(said[-1], str) else ""
             self._parts(self.branch, led(seam if said else lead, asked), answer)
-        if turn.role != "text" or said or asked:
+        if ended and (turn.role != "text" or said or asked):
             self._text(last, frame.end, answer)
             self._text(last, frame.after)
 

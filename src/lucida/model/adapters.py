@@ -4,7 +4,8 @@
 
 An adapted model has other parameter names than the plain one: PEFT hangs the matrix one level lower
 (`q_proj.base_layer.weight`). Everything that is kept on disk, and everything that decides by name,
-uses the plain names; `named_weights` and `named_adapters` are the only two places that translate.
+uses the plain names; `named_weights` and `named_adapters` are the only two places that translate
+(`named_tensors` joins them).
 PEFT is an extra and is imported inside functions; a model without adapters never needs it.
 
 Reference: Hu et al., LoRA, 2021, arXiv 2106.09685, section 4.1; Liu et al., DoRA, 2024, arXiv
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lucida.core.errors import ModelError, RunError
 from lucida.core.spec import LoraSpec
+from lucida.model.checksums import check_sums, seal
+from lucida.model.folder import read_json, read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -112,6 +115,16 @@ def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
                 short = name.removesuffix(f".{NAME}.weight")
                 ending = "" if short == "lora_magnitude_vector" else ".weight"
                 found[f"{layer}.{short}{ending}"] = parameter
+    return found
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter, adapter and buffer of a model under the name that it is compared by: plain
+    names, and those of `named_adapters`."""
+    layers = adapted_layers(model)
+    found: dict[str, torch.Tensor] = dict(named_weights(model)) | named_adapters(model)
+    for name, buffer in model.named_buffers():
+        found[plain_name(name, layers) or name] = buffer
     return found
 
 
@@ -255,20 +268,23 @@ def save_adapter(
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     text = json.dumps(values, indent=2, sort_keys=True, default=sorted)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    seal(folder)
 
 
 def load_adapter(model: nn.Module, folder: Path, lora: LoraSpec) -> None:
     """Fill the adapters of a model with those that `save_adapter` wrote for the whole model.
 
-    RunError, with both values, when they were made with another rank, scale, kind or target.
+    RunError, with both values, when they were made with another rank, scale, kind or target;
+    ModelError when a file is damaged or another than was saved.
     """
-    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    check_sums(folder)
+    values = read_json(folder / CONFIG, "r", "lora_alpha", "use_dora", "target_modules")
     here = lora_config(lora, sorted(adapted_layers(model))).to_dict()
     compared = {"r": "rank", "lora_alpha": "alpha", "use_dora": "dora", "target_modules": "targets"}
     for field, called in compared.items():
         expected, given = here[field], values[field]
         if field == "target_modules":
-            expected, given = sorted(expected), sorted(given)
+            expected, given = sorted(expected), in_order(given)
         if expected != given:
             raise RunError(
                 f"the adapter was trained with other lora.{called}",
@@ -277,23 +293,28 @@ def load_adapter(model: nn.Module, folder: Path, lora: LoraSpec) -> None:
                 origin=folder,
                 remedy="use the stage's `lora` it was trained with, or train in another folder",
             )
-    stored = load_file(folder / WEIGHTS)
+    stored = read_tensors(folder / WEIGHTS)
     places = named_adapters(model)
-    for name in sorted({key.removeprefix(PREFIX) for key in stored} ^ set(places)):
+    for name in sorted(set(stored) ^ {PREFIX + place for place in places}):
         raise RunError(
             f"the adapter and the model hold different tensors, {name} for one", origin=folder
         )
     with torch.no_grad():
         for name, place in places.items():
             value = stored[PREFIX + name]
-            if value.shape != place.shape:
+            if value.shape != place.shape or not value.is_floating_point():
                 raise RunError(
-                    f"{name} has another shape",
-                    expected=tuple(place.shape),
-                    given=tuple(value.shape),
+                    f"{name} has another shape or type of numbers",
+                    expected=f"{tuple(place.shape)}, {place.dtype}",
+                    given=f"{tuple(value.shape)}, {value.dtype}",
                     origin=folder,
                 )
             place.copy_(value)
+
+
+def in_order(value: object) -> object:
+    """A list sorted; anything else, which no targets are, as it is."""
+    return sorted(value, key=str) if isinstance(value, list) else value
 
 
 def shortened(value: object) -> object:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from lucida.core.errors import ModelError
 from lucida.core.files import ASIDE, atomic_folder, disk_errors
 from lucida.core.spec import ModelSpec
 from lucida.data.boxes import box_tokens
@@ -18,14 +17,14 @@ from lucida.model.arrangement import Arrangement, check_arrangement, policy_of
 from lucida.model.config import LucidaConfig
 from lucida.model.encoders import encoders_of
 from lucida.model.encoders.assembly import Eyes, load_eyes
+from lucida.model.folder import CONFIG
 from lucida.model.language import add_tokens, load_language
-from lucida.model.loading import complete, quiet_loading, reachable
+from lucida.model.loading import quiet_loading, reachable, refusing
 from lucida.model.parts import part_path
 from lucida.model.processing import LucidaProcessor
 from lucida.model.projectors import visual_tokens
+from lucida.model.saved import check_pair
 from lucida.model.vlm import LucidaModel
-
-CONFIG = "config.json"
 
 BLIND_SIZE = 224
 """Pixels per side of a blind model's frame; boxes are shares of it, so it only rounds."""
@@ -118,13 +117,15 @@ def generation_defaults(language: PreTrainedModel, processor: LucidaProcessor) -
 
 
 def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> None:
-    """Write model and processor into `folder` in the transformers layout: safetensors and JSON.
+    """Write model and processor into `folder` in the transformers layout: safetensors, JSON, and
+    `checksums.json`. ModelError when they do not fit each other.
 
     Everything is written aside and flushed first, then renamed into place file by file,
     `config.json` last: a folder with a `config.json` is whole. Other files of the folder (a run's
     recipe, its metrics) stay as they are. RunError when the disk is full or not writable.
     """
     folder = Path(folder)
+    check_pair(processor, model.config, "saving")
     # The name marks it as a leftover, should the process die (`files.remove_unfinished`).
     staged = folder / f".model{ASIDE}staged"
     try:
@@ -147,18 +148,12 @@ def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> 
 def load(
     path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[LucidaModel, LucidaProcessor]:
-    """A saved model and its processor from a run folder or any folder or Hub id that holds one."""
-    if Path(path).is_dir() and not (Path(path) / CONFIG).is_file():
-        raise ModelError(
-            "the folder holds no finished model",
-            origin=path,
-            expected=CONFIG,
-            remedy="finish the run with `lucida train`, or give the folder of a saved model",
-        )
-    with quiet_loading():
-        model, report = LucidaModel.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+    """A saved model and its processor from a run folder or any folder or Hub id that holds one.
+
+    ModelError, which names the file, unless they are whole, as they were saved, and fit each other;
+    no code of a folder is ever run.
+    """
+    with quiet_loading(), refusing(path):
+        model = LucidaModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
         processor = LucidaProcessor.from_pretrained(path)
-    complete(report, str(path))
     return model.to(device).eval(), processor

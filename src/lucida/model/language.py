@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,7 +18,7 @@ from transformers import (
 from lucida.core.errors import ModelError
 from lucida.model import attention
 from lucida.model.attention import Layout
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.loading import load_tokenizer, load_whole, quiet_loading
 from lucida.model.masks import Fields
 
 PLACEHOLDERS = (
@@ -41,22 +40,13 @@ def load_language(
 
     With `quantize` its linear layers are held in 4 bits (NF4, scales quantized again) or 8 bits and
     cannot be trained themselves; the rest stays in fp32. Weights are safetensors and code is
-    transformers' own, always. ModelError when a weight is missing, when the tokenizer has no end
-    token, or when the model cannot attend as packing needs.
+    transformers' own, always. ModelError when files are damaged, when a weight is missing or a
+    layer is left over, when the tokenizer has no end token, or when the model cannot attend as
+    packing needs.
     """
     quantization = quantization_of(quantize)
-    with quiet_loading():
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        language, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            quantization_config=quantization,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
-        )
-    complete(report, path)
+    tokenizer = load_tokenizer(path)
+    language = load_whole(AutoModelForCausalLM, path, quantization_config=quantization)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end token",

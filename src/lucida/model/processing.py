@@ -15,16 +15,18 @@ from lucida.core.errors import DataError
 from lucida.core.spec import ImagePlaces, LossMode, ProjectorSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
-from lucida.data.pieces import Piece, Runs, image_piece
+from lucida.data.pieces import Ending, Piece, Runs, image_piece
 from lucida.data.policies import ImagePolicy, Squares, decode, opened, squares
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
 from lucida.data.vocabulary import vocabulary
+from lucida.model import conversing
 from lucida.model.arrangement import Arrangement
 from lucida.model.language import name_placeholder
-from lucida.model.messages import Message, Picture, image_source, sample_of
+from lucida.model.messages import Message, Picture, image_source
+from lucida.model.saved import SavedProcessor
 
 
-class LucidaProcessor(ProcessorMixin):
+class LucidaProcessor(SavedProcessor, ProcessorMixin):
     """Tokenizer, image policy and chat template of one model, saved and loaded together.
 
         messages, images ─sample_of─▶ Sample ─prompt─▶ Tokens ─batch─▶ input_ids, attention_mask,
@@ -117,8 +119,8 @@ class LucidaProcessor(ProcessorMixin):
             **more,
         )
 
-    def prompt(self, sample: Sample) -> Tokens:
-        """A sample up to where the model has to answer."""
+    def prompt(self, sample: Sample, ending: Ending = "prompt") -> Tokens:
+        """A sample up to where the model has to answer, or to another ending (`data.pieces`)."""
         return encode_prompt(
             sample,
             self.tokenizer,
@@ -129,6 +131,7 @@ class LucidaProcessor(ProcessorMixin):
             self.max_length,
             image_token_id=self.image_token_id,
             images=self.image_places,
+            ending=ending,
         )
 
     def pixels(
@@ -227,10 +230,18 @@ class LucidaProcessor(ProcessorMixin):
         words = vocabulary(self.tokenizer, self.image_token_id)
         return image_piece(0, runs, self.image_token_id, words)
 
-    def raw(self, text: str, images: tuple[ImageSource, ...]) -> Tokens:
-        """Tokens of text that is written out already."""
+    def raw(
+        self,
+        text: str,
+        images: tuple[ImageSource, ...],
+        answers: Sequence[tuple[int, int]] = (),
+    ) -> Tokens:
+        """Tokens of text that is written out already; those that overlap with `answers`, spans of
+        its characters, are targets."""
         ids: list[int] = []
         image: list[int] = []
+        answer: list[bool] = []
+        place = 0
         for number, words in enumerate(text.split(self.image_token)):
             if number and self.visual_tokens:
                 piece = self.piece(images[number - 1])
@@ -238,12 +249,17 @@ class LucidaProcessor(ProcessorMixin):
                 image += [number] * len(piece.ids)
                 for name in piece.names:
                     image[name - len(piece.ids)] = 0
+            answer += [False] * (len(ids) - len(answer))
             written = self.tokenizer.encode(words, add_special_tokens=False) if words else []
             ids += written
             image += [0] * len(written)
+            if answers:
+                answer += overlaps(self.tokenizer, words, place, answers)
+            place += len(words) + len(self.image_token)
+        answer += [False] * (len(ids) - len(answer))
         start = self.tokenizer.bos_token_id
         if start is not None and ids[:1] != [start]:
-            ids, image = [start, *ids], [0, *image]
+            ids, image, answer = [start, *ids], [0, *image], [False, *answer]
         values = np.array(ids, dtype=np.int64)
         return Tokens(
             origin="text",
@@ -252,47 +268,65 @@ class LucidaProcessor(ProcessorMixin):
             branch=np.ones_like(values),
             position=np.arange(len(ids)),
             image=np.array(image, dtype=np.int64),
-            target=np.full_like(values, IGNORED),
+            target=np.where([*answer[1:], False], np.append(values[1:], 0), IGNORED),
         )
 
     def apply_chat_template(
         self,
         conversation: Sequence[Message] | Sequence[Sequence[Message]],
         chat_template: str | None = None,
-        images: Sequence[Picture] = (),
-        add_generation_prompt: bool = True,
-        tokenize: bool = True,
-        return_dict: bool = True,
-        return_tensors: str = "pt",
-        **options: Any,
-    ) -> BatchFeature | torch.Tensor | str | list[str]:
-        """One conversation or several, written in this model's template, ready for `generate`.
+        tools: list | None = None,
+        documents: list | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "auto",
+        return_dict: bool = False,
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict | None = None,
+        sanitize_control_tokens: bool = False,
+        **kwargs: Any,
+    ) -> BatchFeature | torch.Tensor | list | str:
+        """One conversation or several in this model's template: transformers' arguments, defaults
+        and results (`ProcessorMixin.apply_chat_template`).
 
-        The template is the one the model was trained with and cannot be replaced. With
-        `add_generation_prompt=False` a conversation that ends with an answer is written whole. With
-        `tokenize=False` the text comes back, `<image>` where an image is shown.
+        Text, `<image>` where an image is shown; with `tokenize` ids [rows, length], and with
+        `return_dict` also `attention_mask`, `pixel_values` and, if asked for, `assistant_masks` (1
+        for what the model writes, end tokens included). Ready for `generate` with
+        `add_generation_prompt=True, tokenize=True, return_dict=True`. `chat_template`: the name of
+        another of Lucida's templates, or a Jinja text. `processor_kwargs`: `images` for places
+        without a picture, `padding` (here True by default), `max_length`, `padding_side`. DataError
+        for tools, documents and options that would have no effect.
         """
-        options.pop("padding", None)
-        options = {name: value for name, value in options.items() if value}  # pipelines pass False
-        if chat_template is not None or options or (tokenize and return_tensors != "pt"):
-            raise DataError(
-                "apply_chat_template follows the model's own template and gives torch tensors",
-                given=sorted(options) or chat_template or return_tensors,
-                remedy="leave these arguments out",
-            )
-        several = bool(conversation) and not isinstance(conversation[0], Mapping)
-        conversations = conversation if several else [conversation]
-        if several and images:
-            raise DataError("with several conversations, put each image into its message")
-        prompts = []
-        for messages in conversations:
-            sample = sample_of(messages, images)
-            whole = not add_generation_prompt and messages[-1]["role"] == "assistant"
-            prompts.append(self.encode(sample, loss="all") if whole else self.prompt(sample))
+        writer, jinja = conversing.named_template(self, chat_template)
+        variables, rest = conversing.variables_of(jinja, kwargs)
+        flags = {
+            "tools": tools,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "return_assistant_tokens_mask": return_assistant_tokens_mask,
+        }
+        unused = {"load_audio_from_video": load_audio_from_video}
+        unused |= {"sanitize_control_tokens": sanitize_control_tokens and jinja is not None}
+        conversing.check_flags(flags, unused, jinja)
+        if return_tensors != "auto":
+            rest["return_tensors"] = return_tensors
+        options = conversing.read_options(processor_kwargs, rest)
+        found, several = conversing.batches(conversation, jinja is None)
+        images = conversing.pictures_beside(found, several, options, tokenize)
+        if jinja is not None and not tokenize:
+            texts = conversing.rendered(self, jinja, found, flags | variables)[0]
+        elif jinja is not None:
+            prompts = conversing.read(self, jinja, found, images, flags | variables)
+        else:
+            prompts = conversing.written(writer, found, images, conversing.ending_of(flags))
+            texts = [] if tokenize else [writer.text(prompt) for prompt in prompts]
         if not tokenize:
-            texts = [self.text(prompt) for prompt in prompts]
             return texts if several else texts[0]
-        batch = self.batch(prompts)
+        masked = return_assistant_tokens_mask and return_dict
+        batch = conversing.batch_of(self, prompts, options, masked)
         return batch if return_dict else batch["input_ids"]
 
     def text(self, tokens: Tokens) -> str:
@@ -313,6 +347,17 @@ class LucidaProcessor(ProcessorMixin):
         target = self.encode(Sample("end token", (), (), (answer,))).target
         last = int(target[target != IGNORED][-1])
         return list(dict.fromkeys([last, self.tokenizer.eos_token_id]))
+
+
+def overlaps(
+    tokenizer: PreTrainedTokenizerBase, text: str, place: int, spans: Sequence[tuple[int, int]]
+) -> list[bool]:
+    """For each token of a text that begins at `place`: does it share a character with a span?"""
+    if not text:
+        return []
+    given = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    pairs = [(place + begin, place + end) for begin, end in given["offset_mapping"]]
+    return [any(a < end and b > begin for begin, end in spans) for a, b in pairs]
 
 
 def read_policy(given: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy | None:

@@ -24,10 +24,11 @@ from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
 from lucida.model.last_layer import only_at
 from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
+from lucida.model.saved import SavedModel
 from lucida.model.views import encoded, visual_of
 
 
-class LucidaModel(PreTrainedModel, GenerationMixin):
+class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
     """A vision encoder, a projector and a language model, joined at placeholders.
 
         pixel_values [images, 3, side, side]        input_ids [rows, length]

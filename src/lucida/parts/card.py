@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 import transformers
 
+from lucida.model.checksums import seal
+
 
 def write_card(folder: Path, **facts: object) -> dict:
-    """Write `card.json` into the part's folder and give its content."""
+    """Write `card.json` and the checksums into the part's finished folder; the card's content."""
     card = {
         "name": folder.name,
         **facts,
@@ -20,4 +22,5 @@ def write_card(folder: Path, **facts: object) -> dict:
         "transformers": transformers.__version__,
     }
     (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    seal(folder)
     return card

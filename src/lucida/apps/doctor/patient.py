@@ -109,6 +109,8 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
     seed_everything(recipe.seed)
     from_run = run is not None and (run / "config.json").is_file()
     model, processor = load(run) if from_run else build(recipe.model)
+    if precision.device.type == "cpu":
+        adapters.keep_differentiable(model)
     model.to(precision.device)
     model.mask = stage.attention_mask or recipe.model.attention_mask
     processor = with_template(processor, stage)

@@ -22,12 +22,14 @@ from lucida.apps.doctor.patient import (
 from lucida.apps.plan.lengths import fullness
 from lucida.data.order import capacity
 from lucida.data.sample import IGNORED, Tokens
+from lucida.model.adapters import named_tensors
 from lucida.train.validate import untouched
 
 
 def weights(patient: Patient) -> Finding:
     """Not one number may be infinite or NaN."""
-    parameters = dict(patient.model.named_parameters())
+    every = named_tensors(patient.model)
+    parameters = {name: each for name, each in every.items() if isinstance(each, nn.Parameter)}
     bad = [name for name, weight in parameters.items() if not bool(weight.isfinite().all())]
     if not bad:
         return Finding("weights", "ok", f"{len(parameters)} tensors, all finite")

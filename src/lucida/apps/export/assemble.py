@@ -26,10 +26,11 @@ from lucida.core.files import atomic_folder
 from lucida.core.spec import ModelSpec
 from lucida.data.sample import Views
 from lucida.model.checkpoint import build, generation_defaults, save
+from lucida.model.checksums import seal
 from lucida.model.conversion.llava import check_exactly
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.preprocessing import Preprocessing
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.loading import load_whole, quiet_loading
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 
@@ -109,6 +110,8 @@ def write_parts(parts: Parts, folder: Path) -> list[str]:
             file = folder / name / "preprocessor_config.json"
             file.write_text(json.dumps(pixels, indent=2) + "\n", encoding="utf-8")
         parts.tokenizer.save_pretrained(folder / "language")
+    for name in names:
+        seal(folder / name)
     return names
 
 
@@ -167,24 +170,12 @@ def filled(
 
 
 def published(
-    auto: type, path: str, flag: str, config: PreTrainedConfig | None = None, **options: Any
+    auto: type, path: str, flag: str, config: PreTrainedConfig | None = None, **init: Any
 ) -> PreTrainedModel:
     """A part from its own folder or the Hub, in fp32; every weight has to be there. flag: the
     option that names another place."""
-    if config is not None:
-        options["config"] = config
-    with fetched(path, flag), quiet_loading():
-        model, report = auto.from_pretrained(
-            path,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
-            **options,
-        )
-    complete(report, path)
-    return model.eval()
+    with fetched(path, flag):
+        return load_whole(auto, path, config=config, init=init).eval()
 
 
 def shown(pixels: Preprocessing, size: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, CLIPImageProcessorPil
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -20,8 +20,9 @@ from lucida.apps.export.probes import Agreement, Conversation, compare
 from lucida.apps.export.template import chat_jinja
 from lucida.data.policies import FILTERS, ImagePolicy
 from lucida.data.sample import Views
-from lucida.model.conversion.llava import LLAVAS, AnyLlava, llava_config, to_llava
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.checksums import seal
+from lucida.model.conversion.llava import AnyLlava, llava_config, to_llava
+from lucida.model.loading import load_whole, quiet_loading, refusing
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -36,21 +37,14 @@ def write_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) ->
     with quiet_loading():
         to_llava(model).save_pretrained(folder)
         llava_processor(model, processor).save_pretrained(folder)
+    seal(folder)
 
 
 def read_llava(folder: Path) -> tuple[AnyLlava, AnyProcessor]:
     """The folder as transformers alone reads it; every weight has to be there."""
-    with quiet_loading():
-        kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
-        model, report = LLAVAS[kind].from_pretrained(
-            folder,
-            dtype="float32",
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
-        )
+    model = load_whole(AutoModelForImageTextToText, str(folder))
+    with quiet_loading(), refusing(folder, "its processor cannot be loaded"):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    complete(report, str(folder))
     return model.eval(), processor
 
 

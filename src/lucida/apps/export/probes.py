@@ -75,7 +75,7 @@ def asked(processor: LucidaProcessor) -> list[Conversation]:
     kept, why = [], None
     for conversation in conversations():
         try:
-            processor.apply_chat_template(conversation)
+            processor.apply_chat_template(conversation, add_generation_prompt=True)
         except DataError as problem:
             why = problem
         else:
@@ -113,7 +113,11 @@ def compare(
     probes = asked(processor)
     logits, pixels, images = [0.0], [0.0], 0
     for group in groups(probes):
-        ours = dict(processor.apply_chat_template(group))
+        ours = dict(
+            processor.apply_chat_template(
+                group, add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        )
         if "pixel_values" in ours:
             images += len(ours["pixel_values"])
         if written is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,16 +56,14 @@ def kind_of(folder: Path) -> str:
     """`prismatic`, `original` (LLaVA's own layout) or transformers' `model_type`; ModelError when a
     folder is no checkpoint, is of a kind that is not read, or needs its own code."""
     from lucida.model.conversion import prismatic
+    from lucida.model.folder import read_json
 
     if prismatic.read_config(folder) is not None:
         return "prismatic"
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError("this folder holds no checkpoint", expected="config.json", origin=folder)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise ModelError(f"this is no JSON: {problem}", origin=file) from problem
+    values = read_json(file)
     if "mm_vision_tower" in values or "mm_projector_type" in values:
         return "original"
     if values.get("model_type") == "lucida":

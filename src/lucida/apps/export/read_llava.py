@@ -117,7 +117,9 @@ def written_alike(ours: LucidaProcessor, other: Llava, template: str, places: Im
     alike = 0
     for conversation in conversations():
         try:
-            given = ours.apply_chat_template(conversation)["input_ids"]
+            given = ours.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=True
+            )
         except DataError:
             continue  # the template has no such conversation
         try:

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     PreTrainedModel,
@@ -43,7 +42,8 @@ from lucida.model.conversion.llava import HEAD, LANGUAGE, NEWLINE, PROJECTOR, VI
 from lucida.model.conversion.original import Design
 from lucida.model.encoders.encoder import vision_config
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
-from lucida.model.loading import quiet_loading
+from lucida.model.folder import read_json
+from lucida.model.loading import load_tokenizer, quiet_loading
 from lucida.model.parts import part_path
 
 ENCODER = "clip_vision_model"
@@ -52,7 +52,7 @@ TRAINED = ("mm_projector.bin", "non_lora_trainables.bin")
 
 def read_original(folder: Path, out: Path, choices: Choices) -> Imported:
     """Make the model folder `out` of a folder of LLaVA's own code; ModelError as `read` has it."""
-    design = original.design_of(original.entries(folder / "config.json"), folder)
+    design = original.design_of(read_json(folder / "config.json"), folder)
     state, base, notes = weights_of(folder, design, choices)
     linears = original.linears(state, design.depth, folder)
     tower, pixels = encoder(folder, design, original.tower_state(state), choices)
@@ -131,7 +131,7 @@ def base_of(folder: Path, design: Design, adapter: bool) -> str:
     """The language model that a projector or an adapter belongs to, as they name it."""
     base = design.base
     if adapter:
-        settings = original.entries(folder / "adapter_config.json")
+        settings = read_json(folder / "adapter_config.json")
         base = settings.get("base_model_name_or_path") or base
     if not base:
         raise ModelError(
@@ -182,8 +182,8 @@ def language_of(
     config = design.language
     own = (folder / "tokenizer_config.json").is_file() and base is None
     path = str(folder) if own or base is None else base
-    with fetched(path, "--language"), quiet_loading():
-        tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
+    with fetched(path, "--language"):
+        tokenizer = load_tokenizer(path, config=config)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     embedding = weight_of(empty, empty.get_input_embeddings())

@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -48,7 +46,7 @@ from lucida.model.conversion.prismatic import CHECKPOINT, Design
 from lucida.model.encoders.encoder import vision_config
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
-from lucida.model.loading import quiet_loading
+from lucida.model.loading import load_config, load_tokenizer
 from lucida.model.parts import part_path
 
 FEATURE_LAYER = -2
@@ -160,9 +158,8 @@ def language_of(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model with the checkpoint's weights, and its tokenizer with `<PAD>`."""
     path = part_path(choices.language or design.language)
-    with quiet_loading(), fetched(path, "--language"):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    with fetched(path, "--language"):
+        config, tokenizer = load_config(path), load_tokenizer(path)
     tokenizer.add_special_tokens({"pad_token": PAD.get(design.template, "<PAD>")})
     state = prismatic.language_state(group)
     with torch.device("meta"):

@@ -26,6 +26,7 @@ from lucida.apps.export.probes import Agreement, asked, compare, groups
 from lucida.core.errors import ModelError
 from lucida.data.sample import Views
 from lucida.model.checkpoint import save
+from lucida.model.checksums import seal
 from lucida.model.projectors import PROJECTORS
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def write_remote(model: LucidaModel, processor: LucidaProcessor, folder: Path) -
     note(folder / "config.json", {"AutoConfig": config} | dict.fromkeys(MODELS, model_class))
     for name in ("processor_config.json", "tokenizer_config.json"):
         note(folder / name, {"AutoProcessor": processor_class})
+    seal(folder)
 
 
 def roots(model: LucidaModel) -> list[str]:
@@ -155,7 +157,9 @@ processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 given = []
 with torch.no_grad():
     for group in pickle.load(open(asked, "rb")):
-        inputs = processor.apply_chat_template(group, add_generation_prompt=True)
+        inputs = processor.apply_chat_template(
+            group, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
         position = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         logits = model(**inputs, position_ids=position).logits
         answer = {**inputs, "logits": logits}

@@ -167,21 +167,31 @@ def load_answerer(path: str) -> TransformersAnswerer | LucidaAnswerer:
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from lucida.model.loading import quiet_loading
+    from lucida.model.folder import check_folder
+    from lucida.model.loading import complete, quiet_loading, refusing
     from lucida.model.processing import LucidaProcessor
     from lucida.train.precision import choose_device
 
+    if Path(path).is_dir():
+        check_folder(Path(path))
+    what = "this is no image-text-to-text model that transformers can load"
     try:
-        with quiet_loading():
+        with quiet_loading(), refusing(path, what):
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-            model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as problem:
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                path,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
+            )
+    except OSError as problem:  # of a place that is not here
         first = str(problem).strip().splitlines()[0]
         raise ModelError(
-            f"this is no image-text-to-text model that transformers can load: {first}",
+            f"{what}: {first}",
             origin=path,
             remedy="give the folder of a whole model with its processor, or a Hub id",
         ) from problem
+    complete(report, path, beyond=model.state_dict())
     model = model.to(choose_device()).eval()
     if isinstance(processor, LucidaProcessor):
         answerer = LucidaAnswerer(model, processor, {"model": path})

@@ -12,20 +12,19 @@ and the code released with it.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
 from lucida.core.errors import ModelError, suggestion
 from lucida.model.conversion.pickles import load_pickle, tensors
 from lucida.model.conversion.reading import linear_layers, refuse
+from lucida.model.folder import read_json, read_tensors
 
 LANGUAGES = {
     "LlavaLlamaForCausalLM": ("llama", "vicuna"),
@@ -164,7 +163,7 @@ def weights(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
         kind = "pytorch_model.bin"
     index = folder / f"{kind}.index.json"
     if index.is_file():
-        mapped = entries(index, "weight_map")["weight_map"]
+        mapped = read_json(index, "weight_map")["weight_map"]
         names = sorted(set(mapped.values()))
     if not names:
         raise ModelError(
@@ -189,25 +188,7 @@ def weights_of(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
     """The weights of one file."""
     if file.suffix != ".safetensors":
         return tensors(load_pickle(file, allow_pickle), file)
-    try:
-        with safe_open(file, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
-        raise ModelError(
-            f"the file of weights is damaged or missing: {problem}", origin=file
-        ) from problem
-
-
-def entries(file: Path, *needed: str) -> dict[str, Any]:
-    """What a JSON file holds; ModelError when it cannot be read or lacks an entry."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as problem:
-        raise ModelError(f"this file cannot be read: {problem}", origin=file) from problem
-    missing = [name for name in needed if name not in values]
-    if missing:
-        raise ModelError("an entry is missing", expected=", ".join(missing), origin=file)
-    return values
+    return read_tensors(file)
 
 
 def either(folder: Path, *names: str) -> Path:
@@ -234,7 +215,7 @@ def merged(
     Reference: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021,
     arXiv 2106.09685, section 4.1.
     """
-    settings = entries(folder / "adapter_config.json", "r", "lora_alpha")
+    settings = read_json(folder / "adapter_config.json", "r", "lora_alpha")
     for name, usual in (("peft_type", "LORA"), ("use_dora", False), ("fan_in_fan_out", False)):
         if settings.get(name, usual) != usual:
             refuse(f"its adapter's {name}", usual, settings[name], folder)

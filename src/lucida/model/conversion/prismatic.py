@@ -20,6 +20,7 @@ from torch import Tensor
 from lucida.core.errors import ModelError, suggestion
 from lucida.model.conversion.pickles import tensors
 from lucida.model.conversion.reading import linear_layers
+from lucida.model.folder import read_text
 
 CHECKPOINT = Path("checkpoints") / "latest-checkpoint.pt"
 
@@ -93,9 +94,10 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         file = folder / name
         if not file.is_file():
             continue
+        text = read_text(file)
         try:
-            values = parse(file.read_text(encoding="utf-8"))
-        except (ValueError, yaml.YAMLError) as problem:
+            values = parse(text)
+        except (ValueError, RecursionError, yaml.YAMLError) as problem:
             raise ModelError(f"this is no {file.suffix[1:]}: {problem}", origin=file) from problem
         model = values.get("model") if isinstance(values, dict) else None
         return model if isinstance(model, dict) and "arch_specifier" in model else None

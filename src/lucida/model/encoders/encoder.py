@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import EncoderSpec
@@ -18,7 +19,8 @@ from lucida.model.encoders import timm_encoder
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.narrow import mend_narrow
 from lucida.model.encoders.timm_model import TimmConfig
-from lucida.model.loading import complete, quiet_loading
+from lucida.model.folder import CONFIG, read_json
+from lucida.model.loading import load_config, load_whole
 
 
 class VisionEncoder(nn.Module):
@@ -258,10 +260,12 @@ def vision_config(path: str) -> PreTrainedConfig:
     """The encoder's configuration; of a dual checkpoint (CLIP, SigLIP) its vision half."""
     if path.startswith(timm_encoder.BY_NAME):
         return timm_encoder.timm_config(path)
+    if Path(path).is_dir():
+        read_json(Path(path) / CONFIG)
     values, _ = PreTrainedConfig.get_config_dict(path)
     if timm_encoder.from_timm(values):
         return timm_encoder.timm_config(path, values)
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    config = load_config(path)
     return getattr(config, "vision_config", config)
 
 
@@ -271,19 +275,21 @@ def new_model(config: PreTrainedConfig) -> nn.Module:
 
 
 def load_encoder(spec: EncoderSpec) -> VisionEncoder:
-    """The pretrained encoder that a recipe names, cut at its feature layer, in fp32."""
-    config, layers = truncated(vision_config(spec.path), spec.feature_layer)
+    """The pretrained encoder that a recipe names, cut at its feature layer, in fp32.
+
+    Layers above it, and of a dual checkpoint the other half, are left out; ModelError for layers
+    beyond those that the checkpoint's own configuration names.
+    """
+    whole = vision_config(spec.path)
+    config, layers = truncated(whole, spec.feature_layer)
     check_choices(config, spec.normed, spec.take, layers)
-    with quiet_loading():
-        model, report = AutoModel.from_pretrained(
-            timm_encoder.weights_of(spec.path),
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `complete` refuses them, with the file's name
-            **family_of(config).init,
-        )
-    complete(report, spec.path, unused=family_of(config).drop)
+    family = family_of(config)
+    model = load_whole(
+        AutoModel,
+        timm_encoder.weights_of(spec.path),
+        config=config,
+        unused=family.drop,
+        depth=depth_of(whole),
+        init=family.init,
+    )
     return make_encoder(model, spec.normed, spec.take, layers)
