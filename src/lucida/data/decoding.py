@@ -68,7 +68,7 @@ def decoded(content: bytes, origin: str, read: Callable[[Image.Image], Read]) ->
 def _read(content: bytes, origin: str, read: Callable[[Image.Image], Read]) -> Read:
     with Image.open(io.BytesIO(content), formats=readable()) as image:
         refuse_size(image, origin)
-        if image.format in ("JPEG", "MPO"):
+        if image.info.get("progressive"):
             passes = content.count(b"\xff\xda")
             if passes * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise DataError(

@@ -113,9 +113,11 @@ def _loaded(image: Image.Image, origin: str, least: tuple[int, int] | None) -> I
 
 def upright(image: Image.Image, origin: str) -> Image.Image:
     """A loaded picture of any mode as RGB, turned as its metadata says, and without metadata: what
-    comes out is never turned again. It may be `image` itself."""
+    comes out is never turned again. It may be `image` itself, which is used up."""
     turn = _TURNS.get(orientation(image))
-    image = to_rgb(image, origin)
+    given, image = image, to_rgb(image, origin)
+    if image is not given:
+        given.close()  # its memory is needed for turning
     if turn is not None:
         image = image.transpose(turn)
     image.info = {}

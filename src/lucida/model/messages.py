@@ -60,9 +60,12 @@ def image_source(picture: Picture, number: int) -> ImageSource:
 def _whole(file: BinaryIO, origin: str) -> bytes:
     try:
         file.seek(0)
-        return file.read()
-    except (OSError, ValueError) as error:  # ValueError: the file is closed, or text
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: the file is closed, or no text
         raise DataError(f"cannot read the image: {error}", origin=origin) from error
+    if not isinstance(content, bytes):
+        raise DataError("this is no image: the file is open as text", origin=origin)
+    return content
 
 
 def sample_of(
