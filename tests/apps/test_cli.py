@@ -250,3 +250,11 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 def test_version_is_printed(capsys):
     assert call(capsys, "--version")[1].strip().count(".") == 2
+
+
+def test_the_unit_of_boxes_is_checked_before_anything_is_loaded(capsys, tmp_path):
+    asked = ("--task", "boxes", "--out", str(tmp_path / "out"), "--boxes", "inches")
+    code, _, err = call(capsys, "eval", "hf:nowhere", *asked)
+    assert code == 1 and "unknown unit of boxes `inches`" in err
+    code, _, err = call(capsys, "eval", str(tmp_path), "--boxes", "pixels")
+    assert code == 1 and "--boxes" in err and "leave --boxes out" in err

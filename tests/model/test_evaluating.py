@@ -20,9 +20,14 @@ from transformers import (
 
 from lucida.core.errors import ModelError, RunError
 from lucida.core.spec import EvaluationSpec, RetentionSpec
-from lucida.data.sample import ImagePart, Sample, Turn
+from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
 from lucida.eval.answerers.lucida_model import LucidaAnswerer
-from lucida.eval.answerers.transformers_model import load_answerer
+from lucida.eval.answerers.transformers_model import (
+    TransformersAnswerer,
+    load_answerer,
+    messages,
+    shown_images,
+)
 from lucida.eval.answerers.written_box import read_written_box
 from lucida.eval.benchmark import Example
 from lucida.eval.benchmarks import benchmark
@@ -153,12 +158,41 @@ def test_a_model_that_lucida_saved_is_asked_like_a_run(tmp_path):
     assert len(answerer.identity["weights"]) == 16
 
 
-def test_boxes_in_words():
-    assert read_written_box("[0.5, 0, 1, 1]", 200, 100) == (100, 0, 200, 100)
-    assert read_written_box("20 10 60 90", 200, 100) == (20, 10, 60, 90)
-    assert read_written_box("(500, 500), (1000, 1000)", 200, 100) == (100, 50, 200, 100)
-    for wrong in ("", "1 2 3", "1 2 3 4 5", "5 5 5 9", "-1 0 5 5", "2000 0 3000 9", "x1 2 3 4"):
-        assert read_written_box(wrong, 200, 100) is None
+def test_the_tokens_of_a_box_stay_in_the_answer(llava):
+    """Qwen's and Kosmos' box tokens are special ones, which decoding usually leaves out."""
+    processor = load_answerer(str(llava)).processor
+    added = ["<|box_start|>", "<|box_end|>", "<loc0010>", "<|other|>"]
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": added})
+    model = LlavaForConditionalGeneration.from_pretrained(llava)
+    answerer = TransformersAnswerer(model, processor, "tiny")
+    said = "<|other|><|box_start|>(1,2),(3,4)<|box_end|>"
+    row = torch.tensor([processor.tokenizer(said + "<eos>", add_special_tokens=False)["input_ids"]])
+    model.generate = lambda input_ids, **more: torch.cat([input_ids, row], 1)
+    ((_, found),) = answerer.stream([example("where?", 1)], "generate", 9)
+    assert found.output == "<|box_start|>(1,2),(3,4)<|box_end|>"
+    assert answerer.boxes == "shares"  # LLaVA's; an option decides otherwise
+    assert answerer.read_box("[1, 2, 3, 4]", 100, 100) is None
+    told = TransformersAnswerer(model, processor, "tiny", boxes="thousandths")
+    assert told.read_box("[100, 200, 300, 400]", 100, 50) == (10, 10, 30, 20)
+    with pytest.raises(ModelError, match="thousandths"):
+        TransformersAnswerer(model, processor, "tiny", boxes="thousandth")
+
+
+def test_pictures_and_boxes_of_demonstrations_follow_the_turns():
+    """The second picture is shown first; a box is written in the unit that the model writes."""
+    sources = tuple(image_source(picture(seed), seed) for seed in (1, 2))
+    width, height = sources[1].load().size
+    turn = Turn("user", (ImagePart(1), "look", ImagePart(0)))
+    box = Turn("assistant", (BoxPart(1, 0, 0, width / 2, height / 4),))
+    sample = Sample("test", sources, (), ((turn, box),))
+    assert [source.key for source in shown_images(sample)] == [s.key for s in sources[::-1]]
+    for unit, words in (
+        ("shares", "[0.000, 0.000, 0.500, 0.250]"), ("thousandths", "[0, 0, 500, 250]"),
+        ("thousandths-yx", "[0, 0, 250, 500]"), ("hundredths", "[0, 0, 50, 25]"),
+        ("form", f"[0, 0, {width / 2:.0f}, {height / 4:.0f}]"),
+    ):  # fmt: skip
+        assert messages(sample, unit)[-1]["content"] == [{"type": "text", "text": words}]
+        assert read_written_box(words, width, height, unit) == (0, 0, width / 2, height / 4)
 
 
 def test_a_lucida_model_says_the_same_alone_and_in_company():

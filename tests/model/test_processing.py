@@ -117,6 +117,28 @@ def test_images_from_bytes_and_files(tmp_path):
         image_source(3, 1)
 
 
+def test_pictures_belong_to_their_texts(parts):
+    _, processor = parts
+    one, two, three = picture(1), picture(2), picture(3)
+    texts = ["<image>one?", "<image><image>two?"]
+    flat = processor(images=[one, two, three], text=texts)
+    nested = processor(images=[[one], [two, three]], text=texts)
+    assert torch.equal(flat["pixel_values"], nested["pixel_values"])
+    assert torch.equal(flat["input_ids"], nested["input_ids"])
+    alone = processor(images=[[three, one]], text=texts[1])
+    assert torch.equal(alone["pixel_values"], processor([three, one], texts[1])["pixel_values"])
+    for images in ([None, [one]], [[], (one,)]):
+        made = processor(images=images, text=["none?", "<image>one?"])
+        assert len(made["pixel_values"]) == 1
+    for images in (
+        [[one, two], [three]], [[one, two, three], []], [[], [one, two, three]],
+        [one, [two, three]], [[one], two, three], [[one, two, three]], [[one], [two, three], []],
+        [[one], [two]], [one, two], one, None, [[one], None],
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=r"another number|one list"):
+            processor(images=images, text=texts)
+
+
 def test_bad_messages_name_what_is_wrong(parts):
     _, processor = parts
     with pytest.raises(DataError, match="got robot"):

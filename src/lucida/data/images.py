@@ -1,27 +1,52 @@
-"""Opening any picture safely.
+"""Opening any picture safely, and in one way.
+
+    path, bytes, file object ──decoded──▶ Pillow image ─┐
+                             Pillow image, numpy array ─┴─upright─▶ RGB, 8 bits a channel
 
 `open_image` gives an RGB Pillow image or a `DataError` that names the file and says what to do.
-What the encoder is shown of it is decided in `policies`.
+Sources of pictures are made here for files, bytes and what a user holds in hand. What the encoder
+is shown of a picture is decided in `policies`; base64 is read in `encoded`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import stat
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lucida.core.errors import DataError
+from lucida.data.decoding import (
+    FORMATS,
+    MAX_BYTES,
+    NAMES,
+    decoded,
+    readable,
+    refuse_size,
+    undecodable,
+)
+from lucida.data.metadata import QUARTER_TURNS, orientation, upright_size
 from lucida.data.sample import ImageSource
 
-MAX_PIXELS = 89_478_485
-"""Larger pictures are refused before they are decoded; it is the size from which Pillow warns."""
+BAND = 1 << 22
+"""Pixels that are converted at once, which bounds what converting takes beside the picture."""
 
-ORIENTATION, QUARTER_TURNS = 0x0112, 5
-"""The EXIF tag, and the first of its values that swap width and height."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture of each EXIF orientation upright."""
 
 
 def open_image(
@@ -32,94 +57,96 @@ def open_image(
     """The picture as RGB, upright, 8 bits a channel.
 
     EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled (not clipped) to
-    8 bits; CMYK and palettes are converted; of an animation the first frame is taken. Anything that
-    cannot be decoded whole raises `DataError` with the `origin` (by default the path).
+    8 bits; CMYK and palettes are converted; of an animation or of several pages the first is taken.
+    Read are JPEG, PNG, WebP, GIF, BMP, TIFF, PPM and AVIF. Ignored are colour profiles, comments
+    and all other metadata; where it is damaged the picture is opened as it is stored. Anything
+    whose pixels cannot be decoded whole raises `DataError` with the `origin` (by default the path).
 
     With `least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that is
     still so wide and high (upright): its averages over blocks, not the pixels of the whole. A block
     that the edge cuts counts as a whole one, which stretches the picture by less than a pixel.
     """
-    if isinstance(file, bytes):
-        origin, content = origin or f"{len(file)} bytes in memory", file
-    else:
-        origin = origin or str(file)
-        try:
-            content = Path(file).read_bytes()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            remedy = "check the path and the image folder of the source"
-            message = f"cannot read the image: {reason}"
-            raise DataError(message, origin=origin, remedy=remedy) from error
-    _refuse_other_content(content, origin)
+    origin = origin or _name(file)
+    content = file if isinstance(file, bytes) else _content(Path(file), origin)
+    return decoded(content, origin, partial(_loaded, origin=origin, least=least))
+
+
+def _name(file: str | Path | bytes) -> str:
+    return f"{len(file)} bytes in memory" if isinstance(file, bytes) else str(file)
+
+
+def _content(path: Path, origin: str) -> bytes:
+    """The bytes of a file; nothing but a file of ordinary size is read."""
+    remedy = "check the path and the image folder of the source"
     try:
-        image = Image.open(io.BytesIO(content))
-    except Exception as error:  # decoders of untrusted bytes raise anything
-        raise _undecodable(error, origin) from error
-    with image:
-        if image.width * image.height > MAX_PIXELS:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            # A pipe would be waited for, and a device never ends.
+            raise DataError("cannot read the image: no file", origin=origin, remedy=remedy)
+        if found.st_size > MAX_BYTES:
             raise DataError(
-                "the image is too large to be decoded",
-                expected=f"at most {MAX_PIXELS} pixels",
-                given=f"{image.width} x {image.height}",
+                "the file is too large for an image",
+                expected=f"at most {MAX_BYTES} bytes",
+                given=found.st_size,
                 origin=origin,
                 remedy="scale it down or drop the record",
             )
-        try:
-            plain = image.format == "JPEG"
-            turned = image.getexif().get(ORIENTATION, 1) if plain else None
-            if least is not None and plain:
-                image.draft(None, least[::-1] if turned >= QUARTER_TURNS else least)
-            _in_fours(image)
-            image.load()
-            # Transposing copies every picture, turned or not.
-            return _to_rgb(image if turned == 1 else ImageOps.exif_transpose(image), origin)
-        except DataError:
-            raise
-        except Exception as error:
-            raise _undecodable(error, origin) from error
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"cannot read the image: {reason}"
+        raise DataError(message, origin=origin, remedy=remedy) from error
 
 
-def _in_fours(image: Image.Image) -> None:
-    """Let a JPEG decoder write four bytes a pixel, as Pillow keeps colours, and not three that are
-    then spread: the same picture an eighth faster."""
-    if image.format == "JPEG" and [tile.args for tile in image.tile] == [("RGB", "")]:
-        image.tile = [image.tile[0]._replace(args=("RGBX", ""))]
+def _loaded(image: Image.Image, origin: str, least: tuple[int, int] | None) -> Image.Image:
+    """The upright picture of an opened file, a JPEG in no more pixels than `least` needs."""
+    if image.format in ("JPEG", "MPO"):
+        if least is not None:
+            image.draft(None, least[::-1] if orientation(image) >= QUARTER_TURNS else least)
+        # Four bytes a pixel, as Pillow keeps colours, and not three that are then spread: the same
+        # picture an eighth faster.
+        if [tile.args for tile in image.tile] == [("RGB", "")]:
+            image.tile = [image.tile[0]._replace(args=("RGBX", ""))]
+    image.load()
+    return upright(image, origin)
 
 
-def _undecodable(error: Exception, origin: str) -> DataError:
-    remedy = (
-        "download or export it again, or choose another picture (in training "
-        "mixture.on_error=skip leaves its record out)"
-    )
-    if isinstance(error, Image.UnidentifiedImageError):
-        reason = "this is no image format that Pillow knows"
-    elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        reason = "the image is too large to be decoded"
-    else:
-        reason = f"the image is damaged: {str(error) or type(error).__name__}"
-    return DataError(reason, origin=origin, remedy=remedy)
+def upright(image: Image.Image, origin: str) -> Image.Image:
+    """A loaded picture of any mode as RGB, turned as its metadata says, and without metadata: what
+    comes out is never turned again. It may be `image` itself, which is used up."""
+    turn = _TURNS.get(orientation(image))
+    given, image = image, to_rgb(image, origin)
+    if image is not given:
+        given.close()  # its memory is needed for turning
+    if turn is not None:
+        image = image.transpose(turn)
+    image.info = {}
+    return image
 
 
-def _refuse_other_content(content: bytes, origin: str) -> None:
-    """Names the three things that most often stand where an image should be."""
-    if not content:
-        remedy = "copy or download it again"
-        raise DataError("the image has zero bytes", origin=origin, remedy=remedy)
-    start = content[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        remedy = "the download failed; get the image again"
-        raise DataError("this is a web page, not an image", origin=origin, remedy=remedy)
-    if start.startswith(b"version https://git-lfs"):
-        remedy = "run `git lfs pull` in its repository"
-        raise DataError("this is a Git LFS pointer, not an image", origin=origin, remedy=remedy)
-
-
-def _to_rgb(image: Image.Image, origin: str) -> Image.Image:
-    mode = image.mode
-    if mode == "F":
+def to_rgb(image: Image.Image, origin: str) -> Image.Image:
+    """Any mode as RGB: transparency on white, 16 bits scaled to 8. DataError where white is not
+    known (floating point, grey values beyond 16 bits)."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
         remedy = "store it with 8 or 16 bits a channel"
         message = "a floating-point image has no known white"
         raise DataError(message, origin=origin, remedy=remedy)
+    width, height = image.size
+    rows = max(1, BAND // width)
+    if rows >= height:
+        return _band_as_rgb(image, origin)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        whole.paste(_band_as_rgb(band, origin), (0, top))
+    return whole
+
+
+def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
+    mode = image.mode
+    clear = image.info.get("transparency")
     if mode == "I" or mode.startswith("I;16"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -130,13 +157,92 @@ def _to_rgb(image: Image.Image, origin: str) -> Image.Image:
                 origin=origin,
                 remedy="store it with 8 or 16 bits a channel",
             )
-        return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB")
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        levels = scaled(values)
+        if isinstance(clear, int):
+            levels[values == clear] = 255
+        return Image.fromarray(levels).convert("RGB")
+    if mode == "LAB":
+        remedy = "convert it to RGB"
+        raise DataError(
+            "colours of this kind are not converted", given=mode, origin=origin, remedy=remedy
+        )
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or clear is not None:
         # "La" and "RGBa" only convert to their straight-alpha twins.
         straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert("RGBA")
         white = Image.new("RGBA", straight.size, "white")
         return Image.alpha_composite(white, straight).convert("RGB")
-    return image if mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """16 bits as 8: 65535 is 255, and what lies between is rounded."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def given_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image:
+    """A Pillow image of any mode or a numpy array as the same RGB picture that its file would be.
+
+    An array is [height, width] or [height, width, channels] of uint8, uint16 or bool; channels are
+    grey, grey and alpha, RGB, or RGBA. A Pillow image that is not loaded yet is held to the formats
+    of `open_image`. DataError for anything else, and where loading it fails.
+    """
+    image = _of_array(picture, origin) if isinstance(picture, np.ndarray) else picture
+    if getattr(image, "tile", None) and image.format not in (*FORMATS, "MPO"):
+        raise DataError(
+            "an image of this format is not decoded",
+            expected=NAMES,
+            given=image.format,
+            origin=origin,
+            remedy="call its `load()` first if you trust it",
+        )
+    refuse_size(image, origin)
+    file = getattr(image, "fp", None)  # gone once the picture is loaded
+    try:
+        image.load()
+    except Exception as error:
+        if file is None or file.closed:
+            raise undecodable(error, b"", origin) from error
+        file.seek(0)
+        return open_image(file.read(), origin)  # which also does without metadata
+    return upright(image.copy(), origin)  # the caller may draw into its own
+
+
+def _of_array(values: np.ndarray, origin: str) -> Image.Image:
+    shaped = values.ndim == 2 or (values.ndim == 3 and 1 <= values.shape[2] <= 4)
+    if not shaped or values.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise DataError(
+            "this array is no picture",
+            expected="uint8, uint16 or bool of shape [height, width] or [height, width, 1 to 4]",
+            given=f"{values.dtype} of shape {list(values.shape)}",
+            origin=origin,
+            remedy="move channels to the end; floating-point values times 255 as uint8",
+        )
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * 255
+    if values.dtype == np.uint16 and values.ndim == 3:
+        values = scaled(values)
+    if not values.size:
+        return Image.new("L", values.shape[1::-1])
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def measured(file: str | Path | bytes, origin: str | None = None) -> tuple[int, int]:
+    """Width and height of a picture as `open_image` would give them, from its header alone where
+    that tells them; else by opening it whole, which also says what is wrong."""
+    if not isinstance(file, bytes) and not Path(file).is_file():
+        return open_image(file, origin).size
+    try:
+        opened = io.BytesIO(file) if isinstance(file, bytes) else file
+        with Image.open(opened, formats=readable()) as image:
+            refuse_size(image, origin or _name(file))
+            size = upright_size(image)
+    except DataError:
+        raise
+    except Exception:  # noqa: BLE001 (decoders raise anything; opening it whole says what)
+        size = None
+    return open_image(file, origin).size if size is None else size
 
 
 def file_source(path: str | Path, record: str | None = None) -> ImageSource:
@@ -150,25 +256,59 @@ def file_source(path: str | Path, record: str | None = None) -> ImageSource:
     path = Path(path)
     origin = str(path) if record is None else f"{record}: {path}"
     try:
-        stat = path.stat()
-    except OSError as error:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         remedy = "check the path and the image folder of the source"
-        message = f"cannot find the image: {error.strerror or error}"
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"cannot find the image: {reason}"
         raise DataError(message, origin=origin, remedy=remedy) from error
-    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    identity = f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     load, measure = partial(open_image, path, origin), partial(measured, path, origin)
     return ImageSource(origin, f"file:{key}", load, measure, smaller=load)
 
 
-def measured(path: Path, origin: str) -> tuple[int, int]:
-    """Width and height of an image file as `open_image` would give them, from its header alone."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= QUARTER_TURNS
-            return (image.height, image.width) if turned else image.size
-    except Exception:  # noqa: BLE001 (decoders raise anything; opening it whole says what)
-        return open_image(path, origin).size
+def bytes_source(
+    content: bytes | Callable[[], bytes], origin: str, identity: str | None = None
+) -> ImageSource:
+    """A picture in memory, or one whose bytes are read by `content` when they are needed.
+
+    `identity` names the content for the key where the bytes are not at hand.
+    """
+    if isinstance(content, bytes):
+        key = f"bytes:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+    else:
+        if identity is None:
+            raise ValueError("a reader of bytes needs an identity")
+        key = f"member:{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}"
+    load, measure = partial(_load, content, origin), partial(_measure, content, origin)
+    return ImageSource(origin, key, load, measure, smaller=load)
+
+
+def _bytes(content: bytes | Callable[[], bytes]) -> bytes:
+    return content if isinstance(content, bytes) else content()
+
+
+def _load(
+    content: bytes | Callable[[], bytes], origin: str, least: tuple[int, int] | None = None
+) -> Image.Image:
+    return open_image(_bytes(content), origin, least)
+
+
+def _measure(content: bytes | Callable[[], bytes], origin: str) -> tuple[int, int]:
+    return measured(_bytes(content), origin)
+
+
+def given_source(picture: Image.Image | np.ndarray, origin: str) -> ImageSource:
+    """A Pillow image or a numpy array as a source; converted now, as `given_image` says."""
+    image = given_image(picture, origin)
+    content = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+    key = f"memory:{image.width}x{image.height}:{content}"
+    return ImageSource(origin, key, partial(_itself, image))
+
+
+def _itself(image: Any) -> Any:
+    return image
 
 
 _sizes: dict[str, tuple[int, int]] = {}

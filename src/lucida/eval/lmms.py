@@ -11,8 +11,6 @@ Reference: Zhang et al., LMMs-Eval, 2024, arXiv 2407.12772.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +18,6 @@ from typing import Any
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.protocol import ChatMessages
-from PIL import Image
 
 from lucida.core.errors import DataError, ModelError
 from lucida.data.sample import Sample
@@ -114,7 +111,7 @@ class Lucida(lmms):
             asked[key].append(place)
             if key not in samples:
                 pictures = to_pictures(row) or []
-                parts = [{"type": "image", "image": each.convert("RGB")} for each in pictures]
+                parts = [{"type": "image", "image": each} for each in pictures]
                 parts.append({"type": "text", "text": context})
                 samples[key] = sample_of([{"role": "user", "content": parts}], (), f"{task}")
         order = list(asked)
@@ -166,15 +163,5 @@ def sample_from(messages: list[dict[str, Any]], origin: str) -> Sample:
     for message in written:
         for part in message["content"]:
             if part["type"] == "image":
-                part["image"] = picture(next(waiting))
+                part["image"] = next(waiting)
     return sample_of(written, (), origin[:80])
-
-
-def picture(given: object) -> object:
-    """A picture as tasks give it: Pillow's (any mode), a path, or base64 in a data URL."""
-    if isinstance(given, Image.Image):
-        return given.convert("RGB")
-    if isinstance(given, str) and given.startswith("data:image"):
-        content = base64.b64decode(given.partition(",")[2])
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    return given

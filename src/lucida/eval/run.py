@@ -233,6 +233,9 @@ def collect(
             "predictions": job.key,
             "data": wanted.spec.data,
         }
+        unit = getattr(sighted.answerer, "boxes", None)
+        if unit is not None and any(example.box is not None for example in job.examples):
+            summary["boxes"] = unit
         summary |= extras(task, variants, sighted, wanted.spec.samples, seed)
         before = earlier.get(task.name, {})
         if (before.get("prompts"), bool(before.get("think"))) != (task.prompts, main.think):

@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from lucida.core.errors import DataError
-from lucida.data.images import file_source, open_image
+from lucida.data.encoded import encoded_source, held_source, looks_encoded, picture_of_part
+from lucida.data.images import file_source, given_source
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
 
 Message = Mapping[str, Any]
-Picture = Image.Image | str | Path | bytes | ImageSource
+Picture = Image.Image | np.ndarray | str | Path | bytes | BinaryIO | Mapping[str, Any] | ImageSource
 
 ROLES = ("system", "user", "assistant")
 
 
 def image_source(picture: Picture, number: int) -> ImageSource:
-    """A source for a Pillow image, a path or encoded bytes; `number` names it in errors."""
+    """A source for a picture in any form; `number` names it in errors.
+
+    A Pillow image or numpy array as `given_image` takes them, the path of a file, the bytes of one,
+    an open binary file (read from its beginning), base64 with or without a `data:` address, or a
+    mapping with `bytes` or `path` as datasets give them. All become what `open_image` makes of the
+    file. DataError for anything else; nothing is fetched from elsewhere.
+    """
+    origin = f"image {number} in memory"
     if isinstance(picture, ImageSource):
         return picture
-    if isinstance(picture, Image.Image):
-        image = picture.convert("RGB")
-        content = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-        key = f"memory:{image.width}x{image.height}:{content}"
-        return ImageSource(f"image {number} in memory", key, lambda: image)
-    if isinstance(picture, bytes):
-        key = f"bytes:{hashlib.blake2b(picture, digest_size=16).hexdigest()}"
-        origin = f"image {number} in memory"
-        return ImageSource(origin, key, lambda: open_image(picture, origin))
+    if isinstance(picture, Image.Image | np.ndarray):
+        return given_source(picture, origin)
+    if isinstance(picture, Mapping) and picture.get("bytes") is None:
+        picture = picture.get("path")
+    if hasattr(picture, "read") and hasattr(picture, "seek"):
+        picture = _whole(picture, origin)
+    if isinstance(picture, str) and looks_encoded(picture):
+        return encoded_source(picture, origin)
     if isinstance(picture, str | Path):
-        if str(picture).startswith(("http://", "https://", "data:")):
+        if str(picture)[:8].lower().startswith(("http:/", "https:/")):
             raise DataError(
                 "images are not fetched from addresses",
                 given=str(picture)[:80],
                 remedy="download the image and give its path or its content",
             )
         return file_source(picture)
-    raise DataError(
-        "this is no image",
-        expected="a Pillow image, a path or the bytes of a file",
-        given=type(picture).__name__,
-    )
+    source = held_source(picture, origin)
+    if source is None:
+        raise DataError(
+            "this is no image",
+            expected="a Pillow image, an array, a path, base64, or the bytes of a file",
+            given=type(picture).__name__,
+        )
+    return source
+
+
+def _whole(file: BinaryIO, origin: str) -> bytes:
+    try:
+        file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: the file is closed, or no text
+        raise DataError(f"cannot read the image: {error}", origin=origin) from error
+    if not isinstance(content, bytes):
+        raise DataError("this is no image: the file is open as text", origin=origin)
+    return content
 
 
 def sample_of(
@@ -53,8 +74,9 @@ def sample_of(
     """The sample of a conversation: one branch, its images in the order in which they are shown.
 
     A message is `{"role": …, "content": text or parts}`; a part is `{"type": "text", "text": …}` or
-    `{"type": "image", "image": picture}`. An image part without a picture shows the next of
-    `images`. DataError when there are too few or too many of them, or a part is of another type.
+    `{"type": "image", "image": picture}` (or an `image_url`; see `picture_of_part`). An image part
+    without a picture shows the next of `images`. DataError when there are too few or too many of
+    them, or a part is of another type.
     """
     waiting = iter(images)
     sources: list[ImageSource] = []
@@ -90,8 +112,8 @@ def parts_of(
         kind = part.get("type")
         if kind == "text":
             yield part["text"]
-        elif kind == "image":
-            picture = next((part[key] for key in ("image", "path", "url") if key in part), None)
+        elif kind in ("image", "image_url"):
+            picture = picture_of_part(part)
             if picture is None:
                 picture = next(waiting, None)
             if picture is None:
@@ -107,7 +129,7 @@ def parts_of(
         else:
             raise DataError(
                 "unknown type of a message part",
-                expected="text or image",
+                expected="text, image or image_url",
                 given=kind,
                 origin=origin,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -194,7 +195,8 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
 
         Tokens such as `<|im_start|>` in the text count as tokens; the start token is added when
         the text lacks it. For questions use `apply_chat_template`, which writes the template.
-        Images are a flat list in reading order, or one list for each text.
+        Images are a flat list in reading order, or one list for each text; DataError where their
+        number is not that of the places, in sum for a flat list, else text by text.
         """
         options.pop("padding", None)  # rows are always padded to the longest
         if text is None or return_tensors != "pt" or options:
@@ -203,24 +205,10 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
                 given=sorted(options) or f"text={text!r}, return_tensors={return_tensors!r}",
             )
         texts = [text] if isinstance(text, str) else list(text)
-        pictures: list[Picture] = []
-        for entry in (
-            [] if images is None else images if isinstance(images, list | tuple) else [images]
-        ):
-            pictures += entry if isinstance(entry, list | tuple) else [entry]
-        sources = [image_source(picture, 1 + number) for number, picture in enumerate(pictures)]
         places = [written.count(self.image_token) for written in texts]
-        if sum(places) != len(sources):
-            raise DataError(
-                f"the text shows another number of images than are given ({self.image_token})",
-                expected=sum(places),
-                given=len(sources),
-                remedy=f"write {self.image_token} once for each image",
-            )
         prompts = []
-        for written, count in zip(texts, places, strict=True):
-            prompts.append(self.raw(written, tuple(sources[:count])))
-            sources = sources[count:]
+        for written, shown in zip(texts, pictures_of_texts(images, places), strict=True):
+            prompts.append(self.raw(written, shown))
         return self.batch(prompts)
 
     def piece(self, source: ImageSource) -> Piece:
@@ -358,6 +346,43 @@ def overlaps(
     given = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     pairs = [(place + begin, place + end) for begin, end in given["offset_mapping"]]
     return [any(a < end and b > begin for begin, end in spans) for a, b in pairs]
+
+
+def pictures_of_texts(
+    images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None, places: Sequence[int]
+) -> list[tuple[ImageSource, ...]]:
+    """The pictures of each text, of which the k-th has `places[k]` places for them.
+
+    Given is one picture, a list in reading order, or one list for each text.
+    """
+    entries = [] if images is None else images if isinstance(images, list | tuple) else [images]
+    nested = [isinstance(entry, list | tuple) or entry is None for entry in entries]
+    if not any(nested):
+        _check_pictures(sum(places), len(entries), "the texts show")
+        ends = np.cumsum([0, *places]).tolist()
+        groups = [entries[begin:end] for begin, end in pairwise(ends)]
+    else:
+        if not all(nested) or len(entries) != len(places):
+            raise DataError(
+                "pictures are one list in reading order, or one list for each text",
+                expected=f"{len(places)} lists",
+                given=f"{sum(nested)} lists and {nested.count(False)} pictures",
+            )
+        groups = [entry or () for entry in entries]
+        for number, (expected, group) in enumerate(zip(places, groups, strict=True), 1):
+            _check_pictures(expected, len(group), f"text {number} shows")
+    numbers = count(1)
+    return [tuple(image_source(each, next(numbers)) for each in group) for group in groups]
+
+
+def _check_pictures(expected: int, given: int, who: str) -> None:
+    if expected != given:
+        raise DataError(
+            f"{who} another number of images than are given",
+            expected=expected,
+            given=given,
+            remedy="write the placeholder of an image once for each",
+        )
 
 
 def read_policy(given: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy | None:

@@ -64,7 +64,7 @@ def each_of(found: Tensor | list[Tensor]) -> Tensor:
 def pictures(patient: Patient, images: list[ImageSource]) -> Finding:
     """Pictures that show something, and not all the same."""
     name = "pictures"
-    drawn = [image.load().convert("RGB") for image in images]
+    drawn = [image.load() for image in images]
     blank = sum(all(low == high for low, high in each.getextrema()) for each in drawn)
     measured = f"{len(drawn)} looked at, {blank} of one colour"
     if blank == len(drawn):

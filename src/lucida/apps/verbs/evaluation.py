@@ -66,6 +66,16 @@ Data = Annotated[
     ),
 ]
 
+Boxes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="UNIT",
+        help="What the boxes of a model that is no run are in: pixels, shares, hundredths, "
+        "thousandths, thousandths-yx, or form (by how they are written; bare numbers are pixels).",
+        show_default="what its kind writes, else form",
+    ),
+]
+
 
 @app.command("eval")
 @guarded
@@ -90,6 +100,7 @@ def evaluate(
     ] = None,
     prompts: Prompts = None,
     data: Data = None,
+    boxes: Boxes = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the model at an endpoint.")
     ] = None,
@@ -112,7 +123,7 @@ def evaluate(
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
     options = _options(protocol or [], counts, seeds, think, prompts, data)
-    results = _measured(target[0], names, limit, options, model, out)
+    results = _measured(target[0], names, limit, options, model, out, boxes)
     from lucida.apps.demo import show_scores
 
     show_scores(results)
@@ -141,6 +152,7 @@ def _measured(
     options: Callable[[], Options] | None,
     model: str | None,
     out: Path | None,
+    boxes: str | None,
 ) -> dict:
     """The results of one target."""
     foreign = target.startswith(("hf:", "http://", "https://"))
@@ -148,6 +160,7 @@ def _measured(
         must_exist(Path(target))
         _must_be_a_run(Path(target))
         _refuse(model, "--model", "names the model of an endpoint")
+        _refuse(boxes, "--boxes", "is for models that are no run, which write boxes in words")
         _refuse(out, "--out", "is for models that are no run; a run has its own folder")
     elif out is None or names is None:
         missing = "--out DIR" if out is None else "--task NAME"
@@ -170,19 +183,23 @@ def _measured(
 
     asked = None if options is None else options()
     return evaluate_target(
-        target, _loader(target, model), out, EvaluationSpec(), names, limit, asked
+        target, _loader(target, model, boxes), out, EvaluationSpec(), names, limit, asked
     )
 
 
-def _loader(target: str, model: str | None) -> Callable[[Path], Answerer]:
+def _loader(target: str, model: str | None, boxes: str | None) -> Callable[[Path], Answerer]:
     """What makes the answerer of a model that is no run."""
+    if boxes is not None:
+        from lucida.eval.answerers.written_box import check_unit
+
+        check_unit(boxes)  # before a model is loaded
     if target.startswith("hf:"):
         from lucida.eval.answerers.transformers_model import load_answerer
 
-        return lambda folder: load_answerer(target.removeprefix("hf:"))
+        return lambda folder: load_answerer(target.removeprefix("hf:"), boxes)
     from lucida.eval.answerers.endpoint import EndpointAnswerer
 
-    return lambda folder: EndpointAnswerer(target, model)
+    return lambda folder: EndpointAnswerer(target, model, boxes=boxes or "form")
 
 
 def _options(

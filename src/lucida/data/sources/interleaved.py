@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lucida.core.errors import DataError, shortened
+from lucida.data.encoded import encoded_bytes
+from lucida.data.images import bytes_source
 from lucida.data.sample import ImageSource, Sample, Turn
 from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.conversation import text_of
 from lucida.data.sources.declared import IGNORED, few, unread
-from lucida.data.sources.pictures import bytes_source, encoded_source
 from lucida.data.sources.records import Records, files_of, unread_files
 from lucida.data.sources.stores import By, MissingError, Store, open_stores
 from lucida.data.sources.values import number_in
@@ -179,8 +180,8 @@ class InterleavedSource:
     def _picture(self, page: _Page, info: dict[str, Any]) -> tuple[ImageSource, int | None]:
         origin = page.origin
         if (encoded := info.get("image_base64")) is not None:
-            text = text_of(encoded, "image_base64", origin)
-            return encoded_source(text, origin), len(text) * 3 // 4
+            content = encoded_bytes(text_of(encoded, "image_base64", origin), origin)
+            return bytes_source(content, f"{origin}: picture in the record"), len(content)
         if isinstance(content := info.get("bytes"), bytes):
             return bytes_source(content, f"{origin}: picture"), len(content)
         called = "image_name" if self.find == "name" or "raw_url" not in info else "raw_url"

@@ -4,9 +4,10 @@
                                                {"type": "text", "text": "What is this?"}]},
                   {"role": "assistant", "content": "A kite."}]}
 
-An image part names its picture itself (`image`, `path`, `url` or `image_url`), or takes the next
-one of the record's `images`. `prompt` and `completion` together are one conversation. Text is
-taken as it is: `<image>` in a message is text. `conversations` with pictures are LLaVA's format.
+An image part names its picture itself (`image`, `path`, `url` or `image_url`), or holds it (a
+`data:` address, base64), or takes the next one of the record's `images`. `prompt` and `completion`
+together are one conversation. Text is taken as it is: `<image>` in a message is text.
+`conversations` with pictures are LLaVA's format.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from lucida.core.errors import DataError, shortened
+from lucida.data.encoded import picture_of_part
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
 from lucida.data.sources.conversation import (
     ASIDE,
@@ -138,16 +140,8 @@ def _parts(content: Any, origin: str, own: list[Any]) -> tuple[Part, ...]:
                 parts.append(text)
         elif kind in ("image", "image_url"):
             parts.append(ImagePart(len(own)))
-            own.append(_named(part))
+            own.append(picture_of_part(part))
         else:
             expected, given = "a part of type text, image or image_url", shortened(part)
             raise DataError("bad part", expected=expected, given=given, origin=origin)
     return tuple(parts)
-
-
-def _named(part: dict[str, Any]) -> Any:
-    for key in ("image", "path", "url", "image_url"):
-        value = part.get(key)
-        if value is not None:
-            return value.get("url") if isinstance(value, dict) and key == "image_url" else value
-    return None

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lucida.core.errors import DataError, shortened, suggestion
+from lucida.data.encoded import held_source
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.data.sources.conversation import (
     ASIDE,
@@ -29,7 +30,6 @@ from lucida.data.sources.conversation import (
 )
 from lucida.data.sources.declared import RecordSource, Shape
 from lucida.data.sources.messages import MESSAGES, message_sample
-from lucida.data.sources.pictures import bytes_source
 from lucida.data.sources.prompts import asked, asking, prompts_of
 from lucida.data.sources.tables import field_of
 
@@ -223,18 +223,19 @@ def _pair(row: dict[str, Any], text: Any, origin: str, prompts: list[str], numbe
 
 
 def picture(value: Any, origin: str) -> ImageSource:
-    """The bytes of a cell. DataError: a path without bytes, or what is no picture at all."""
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
+    """The picture that a cell holds: bytes, or base64. DataError: a path without bytes, or what is
+    no picture at all."""
+    source = held_source(value, origin)
+    if source is None:
         raise DataError(
             "the picture is not in the file",
-            expected="bytes, or a struct with `bytes`",
+            expected="bytes, a struct with `bytes`, or base64",
             given=shortened(value),
             origin=origin,
             remedy="a table that only names pictures, with one text each, is read with kind=pairs "
             "and images=FOLDER; other tables as JSON with kind=llava, or with the bytes put in",
         )
-    return bytes_source(content, f"{origin}: picture")
+    return source
 
 
 def _images(row: dict[str, Any], origin: str) -> list[Any]:

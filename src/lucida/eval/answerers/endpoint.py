@@ -30,8 +30,8 @@ from typing import Any
 from lucida.core.errors import ModelError
 from lucida.core.progress import say
 from lucida.data.sample import ImageSource
-from lucida.eval.answerers.transformers_model import messages
-from lucida.eval.answerers.written_box import read_written_box
+from lucida.eval.answerers.transformers_model import messages, shown_images
+from lucida.eval.answerers.written_box import Unit, check_unit, read_written_box
 from lucida.eval.asking import Said
 from lucida.eval.benchmark import Example, Way
 from lucida.eval.metrics.boxes import Box
@@ -78,8 +78,16 @@ class EndpointAnswerer:
     ways: tuple[Way, ...] = ("generate",)
 
     def __init__(
-        self, address: str, model: str, at_once: int = 8, patience: Patience | None = None
+        self,
+        address: str,
+        model: str,
+        at_once: int = 8,
+        patience: Patience | None = None,
+        boxes: str = "form",
     ) -> None:
+        """boxes: the unit of the boxes that the model writes (`written_box.UNITS`); an address does
+        not tell what kind of model answers."""
+        self.boxes: Unit = check_unit(boxes)
         self.address = address.rstrip("/") + "/chat/completions"
         self.model = model
         self.at_once = at_once
@@ -151,8 +159,8 @@ class EndpointAnswerer:
 
     def messages(self, example: Example) -> list[dict[str, Any]]:
         """The sample as this interface wants it."""
-        pictures = iter(example.sample.images)
-        written = messages(example.sample)
+        pictures = iter(shown_images(example.sample))
+        written = messages(example.sample, self.boxes)
         for message in written:
             message["content"] = [
                 {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
@@ -193,8 +201,8 @@ class EndpointAnswerer:
             raise Unanswered(f"{kind}: {problem}", kind) from problem
 
     def read_box(self, text: str, width: int, height: int) -> Box | None:
-        """Four numbers in words, as shares of the picture, of 1000, or in pixels."""
-        return read_written_box(text, width, height)
+        """A box in the unit of this model (`written_box`)."""
+        return read_written_box(text, width, height, self.boxes)
 
 
 def told_by(problem: urllib.error.HTTPError) -> str:

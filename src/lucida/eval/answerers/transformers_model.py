@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucida.core.errors import ModelError
-from lucida.data.sample import ImagePart, Sample
+from lucida.data.images import image_size
+from lucida.data.sample import BoxPart, ImagePart, ImageSource, Sample, Turn
 from lucida.eval.answerers.lucida_model import LucidaAnswerer, chosen
-from lucida.eval.answerers.written_box import read_written_box
+from lucida.eval.answerers.written_box import (
+    FAMILIES,
+    MARKER,
+    Unit,
+    check_unit,
+    read_written_box,
+    write_box,
+)
 from lucida.eval.asking import Said
 from lucida.eval.benchmark import Example, Way
 from lucida.eval.metrics.boxes import Box
@@ -31,14 +39,24 @@ class TransformersAnswerer:
 
     ways: tuple[Way, ...] = ("generate", "likelihood")
 
-    def __init__(self, model: Any, processor: Any, name: str, rows: int = ROWS) -> None:
+    def __init__(
+        self, model: Any, processor: Any, name: str, rows: int = ROWS, boxes: str | None = None
+    ) -> None:
+        """boxes: the unit of the boxes that it writes (`written_box.UNITS`); None goes by the kind
+        of model where that is known, else by the form of what it writes."""
+        known = FAMILIES.get(getattr(model.config, "model_type", ""), "form")
+        self.boxes: Unit = known if boxes is None else check_unit(boxes)
         self.model = model.eval()
         self.processor = processor
         self.name = name
         self.rows = rows
         self.identity = {"model": name, "template": getattr(processor, "chat_template", None)}
-        if processor.tokenizer.pad_token_id is None:
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        tokenizer = processor.tokenizer
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        self.silent = {number for number, token in special if not MARKER.match(token)}
+        """Ids that are left out of an answer: special tokens, but for those that write a box."""
 
     def stream(
         self, examples: Sequence[Example], way: Way, max_new_tokens: int
@@ -74,7 +92,8 @@ class TransformersAnswerer:
             rows = self.model.generate(**inputs, max_new_tokens=new, do_sample=False)
         rows = rows[:, inputs["input_ids"].shape[1] :]
         for index, row in zip(batch, rows, strict=True):
-            yield index, Said(self.processor.tokenizer.decode(row, skip_special_tokens=True))
+            said = [number for number in row.tolist() if number not in self.silent]
+            yield index, Said(self.processor.tokenizer.decode(said))
 
     def prompt(self, sample: Sample) -> str:
         """The sample in the model's own chat template, up to where the answer begins."""
@@ -85,7 +104,7 @@ class TransformersAnswerer:
                 remedy="add chat_template.jinja to its folder",
             )
         return self.processor.apply_chat_template(
-            messages(sample), add_generation_prompt=True, tokenize=False
+            messages(sample, self.boxes), add_generation_prompt=True, tokenize=False
         )
 
     def inputs(
@@ -93,7 +112,7 @@ class TransformersAnswerer:
     ) -> dict[str, Tensor]:
         """Tensors of several prompts, each with its own pictures, padded on one side."""
         self.processor.tokenizer.padding_side = side
-        pictures = [[source.load() for source in sample.images] for sample in samples]
+        pictures = [[source.load() for source in shown_images(sample)] for sample in samples]
         shown = pictures if any(pictures) else None
         if shown is not None and not all(pictures):
             raise ModelError("prompts with and without pictures cannot share a batch")
@@ -135,14 +154,26 @@ class TransformersAnswerer:
         return found
 
     def read_box(self, text: str, width: int, height: int) -> Box | None:
-        """Four numbers in words, as shares of the picture, of 1000, or in pixels."""
-        return read_written_box(text, width, height)
+        """A box in the unit of this model (`written_box`)."""
+        return read_written_box(text, width, height, self.boxes)
 
 
-def messages(sample: Sample) -> list[dict[str, Any]]:
-    """The sample as Hugging Face messages; consecutive turns of one speaker are one message."""
+def turns_of(sample: Sample) -> list[Turn]:
+    """The stem and the first branch, which is all that a foreign model is asked."""
+    return [*sample.stem, *(sample.branches[0] if sample.branches else ())]
+
+
+def shown_images(sample: Sample) -> list[ImageSource]:
+    """The pictures in the order in which the turns show them, one for each place."""
+    parts = [part for turn in turns_of(sample) for part in turn.parts]
+    return [sample.images[part.index] for part in parts if isinstance(part, ImagePart)]
+
+
+def messages(sample: Sample, boxes: Unit) -> list[dict[str, Any]]:
+    """The sample as Hugging Face messages; consecutive turns of one speaker are one message. Boxes
+    of demonstrations are written in the model's own unit."""
     written: list[dict[str, Any]] = []
-    for turn in [*sample.stem, *(sample.branches[0] if sample.branches else ())]:
+    for turn in turns_of(sample):
         role = "user" if turn.role == "text" else turn.role
         if not written or written[-1]["role"] != role:
             written.append({"role": role, "content": []})
@@ -150,20 +181,22 @@ def messages(sample: Sample) -> list[dict[str, Any]]:
             if isinstance(part, ImagePart):
                 written[-1]["content"].append({"type": "image"})
             else:
-                words = part if isinstance(part, str) else box_words(part)
+                words = box_words(part, sample, boxes) if isinstance(part, BoxPart) else part
                 written[-1]["content"].append({"type": "text", "text": words})
     return written
 
 
-def box_words(part: Any) -> str:
-    """A box of a demonstration in the pixels of its picture, as words."""
-    return "[" + ", ".join(f"{value:.0f}" for value in (part.x0, part.y0, part.x1, part.y1)) + "]"
+def box_words(part: BoxPart, sample: Sample, boxes: Unit) -> str:
+    """A box of a demonstration as the words of a model with this unit."""
+    width, height = image_size(sample.images[part.index])
+    return write_box((part.x0, part.y0, part.x1, part.y1), width, height, boxes)
 
 
-def load_answerer(path: str) -> TransformersAnswerer | LucidaAnswerer:
+def load_answerer(path: str, boxes: str | None = None) -> TransformersAnswerer | LucidaAnswerer:
     """The model of a folder or Hub id, on the best device there is; ModelError when it is none.
 
-    One that Lucida saved, imported or exported is asked like a run's.
+    One that Lucida saved, imported or exported is asked like a run's, and writes boxes as tokens of
+    its own, so that `boxes` is for others.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -194,9 +227,16 @@ def load_answerer(path: str) -> TransformersAnswerer | LucidaAnswerer:
     complete(report, path, beyond=model.state_dict())
     model = model.to(choose_device()).eval()
     if isinstance(processor, LucidaProcessor):
+        if boxes is not None:
+            raise ModelError(
+                "this model writes boxes as tokens, whose unit is known",
+                given=f"boxes {boxes}",
+                origin=path,
+                remedy="leave --boxes out",
+            )
         answerer = LucidaAnswerer(model, processor, {"model": path})
     else:
-        answerer = TransformersAnswerer(model, processor, path)
+        answerer = TransformersAnswerer(model, processor, path, boxes=boxes)
     if Path(path).is_dir():
         from lucida.eval.store import weights_hash
 

@@ -6,15 +6,12 @@ trains on some of the same files; its names can be taken from here as well.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import os
-from functools import partial
 from pathlib import Path
 
 from lucida.core.errors import DataError
-from lucida.data.images import open_image
+from lucida.data.encoded import encoded_bytes
+from lucida.data.images import bytes_source
 from lucida.data.sample import ImageSource
 from lucida.data.sources.published import (
     Record,
@@ -82,15 +79,9 @@ def needed(root: Path, file: File, name: str) -> Path:
 
 def embedded_picture(encoded: str, record: Record) -> ImageSource:
     """A picture that stands as base64 in its record."""
-    try:
-        content = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"the picture is no base64: {error}", origin=record.origin) from None
-    return picture_of(content, record)
+    return picture_of(encoded_bytes(encoded, record.origin), record)
 
 
 def picture_of(content: bytes, record: Record) -> ImageSource:
     """A picture's bytes as a source."""
-    key = hashlib.blake2b(content, digest_size=16).hexdigest()
-    origin = f"{record.origin}: image"
-    return ImageSource(origin, f"bytes:{key}", partial(open_image, content, origin))
+    return bytes_source(content, f"{record.origin}: image")
