@@ -69,7 +69,7 @@ def stream_members(
                 continue
             told = every | own
             own = {}
-            name = told.get("path", header.name)
+            name = told["path"].rstrip("/") if "path" in told else header.name
             there = _size(told.get("size"), header)
             folder = header.kind == FOLDER or (header.kind == b"\0" and header.name.endswith("/"))
             linked = header.kind in (b"1", b"2", b"3", b"4", b"6") or folder
