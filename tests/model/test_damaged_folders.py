@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import language_folder, tiny_model
+from tiny import encoder_folder, language_folder, tiny_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lucida.core.errors import LucidaError, ModelError
 from lucida.model.checkpoint import load, save
 from lucida.model.checksums import FILE, check_sums, seal
+from lucida.model.configs import encoder_shape
 from lucida.model.language import load_language
 from lucida.model.loading import further_layers
 from lucida.model.registration import register
@@ -169,6 +170,8 @@ CHANGES = {
     "visual tokens": ("processor_config.json", lambda v: v.update(visual_tokens=0)),
     "policy": ("processor_config.json", lambda v: v["image_policy"].update(policy="crop")),
     "size": ("processor_config.json", lambda v: v["image_policy"].update(size=32)),
+    "mean": ("processor_config.json", lambda v: v["image_policy"].update(mean=[0, "a", 1])),
+    "std": ("processor_config.json", lambda v: v["image_policy"].update(std=[1, 1, 0])),
     "bins": ("processor_config.json", lambda v: v.update(coordinate_bins=9)),
     "words": ("processor_config.json", lambda v: v.update(template="vicuna")),
     "misspelt": ("processor_config.json", lambda v: v.update(visual_tokenz=4)),
@@ -305,6 +308,14 @@ def test_a_damaged_language_model_is_one_message(tmp_path, name, content):
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(ModelError, match=r"language"):
         load_language(str(tmp_path / "language"))
+
+
+@pytest.mark.parametrize("values", [3, [1, 2], [1, 2, "a"], [0.5, 0.5, 0.0], [[], [], []]], ids=str)
+def test_a_preprocessing_that_is_none_is_refused(tmp_path, values):
+    shutil.copytree(encoder_folder("siglip"), tmp_path / "eyes")
+    edit(tmp_path / "eyes" / "preprocessor_config.json", lambda v: v.update(image_std=values))
+    with pytest.raises(ModelError, match="three numbers"):
+        encoder_shape(str(tmp_path / "eyes"))
 
 
 def test_a_language_model_with_a_layer_left_over_is_refused(tmp_path):

@@ -12,6 +12,7 @@ raise, ask on the terminal, make weights up, or first take the memory that a wro
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -241,6 +242,14 @@ def check_shapes(
             origin=config,
             remedy=f"files of two models are mixed, or {config.name} was changed",
         )
+
+
+def are_channels(values: object, least: float) -> bool:
+    """Are these a number for each of red, green and blue, finite and above `least`?"""
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    plain = all(type(each) in (int, float) for each in values)
+    return plain and all(least < each < math.inf for each in values)
 
 
 def product(shape: Sequence[int]) -> int:

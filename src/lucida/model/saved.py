@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from lucida.model.folder import (
     GENERATION,
     PROCESSOR_CONFIG,
     Stored,
+    are_channels,
     check_counts,
     check_folder,
     check_shapes,
@@ -226,6 +228,13 @@ def check_settings(processor: LucidaProcessor, folder: Path) -> None:
             origin=folder / "tokenizer.json",
             remedy="files of two models are mixed: put its own tokenizer back",
         )
+    for each in (policy, *processor.more_policies):
+        if each and not (are_channels(each.mean, -math.inf) and are_channels(each.std, 0)):
+            raise ModelError(
+                "mean and std of pictures are three numbers each, std above zero",
+                given=f"{each.mean}, {each.std}",
+                origin=folder / PROCESSOR_CONFIG,
+            )
     limit, file = processor.max_length, folder / PROCESSOR_CONFIG
     if type(limit) is not int or limit < 1:
         raise ModelError("`max_length` is no number of tokens", given=limit, origin=file)

@@ -35,6 +35,7 @@ def read(
     """
     from lucida.apps.export.assemble import Choices
     from lucida.data.templates import TEMPLATES
+    from lucida.model.loading import refusing
 
     if template is not None and template not in TEMPLATES:
         raise ModelError(
@@ -49,7 +50,8 @@ def read(
         from lucida.apps.export.read_original import read_original as reader
     else:
         from lucida.apps.export.read_llava import read_transformers as reader
-    return reader(folder, out, choices)
+    with refusing(folder, "this checkpoint cannot be read"):
+        return reader(folder, out, choices)
 
 
 def kind_of(folder: Path) -> str:

@@ -20,7 +20,7 @@ from lucida.model.encoders.families import family_of
 from lucida.model.encoders.narrow import mend_narrow
 from lucida.model.encoders.timm_model import TimmConfig
 from lucida.model.folder import CONFIG, read_json
-from lucida.model.loading import load_config, load_whole
+from lucida.model.loading import load_config, load_whole, refusing
 
 
 class VisionEncoder(nn.Module):
@@ -281,9 +281,10 @@ def load_encoder(spec: EncoderSpec) -> VisionEncoder:
     beyond those that the checkpoint's own configuration names.
     """
     whole = vision_config(spec.path)
-    config, layers = truncated(whole, spec.feature_layer)
-    check_choices(config, spec.normed, spec.take, layers)
-    family = family_of(config)
+    with refusing(spec.path, "its configuration cannot be used"):
+        config, layers = truncated(whole, spec.feature_layer)
+        check_choices(config, spec.normed, spec.take, layers)
+        family = family_of(config)
     model = load_whole(
         AutoModel,
         timm_encoder.weights_of(spec.path),

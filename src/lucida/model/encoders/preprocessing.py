@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from transformers.utils import cached_file
 
 from lucida.core.errors import ModelError
 from lucida.model.encoders.timm_model import TimmConfig
+from lucida.model.folder import are_channels, read_json
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -41,6 +42,12 @@ def read_preprocessing(path: str, config: PreTrainedConfig) -> Preprocessing:
             given=sorted(values),
             remedy="write them into preprocessor_config.json (the values used in pretraining)",
         )
+    if not are_channels(mean, -math.inf) or not are_channels(std, 0):
+        raise ModelError(
+            "image_mean and image_std are three numbers each, image_std above zero",
+            given=f"{mean}, {std}",
+            origin=path,
+        )
     return Preprocessing(side(path, values, config), tuple(mean), tuple(std))
 
 
@@ -62,9 +69,9 @@ def find_values(path: str) -> dict:
     for name in FILES:
         file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
+            values = read_json(Path(file))
             values = values.get("image_processor", values)
-            if "image_mean" in values:
+            if isinstance(values, dict) and "image_mean" in values:
                 return values
     raise ModelError(
         "no description of the image preprocessing",
