@@ -29,21 +29,25 @@ class Dropped:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.torn = 0
 
     def read(self) -> list[dict]:
-        """All lines; one that a crash tore is left out."""
+        """All lines that say something; what a crash tore is left out, and counted in `torn`."""
+        self.torn = 0
         if not self.path.exists():
             return []
         found = []
         with disk_errors(self.path):
             text = self.path.read_text(encoding="utf-8", errors="replace")
-        for line in text.split("\n"):
+        for line in filter(None, text.split("\n")):
             try:
                 value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict) and isinstance(value.get("source"), str):
+            except (ValueError, RecursionError):
+                value = None
+            if isinstance(value, dict) and _plain(value):
                 found.append(value)
+            else:
+                self.torn += 1
         return found
 
     def add(self, lines: Iterable[Mapping[str, object]]) -> None:
@@ -96,6 +100,13 @@ class Dropped:
             if line.get("when") == "opening" and isinstance(line.get("count"), int)
         }
         return sum(rows.values()) + len(_unusable(self.read()))
+
+
+def _plain(line: dict) -> bool:
+    """Whether a line names a source, and holds words and numbers alone."""
+    return isinstance(line.get("source"), str) and not any(
+        isinstance(value, (dict, list)) for value in line.values()
+    )
 
 
 def _unusable(lines: list[dict]) -> dict[tuple, None]:
