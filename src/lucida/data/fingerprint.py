@@ -20,7 +20,7 @@ from lucida.core.errors import DataError, LucidaError
 from lucida.core.files import disk_errors
 from lucida.core.spec import SourceSpec
 from lucida.data.images import image_size
-from lucida.data.mixture import Part, Source
+from lucida.data.mixture import Source
 from lucida.data.sample import ImageSource, Sample
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.records import files_of
@@ -45,7 +45,8 @@ def source_facts(spec: SourceSpec, source: Source) -> Facts:
     """Facts about a source as it was opened; DataError or RunError when a file cannot be read."""
     facts = {"records": f"{len(source):,}"}
     files = files_read(source)
-    paths = [path for name in ("questions", "instances") if (path := getattr(spec, name, None))]
+    beside = (getattr(spec, name, None) for name in ("questions", "instances"))
+    paths = [path for path in beside if isinstance(path, str)]  # the world's is a number
     if getattr(spec, "captions", None) is not None:
         paths.append(spec.captions.path)
     if files is None and getattr(spec, "path", None):
@@ -118,8 +119,6 @@ def file_fact(file: Path, blocks: int = BLOCKS) -> str:
 
 def record_facts(source: Source, most: int = RECORDS) -> Facts:
     """Facts about evenly spread records of a source."""
-    while isinstance(source, Part):
-        source = source.source
     many = min(most, len(source))
     text, seen = hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)
     left, pictures = PIXELS, 0

@@ -72,8 +72,8 @@ def folder_of(name: str, recipe: Recipe, wanted: Path | None, changed: bool = Fa
 
 
 def finished(run: RunFolder, recipe: Recipe) -> bool:
-    """Whether this recipe, and its blind baseline, is trained here already, as far as the files say;
-    changes nothing."""
+    """Whether this recipe and its blind baseline are trained here already, as far as the files
+    say; changes nothing."""
     done = run.exists and (run.path / "config.json").exists()
     if not done or diff_recipes(bearing(run.recipe, recipe), recipe):
         return False

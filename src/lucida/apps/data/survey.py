@@ -21,7 +21,6 @@ from PIL import Image
 
 from lucida.apps.data.counting import Count, texts
 from lucida.core.errors import DataError, RunError
-from lucida.data.images import image_size
 from lucida.data.mixture import Source
 from lucida.data.sample import Sample
 
@@ -93,11 +92,10 @@ def again(hashes: array) -> int:
 def survey(
     source: Source,
     numbers: list[int],
-    pictures: bool,
     count: Count | None = None,
     processes: int = 1,
 ) -> Findings:
-    """Reads these records; with `pictures` every picture is opened, else only its size is asked.
+    """Reads these records and opens every picture of them.
 
     RunError when a process dies, which is said and not waited for.
     """
@@ -105,12 +103,12 @@ def survey(
     blocks = [numbers[at : at + BLOCK] for at in range(0, len(numbers), BLOCK)]
     if processes <= 1 or len(blocks) <= 1:
         for block in blocks:
-            whole.add(looked(source, block, pictures, count))
+            whole.add(looked(source, block, count))
         return whole
     # Spawned: a fork would copy the threads of libraries that are loaded already.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(source, pictures, count)
+        processes, mp_context=context, initializer=_begin, initargs=(source, count)
     ) as pool:
         try:
             for found in pool.map(_block, blocks):
@@ -129,14 +127,13 @@ def _begin(*given: object) -> None:
 
 
 def _block(numbers: list[int]) -> Findings:
-    source, pictures, count = _given
-    return looked(source, numbers, pictures, count)
+    source, count = _given
+    return looked(source, numbers, count)
 
 
-def looked(
-    source: Source, numbers: list[int], pictures: bool, count: Count | None = None
-) -> Findings:
-    """Findings of some records, in this process."""
+def looked(source: Source, numbers: list[int], count: Count | None = None) -> Findings:
+    """Findings of some records, in this process. Two records are equal when their pictures have
+    the same pixels and their turns the same text."""
     found = Findings()
     explained = getattr(source, "explained", None)
     for number in numbers:
@@ -149,9 +146,9 @@ def looked(
                 sample, lost = explained(number)
             sides, keys = [], []
             for image in sample.images:
-                opened = image.load() if pictures else None
-                sides.append(max(opened.size if opened else image_size(image)))
-                keys.append(image.key if opened is None else pixels_of(opened))
+                opened = image.load()
+                sides.append(max(opened.size))
+                keys.append(pixels_of(opened))
             empty_answers(sample)
             measure = None if count is None else count(sample, cut)
         except DataError as error:
