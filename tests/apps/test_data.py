@@ -18,7 +18,7 @@ from lucida.apps.data.survey import chosen, looked, survey
 from lucida.apps.data.surveyed import surveyed
 from lucida.apps.verbs import data
 from lucida.core.errors import LucidaError, RecipeError
-from lucida.core.recipe import load_recipe
+from lucida.core.recipe import dump_recipe, load_recipe
 from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.model.checkpoint import build
 
@@ -142,7 +142,7 @@ def test_processes_find_what_one_finds(folder, monkeypatch):
     monkeypatch.setattr("lucida.apps.data.survey.BLOCK", 2)
     (found,) = opened(str(pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")), [])
     numbers = list(range(5))
-    assert survey(found.source, numbers, True, None, 2) == looked(found.source, numbers, True)
+    assert survey(found.source, numbers, None, 2) == looked(found.source, numbers)
 
 
 def test_stats_of_a_recipe(folder):
@@ -256,7 +256,7 @@ def test_a_recipe_without_its_tokenizer_is_counted_in_words(recipe):
 def test_a_source_that_two_stages_read_alike_is_read_once(folder, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "lucida.apps.data.surveyed.survey", lambda *given: read.append(given) or looked(*given[:4])
+        "lucida.apps.data.surveyed.survey", lambda *given: read.append(given) or looked(*given[:3])
     )
     same = "{kind: world, tasks: [caption], count: 4}"
     changes = [
@@ -311,7 +311,7 @@ def test_every_value_stands_in_its_bar(counts):
 def test_facts_name_what_filters_left_out(folder):
     (each,) = opened(str(pairs(folder, "a.png", "b.png")), [])
     each.source.dropped = {"score below 3": 7}
-    told = facts(Surveyed(each, looked(each.source, [0, 1], False)))
+    told = facts(Surveyed(each, looked(each.source, [0, 1])))
     assert told["filtered: score below 3"] == 7
 
 
