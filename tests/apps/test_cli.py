@@ -85,7 +85,8 @@ finally:
 def test_train_resolves_the_recipe_and_its_folder(verbs, capsys):
     code, _, _ = call(capsys, "train", "mini", "stages.sft.budget.steps=3")
     assert code == 0
-    [(name, recipe, folder, command, watch, gate)] = verbs
+    [(name, recipe, folder, command, watch, gate, accept)] = verbs
+    assert accept is False
     assert name == "train"
     assert recipe == load_recipe("mini", ["stages.sft.budget.steps=3"])
     assert folder == Path("runs/mini")

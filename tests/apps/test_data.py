@@ -18,7 +18,7 @@ from lucida.apps.data.survey import chosen, looked, survey
 from lucida.apps.data.surveyed import surveyed
 from lucida.apps.verbs import data
 from lucida.core.errors import LucidaError, RecipeError
-from lucida.core.recipe import load_recipe
+from lucida.core.recipe import dump_recipe, load_recipe
 from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.model.checkpoint import build
 
@@ -338,3 +338,27 @@ def test_a_mistaken_field_is_named_with_the_nearest(folder, field, said):
     with pytest.raises(RecipeError) as error:
         opened(str(pairs(folder, "a.png")), [field])
     assert said in str(error.value)
+
+
+def test_check_encodes_every_record_as_each_stage_does(folder, tmp_path):
+    """Readable records that a stage cannot use: no answer in it, or longer than a row."""
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A kite."}]
+    records = [{"image": "a.png", "conversations": turns} for _ in range(4)]
+    records[2] = {
+        "image": "a.png",
+        "conversations": [turns[0], {"from": "gpt", "value": "kite " * 90}],
+    }
+    (folder / "records.json").write_text(json.dumps(records))
+    recipe = tmp_path / "own.yaml"
+    base = dump_recipe(load_recipe("mini", [
+        "name=own", "stages.sft.batch={tokens: 200, row: 100}",
+        f"stages.sft.mixture.sources={{own: {{kind: llava, path: '{folder / 'records.json'}'}}}}",
+    ]))  # fmt: skip
+    recipe.write_text(base)
+    done = call("check", recipe, "--workers", 1)
+    assert done.exit_code == 1
+    assert "record 2: " in done.output and "longer than a row" in done.output
+    assert "stage sft stops at the first of 1 records" in done.output
+    skipping = ["stages.sft.mixture.on_error=skip", "stages.sft.mixture.max_dropped=0.5"]
+    assert "stage sft replaces 1 of 4 records" in call("check", recipe, *skipping).output
+    assert call("check", recipe, "stages.sft.batch={samples: 2}", "--workers", 1).exit_code == 0

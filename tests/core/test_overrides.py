@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from recipe_files import refusal, written
 
 from lucida.core.errors import RecipeError
-from lucida.core.recipe import diff_recipes, load_recipe
+from lucida.core.fields import shape
+from lucida.core.recipe import diff_recipes, dump_recipe, load_recipe
+from lucida.core.spec import ModelSpec
 from lucida.core.spec.data import LlavaSourceSpec
 
 MINI = load_recipe("mini")
@@ -43,9 +46,49 @@ def test_a_source_name_may_hold_dots(tmp_path):
     assert recipe.stages[0].mixture.sources["world.v1"].count == 7
 
 
-@pytest.mark.parametrize("override", ["model.projector.kind=linear", "model.projector=linear"])
-def test_a_new_kind_drops_the_keys_of_the_old_one(override):
-    assert load_recipe("mini", [override]).model.projector.model_dump() == {"kind": "linear"}
+SWITCHES = ["model.projector.kind=linear", "model.projector=linear"]
+
+
+@pytest.mark.parametrize("override", SWITCHES)
+def test_a_new_kind_never_drops_a_choice_of_the_recipe(override, tmp_path):
+    """The same from the command line, in `changes`, and in a recipe written out."""
+    key, value = override.split("=")
+    changes = written(tmp_path, f"base: mini\nname: x\nchanges: {{{key}: {value}}}", "x.yaml")
+    for message in (refusal("mini", [override]), refusal(changes)):
+        assert "the kind linear has no `norm`, `position`" in message
+        assert "model.projector={kind: linear} starts without" in message
+    whole = dump_recipe(MINI).replace("kind: mlp", "kind: linear")
+    for key in ("norm", "position"):
+        assert f"model.projector.{key}" in refusal(written(tmp_path, whole))
+
+
+@pytest.mark.parametrize("override", SWITCHES)
+@pytest.mark.parametrize("dumped", [False, True])
+def test_a_new_kind_takes_the_place_of_one_without_choices(override, dumped, tmp_path):
+    name = "mini"
+    plain = ["model.projector={kind: mlp, depth: 2}"]
+    if dumped:
+        name, plain = written(tmp_path, dump_recipe(load_recipe(name, plain))), []
+    assert load_recipe(name, [*plain, override]).model.projector.model_dump() == {"kind": "linear"}
+
+
+def test_a_new_kind_alone_is_written_as_a_mapping():
+    recipe = load_recipe("mini", ["model.projector={kind: linear}"])
+    assert recipe.model.projector.model_dump() == {"kind": "linear"}
+
+
+def test_every_tagged_union_keeps_what_both_kinds_have_and_refuses_what_one_lacks():
+    """Whatever kinds there are, projectors, sources and those to come: the rule reads the specs."""
+    data = MINI.model_dump(mode="json")
+    here = data["model"]["projector"]
+    kinds = shape(ModelSpec.model_fields["projector"].annotation).specs
+    for kind, spec in kinds.items():
+        lost = {"norm", "position"} - spec.model_fields.keys()
+        if lost:
+            assert all(f"`{key}`" in refusal("mini", [f"model.projector={kind}"]) for key in lost)
+        else:
+            assert load_recipe("mini", [f"model.projector={kind}"]).model.projector.norm
+    assert here["norm"]
 
 
 def test_the_same_kind_again_drops_nothing():
@@ -54,9 +97,8 @@ def test_the_same_kind_again_drops_nothing():
 
 def test_a_new_kind_keeps_the_keys_that_both_have():
     changed = stage(
-        "stages.sft.mixture.sources.world.weight=3",
+        "stages.sft.mixture.sources.world={kind: text, path: x.json, weight: 3, documents: lines}",
         "stages.sft.mixture.sources.world=llava",
-        "stages.sft.mixture.sources.world.path=x.json",
     )
     assert changed.mixture.sources["world"] == LlavaSourceSpec(path="x.json", weight=3.0)
 
@@ -65,7 +107,14 @@ def test_a_slip_in_the_file_is_not_hidden_by_a_new_kind(tmp_path):
     path = tmp_path / "slip.yaml"
     path.write_text(MINI.model_dump_json().replace('"depth":2', '"dpeth":2'))
     with pytest.raises(RecipeError, match="dpeth"):
-        load_recipe(path, ["model.projector=linear"])
+        load_recipe(
+            path,
+            [
+                "model.projector.norm=false",
+                "model.projector.position=false",
+                "model.projector=linear",
+            ],
+        )
 
 
 def test_what_the_file_leaves_out_can_be_set():
@@ -126,7 +175,15 @@ stages:
         ("stages.sft.mixture.sources.wold.count=1", "did you mean `world`?"),
         ("seed=[1", "not YAML"),
         ("seed=&a [*a]", "nested too deeply"),
-        ("seed=true", "expected a whole number, got true"),
+        ("seed=!!int abc", "`abc` does not fit its tag !!int"),
+        ("seed=!!timestamp 2020-99-99", "the tag !!timestamp has no meaning"),
+        ("seed=9223372036854775808", "64 bits are the most"),
+        ("seed=0xfffffffffffffffff", "64 bits are the most"),
+        ("seed='5'", "expected a whole number >= 0, got '5'"),
+        ("seed=1e30", "expected a whole number >= 0, got 1e+30"),
+        ('description="a\\0"', "may not hold the character"),
+        ("stages.sft.train.a\0=1", "a key may not hold the character"),
+        ("seed=true", "expected a whole number >= 0, got true"),
         ("stages.sft.train.vision=.inf", "expected a number or `frozen`, got inf"),
         ("stages=3", "expected a list of mappings with at least 1 entry, got 3"),
     ],

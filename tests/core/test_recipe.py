@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +21,7 @@ from lucida.core.recipe import (
     presets,
     recipe_hash,
 )
+from lucida.core.spec import Recipe
 
 WRONG = """\
 name: X!
@@ -86,7 +90,7 @@ def test_every_mistake_is_reported_at_once_with_line_and_nearest_key(tmp_path):
         ("a: [1", "is not YAML: line 1"),
         ("a: 1\na: 2", "line 2: the key `a` stands twice"),
         ("a: &a {b: *a}", "nested in itself"),
-        ("a: !!python/object:os.system x", "is not YAML"),
+        ("a: !!python/object:os.system x", "has no meaning in a recipe"),
         ("a: " + "[" * 3000, "nested too deeply"),
         ("a: \0", "is not YAML"),
         ("? [a]\n: 3", "a key is a list"),
@@ -133,15 +137,95 @@ def test_yaml_reads_numbers_and_words_as_people_do():
     }  # fmt: skip
 
 
-# PyYAML takes these three for line ends in some places and not in others.
-words = st.text(st.characters(exclude_characters="\x85\u2028\u2029", codec="utf-8"))
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
+words = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
+whole = st.integers(-(1 << 63), (1 << 63) - 1)
+scalars = st.none() | st.booleans() | whole | st.floats(allow_nan=False) | words
 
 
 @settings(deadline=None)
 @given(st.dictionaries(words, scalars | st.lists(scalars), min_size=1))
 def test_what_is_dumped_reads_back_equal(data):
     assert parse_document(dump_document(data), "text").data == data
+
+
+MINI = load_recipe("mini").model_dump(mode="json")
+
+
+def places(value, above=()):
+    """Every place of a recipe, as an override names it."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in pairs:
+        yield (*above, str(key))
+        if isinstance(item, (dict, list)):
+            yield from places(item, (*above, str(key)))
+
+
+ODD = """
+!!int 7|!!float 7|!!str 7|!!bool True|!!null ~|!!int abc|!!float x|!!bool maybe|!!set {a}|!foo x
+!!binary aGk=|!!timestamp x|0x10|0o17|1_000|1e18|1e30|1e-7|.5|007|-0.0|.inf|-.inf|.nan|null|true
+9223372036854775807|9223372036854775808|~|''|'5'|"\\u2028"|[]|{}|[a]|{a: 1}|&a [*a]|{<<: {a: 1}}
+<<|x: y|[|# x|--- 1|linear|perceiver|text
+"""
+VALUES = st.sampled_from(ODD.strip().replace("\n", "|").split("|")) | words.map(
+    lambda text: dump_document(text).strip()
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from([".".join(place) for place in places(MINI)]), VALUES)
+def test_whatever_loads_is_written_back_equal(key, value):
+    try:
+        recipe = load_recipe("mini", [f"{key}={value}"])
+    except RecipeError:
+        return
+    text = dump_recipe(recipe)
+    assert Recipe.model_validate(parse_document(text, "text").data) == recipe
+
+
+ANCHORS = "model: {{a: &a [1, 1, 1, 1, 1, 1, 1, 1], {more}}}"
+BOMBS = {
+    "lists": ", ".join(
+        f"b{n}: &b{n} [" + ", ".join(["*a" if n == 0 else f"*b{n - 1}"] * 8) + "]" for n in range(9)
+    ),
+    "text": "t: &t " + "x" * 5000 + ", u: [" + ", ".join(["*t"] * 3000) + "]",
+    "merges": "m: &m {x: 1, y: 2}, "
+    + ", ".join(
+        f"m{n}: &m{n} {{<<: [" + ", ".join(["*m" if n == 0 else f"*m{n - 1}"] * 8) + "]}"
+        for n in range(9)
+    ),
+    "many": "n: [" + "1," * 400_000 + "]",
+    "deep": "d: " + "[" * 3000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_nothing_unfolds_without_limit_in_a_file_or_an_override(tmp_path, bomb):
+    text = ANCHORS.format(more=BOMBS[bomb])
+    begun = time.monotonic()
+    assert "line 1" in refusal(written(tmp_path, text))
+    assert "cannot be read" in refusal("mini", [text.replace(": ", "=", 1)])
+    assert time.monotonic() - begun < 30
+
+
+def test_keys_that_are_merged_come_first_and_yield_to_own_ones():
+    text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {y: 9, <<: [*a, *b]}\nd: {<<: *a, w: 0}"
+    document = parse_document(text, "text")
+    assert document.data["c"] == {"y": 9, "z": 4, "x": 1}
+    assert list(document.data["d"].items()) == [("x", 1), ("y", 2), ("w", 0)]
+    assert document.origins["d", "x"] == "text, line 1"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_what_is_no_recipe_file_is_refused_at_once(tmp_path):
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("loop.yaml", "pipe.yaml"):
+        assert "no file to read" in refusal(tmp_path / name)
+    assert "holds no recipe.yaml" in refusal(tmp_path)
+    for name in ("a\0b", "x" * 5000, "~nobody-of-this-name/x", "\ud800"):
+        refusal(name)
+    folder = written(tmp_path, f"name: b\nbase: ../{tmp_path.name}/b.yaml", "b.yaml")
+    assert "lead to each other as bases" in refusal(folder)
 
 
 def test_the_hash_sees_values_and_their_order_but_not_the_description():
@@ -157,7 +241,7 @@ def test_the_hash_sees_values_and_their_order_but_not_the_description():
 
 
 def test_a_diff_names_each_changed_value():
-    changed = load_recipe("mini", ["stages.sft.budget.steps=7", "model.projector=linear"])
+    changed = load_recipe("mini", ["stages.sft.budget.steps=7", "model.projector={kind: linear}"])
     lines = diff_recipes(load_recipe("mini"), changed)
     assert any(line.startswith("stages.sft.budget.steps: ") and "-> 7" in line for line in lines)
     assert "model.projector.kind: 'mlp' -> 'linear'" in lines

@@ -42,7 +42,7 @@ def test_a_file_that_is_only_a_torn_line_starts_anew(tmp_path):
 def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\nbroken\n{"step": 3}\n')
-    with pytest.raises(RunError, match="line 2 is not JSON"):
+    with pytest.raises(RunError, match="line 2 is not a JSON object"):
         JsonLines(path).read()
 
 
@@ -136,7 +136,7 @@ def test_runs_are_listed_with_state_and_broken_ones_are_not_hidden(tmp_path):
     ]  # fmt: skip
     assert found["a"].step == 7
     assert found["c"].scores == {"counting": 0.5}
-    assert "line 1 is not JSON" in found["d"].problem
+    assert "line 1 is not a JSON object" in found["d"].problem
 
 
 def test_no_runs_folder_is_no_error(tmp_path):

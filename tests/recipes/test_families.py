@@ -17,7 +17,7 @@ recipes:
     provenance: reconstruction
     changes:
       stages.align: null
-      model.projector: linear
+      model.projector: {kind: linear}
       stages.sft.budget: {steps: 7}
     sources:
       stages.sft.train: a guess
@@ -34,7 +34,7 @@ def test_a_difference_unfolds_into_a_whole_recipe(tmp_path):
     by_hand = load_recipe(
         "mini-two-stage",
         ["name=first", "description=Without the first stage.", "provenance=reconstruction",
-         "stages.align=null", "model.projector=linear", "stages.sft.budget={steps: 7}",
+         "stages.align=null", "model.projector={kind: linear}", "stages.sft.budget={steps: 7}",
          "sources={stages.sft.train: a guess, stages.sft.budget.steps: another guess}"],
     )  # fmt: skip
     assert diff_recipes(recipe, by_hand) == []

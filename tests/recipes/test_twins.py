@@ -17,7 +17,7 @@ TWINS = [name for name in presets() if name.endswith("-mini")]
 
 FUSED = [
     "model.vision.more=[{path: 'lucida:siglip-mini', feature_layer: 1, size: 32}]",
-    "model.projector=fused_mlp",
+    "model.projector={kind: fused_mlp}",
 ]
 
 

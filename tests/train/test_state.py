@@ -1,5 +1,6 @@
 """A checkpoint brings everything back bit for bit, and half of one is never met."""
 
+import contextlib
 import json
 import random
 
@@ -13,6 +14,7 @@ from lucida.core.errors import RunError
 from lucida.core.spec import OptimSpec
 from lucida.train import state
 from lucida.train.optim import make_optimizer
+from lucida.train.reading import load_moments, load_weights, newest, read_checkpoint
 from lucida.train.stage import apply_plan, plan_stage
 from lucida.train.state import Position, Setting, checkpoints, save_checkpoint
 
@@ -53,10 +55,10 @@ def test_going_on_equals_never_having_stopped(tmp_path):
 
     again, optimizer_again, scaler_again, _ = new()
     torch.manual_seed(99)
-    position, setting, stored = state.read_state(path)
-    assert (position, setting) == (Position(0, 3, 3), HERE)
-    assert state.load_weights(path, stored, again) == set(plan.trained)
-    state.load_moments(path, optimizer_again, scaler_again)
+    saved = read_checkpoint(path, 1)
+    assert (saved.position, saved.setting) == (Position(0, 3, 3), HERE)
+    assert load_weights(saved, again) == set(plan.trained)
+    load_moments(saved, optimizer_again, scaler_again)
     move(again, optimizer_again, 4)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
@@ -97,7 +99,7 @@ def test_earlier_stages_are_kept_when_their_parameters_are_frozen_later(tmp_path
         model.projector.weight.fill_(7)
     path = save_checkpoint(tmp_path, Position(1, 1, 9), HERE, model, touched, optimizer, scaler)
     again = Parts()
-    state.load_weights(path, state.read_state(path)[2], again)
+    load_weights(read_checkpoint(path, 2), again)
     assert (again.projector.weight == 7).all()
 
 
@@ -130,7 +132,7 @@ def test_other_frozen_parts_are_refused(tmp_path):
     with torch.no_grad():
         other.vision[0].weight[0, 0] += 1
     with pytest.raises(RunError, match="frozen parts"):
-        state.load_weights(path, state.read_state(path)[2], other)
+        load_weights(read_checkpoint(path, 1), other)
 
 
 def test_another_format_is_refused(tmp_path):
@@ -141,4 +143,83 @@ def test_another_format_is_refused(tmp_path):
     content = json.loads((path / "state.json").read_text()) | {"format": 99}
     (path / "state.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="another format"):
-        state.read_state(path)
+        read_checkpoint(path, 1)
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "turned":
+        place = len(content) * 2 // 3
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    else:
+        path.write_bytes(b"\x93" * len(content))
+
+
+HOWS = ("missing", "empty", "cut", "turned", "noise")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("how", HOWS)
+def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path, name, how):
+    model, optimizer, scaler, plan = new()
+    move(model, optimizer, 1)
+    path = save_checkpoint(
+        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+    )
+    damage(path / name, how)
+    if (name, how) == ("state.json", "turned"):
+        return  # one sign of a text may still be a text
+    with pytest.raises(RunError, match=name.replace(".", r"\.")):
+        newest(tmp_path, 1)
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken_and_this_is_told(tmp_path, capsys):
+    model, optimizer, scaler, plan = new()
+    kept = tmp_path / "kept"
+    for step in (1, 2):
+        move(model, optimizer, 1)
+        position = Position(0, step, step)
+        path = save_checkpoint(
+            tmp_path, position, HERE, model, set(plan.trained), optimizer, scaler
+        )
+        if step == 1:
+            path.rename(kept)
+    kept.rename(path.with_name("step-000001"))
+    damage(path / "weights.safetensors", "cut")
+    saved = newest(tmp_path, 1)
+    assert saved.position.total == 1
+    assert "damaged-step-000002" in capsys.readouterr().err
+    assert [each.name for each in checkpoints(tmp_path)] == ["step-000001"]
+
+
+VALUES = (None, [], {}, "x", -1, 1e99, True, [[]], {"a": 1})
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+def test_whatever_stands_in_the_state_of_a_checkpoint_is_a_run_error_or_fits(tmp_path, value):
+    model, optimizer, scaler, plan = new()
+    move(model, optimizer, 1)
+    path = save_checkpoint(
+        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+    )
+    whole = json.loads((path / "state.json").read_text())
+    places = [(key,) for key in whole] + [("position", key) for key in whole["position"]]
+    places += [("setting", "threads"), ("random", "python"), ("random", "numpy")]
+    for place in places:
+        changed = json.loads(json.dumps(whole))
+        here = changed
+        for key in place[:-1]:
+            here = here[key]
+        here[place[-1]] = value
+        (path / "state.json").write_text(json.dumps(changed))
+        again, optimizer_again, scaler_again, _ = new()
+        with contextlib.suppress(RunError):
+            saved = read_checkpoint(path, 1)
+            load_weights(saved, again)
+            load_moments(saved, optimizer_again, scaler_again)

@@ -56,11 +56,13 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
 
 def _train(recipe: Recipe, folder: Path) -> None:
     """Train the recipe and its blind baseline, and keep how long each took."""
+    from lucida.apps.ahead import check_evaluation
     from lucida.eval.retention import gate
     from lucida.eval.slim import watcher
     from lucida.train.blind import blind_recipe
     from lucida.train.loop import train_alone
 
+    check_evaluation(recipe)
     phases = [("train", recipe, folder)]
     if recipe.blind is not None:
         phases.append(("train_blind", blind_recipe(recipe), folder / "blind"))

@@ -30,21 +30,25 @@ class Dropped:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.torn = 0
 
     def read(self) -> list[dict]:
-        """All lines; one that a crash tore is left out."""
+        """All lines that say something; what a crash tore is left out, and counted in `torn`."""
+        self.torn = 0
         if not self.path.exists():
             return []
         found = []
         with disk_errors(self.path):
             text = self.path.read_text(encoding="utf-8", errors="replace")
-        for line in text.split("\n"):
+        for line in filter(None, text.split("\n")):
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict) and _is_line(value):
+                value = None
+            if isinstance(value, dict) and _plain(value):
                 found.append(value)
+            else:
+                self.torn += 1
         return found
 
     def add(self, lines: Iterable[Mapping[str, object]]) -> None:
@@ -99,10 +103,11 @@ class Dropped:
         return sum(rows.values()) + len(_unusable(self.read()))
 
 
-def _is_line(value: dict) -> bool:
-    """Whether it has a source, and nothing but texts and numbers, as every line that is written."""
-    plain = all(isinstance(each, str | int) for each in value.values())
-    return plain and isinstance(value.get("source"), str)
+def _plain(line: dict) -> bool:
+    """Whether a line names a source, and holds words and numbers alone."""
+    return isinstance(line.get("source"), str) and not any(
+        isinstance(value, (dict, list)) for value in line.values()
+    )
 
 
 def _unusable(lines: list[dict]) -> dict[tuple, None]:

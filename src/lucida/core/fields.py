@@ -64,7 +64,8 @@ class Shape:
 @functools.cache
 def _spec_kind(spec: type[Spec]) -> str:
     info = spec.model_fields.get("kind")
-    return str(get_args(info.annotation)[0]) if info and get_args(info.annotation) else ""
+    choices = get_args(info.annotation) if info else ()
+    return str(choices[0]) if len(choices) == 1 else ""  # of several it is a field like any other
 
 
 def shape(annotation: Any) -> Shape:

@@ -22,7 +22,10 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Data workers do not inherit it.
     """
     make_folder(folder)
-    with disk_errors(folder), (folder / LOCK).open("a+", encoding="utf-8") as file:
+    with (
+        disk_errors(folder),
+        (folder / LOCK).open("a+", encoding="utf-8", errors="replace") as file,
+    ):
         if not _take(file.fileno()):
             file.seek(0)
             raise RunError(

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from lucida.core.document import Place
+from lucida.core.document import LARGEST_NUMBER, Place
 from lucida.core.errors import RecipeError, suggestion
-from lucida.core.fields import expected, shape, short
+from lucida.core.fields import Shape, expected, shape, short
 from lucida.core.spec import Recipe
 
 
@@ -26,14 +26,17 @@ class Mistake:
 
     def __str__(self) -> str:
         origin = "" if self.origin is None else f" ({self.origin})"
-        return f"{self.place}{origin}: {self.what}" if self.place else f"{self.what}{origin}"
+        place = self.place if len(self.place) <= 200 else f"{self.place[:199]}…"
+        return f"{place}{origin}: {self.what}" if place else f"{self.what}{origin}"
 
 
 def refuse(name: str, mistakes: Sequence[Mistake]) -> None:
     """Raises one RecipeError with every mistake; does nothing when there is none."""
     if not mistakes:
         return
-    told = list(dict.fromkeys(map(str, mistakes)))  # two checks may find the same
+    # Two checks may find the same; what is said first of a place is said most plainly.
+    first = {(each.place or each.what, each.origin): str(each) for each in reversed(mistakes)}
+    told = list(dict.fromkeys(first[each.place or each.what, each.origin] for each in mistakes))
     count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
     lines = [f"recipe {name}: {count}", *(f"  {mistake}" for mistake in told)]
     raise RecipeError("\n".join(lines))
@@ -54,24 +57,45 @@ def mistakes_of(
 
 
 def odd_values(data: object, origins: Mapping[Place, str]) -> list[Mistake]:
-    """Values that pydantic would quietly turn into others: true into 1, and numbers without end."""
+    """Values that pydantic would quietly turn into others: true into 1, '5' into 5; and numbers
+    without end."""
     found: list[Mistake] = []
 
-    def visit(value: object, annotation: Any, place: Place) -> None:
+    def visit(value: object, annotation: Any, info: FieldInfo | None, place: Place) -> None:
         accepted = shape(annotation)
         if isinstance(value, dict | list):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 below = accepted.below(str(key))
                 if below is not None:
-                    visit(item, below, (*place, key))
+                    visit(item, below, _field(accepted, value, str(key)), (*place, key))
             return
-        unasked = isinstance(value, bool) and accepted.leaf and bool not in accepted.scalars
-        if unasked or (isinstance(value, float) and not math.isfinite(value)):
-            what = f"expected {expected(annotation)}, got {short(value)}"
+        if accepted.leaf and not _plainly(value, accepted):
+            what = f"expected {expected(annotation, info)}, got {short(value)}"
             found.append(Mistake(dotted(place, data), what, origin_of(place, origins)))
 
-    visit(data, Recipe, ())
+    visit(data, Recipe, None, ())
     return found
+
+
+def _field(accepted: Shape, value: dict | list, key: str) -> FieldInfo | None:
+    """The field that a key of a mapping is, of the kind that the mapping names."""
+    kind = value.get("kind") if accepted.tagged and isinstance(value, dict) else None
+    if isinstance(kind, str) and kind in accepted.specs:
+        return accepted.specs[kind].model_fields.get(key)
+    return accepted.fields().get(key)
+
+
+def _plainly(value: object, accepted: Shape) -> bool:
+    """Whether a plain value is of a type that the place names, or of none (pydantic's to say)."""
+    if isinstance(value, bool):
+        return bool in accepted.scalars
+    if isinstance(value, float):
+        endless = not math.isfinite(value)
+        return not endless and (float in accepted.scalars or abs(value) < LARGEST_NUMBER)
+    if isinstance(value, str):
+        numbers = {int, float, bool} & set(accepted.scalars)
+        return not numbers or str in accepted.scalars or value in accepted.choices
+    return True
 
 
 def dotted(place: Place, data: object) -> str:

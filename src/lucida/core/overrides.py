@@ -3,10 +3,14 @@
 stages.sft.optim.warmup=0.1      list items by name …
 stages.0.budget.steps=10         … or by index, from 0
 stages.sft.train.language=1e-3   keys of a mapping; parameter patterns may contain dots
-model.projector.kind=linear      a new kind drops the keys that only the old kind has
+model.projector.kind=linear      another kind; what both kinds have stays as it is
 model.projector=linear           the same, shorter
+model.projector={kind: linear}   another kind and nothing of the old one
 stages.align=null                an entry of a list or mapping that cannot be null is removed
 evaluation.tasks=[caption]       values are YAML
+
+A key that the new kind does not have is refused, as it is in a recipe file, unless it stands at the
+default of the old kind, where it says nothing: a choice of the recipe is never dropped unasked.
 """
 
 from __future__ import annotations
@@ -16,11 +20,11 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from lucida.core.document import Document, Place, parse_value
+from lucida.core.document import UNWRITABLE, Document, Place, parse_value
 from lucida.core.errors import suggestion
 from lucida.core.fields import Shape, default_kind, shape, short
 from lucida.core.mistakes import Mistake
-from lucida.core.spec import Recipe
+from lucida.core.spec import Recipe, Spec
 
 
 class WrongOverride(ValueError):
@@ -36,6 +40,8 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Mistak
         try:
             if not equals or not key.strip("."):
                 raise WrongOverride("expected key=value, for instance seed=1")
+            if odd := UNWRITABLE.search(key):
+                raise WrongOverride(f"a key may not hold the character {odd[0]!r}")
             change = (key.strip(), _value(text), origin)
         except WrongOverride as problem:
             mistakes.append(Mistake(key.strip(), str(problem), origin))
@@ -79,7 +85,7 @@ def _value(text: str) -> object:
     try:
         return parse_value(text)
     except ValueError as problem:
-        raise WrongOverride(f"the value is not YAML: {problem}") from problem
+        raise WrongOverride(f"the value cannot be read: {problem}") from problem
 
 
 def _assign(data: dict, keys: list[str], value: object) -> tuple[Place, bool]:
@@ -104,17 +110,21 @@ def _assign(data: dict, keys: list[str], value: object) -> tuple[Place, bool]:
         _remove(here, key, place)
         return tuple(place), True
     if key == "kind" and accepted.tagged:
-        _change_kind(here, accepted, current_kind, value)
+        _change_kind(here, accepted, current_kind, value, _dotted(place[:-1]))
     elif below.tagged and isinstance(value, str):
-        _put_kind(here, key, below, info, value)
+        _put_kind(here, key, below, info, value, _dotted(place))
     else:
         here[key] = value
     return tuple(place), False
 
 
+def _dotted(place: Iterable[str | int]) -> str:
+    return ".".join(map(str, place))
+
+
 def _remove(here: Any, key: str | int, place: list[str | int]) -> None:
     if isinstance(here, dict) and key not in here:
-        where = ".".join(str(each) for each in place[:-1])
+        where = _dotted(place[:-1])
         raise WrongOverride(f"{where} has no `{key}` to remove; {suggestion(str(key), here)}")
     del here[key]
 
@@ -123,7 +133,7 @@ def _next_key(
     here: Any, accepted: Shape, keys: list[str], place: list[str | int]
 ) -> tuple[str | int, list[str]]:
     """The key that the front of `keys` names in `here`, and the keys that remain."""
-    where = ".".join(str(key) for key in place) or "a recipe"
+    where = _dotted(place) or "a recipe"
     first = keys[0]
     if accepted.leaf:
         raise WrongOverride(f"{where} is a plain value; nothing stands below it")
@@ -160,7 +170,7 @@ def _list_index(here: list, key: str, where: str) -> int:
 def _fresh(below: Shape, info: FieldInfo | None, place: list[str | int], keys: list[str]) -> dict:
     """What to put where the file is silent or null and something below is set."""
     if below.leaf:
-        where = ".".join(str(key) for key in place)
+        where = _dotted(place)
         raise WrongOverride(f"{where} is a plain value; it has no `{keys[0]}`")
     kind = default_kind(info)
     return {"kind": kind} if kind else {}
@@ -170,18 +180,37 @@ def _kind(here: Any, info: FieldInfo | None) -> str:
     return str(here.get("kind") or default_kind(info)) if isinstance(here, dict) else ""
 
 
-def _change_kind(here: dict, accepted: Shape, old: str, new: object) -> None:
-    if old in accepted.specs and new in accepted.specs:
-        gone = accepted.specs[old].model_fields.keys() - accepted.specs[str(new)].model_fields
-        for key in gone & here.keys():
+def _change_kind(here: dict, accepted: Shape, old: str, new: object, where: str) -> None:
+    """Another kind in a mapping; WrongOverride when a choice made there does not exist for it."""
+    known = isinstance(new, str) and {old, new} <= accepted.specs.keys()
+    if known and old != new:
+        before, after = accepted.specs[old].model_fields, accepted.specs[new].model_fields
+        gone = [key for key in here if key in before and key not in after]
+        chosen = [key for key in gone if here[key] != _default(before[key])]
+        if chosen:
+            kept = ", ".join(f"{key}: {short(here[key])}" for key in chosen)
+            which = "these are choices" if len(chosen) > 1 else "this is a choice"
+            raise WrongOverride(
+                f"the kind {new} has no {', '.join(f'`{key}`' for key in chosen)}, and {which} of "
+                f"the recipe ({kept}); {where}={{kind: {new}}} starts without what is there"
+            )
+        for key in gone:
             del here[key]
     here["kind"] = new
 
 
-def _put_kind(here: Any, key: str | int, below: Shape, info: FieldInfo | None, kind: str) -> None:
+def _default(info: FieldInfo) -> object:
+    """The default of a field as a recipe writes it."""
+    default = info.get_default(call_default_factory=True)
+    return default.model_dump(mode="json") if isinstance(default, Spec) else default
+
+
+def _put_kind(
+    here: Any, key: str | int, below: Shape, info: FieldInfo | None, kind: str, where: str
+) -> None:
     if kind not in below.specs:
         raise WrongOverride(f"unknown kind `{kind}`; {suggestion(kind, below.specs)}")
     inner = here[key] if isinstance(key, int) else here.get(key)
     inner = inner if isinstance(inner, dict) else {}
-    _change_kind(inner, below, _kind(inner, info), kind)
+    _change_kind(inner, below, _kind(inner, info), kind, where)
     here[key] = inner

@@ -1,6 +1,6 @@
 """Recipes on disk and on the command line: found, overridden, checked, printed, compared.
 
-load_recipe("mini", ["stages.sft.budget.steps=10", "model.projector=linear"])
+load_recipe("mini", ["stages.sft.budget.steps=10", "model.image.policy=crop"])
     name or file ──▶ YAML with line numbers ──▶ bases unfolded ──▶ overrides ──▶ Recipe
                                  every mistake on the way is reported at once
 """
@@ -11,6 +11,7 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from lucida.core.schema import schema as schema
 from lucida.core.spec import Recipe
 
 PRESETS = Path(__file__).parent.parent / "recipes"
+MOST_BASES = 20
+"""Recipes that may lead to each other as bases."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def presets() -> dict[str, Preset]:
 
 def find_recipe(name: str | Path) -> Path:
     """The file behind a preset's name, a file's path, or a run folder (its recipe.yaml)."""
-    path, known = Path(name).expanduser(), {}
+    path, known = _path(str(name)), {}
     if path.name == str(name):
         if (PRESETS / f"{name}.yaml").is_file():
             return PRESETS / f"{name}.yaml"  # without reading the families
@@ -68,6 +71,9 @@ def find_recipe(name: str | Path) -> Path:
         return path / "recipe.yaml"
     if path.is_file():
         return path
+    if os.path.lexists(path) and str(name):
+        what = "this folder holds no recipe.yaml" if path.is_dir() else "this is no file to read"
+        raise RecipeError(what, origin=path, remedy="name a recipe file, a preset or a run folder")
     known = known or presets()
     if "=" in str(name):
         remedy = f"name the recipe first: lucida train NAME {name}"
@@ -79,6 +85,18 @@ def find_recipe(name: str | Path) -> Path:
     else:
         remedy = f"`lucida show` lists the {len(known)} presets; anything else must be a file"
     raise RecipeError(f"there is no recipe `{name}`, neither a preset nor a file", remedy=remedy)
+
+
+def _path(name: str) -> Path:
+    """The path that a name may be; RecipeError for what no file can be called or asked for."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+        (path / "recipe.yaml").is_file()
+    except (OSError, ValueError, RuntimeError) as problem:  # a name too long, NUL, `~nobody`
+        what = getattr(problem, "strerror", None) or problem
+        raise RecipeError(f"no recipe can be read there: {what}", origin=name[:200]) from problem
+    return path
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -105,6 +123,8 @@ def _whole(name: str, asking: tuple[str, ...]) -> tuple[Document, str]:
     if origin in asking:
         loop = " -> ".join([*asking[asking.index(origin) :], origin])
         raise RecipeError(f"a recipe is its own base: {loop}")
+    if len(asking) >= MOST_BASES:
+        raise RecipeError(f"more than {MOST_BASES} recipes lead to each other as bases")
 
     def find(base: str) -> Document:
         if base in siblings:

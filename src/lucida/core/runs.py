@@ -2,6 +2,7 @@
 
 runs/mini/
   recipe.yaml        the resolved recipe: every value, defaults included
+  inputs.json        what its data and parts were when it began (lucida.train.inputs)
   environment.json   versions, CPU, git commit, command; one entry more per resumption
   metrics.jsonl      one JSON object per line, appended as training goes
   dropped.jsonl      records that the data side left out, and why
@@ -63,7 +64,7 @@ class JsonLines:
                     raise
 
     def read(self) -> list[dict]:
-        """All whole records; RunError names a line in the middle that is not JSON."""
+        """All whole records; RunError names a line in the middle that is no JSON object."""
         if not self.path.exists():
             return []
         with disk_errors(self.path):
@@ -71,13 +72,16 @@ class JsonLines:
         records = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                records.append(json.loads(line))
-            except ValueError as problem:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
                 raise RunError(
-                    f"line {number} is not JSON: {line[:60]!r}",
+                    f"line {number} is not a JSON object: {line[:60]!r}",
                     origin=self.path,
                     remedy="restore the file or delete that line",
-                ) from problem
+                )
+            records.append(record)
         return records
 
     def keep(self, wanted: Callable[[dict], bool]) -> None:
@@ -145,18 +149,28 @@ class RunFolder:
         device and precision. When the run is resumed, the first entry stays and the new one is
         added under `resumed`."""
         entry = plain(describe(command) | facts)
-        whole = _read_json(self.environment_file) if self.environment_file.exists() else None
+        whole = read_json(self.environment_file) if self.environment_file.exists() else None
         if whole is None:
             whole = entry | {"resumed": []}
         else:
-            whole.setdefault("resumed", []).append(entry)
+            before = whole.setdefault("resumed", [])
+            if not isinstance(before, list):
+                what = "`resumed` is not a list"
+                raise RunError(what, origin=self.environment_file, remedy="delete the file")
+            before.append(entry)
         atomic_write(self.environment_file, json.dumps(whole, indent=2) + "\n")
         return whole
 
     @property
+    def diverged(self) -> str | None:
+        """Why the training of the last stage that was trained here diverged; None when it did not
+        (`lucida.train.divergence`)."""
+        return _diverged(self.metrics.read(), self.recipe)
+
+    @property
     def results(self) -> dict:
         """results.json, or an empty dict before evaluation."""
-        return _read_json(self.results_file) if self.results_file.exists() else {}
+        return read_json(self.results_file) if self.results_file.exists() else {}
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """Saves results.json."""
@@ -165,8 +179,9 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One line of `lucida runs`. `state`: unfinished, trained, evaluated or unreadable;
-    `left_out`: records and rows that training could not or should not use."""
+    """One line of `lucida runs`. `state`: unfinished, trained, evaluated, diverged (`problem` says
+    why; its scores stand beside) or unreadable; `left_out`: records and rows that training could
+    not or should not use."""
 
     path: Path
     recipe: str
@@ -201,24 +216,38 @@ def plain(value: object) -> object:
 
 def _summary(run: RunFolder) -> RunSummary:
     try:
-        name = run.recipe.name
-        steps = [each["step"] for each in run.metrics.read() if isinstance(each.get("step"), int)]
+        recipe, rows = run.recipe, run.metrics.read()
+        name, diverged = recipe.name, _diverged(rows, recipe)
+        steps = [each["step"] for each in rows if isinstance(each.get("step"), int)]
         tasks = run.results.get("tasks", {})
         scores = {task: values["score"] for task, values in tasks.items()}
         left_out = run.dropped.records()
-    except (LucidaError, AttributeError, KeyError, TypeError) as problem:
+    except (LucidaError, AttributeError, KeyError, TypeError, ValueError) as problem:
         why = str(problem) if isinstance(problem, LucidaError) else f"unexpected content: {problem}"
         return RunSummary(run.path, "?", "unreadable", None, {}, why)
     trained = (run.path / "config.json").exists()
     state = "evaluated" if scores else "trained" if trained else "unfinished"
-    return RunSummary(run.path, name, state, max(steps, default=None), scores, None, left_out)
+    problem = None
+    if diverged is not None:
+        state, problem = "diverged", f"training diverged: {diverged}"
+    return RunSummary(run.path, name, state, max(steps, default=None), scores, problem, left_out)
 
 
-def _read_json(path: Path) -> dict:
+def _diverged(rows: list[dict], recipe: Recipe) -> str | None:
+    """Why the last stage diverged, or one that the run did not come past."""
+    told = [row for row in rows if isinstance(row.get("diverged"), str)]
+    if not told:
+        return None
+    last, reached = told[-1].get("stage"), rows[-1].get("stage")
+    return told[-1]["diverged"] if last in (recipe.stages[-1].name, reached) else None
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file of a run; RunError when it cannot be read or is something else."""
     try:
         with disk_errors(path):
             content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise RunError(f"not JSON: {problem}", origin=path, remedy="delete the file") from problem
     if not isinstance(content, dict):
         raise RunError("not a JSON object", origin=path, remedy="delete the file")

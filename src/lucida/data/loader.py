@@ -28,7 +28,7 @@ from lucida.data.answers import Weighting, answer_weights
 from lucida.data.collate import Images, Pixels, collate, collate_rows, images_of, joined
 from lucida.data.lengths import Encode, Lengths, measured
 from lucida.data.mixture import Draw, Mixture, fetched, own_number
-from lucida.data.order import Bookmark, Order, Row, capacity, check_rows, needs_lengths
+from lucida.data.order import Bookmark, Order, Row, capacity, check_room, check_rows, needs_lengths
 from lucida.data.sample import Batch, ImageSource, Tokens
 from lucida.data.transport import Parcel
 
@@ -93,7 +93,7 @@ class _Preparation:
             try:
                 sample, left_out = fetched(source, index)
                 tokens = self.encode(sample, counts=noted)
-                self._check_length(tokens)
+                check_room(tokens, capacity(self.batch))
                 pixels = self._pixels(tokens)
             except DataError as error:
                 if not self.skip:
@@ -114,16 +114,6 @@ class _Preparation:
             return self.lengths.candidates(draw.source, draw.index)
         size = len(self.mixture.sources[draw.source])
         return ((draw.index + step) % size for step in range(size))
-
-    def _check_length(self, tokens: Tokens) -> None:
-        room = capacity(self.batch)
-        if room is not None and len(tokens) > room:
-            raise DataError(
-                "the record is longer than a row of the batch",
-                expected=f"at most {room} tokens",
-                given=len(tokens),
-                origin=tokens.origin,
-            )
 
     def _pixels(self, tokens: Tokens) -> Pixels | None:
         if not tokens.images:

@@ -22,14 +22,16 @@ class _Train(ModuleType):
         folder: str | Path | None = None,
         watch: Watch | None = None,
         gate: Gate | None = None,
+        accept: bool = False,
     ) -> Path:
-        """Train a recipe (a value, a preset's name or a file); the default folder is runs/NAME.
+        """Train a recipe (a value, a preset's name or a file), or go on with a run (its folder);
+        the default folder is runs/NAME.
 
-        `watch` and `gate` as `train.loop.train` takes them.
+        `watch`, `gate` and `accept` as `train.loop.train` takes them.
         """
         from lucida.train.loop import train
 
-        return train(recipe, folder, watch, gate)
+        return train(recipe, folder, watch, gate, accept)
 
 
 sys.modules[__name__].__class__ = _Train

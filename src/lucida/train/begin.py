@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ from lucida.model.checkpoint import build, generation_defaults
 from lucida.model.masks import ASK_WHOLE, MASKS
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
-from lucida.train import state
 from lucida.train.between import Gate
 from lucida.train.budget import Horizon, horizon
 from lucida.train.engine import Engine, Loss
@@ -40,8 +38,17 @@ from lucida.train.kernels import quicken
 from lucida.train.layers import able_to_compile, equip
 from lucida.train.optim import make_optimizer
 from lucida.train.precision import Precision, choose_device, choose_precision
+from lucida.train.reading import (
+    Saved,
+    check_records,
+    damaged,
+    load_adapters,
+    load_moments,
+    load_weights,
+    newest,
+)
 from lucida.train.stage import StagePlan, apply_plan, plan_stage
-from lucida.train.state import Position, Setting, checkpoints
+from lucida.train.state import ADAPTER, Position, Setting
 from lucida.train.stopping import StopRequest
 
 Watch = Callable[[LucidaModel, LucidaProcessor, int], Mapping[str, float] | None]
@@ -67,7 +74,7 @@ class Training:
     stop: StopRequest
     position: Position
     touched: set[str]
-    saved: Path | None
+    saved: Saved | None
     compiled: bool
     watch: Watch | None = None
     gate: Gate | None = None
@@ -97,6 +104,7 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
     """Build the model, or take the run up where its newest checkpoint left it (adapters excepted:
     `restore_adapters` brings them once the stages are planned)."""
     check_quantised(recipe)
+    saved = newest(run.path, len(recipe.stages))
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     device = choose_device()
@@ -112,13 +120,11 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
     if device.type == "cpu":
         quicken(model.language)
         adapters.keep_differentiable(model)
-    position, touched, saved = Position(), set(), None
-    if whole := checkpoints(run.path):
-        saved = whole[-1]
-        position, before, stored = state.read_state(saved)
-        touched = state.load_weights(saved, stored, model)
+    position, touched = Position(), set()
+    if saved is not None:
+        position, touched = saved.position, load_weights(saved, model)
         say(f"going on from step {position.total} of {run.path}")
-        if changes := before.differences(setting):
+        if changes := saved.setting.differences(setting):
             say(f"note: {changes}; the last bits of the weights may differ")
     model.to(device)
     wanted = recipe.engine.attention
@@ -140,12 +146,25 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
     )
 
 
-def sign(training: Training, command: str) -> None:
-    """Write recipe and environment, and forget what was recorded after the newest checkpoint."""
+def sign(training: Training, command: str, accepted: list[str]) -> None:
+    """Write recipe and environment, and forget what was recorded after the newest checkpoint.
+
+    `accepted` says which data or parts have changed since the run began. RunError when what the run
+    has recorded so far is damaged.
+    """
     run, position = training.run, training.position
     if not run.exists or diff_recipes(run.recipe, training.recipe):
         run.write_recipe(training.recipe)
+    rows = run.metrics.read()
+    check_records(run.metrics.path, rows)
     run.metrics.keep(lambda record: record["total_step"] <= position.total)
+    known = sum("grad_norm" in row and row["total_step"] <= position.total for row in rows)
+    if known != position.total:
+        say(f"note: {run.metrics.path} holds {known} of the {position.total} steps that were taken")
+    run.dropped.read()
+    if run.dropped.torn:
+        say(f"note: {run.dropped.torn} lines of {run.dropped.path} cannot be read and do not count")
+    changes = {"accepted": accepted} if accepted else {}
     run.environment(
         command,
         precision=str(training.precision),
@@ -153,6 +172,7 @@ def sign(training: Training, command: str) -> None:
         threads=training.setting.threads,
         engine=training.engine.kind,
         processes=training.engine.world,
+        **changes,
     )
 
 
@@ -240,11 +260,13 @@ def with_template(processor: LucidaProcessor, stage: StageSpec) -> LucidaProcess
 
 def restore_adapters(training: Training, plans: list[Plan]) -> None:
     """Bring back the adapters of the newest checkpoint, which was of a stage with `lora`."""
-    if training.saved is None or not (training.saved / state.ADAPTER).is_dir():
+    if training.saved is None or not (training.saved.path / ADAPTER).is_dir():
         return
     current = plans[training.position.stage]
+    if current.stage.lora is None:
+        raise damaged(training.saved.path / ADAPTER, f"stage {current.stage.name} has no adapters")
     adapters.attach(training.model, current.what.adapted, current.stage.lora)
-    adapters.load_adapter(training.model, training.saved / state.ADAPTER, current.stage.lora)
+    load_adapters(training.saved, training.model, current.stage.lora)
 
 
 def prepare(training: Training, index: int, current: Plan) -> Set:
@@ -276,7 +298,7 @@ def prepare(training: Training, index: int, current: Plan) -> Set:
         # Its own seed: how many numbers the stage before drew does not matter.
         seed_everything(training.recipe.seed + 1000 * (index + 1))
     else:
-        state.load_moments(training.saved, optimizer, scaler)
+        load_moments(training.saved, optimizer, scaler)
     return Set(optimizer, scaler, loss_of)
 
 

@@ -9,21 +9,33 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from lucida.core.errors import RecipeError
-from lucida.core.spec import BudgetSpec, Recipe
+from lucida.core.spec import BudgetSpec, LoraSpec, Recipe
+
+SIGHT = ("vision", "projector", "cross_attention")
+"""Modules that a blind model does not have."""
 
 
 def names_only_sight(pattern: str) -> bool:
-    """True for patterns that name vision or projector and nothing of the language model."""
+    """True for patterns that name what only a seeing model has, nothing of the language model."""
     top = pattern.split(".")[0]
-    sight = any(fnmatchcase(module, top) for module in ("vision", "projector"))
+    sight = any(fnmatchcase(module, top) for module in SIGHT)
     return sight and not fnmatchcase("language", top)
+
+
+def blind_adapters(lora: LoraSpec | None) -> LoraSpec | None:
+    """The adapters that a blind model has too; None when there are none."""
+    if lora is None:
+        return None
+    targets = [pattern for pattern in lora.targets if not names_only_sight(pattern)]
+    return lora.model_copy(update={"targets": targets}) if targets else None
 
 
 def blind_recipe(recipe: Recipe) -> Recipe:
     """The blind baseline of a recipe, as a recipe: no vision, at most `blind.steps` steps a stage.
 
-    Patterns that name vision or projector go, and so does a stage in which nothing else trained
-    (aligning a projector has no blind counterpart).
+    Patterns that name vision, projector or gated layers go, of `train` and of `lora.targets` alike,
+    and so does a stage in which nothing else trained (aligning a projector has no blind
+    counterpart).
     """
     if recipe.blind is None:
         raise RecipeError(
@@ -39,10 +51,11 @@ def blind_recipe(recipe: Recipe) -> Recipe:
     stages = []
     for stage in recipe.stages:
         kept = {p: rate for p, rate in stage.train.items() if not names_only_sight(p)}
-        if any(rate != "frozen" for rate in kept.values()):
+        lora = blind_adapters(stage.lora)
+        if lora is not None or any(rate != "frozen" for rate in kept.values()):
             steps = min(recipe.blind.steps, stage.budget.steps or recipe.blind.steps)
-            budget = BudgetSpec(steps=steps)
-            stages.append(stage.model_copy(update={"train": kept, "budget": budget}))
+            changes = {"train": kept, "lora": lora, "budget": BudgetSpec(steps=steps)}
+            stages.append(stage.model_copy(update=changes))
     if not stages:
         raise RecipeError(
             "no stage trains language weights, so a blind model has nothing to learn",
@@ -53,7 +66,7 @@ def blind_recipe(recipe: Recipe) -> Recipe:
         update={
             "name": f"{recipe.name}-blind",
             "description": f"Language-only baseline of {recipe.name}.",
-            "model": recipe.model.model_copy(update={"vision": None}),
+            "model": recipe.model.model_copy(update={"vision": None, "cross_attention": None}),
             "stages": stages,
             "blind": None,
             "evaluation": recipe.evaluation.model_copy(update={"retention": None}),

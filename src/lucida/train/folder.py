@@ -3,6 +3,8 @@
 empty, or a run of this recipe          ─▶ begin, or go on
 another recipe, nothing trained by it   ─▶ its records go, begin anew
 another recipe, anything trained by it  ─▶ RunError, and so for a model of no run
+
+A run folder that is given as the recipe is the run itself: it goes on, or is finished.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
+from lucida.train.blind import blind_recipe
+from lucida.train.divergence import REMEDY, Diverged
 
 
 def check_folder(run: RunFolder, recipe: Recipe) -> None:
@@ -44,6 +48,58 @@ def check_folder(run: RunFolder, recipe: Recipe) -> None:
         )
 
 
+def folder_of(name: str, recipe: Recipe, wanted: Path | None, changed: bool = False) -> Path:
+    """Where the recipe of this name, preset, file or run folder is trained: in the folder `wanted`,
+    or a run in itself, or else in `runs/NAME`.
+
+    RunError for a run with other values (`changed`) and no folder for them.
+    """
+    path = Path(name).expanduser()
+    run = path.is_dir() and RunFolder(path).exists
+    if not run:
+        return wanted or Path("runs") / recipe.name
+    if wanted is not None and wanted.resolve() != path.resolve():
+        say(f"{wanted}: the recipe of {path} is trained from its beginning")
+        return wanted
+    if changed:
+        raise RunError(
+            "this is a run; with changes to its recipe it would be another one",
+            origin=path,
+            remedy="name another folder with --run DIR (there it is trained from its beginning), "
+            "or leave the changes out, and the run goes on",
+        )
+    return path
+
+
+def finished(run: RunFolder, recipe: Recipe) -> bool:
+    """Whether this recipe and its blind baseline are trained here already, as far as the files
+    say; changes nothing."""
+    done = run.exists and (run.path / "config.json").exists()
+    if not done or diff_recipes(bearing(run.recipe, recipe), recipe):
+        return False
+    blind = RunFolder(run.path / "blind")
+    return recipe.blind is None or finished(blind, blind_recipe(recipe))
+
+
+def tell_finished(run: RunFolder) -> bool:
+    """Say so when the run is trained already; Diverged when it was, without learning."""
+    if not (run.path / "config.json").exists():  # written last of all
+        return False
+    say(f"{run.path}: already trained; nothing to do")
+    raise_diverged(run)
+    return True
+
+
+def raise_diverged(run: RunFolder) -> None:
+    """Diverged when the last stage of a run that has been saved did not learn."""
+    if why := run.diverged:
+        raise Diverged(
+            f"training diverged: {why}",
+            origin=run.path,
+            remedy=f"{REMEDY}; the model is saved and can be evaluated all the same",
+        )
+
+
 def trained(run: RunFolder) -> Iterator[Path]:
     """What stands in a run folder that training, or what came after it, has made: checkpoints,
     whole or not, weights, scores, a blind baseline."""
@@ -57,10 +113,17 @@ def trained(run: RunFolder) -> Iterator[Path]:
 def forget(run: RunFolder) -> None:
     """Remove what a run records before it has trained anything; the recipe last, so that a crash in
     between leaves a folder that is asked again."""
-    lengths = run.path.glob("lengths-*.npz")
-    records = (run.metrics.path, run.dropped.path, run.environment_file)
+    forget_lengths(run)
+    records = (run.metrics.path, run.dropped.path, run.environment_file, run.path / "inputs.json")
     with disk_errors(run.path):
-        for each in (*lengths, *records, run.recipe_file):
+        for each in (*records, run.recipe_file):
+            each.unlink(missing_ok=True)
+
+
+def forget_lengths(run: RunFolder) -> None:
+    """Remove the lengths of records: they are measured anew."""
+    with disk_errors(run.path):
+        for each in run.path.glob("lengths-*.npz"):
             each.unlink(missing_ok=True)
 
 

@@ -15,7 +15,7 @@ clock, and compiled layers on the compiler.)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -40,12 +40,23 @@ from lucida.train.begin import (
 )
 from lucida.train.between import Gate, allow, expect_gate, measure
 from lucida.train.blind import blind_recipe
+from lucida.train.divergence import KEY as DIVERGED
+from lucida.train.divergence import Diverged
 from lucida.train.engine import choose_engine
-from lucida.train.folder import check_folder
+from lucida.train.folder import (
+    check_folder,
+    folder_of,
+    forget_lengths,
+    raise_diverged,
+    tell_finished,
+)
+from lucida.train.inputs import check_inputs
 from lucida.train.muon import Muon
 from lucida.train.optim import set_learning_rate
+from lucida.train.preflight import check_ahead
 from lucida.train.records import (
     close,
+    judge,
     record,
     record_left_out,
     source_record,
@@ -64,17 +75,20 @@ def train(
     folder: str | Path | None = None,
     watch: Watch | None = None,
     gate: Gate | None = None,
+    accept: bool = False,
 ) -> Path:
     """Train a recipe, given as a value, a preset's name or a file, and give the run folder.
 
-    The default folder is `runs/NAME`. A run that stands there goes on; a finished one stays as it
-    is. `watch` is called where stages ask for `evaluate_every`; `gate` measures text retention
-    between stages (`lucida.eval.retention.gate(recipe)`).
+    The default folder is `runs/NAME`; a run folder given as the recipe goes on itself. A run that
+    stands there goes on; a finished one stays as it is. `watch` is called where stages ask for
+    `evaluate_every`; `gate` measures text retention between stages
+    (`lucida.eval.retention.gate(recipe)`). `accept`: go on although data or parts have changed.
     """
+    place = None if folder is None else Path(folder)
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(str(recipe))
-    place = Path("runs") / recipe.name if folder is None else Path(folder)
-    return train_run(recipe, place, watch=watch, gate=gate)
+        name, recipe = str(recipe), load_recipe(str(recipe))
+        place = folder_of(name, recipe, place)
+    return train_run(recipe, place or Path("runs") / recipe.name, "", watch, gate, accept)
 
 
 def train_run(
@@ -83,11 +97,12 @@ def train_run(
     command: str = "",
     watch: Watch | None = None,
     gate: Gate | None = None,
+    accept: bool = False,
 ) -> Path:
     """Train a recipe in `folder`, and its blind baseline (if it asks for one) in `folder`/blind."""
-    train_alone(recipe, folder, command, watch, gate)
+    train_alone(recipe, folder, command, watch, gate, accept)
     if recipe.blind is not None:
-        train_alone(blind_recipe(recipe), folder / "blind", command, watch)
+        train_alone(blind_recipe(recipe), folder / "blind", command, watch, accept=accept)
     return folder
 
 
@@ -97,12 +112,15 @@ def train_alone(
     command: str = "",
     watch: Watch | None = None,
     gate: Gate | None = None,
+    accept: bool = False,
 ) -> Path:
     """Train every stage of a recipe in `folder` and save the model there; gives the folder.
 
-    RunError: the folder is used by another process or cannot be written, it holds what another
-    recipe has trained, a number stopped being finite, or the gate refused what a stage did (after
-    the last one the model is saved all the same). Interrupted: SIGTERM or Ctrl-C, after a
+    What can be refused is refused before the first step, of the blind baseline too. RunError: the
+    folder is used by another process or cannot be written, it holds what another recipe or (unless
+    `accept`) other data have trained, a checkpoint is damaged, or the gate refused what a stage did
+    (after the last one the model is saved all the same). Diverged: a number stopped being finite,
+    or the last stage did not learn (its model is saved). Interrupted: SIGTERM or Ctrl-C, after a
     checkpoint.
     """
     run = RunFolder(folder)
@@ -114,20 +132,11 @@ def train_alone(
             run.prepare()
             check_folder(run, recipe)
         engine.wait()
-        if (run.path / "config.json").exists():  # written last of all
-            say(f"{run.path}: already trained; nothing to do")
+        if tell_finished(run):
             return run.path
         training = begin(recipe, run, engine, stop)
         training.watch, training.gate = watch, gate
-        expect_gate(training)
-        # All stages are planned now: a mistake in the last one should not cost the first.
-        plans = [plan(training, index) for index in range(len(recipe.stages))]
-        restore_adapters(training, plans)
-        if engine.main:
-            sign(training, command)
-            for current in plans:
-                for when, counts in current.feed.told.items():
-                    training.run.dropped.count(current.stage.name, when, counts)
+        plans = plan_all(training, command, accept)
         for index, current in enumerate(plans):
             measure(training, plans, index)
             allow(training, index)
@@ -141,8 +150,39 @@ def train_alone(
         position = training.position
         say(f"{run.path}: trained {position.total} steps in {position.seconds:.0f} s")
         tell_left_out(training)
+        raise_diverged(run)
         allow(training, len(plans))
     return run.path
+
+
+def plan_all(training: Training, command: str, accept: bool) -> list[Plan]:
+    """The plans of all stages, and everything refused that can be known now: a mistake in the last
+    one should not cost the first. Then the run's files are begun, or go on."""
+    expect_gate(training)
+    if accept and training.engine.main:
+        forget_lengths(training.run)  # they may be of other data
+    training.engine.wait()
+    plans = [plan(training, index) for index in range(len(training.recipe.stages))]
+    opened = [(each.stage, each.feed.loader.mixture.sources) for each in plans]
+    if accepted := check_inputs(training, opened, accept):
+        plans = plan_anew(training)
+    restore_adapters(training, plans)
+    check_ahead(training, plans)
+    if training.engine.main:
+        sign(training, command, accepted)
+        for current in plans:
+            for when, counts in current.feed.told.items():
+                training.run.dropped.count(current.stage.name, when, counts)
+    return plans
+
+
+def plan_anew(training: Training) -> list[Plan]:
+    """Plans for data that have changed: what was worked out from the old ones is forgotten."""
+    if training.engine.main:
+        forget_lengths(training.run)
+    training.engine.wait()
+    training.position.window = training.position.window_rows = 0
+    return [plan(training, index) for index in range(len(training.recipe.stages))]
 
 
 def train_stage(training: Training, index: int, current: Plan) -> None:
@@ -176,6 +216,7 @@ def train_stage(training: Training, index: int, current: Plan) -> None:
                 checkpoint(training, current, ready)
     engine.release(training.model)
     close(training, current)
+    judge(training, current)
 
 
 def take_step(
@@ -193,17 +234,22 @@ def take_step(
     waited = time.perf_counter() - begun
     lr = set_learning_rate(ready.optimizer, current.horizon.factor(position, stage.optim))
     engine.own_randomness(training.recipe.seed, index, position.step)
-    result = step(
-        engine,
-        training.model,
-        ready.loss_of,
-        passes,
-        ready.optimizer,
-        ready.scaler,
-        training.precision,
-        stage.optim.clip,
-        current.feed.names,
-    )
+    try:
+        result = step(
+            engine,
+            training.model,
+            ready.loss_of,
+            passes,
+            ready.optimizer,
+            ready.scaler,
+            training.precision,
+            stage.optim.clip,
+            current.feed.names,
+        )
+    except Diverged as problem:
+        values = {"step": position.step + 1, "total_step": position.total + 1}
+        record(training, stage, values | {DIVERGED: str(problem)})
+        raise
     seconds = time.perf_counter() - begun
     count(position, result, seconds)
     values = step_record(position, result, lr, seconds, waited)
@@ -224,7 +270,7 @@ def validate(training: Training, current: Plan, progress: Progress) -> None:
     if batches := current.feed.validation():
         loss = validation_loss(training.model, batches, training.precision, training.engine)
         record(training, current.stage, {"validation_loss": loss})
-        progress.advance(0, validation=loss)
+        progress.advance(0, validation="no token" if loss is None else loss)
 
 
 def evaluate(training: Training, current: Plan) -> None:

@@ -17,6 +17,8 @@ from lucida.core.progress import say, table
 from lucida.core.runs import RunFolder
 from lucida.core.spec import StageSpec
 from lucida.train.begin import Plan, Training
+from lucida.train.divergence import KEY as DIVERGED
+from lucida.train.divergence import REMEDY, stage_verdict
 from lucida.train.state import Position
 from lucida.train.step import StepResult
 
@@ -96,6 +98,17 @@ def close(training: Training, current: Plan) -> None:
         say(f"stage {stage.name}, {source}: {said}")
     for line in current.feed.uncomputed():
         say(f"stage {stage.name}, {line}")
+
+
+def judge(training: Training, current: Plan) -> None:
+    """Record that a stage has diverged, and say so loudly; what follows from it is the run's."""
+    if not training.engine.main:
+        return
+    words = training.model.get_output_embeddings().weight.shape[0]
+    name = current.stage.name
+    if why := stage_verdict(training.run.metrics.read(), name, words):
+        record(training, current.stage, {DIVERGED: f"stage {name}: {why}"})
+        say(f"WARNING: stage {name} has diverged: {why}; {REMEDY}")
 
 
 def sum_up(run: RunFolder, stage: StageSpec, rows: Sequence[Mapping]) -> dict[str, dict[str, int]]:

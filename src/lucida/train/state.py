@@ -7,7 +7,9 @@
       state.json              stage, step, counters, random generators, loss scale
 
 A checkpoint is written aside, forced to disk and renamed, so what stands under its final name is
-whole; the one before is removed only afterwards. Nothing is pickled. Frozen weights come from the
+whole; the one before is removed only afterwards. state.json holds a hash of every file beside it: a
+checkpoint that was damaged later is refused, or the one before is taken where there still is one
+(train/reading.py). Nothing is pickled. Frozen weights come from the
 parts again: their fingerprint is stored, and other parts are refused.
 """
 
@@ -24,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lucida.core.errors import RunError
 from lucida.core.files import atomic_folder
 from lucida.core.spec import LoraSpec
+from lucida.data.fingerprint import file_fact
 from lucida.model.adapters import (
     adapted_layers,
     named_adapters,
@@ -233,6 +235,7 @@ def save_checkpoint(
             if lora is not None:
                 (aside / ADAPTER).mkdir()
                 save_adapter(model, aside / ADAPTER, lora, weights=adapters)
+            state["files"] = hashes(aside)
             (aside / "state.json").write_text(json.dumps(state))
     for each in older:
         shutil.rmtree(each)
@@ -250,56 +253,8 @@ def to_disk(tensors: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch.
     return kept
 
 
-def read_state(path: Path) -> tuple[Position, Setting, dict]:
-    """Position, setting and all of state.json of a checkpoint."""
-    state = json.loads((path / "state.json").read_text())
-    if state["format"] != FORMAT:
-        raise RunError(
-            "the checkpoint has another format than this version of Lucida reads",
-            expected=FORMAT,
-            given=state["format"],
-            origin=path,
-            remedy="finish the run with the version that began it, or train in another folder",
-        )
-    return Position(**state["position"]), Setting(**state["setting"]), state
-
-
-def load_weights(path: Path, state: dict, model: nn.Module) -> set[str]:
-    """Put a checkpoint's weights into a freshly built model; the names that stages touched."""
-    touched = set(state["touched"])
-    stored = load_file(path / "weights.safetensors")
-    places = stored_tensors(model, touched)
-    if stored.keys() != places.keys():
-        differing = sorted(stored.keys() ^ places.keys())
-        raise RunError(
-            f"the checkpoint and the model built from the recipe hold different tensors, "
-            f"{differing[0]} for one ({len(differing)} in all)",
-            origin=path,
-            remedy="put the parts back that the run began with, or train in another folder",
-        )
-    found = frozen_parts(model, touched)
-    if found != state["frozen_parts"]:
-        raise RunError(
-            "the frozen parts are not those that the run began with",
-            expected=f"fingerprint {state['frozen_parts']}",
-            given=found,
-            origin=path,
-            remedy="put the old parts back, or train in another folder",
-        )
-    with torch.no_grad():
-        for name, value in stored.items():
-            places[name].copy_(value)
-    return touched
-
-
-def load_moments(
-    path: Path, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> None:
-    """Restore the optimizer, the loss scale and all random generators from a checkpoint."""
-    _, _, state = read_state(path)
-    tensors = load_file(path / "optimizer.safetensors")
-    generators = {name: value for name, value in tensors.items() if name.startswith("random/")}
-    restore_optimizer(optimizer, {k: v for k, v in tensors.items() if k not in generators})
-    if scaler.is_enabled() and state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
-    restore_random_state(state["random"], generators)
+def hashes(folder: Path) -> dict[str, str]:
+    """Size and hash of every file of a checkpoint but state.json, by its path below the folder."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    named = {str(each.relative_to(folder).as_posix()): each for each in files}
+    return {name: file_fact(each) for name, each in named.items() if name != "state.json"}

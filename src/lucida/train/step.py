@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lucida.core.errors import DataError, RunError
+from lucida.core.errors import DataError
 from lucida.data.sample import Batch
 from lucida.train.diagnose import first_bad_module
+from lucida.train.divergence import Diverged
 from lucida.train.engine import Engine, Loss
 from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
@@ -51,7 +52,7 @@ def step(
 ) -> StepResult:
     """Move the weights once by the mean gradient over all supervised tokens of passes and ranks.
 
-    `loss_of` is the engine's loss of `model`; `names` are the sources to tell apart. RunError,
+    `loss_of` is the engine's loss of `model`; `names` are the sources to tell apart. Diverged,
     before anything has moved, when the loss or the gradient is not finite.
     """
     whose = [owners(batch, names) for batch in passes]
@@ -132,7 +133,7 @@ def not_finite(
     precision: Precision,
     loss: float,
     grad_norm: float,
-) -> RunError:
+) -> Diverged:
     """The error that names the module at fault and the samples it happened on."""
     for batch in passes:
 
@@ -145,7 +146,7 @@ def not_finite(
             break
     cause = engine.first(cause) or "not reproducibly: a second run of the batch gave finite numbers"
     shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")
-    return RunError(
+    return Diverged(
         f"training stopped: {cause}",
         given=f"loss {loss:g}, gradient norm {grad_norm:g}, {precision.name}",
         origin=f"batch with {shown}",

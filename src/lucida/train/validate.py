@@ -36,8 +36,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def validation_loss(
     model: nn.Module, batches: Iterable[Batch], precision: Precision, engine: Engine
-) -> float:
-    """Mean loss per supervised token over the `batches` of all ranks, without dropout."""
+) -> float | None:
+    """Mean loss per supervised token over the `batches` of all ranks, without dropout; None when
+    they hold no such token."""
     summed, count = 0.0, 0
     with untouched(model), engine.looking(model) as loss_of, precision.autocast():
         for batch in batches:
@@ -45,4 +46,4 @@ def validation_loss(
             summed += loss.item()
             count += len(each)
     summed, count = engine.total(summed, count)
-    return summed / count
+    return summed / count if count else None

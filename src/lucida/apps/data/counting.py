@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lucida.core.spec import LossMode, Recipe, StageSpec
+from lucida.data.order import check_room
 from lucida.data.sample import IGNORED, ImagePart, Sample, Turn
 
 if TYPE_CHECKING:
@@ -36,14 +37,17 @@ Count = Callable[[Sample, Counter[str]], Measure]
 
 @dataclass(frozen=True)
 class Encoding:
-    """Counts as a stage of a recipe sees samples: its template, image policy and `max_length`."""
+    """Counts as a stage of a recipe sees samples: its template, image policy, `max_length`, and the
+    positions of a row where it packs to a budget of tokens."""
 
     processor: LucidaProcessor
     loss: LossMode
+    row: int | None = None
 
     def __call__(self, sample: Sample, cut: Counter[str]) -> Measure:
         """DataError for a sample that training could not use."""
         tokens = self.processor.encode(sample, loss=self.loss, counts=cut)
+        check_room(tokens, self.row)
         supervised = int((tokens.target != IGNORED).sum())
         return Measure(len(tokens), supervised, int((tokens.image > 0).sum()))
 

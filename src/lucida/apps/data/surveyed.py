@@ -11,16 +11,22 @@ from lucida.apps.data.counting import Count, Encoding, Words, processor_of
 from lucida.apps.data.figures import Surveyed
 from lucida.apps.data.guess import Opened
 from lucida.apps.data.survey import Findings, chosen, survey
-from lucida.core.errors import LucidaError
+from lucida.core.errors import LucidaError, ModelError
+from lucida.data.order import capacity
 
 
 def surveyed(
-    sources: Sequence[Opened], samples: int, tokenizer: str | None, processes: int
+    sources: Sequence[Opened],
+    samples: int | None,
+    tokenizer: str | None,
+    processes: int,
+    every: bool = False,
 ) -> list[Surveyed]:
-    """What is found in up to `samples` records of each source, drawn at random.
+    """What is found in up to `samples` records of each source (None: all), drawn at random.
 
     Tokens are counted by `tokenizer` (its path; text alone), or by the recipe that a source is of.
-    A source that two stages read in the same way is read once.
+    A source that two stages read in the same way is read once. With `every` a recipe's records have
+    to be encoded as in training: LucidaError when that cannot be done here.
     """
     done: dict[str, Findings] = {}
     counters: dict[str, tuple[Count | None, str]] = {}
@@ -28,7 +34,7 @@ def surveyed(
     for each in sources:
         way = _way(each)
         if way not in counters:
-            counters[way] = counter_of(each, tokenizer)
+            counters[way] = counter_of(each, tokenizer, every)
         count, counted = counters[way]
         key = f"{way} {each.spec!r}"
         if key not in done:
@@ -40,11 +46,16 @@ def surveyed(
 
 def _way(each: Opened) -> str:
     """What of a stage changes the tokens of a sample."""
-    return "" if each.stage is None else f"{each.stage.template} {each.stage.loss}"
+    if each.stage is None:
+        return ""
+    return f"{each.stage.template} {each.stage.loss} {capacity(each.stage.batch)}"
 
 
-def counter_of(each: Opened, tokenizer: str | None) -> tuple[Count | None, str]:
-    """What counts the tokens of a source, and in words how, or why nothing does."""
+def counter_of(
+    each: Opened, tokenizer: str | None, needed: bool = False
+) -> tuple[Count | None, str]:
+    """What counts the tokens of a source, and in words how, or why nothing does (ModelError when it
+    is `needed`)."""
     if tokenizer is not None:
         from lucida.apps.plan.lengths import tokenizer_of
 
@@ -55,9 +66,33 @@ def counter_of(each: Opened, tokenizer: str | None) -> tuple[Count | None, str]:
         processor = processor_of(each.recipe, each.stage)
     except (LucidaError, OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0][:160]
+        if needed:
+            raise ModelError(
+                f"the records cannot be encoded as training would: {reason}",
+                origin=f"stage {each.stage.name} of recipe {each.recipe.name}",
+                remedy="get the tokenizer and the parts, or check each source by its path",
+            ) from problem
         return None, f"words, because tokens cannot be counted: {reason}"
     told = (
         f"tokens as in training: template {processor.template}, loss {each.stage.loss}, "
         f"at most {processor.max_length:,}"
     )
-    return Encoding(processor, each.stage.loss), told
+    if (row := capacity(each.stage.batch)) is not None:
+        told += f", rows of {row:,}"
+    return Encoding(processor, each.stage.loss, row), told
+
+
+def consequence(each: Surveyed) -> str:
+    """What training makes of the records that cannot be used; empty where there are none, or where
+    the source is of no recipe."""
+    lost, records = len(each.found.errors), each.found.read
+    if each.each.stage is None or not lost:
+        return ""
+    mixture, stage = each.each.stage.mixture, each.each.stage.name
+    if mixture.on_error == "error":
+        return f"stage {stage} stops at the first of {lost:,} records that it meets"
+    share = f"{lost:,} of {records:,} records ({lost / records:.1%}) by others"
+    if lost > mixture.max_dropped * records:
+        limit = f"max_dropped allows {mixture.max_dropped:.1%}"
+        return f"stage {stage} would replace {share}, and stops on the way: {limit}"
+    return f"stage {stage} replaces {share}"

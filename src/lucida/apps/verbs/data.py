@@ -95,19 +95,23 @@ def check(
     ] = Path("data-report.json"),
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
-    """Read every record and picture once, in parallel; exit code 1 when one cannot be used."""
+    """Read every record and picture once, in parallel; exit code 1 when one cannot be used.
+
+    Records of a recipe are also encoded as each of its stages does: template, pictures, lengths.
+    """
     from rich.console import Console
 
-    from lucida.apps.data.figures import Surveyed, show_findings, write_report
+    from lucida.apps.data.figures import show_findings, write_report
     from lucida.apps.data.guess import opened
-    from lucida.apps.data.survey import chosen, survey
+    from lucida.apps.data.surveyed import consequence, surveyed
 
     console = Console(highlight=False, markup=False)
-    found = []
-    for each in opened(what, fields or []):
-        numbers = chosen(len(each.source), None)
-        found.append(Surveyed(each, survey(each.source, numbers, None, workers)))
-        show_findings(found[-1], console)
+    sources = opened(what, fields or [], every=True)
+    found = surveyed(sources, None, None, workers, every=True)
+    for each in found:
+        show_findings(each, console)
+        if told := consequence(each):
+            console.print(f"  {told}", style="red", soft_wrap=True)
     write_report(found, report)
     typer.echo(f"wrote {report}", err=True)
     if any(each.found.errors for each in found):

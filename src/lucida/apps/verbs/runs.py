@@ -20,17 +20,36 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Run folder.", show_default="runs/NAME"),
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Go on with a run although its data or parts have changed since it began.",
+        ),
+    ] = False,
 ) -> None:
-    """Train a recipe; a stopped run continues by itself."""
+    """Train a recipe; a stopped run continues by itself.
+
+    A run folder given as the recipe goes on itself; with changes it needs another --run DIR.
+    """
     from lucida.core.recipe import load_recipe
+    from lucida.core.runs import RunFolder
+    from lucida.train.folder import finished, folder_of, tell_finished
 
     value = load_recipe(recipe, overrides or [])
-    folder = run or Path("runs") / value.name
+    folder = folder_of(recipe, value, run, changed=bool(overrides))
+    if finished(RunFolder(folder), value):  # said at once: what trains takes seconds to import
+        tell_finished(RunFolder(folder))
+        typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
+        return
+    from lucida.apps.ahead import check_evaluation
     from lucida.eval.retention import gate
     from lucida.eval.slim import watcher
     from lucida.train.loop import train_run
 
-    train_run(value, folder, command_line(), watcher(value.evaluation), gate(value))
+    check_evaluation(value)
+    watch = watcher(value.evaluation)
+    train_run(value, folder, command_line(), watch, gate(value), accept_changes)
     typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
 
 
