@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -82,6 +83,8 @@ def sample_of(
     sources: list[ImageSource] = []
     turns = []
     for message in messages:
+        if not isinstance(message, Mapping):
+            raise _wrong("a message is no object", "role and content", message, origin)
         role = message.get("role")
         if role not in ROLES:
             raise DataError(
@@ -108,9 +111,15 @@ def parts_of(
     content = message.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple | NoneType):
+        raise _wrong("the content of a message is no text and no list", "parts", content, origin)
     for part in content or ():
+        if not isinstance(part, Mapping):
+            raise _wrong("a message part is no object", '{"type": …}', part, origin)
         kind = part.get("type")
         if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise _wrong("a text part has no text", '"text": …', part, origin)
             yield part["text"]
         elif kind in ("image", "image_url"):
             picture = picture_of_part(part)
@@ -133,3 +142,7 @@ def parts_of(
                 given=kind,
                 origin=origin,
             )
+
+
+def _wrong(what: str, expected: str, given: object, origin: str) -> DataError:
+    return DataError(what, expected=expected, given=repr(given)[:80], origin=origin)
