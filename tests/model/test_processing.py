@@ -145,6 +145,11 @@ def test_bad_messages_name_what_is_wrong(parts):
         processor.apply_chat_template([{"role": "robot", "content": "a"}])
     with pytest.raises(DataError, match="got video"):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+    for content in ([7], 7, [{"type": "text"}], [{"type": "text", "text": None}]):
+        with pytest.raises(DataError, match=r"message|text"):
+            sample_of([{"role": "user", "content": content}])
+    with pytest.raises(DataError, match="no object"):
+        sample_of(["hello"])
     branches = ((Turn("user", ("a",)),), (Turn("user", ("b",)),))
     with pytest.raises(DataError, match="several branches"):
         processor.batch([processor.prompt(Sample("test", (), (), branches))])

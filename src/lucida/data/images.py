@@ -208,6 +208,7 @@ def given_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image:
 
 
 def _of_array(values: np.ndarray, origin: str) -> Image.Image:
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     shaped = values.ndim == 2 or (values.ndim == 3 and 1 <= values.shape[2] <= 4)
     if not shaped or values.dtype not in (np.uint8, np.uint16, np.bool_):
         raise DataError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -82,6 +84,8 @@ def sample_of(
     sources: list[ImageSource] = []
     turns = []
     for message in messages:
+        if not isinstance(message, Mapping):
+            raise _wrong("a message is no object", "role and content", message, origin)
         role = message.get("role")
         if role not in ROLES:
             raise DataError(
@@ -108,9 +112,15 @@ def parts_of(
     content = message.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple | NoneType):
+        raise _wrong("the content of a message is no text and no list", "parts", content, origin)
     for part in content or ():
+        if not isinstance(part, Mapping):
+            raise _wrong("a message part is no object", '{"type": …}', part, origin)
         kind = part.get("type")
         if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise _wrong("a text part has no text", '"text": …', part, origin)
             yield part["text"]
         elif kind in ("image", "image_url"):
             picture = picture_of_part(part)
@@ -133,3 +143,44 @@ def parts_of(
                 given=kind,
                 origin=origin,
             )
+
+
+def _wrong(what: str, expected: str, given: object, origin: str) -> DataError:
+    return DataError(what, expected=expected, given=repr(given)[:80], origin=origin)
+
+
+def pictures_of_texts(
+    images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None, places: Sequence[int]
+) -> list[tuple[ImageSource, ...]]:
+    """The pictures of each text, of which the k-th has `places[k]` places for them.
+
+    Given is one picture, a list in reading order, or one list for each text.
+    """
+    entries = [] if images is None else images if isinstance(images, list | tuple) else [images]
+    nested = [isinstance(entry, list | tuple) or entry is None for entry in entries]
+    if not any(nested):
+        _check_pictures(sum(places), len(entries), "the texts show")
+        ends = np.cumsum([0, *places]).tolist()
+        groups = [entries[begin:end] for begin, end in pairwise(ends)]
+    else:
+        if not all(nested) or len(entries) != len(places):
+            raise DataError(
+                "pictures are one list in reading order, or one list for each text",
+                expected=f"{len(places)} lists",
+                given=f"{sum(nested)} lists and {nested.count(False)} pictures",
+            )
+        groups = [entry or () for entry in entries]
+        for number, (expected, group) in enumerate(zip(places, groups, strict=True), 1):
+            _check_pictures(expected, len(group), f"text {number} shows")
+    numbers = count(1)
+    return [tuple(image_source(each, next(numbers)) for each in group) for group in groups]
+
+
+def _check_pictures(expected: int, given: int, who: str) -> None:
+    if expected != given:
+        raise DataError(
+            f"{who} another number of images than are given",
+            expected=expected,
+            given=given,
+            remedy="write the placeholder of an image once for each",
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from lucida.data.vocabulary import vocabulary
 from lucida.model import conversing
 from lucida.model.arrangement import Arrangement
 from lucida.model.language import name_placeholder
-from lucida.model.messages import Message, Picture, image_source
+from lucida.model.messages import Message, Picture, pictures_of_texts
 from lucida.model.saved import SavedProcessor
 
 
@@ -346,43 +345,6 @@ def overlaps(
     given = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     pairs = [(place + begin, place + end) for begin, end in given["offset_mapping"]]
     return [any(a < end and b > begin for begin, end in spans) for a, b in pairs]
-
-
-def pictures_of_texts(
-    images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None, places: Sequence[int]
-) -> list[tuple[ImageSource, ...]]:
-    """The pictures of each text, of which the k-th has `places[k]` places for them.
-
-    Given is one picture, a list in reading order, or one list for each text.
-    """
-    entries = [] if images is None else images if isinstance(images, list | tuple) else [images]
-    nested = [isinstance(entry, list | tuple) or entry is None for entry in entries]
-    if not any(nested):
-        _check_pictures(sum(places), len(entries), "the texts show")
-        ends = np.cumsum([0, *places]).tolist()
-        groups = [entries[begin:end] for begin, end in pairwise(ends)]
-    else:
-        if not all(nested) or len(entries) != len(places):
-            raise DataError(
-                "pictures are one list in reading order, or one list for each text",
-                expected=f"{len(places)} lists",
-                given=f"{sum(nested)} lists and {nested.count(False)} pictures",
-            )
-        groups = [entry or () for entry in entries]
-        for number, (expected, group) in enumerate(zip(places, groups, strict=True), 1):
-            _check_pictures(expected, len(group), f"text {number} shows")
-    numbers = count(1)
-    return [tuple(image_source(each, next(numbers)) for each in group) for group in groups]
-
-
-def _check_pictures(expected: int, given: int, who: str) -> None:
-    if expected != given:
-        raise DataError(
-            f"{who} another number of images than are given",
-            expected=expected,
-            given=given,
-            remedy="write the placeholder of an image once for each",
-        )
 
 
 def read_policy(given: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy | None:

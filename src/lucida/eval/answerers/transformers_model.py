@@ -117,14 +117,22 @@ class TransformersAnswerer:
         if shown is not None and not all(pictures):
             raise ModelError("prompts with and without pictures cannot share a batch")
         begins = self.processor.tokenizer.bos_token
-        return self.processor(
-            images=shown,
-            text=texts,
-            padding=True,
-            return_tensors="pt",
-            # A template that writes the start token itself must not get a second one.
-            add_special_tokens=not (begins and texts[0].startswith(begins)),
-        ).to(self.model.device, self.model.dtype)
+        try:
+            inputs = self.processor(
+                images=shown,
+                text=texts,
+                padding=True,
+                return_tensors="pt",
+                # A template that writes the start token itself must not get a second one.
+                add_special_tokens=not (begins and texts[0].startswith(begins)),
+            )
+        except (ValueError, IndexError) as problem:  # such as a question that writes `<image>`
+            raise ModelError(
+                f"the model's processor refuses these prompts: {problem}",
+                origin=", ".join(sample.origin for sample in samples[:3]),
+                remedy="each picture needs one place in its own prompt; leave the task out",
+            ) from problem
+        return inputs.to(self.model.device, self.model.dtype)
 
     def likelihoods(self, example: Example) -> list:
         """Of every candidate, as one padded batch: prompt and candidate, logits at the candidate.
