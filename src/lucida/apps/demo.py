@@ -28,7 +28,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
-from lucida.eval.shown import asked, shown
+from lucida.eval.shown import asked, measured, shown
 
 COLUMNS = 32
 """Width of a picture in the terminal; a character is one pixel wide and two high."""
@@ -133,7 +133,7 @@ def show_scores(results: dict) -> None:
     what is not surely above guessing; questions that were never answered are told below."""
     rows, notes = [], []
     for name, task in results["tasks"].items():
-        gain = task["gain"]
+        gain, blind = task.get("gain"), task.get("blind")
         floor = "*" if task.get("floor") else ""
         rows.append(
             [
@@ -141,12 +141,14 @@ def show_scores(results: dict) -> None:
                 task["metric"],
                 shown(task, task["score"]) + floor,
                 " to ".join(shown(task, value) for value in task["interval"]),
-                "" if task["blind"] is None else shown(task, task["blind"]),
+                "" if blind is None else shown(task, blind),
                 shown(task, task["chance"]),
                 "" if gain is None else shown(task, gain["mean"], signed=True),
                 f"{task['n']:,}",
             ]
         )
+        others = results.get("others", {}).get(name, ())
+        notes += [f"{name}: {measured(task, other)}" for other in others]
         if failed := task.get("failed"):
             part = f"{failed} of {task['n']:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")

@@ -30,6 +30,7 @@ from lucida.core.files import disk_errors as disk_errors
 from lucida.core.files import make_folder, remove_unfinished
 from lucida.core.locking import sole_writer
 from lucida.core.recipe import dump_recipe, load_recipe, recipe_hash
+from lucida.core.results import check_logged, check_results
 from lucida.core.spec import Recipe
 
 
@@ -63,7 +64,8 @@ class JsonLines:
                     raise
 
     def read(self) -> list[dict]:
-        """All whole records; RunError names a line in the middle that is not JSON."""
+        """All whole records; RunError names a line in the middle that is not JSON. Who reads a file
+        of other hands looks whether a record is an object (`objects`)."""
         if not self.path.exists():
             return []
         with disk_errors(self.path):
@@ -72,7 +74,7 @@ class JsonLines:
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 records.append(json.loads(line))
-            except ValueError as problem:
+            except (ValueError, RecursionError) as problem:
                 raise RunError(
                     f"line {number} is not JSON: {line[:60]!r}",
                     origin=self.path,
@@ -80,11 +82,23 @@ class JsonLines:
                 ) from problem
         return records
 
+    def objects(self) -> list[dict]:
+        """The records, when each of them is a JSON object; else RunError."""
+        records = self.read()
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict):
+                raise RunError(
+                    f"line {number} is no JSON object: {str(record)[:60]!r}",
+                    origin=self.path,
+                    remedy="restore the file or delete that line",
+                )
+        return records
+
     def keep(self, wanted: Callable[[dict], bool]) -> None:
         """Rewrites the file with the wanted records only: a resumed run forgets what it recorded
         after its last checkpoint."""
         if self.path.exists():
-            kept = [record for record in self.read() if wanted(record)]
+            kept = [record for record in self.objects() if wanted(record)]
             atomic_write(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def _drop_torn_line(self) -> None:
@@ -145,18 +159,44 @@ class RunFolder:
         device and precision. When the run is resumed, the first entry stays and the new one is
         added under `resumed`."""
         entry = plain(describe(command) | facts)
-        whole = _read_json(self.environment_file) if self.environment_file.exists() else None
-        if whole is None:
+        whole = self.environment_entry
+        if not whole:
             whole = entry | {"resumed": []}
         else:
-            whole.setdefault("resumed", []).append(entry)
+            earlier = whole.setdefault("resumed", [])
+            if not isinstance(earlier, list):
+                raise RunError(
+                    "`resumed` is of the wrong kind",
+                    expected="a list",
+                    given=repr(earlier)[:60],
+                    origin=self.environment_file,
+                    remedy="delete the file",
+                )
+            earlier.append(entry)
         atomic_write(self.environment_file, json.dumps(whole, indent=2) + "\n")
         return whole
 
     @property
+    def environment_entry(self) -> dict:
+        """environment.json, or an empty dict where there is none; RunError when it is damaged."""
+        return _read_json(self.environment_file) if self.environment_file.exists() else {}
+
+    @property
     def results(self) -> dict:
-        """results.json, or an empty dict before evaluation."""
-        return _read_json(self.results_file) if self.results_file.exists() else {}
+        """results.json (`core.results` says what it holds), or an empty dict before evaluation.
+        RunError when it is damaged or holds something else."""
+        if not self.results_file.exists():
+            return {}
+        content = _read_json(self.results_file)
+        check_results(content, self.results_file)
+        return content
+
+    @property
+    def logged(self) -> list[dict]:
+        """The rows of metrics.jsonl; RunError when it is damaged or holds something else."""
+        rows = self.metrics.objects()
+        check_logged(rows, self.metrics.path)
+        return rows
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """Saves results.json."""
@@ -202,13 +242,12 @@ def plain(value: object) -> object:
 def _summary(run: RunFolder) -> RunSummary:
     try:
         name = run.recipe.name
-        steps = [each["step"] for each in run.metrics.read() if isinstance(each.get("step"), int)]
+        steps = [each["step"] for each in run.logged if each.get("step") is not None]
         tasks = run.results.get("tasks", {})
         scores = {task: values["score"] for task, values in tasks.items()}
         left_out = run.dropped.records()
-    except (LucidaError, AttributeError, KeyError, TypeError) as problem:
-        why = str(problem) if isinstance(problem, LucidaError) else f"unexpected content: {problem}"
-        return RunSummary(run.path, "?", "unreadable", None, {}, why)
+    except LucidaError as problem:
+        return RunSummary(run.path, "?", "unreadable", None, {}, str(problem))
     trained = (run.path / "config.json").exists()
     state = "evaluated" if scores else "trained" if trained else "unfinished"
     return RunSummary(run.path, name, state, max(steps, default=None), scores, None, left_out)
@@ -218,7 +257,7 @@ def _read_json(path: Path) -> dict:
     try:
         with disk_errors(path):
             content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise RunError(f"not JSON: {problem}", origin=path, remedy="delete the file") from problem
     if not isinstance(content, dict):
         raise RunError("not a JSON object", origin=path, remedy="delete the file")

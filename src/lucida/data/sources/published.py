@@ -48,7 +48,8 @@ class Record:
     def text(self, field: str) -> str:
         """A field that must be text; numbers are written out, as publishers mix them."""
         value = self[field]
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
+        is_nan = isinstance(value, float) and value != value  # a hole in the publisher's table
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or is_nan:
             raise self.wrong(field, "text", value)
         return value if isinstance(value, str) else str(value)
 
