@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from lucida.apps.command import Overrides, RecipeName, Run, app, command_line, guarded, must_exist
+from lucida.apps.command import (
+    Overrides,
+    RecipeName,
+    Run,
+    app,
+    command,
+    command_line,
+    guarded,
+    must_exist,
+)
 
 
 @app.command()
@@ -31,7 +40,12 @@ def train(
     from lucida.train.loop import train_run
 
     train_run(value, folder, command_line(), watcher(value.evaluation), gate(value))
-    typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
+    from lucida.apps.proposal import following
+
+    words, remarks = following(value, folder)
+    for remark in remarks:
+        typer.echo(remark, err=True)
+    typer.echo(f"next: {shlex.join([*command(), *words])}", err=True)
 
 
 @app.command()
