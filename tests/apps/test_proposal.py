@@ -47,9 +47,16 @@ def small(tmp_path, monkeypatch):
     return overrides
 
 
+def call(*words):
+    """The exit code of a command line."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(words))
+    return caught.value.code or 0
+
+
 def trained(capsys, folder, overrides):
     """Trains by the command line and gives the words that it proposes, without `lucida`."""
-    assert cli.main(["train", "mini", *overrides, "--run", str(folder)]) == 0
+    assert call("train", "mini", *overrides, "--run", str(folder)) == 0
     err = capsys.readouterr().err
     proposed = next(line for line in err.splitlines() if line.startswith("next: "))
     words = shlex.split(proposed.removeprefix("next: "))
@@ -80,7 +87,7 @@ def test_the_proposed_evaluation_works(capsys, tmp_path, small, case):
     words, err = trained(capsys, folder, small(**changes))
     assert words[:2] == ["eval", str(folder)]
     assert all(remark in err for remark in told)
-    assert cli.main(words) == 0
+    assert call(*words) == 0
     results = json.loads((folder / "results.json").read_text())
     assert list(results["tasks"]) == tasks
 
@@ -90,14 +97,14 @@ def test_a_run_that_cannot_be_measured_is_talked_with(capsys, tmp_path, small, m
     overrides = small(evaluation__tasks=["counting"], evaluation__retention=retention)
     words, err = trained(capsys, tmp_path / "run", overrides)
     assert words == ["chat", str(tmp_path / "run")] and "nowhere.txt is not there" in err
-    assert cli.main([*words, "--prompt", "how many?"]) == 0
+    assert call(*words, "--prompt", "how many?") == 0
 
 
 def test_a_folder_with_an_odd_name_is_still_a_folder(capsys, tmp_path, small, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words, _ = trained(capsys, Path("diff"), small(evaluation__tasks=["counting"]))
     assert words == ["eval", "./diff"]
-    assert cli.main(words) == 0
+    assert call(*words) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if "mini" in name])

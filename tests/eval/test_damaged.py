@@ -1,7 +1,6 @@
 """Run files that are damaged or of another shape: told before the asking, or told on the page."""
 
 import json
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -126,7 +125,8 @@ def test_odd_but_whole_logs_are_drawn(evaluated):
     ]  # fmt: skip
     evaluated.metrics.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     html = write_report(evaluated.path).read_text()
-    assert "Not shown: " not in html and "<b>" not in html.replace("<b>", "", html.count("<b>") - 1)
+    assert "Not shown: " not in html
+    assert "{name} \ufffd &lt;b&gt;" in html and "{name} \ufffd <b>" not in html
 
 
 ROWS = [
@@ -247,7 +247,7 @@ def test_runs_are_listed_whatever_they_hold(tmp_path, run):
             made = RunFolder(tmp_path / "many" / f"{file}-{number}").prepare()
             made.recipe_file.write_bytes(run.recipe_file.read_bytes())
             (made.path / file).write_bytes(content + b"\n")
-    os.makedirs(tmp_path / "many" / "odd" / "results.json")
+    (tmp_path / "many" / "odd" / "results.json").mkdir(parents=True)
     (tmp_path / "many" / "odd" / "recipe.yaml").write_bytes(run.recipe_file.read_bytes())
     found = list_runs(tmp_path / "many")
     assert len(found) == 4 * len([*NO_JSON, *OTHER]) + 1

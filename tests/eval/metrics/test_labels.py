@@ -108,6 +108,9 @@ def test_a_declared_letter_is_read_in_any_decoration(declaration, ending):
         # An article, a pronoun and an abbreviation are no letters.
         ("The answer is a dog", "B"),
         ("Answer: A dog", "B"),
+        ("The answer is dog, because one sees its ears", "B"),
+        ("The answer is dog-like", None),
+        ("The answer is cats and dogs and whatever else there is", None),
         ("Answer: A cat", "A"),
         ("The answer is a", "A"),
         ("the answer is a, as it has no snout", "A"),
@@ -157,6 +160,13 @@ def test_a_refusal_names_no_option(refusal):
         assert letter(refusal, options) is None
         assert option_text(refusal, options) is None
     assert letter(f"{refusal} B", PETS) is None
+
+
+def test_the_longer_option_is_meant():
+    assert letter("The answer is a dog house", ["dog", "dog house"]) == "B"
+    assert letter("The answer is a dog", ["dog", "dog house"]) == "A"
+    assert letter("The answer is no", ["Yes", "No"]) == "B"
+    assert letter("The answer is not yes", ["Yes", "No"]) is None
 
 
 def test_options_with_a_hole_between():

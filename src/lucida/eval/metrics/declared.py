@@ -109,8 +109,10 @@ def declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
     """
     text, texts = plain(output), _texts(known)
     one, letters = _letter(known), "".join(known)
-    words = "|".join(re.escape(each) for each in sorted(texts, key=len, reverse=True)) or "(?!)"
-    told = rf"(?:{one}|{_BEFORE}a ({words})(?![a-z0-9]))"  # "a" before an option's own text
+    words = "|".join(re.escape(each) for each in sorted(texts, key=len, reverse=True))
+    words = f"(?:{words or '(?!)'})"
+    # Or an option's own text: behind "a", or where no other word goes on.
+    told = rf"(?:{one}|{_BEFORE}(a {words}(?![a-z0-9])|{words}(?:{_ALONE.pattern})(?![a-z0-9])))"
     pattern = rf"(?:{'|'.join(_CUES)}){_TAIL}{told}|{one}{_RIGHT}"
     more = re.compile(
         rf"[ *]*(?:(?:or|and|/|&)[ *]*(?:option )?([{letters}]){_AFTER}(?![ *](?:is|are|was)\b)"
@@ -120,7 +122,8 @@ def declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
     found: tuple[str, ...] = ()
     for match in re.finditer(pattern, text, _ANY_CASE):
         if match[2] is not None:
-            found = (texts[match[2].lower()],)
+            said = match[2].lower()
+            found = (texts[said] if said in texts else texts[said.removeprefix("a ")],)
             continue
         found = ((match[1] or match[3]).upper(),)
         if other := more.match(text, match.end(1) if match[1] else match.end(3)):
@@ -160,7 +163,8 @@ def _letter(known: Mapping[str, str]) -> str:
     articles = ""
     for name in set("AI").intersection(known):
         own = re.escape(plain(known[name]).strip(" *"))
-        follows = rf"(?=[a-z0-9])(?!{_REASONS}{'|' + own if own else ''})"
+        own = rf"|{own}(?:{_ALONE.pattern})(?![a-z0-9])" if own else ""
+        follows = rf"(?=[a-z0-9])(?!{_REASONS}{own})"
         articles += rf"(?!(?<!\*)[{name}{name.lower()}] (?i:{follows}))"
     return rf"{_BEFORE}{articles}([{''.join(known)}]){_AFTER}"
 
