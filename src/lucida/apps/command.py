@@ -7,7 +7,9 @@ understood, 130 stopped by a signal. A traceback is shown only with `--debug`.
 from __future__ import annotations
 
 import functools
+import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -133,3 +135,14 @@ def must_exist(run: Path) -> None:
         raise RunError(
             "there is no such run folder", origin=run, remedy="`lucida runs` lists the runs"
         )
+
+
+def command() -> list[str]:
+    """How `lucida` is called from here: by name where it is on the path, otherwise by its file."""
+    beside = Path(sys.executable).parent / "lucida"
+    found = shutil.which("lucida")
+    if found is not None and (not beside.exists() or beside.samefile(found)):
+        return ["lucida"]
+    if beside.exists():
+        return [os.path.relpath(beside)]
+    return [sys.executable, "-m", "lucida.apps.cli"]

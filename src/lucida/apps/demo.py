@@ -7,10 +7,7 @@ Every phase that a folder has finished already is used again; one that was stopp
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +18,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lucida.apps.command import command_line
+from lucida.apps.command import command, command_line
+from lucida.apps.proposal import require_tasks
 from lucida.core.progress import say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
-from lucida.eval.shown import asked, shown
+from lucida.eval.shown import asked, measured, shown
 from lucida.eval.usual import usual_scores
 
 COLUMNS = 32
@@ -40,6 +38,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
     from lucida.eval.run import evaluate_run
 
     recipe = load_recipe(recipe_name, overrides)
+    require_tasks(recipe)
     started = time.monotonic()
     _train(recipe, folder)
     results = evaluate_run(folder)
@@ -51,7 +50,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
     ]
     show_pictures(shots, Console(highlight=False))
     show_scores(results, usual_scores(recipe))
-    show_endings(folder, results, shots[0][2], took)
+    show_endings(folder, results, shots[0][2] if shots else None, took)
 
 
 def _train(recipe: Recipe, folder: Path) -> None:
@@ -137,7 +136,7 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
     (`eval.usual`): what the recipe scored with other seeds and on other machines, if known."""
     rows, notes = [], []
     for name, task in results["tasks"].items():
-        gain = task["gain"]
+        gain, blind = task.get("gain"), task.get("blind")
         floor = "*" if task.get("floor") else ""
         rows.append(
             [
@@ -145,13 +144,15 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
                 task["metric"],
                 shown(task, task["score"]) + floor,
                 " to ".join(shown(task, value) for value in task["interval"]),
-                "" if task["blind"] is None else shown(task, task["blind"]),
+                "" if blind is None else shown(task, blind),
                 shown(task, task["chance"]),
                 "" if gain is None else shown(task, gain["mean"], signed=True),
                 f"{task['n']:,}",
             ]
             + ([] if usual is None else [spread(task, usual["tasks"].get(name))])
         )
+        others = results.get("others", {}).get(name, ())
+        notes += [f"{name}: {measured(task, other)}" for other in others]
         if failed := task.get("failed"):
             part = f"{failed} of {task['n']:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")
@@ -187,23 +188,17 @@ def spread(task: Mapping[str, object], known: Mapping[str, float] | None) -> str
     return f"{middle} ({low} to {high})"
 
 
-def show_endings(folder: Path, results: dict, shot: Shot, took: float) -> None:
-    """Seconds for each phase, where the report is, and the command to chat."""
-    example = folder / "example.png"
-    shot.images[0].save(example)
+def show_endings(folder: Path, results: dict, shot: Shot | None, took: float) -> None:
+    """Seconds for each phase, where the report is, and the command to chat: about the picture of an
+    example where one has any."""
     phases = [f"{name.replace('_', ' ')} {duration(s)}" for name, s in results["seconds"].items()]
     say(f"time: {', '.join(phases)}; this command {duration(took)}")
     print(f"\nreport  {folder / 'report.html'}")
-    print(f"chat    {shlex.join([*command(), 'chat', str(folder), '--image', str(example)])}")
-    print(f'        and ask, for instance: "{shot.question}"')
-
-
-def command() -> list[str]:
-    """How `lucida` is called from here: by name where it is on the path, otherwise by its file."""
-    beside = Path(sys.executable).parent / "lucida"
-    found = shutil.which("lucida")
-    if found is not None and (not beside.exists() or beside.samefile(found)):
-        return ["lucida"]
-    if beside.exists():
-        return [os.path.relpath(beside)]
-    return [sys.executable, "-m", "lucida.apps.cli"]
+    shown_to = []
+    if shot is not None and shot.images:
+        example = folder / "example.png"
+        shot.images[0].save(example)
+        shown_to = ["--image", str(example)]
+    print(f"chat    {shlex.join([*command(), 'chat', str(folder), *shown_to])}")
+    if shot is not None:
+        print(f'        and ask, for instance: "{shot.question}"')

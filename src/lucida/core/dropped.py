@@ -96,7 +96,7 @@ class Dropped:
     def records(self) -> int:
         """Records and rows that no step has seen, by their own fault or a filter's."""
         rows = {
-            (line["source"], line.get("reason")): line["count"]
+            (line["source"], str(line.get("reason"))): line["count"]
             for line in self.read()
             if line.get("when") == "opening" and isinstance(line.get("count"), int)
         }
@@ -114,4 +114,4 @@ def _unusable(lines: list[dict]) -> dict[tuple, None]:
     """Records that could not be used, each once; the reason names file and place, so other data of
     the same name are other records."""
     found = [line for line in lines if "record" in line]
-    return {(line["source"], line["record"], line.get("reason")): None for line in found}
+    return {(line["source"], str(line["record"]), str(line.get("reason"))): None for line in found}

@@ -31,6 +31,7 @@ from lucida.core.files import disk_errors as disk_errors
 from lucida.core.files import make_folder, remove_unfinished
 from lucida.core.locking import sole_writer
 from lucida.core.recipe import dump_recipe, load_recipe, recipe_hash
+from lucida.core.results import check_logged, check_results
 from lucida.core.spec import Recipe
 
 
@@ -149,15 +150,20 @@ class RunFolder:
         device and precision. When the run is resumed, the first entry stays and the new one is
         added under `resumed`."""
         entry = plain(describe(command) | facts)
-        whole = read_json(self.environment_file) if self.environment_file.exists() else None
-        if whole is None:
+        whole = self.environment_entry
+        if not whole:
             whole = entry | {"resumed": []}
         else:
-            before = whole.setdefault("resumed", [])
-            if not isinstance(before, list):
-                what = "`resumed` is not a list"
-                raise RunError(what, origin=self.environment_file, remedy="delete the file")
-            before.append(entry)
+            earlier = whole.setdefault("resumed", [])
+            if not isinstance(earlier, list):
+                raise RunError(
+                    "`resumed` is of the wrong kind",
+                    expected="a list",
+                    given=repr(earlier)[:60],
+                    origin=self.environment_file,
+                    remedy="delete the file",
+                )
+            earlier.append(entry)
         atomic_write(self.environment_file, json.dumps(whole, indent=2) + "\n")
         return whole
 
@@ -167,10 +173,26 @@ class RunFolder:
         (`lucida.train.divergence`)."""
         return _diverged(self.metrics.read(), self.recipe)
 
+    def environment_entry(self) -> dict:
+        """environment.json, or an empty dict where there is none; RunError when it is damaged."""
+        return read_json(self.environment_file) if self.environment_file.exists() else {}
+
     @property
     def results(self) -> dict:
-        """results.json, or an empty dict before evaluation."""
-        return read_json(self.results_file) if self.results_file.exists() else {}
+        """results.json (`core.results` says what it holds), or an empty dict before evaluation.
+        RunError when it is damaged or holds something else."""
+        if not self.results_file.exists():
+            return {}
+        content = read_json(self.results_file)
+        check_results(content, self.results_file)
+        return content
+
+    @property
+    def logged(self) -> list[dict]:
+        """The rows of metrics.jsonl; RunError when it is damaged or holds something else."""
+        rows = self.metrics.read()
+        check_logged(rows, self.metrics.path)
+        return rows
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """Saves results.json."""
@@ -216,15 +238,14 @@ def plain(value: object) -> object:
 
 def _summary(run: RunFolder) -> RunSummary:
     try:
-        recipe, rows = run.recipe, run.metrics.read()
+        recipe, rows = run.recipe, run.logged
         name, diverged = recipe.name, _diverged(rows, recipe)
-        steps = [each["step"] for each in rows if isinstance(each.get("step"), int)]
+        steps = [each["step"] for each in rows if each.get("step") is not None]
         tasks = run.results.get("tasks", {})
         scores = {task: values["score"] for task, values in tasks.items()}
         left_out = run.dropped.records()
-    except (LucidaError, AttributeError, KeyError, TypeError, ValueError) as problem:
-        why = str(problem) if isinstance(problem, LucidaError) else f"unexpected content: {problem}"
-        return RunSummary(run.path, "?", "unreadable", None, {}, why)
+    except LucidaError as problem:
+        return RunSummary(run.path, "?", "unreadable", None, {}, str(problem))
     trained = (run.path / "config.json").exists()
     state = "evaluated" if scores else "trained" if trained else "unfinished"
     problem = None

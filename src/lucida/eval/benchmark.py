@@ -133,6 +133,9 @@ class Benchmark(ABC):
     """True when nobody but an outside judge can score it: `scores` refuses, and `answers_file`
     gives what the judge reads."""
     higher_is_better: bool = True
+    declares: bool = False
+    """True when `parse` finds what a reasoning output declares by itself, as a letter; the words of
+    its conclusion alone do not show that."""
     together: bool = False
     """True when a score also depends on the examples that are scored with it, as the weights of
     CIDEr-D do: scores of other sets of examples are compared only after scoring anew."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from lucida.eval.asking import writable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -52,7 +54,7 @@ def smooth(
     for value, count in zip(values, counts or [1.0] * len(values), strict=True):
         total = keep * total + count * value
         weight = keep * weight + count
-        averaged.append(total / weight)
+        averaged.append(total / weight if weight else value)  # until something has counted
     return averaged
 
 
@@ -73,7 +75,9 @@ def score_curves(rows: Sequence[dict]) -> str:
     known: dict[str, list[tuple[float, ...]]] = {}
     for place, tasks in timeline.scores:
         for name, task in tasks.items():
-            known.setdefault(name, []).append((place, task["score"], *task["interval"]))
+            point = (place, task["score"], *task["interval"])
+            if None not in point:  # a score that was no number when it was taken
+                known.setdefault(name, []).append(point)
     known = {name: points for name, points in known.items() if len(points) > 1}
     down = -(-len(known) // ACROSS)
     return _svg(partial(_draw_scores, timeline, known), 9.2, 1.7 * down + 0.3) if known else ""
@@ -86,7 +90,8 @@ def source_curves(rows: Sequence[dict]) -> str:
     known: dict[str, list[tuple[int, float, int]]] = {}
     for place, losses, tokens in timeline.sources:
         for name, loss in losses.items():
-            known.setdefault(name, []).append((place, loss, tokens[name]))
+            if loss is not None:
+                known.setdefault(name, []).append((place, loss, tokens[name]))
     largest = sorted(known, key=lambda name: -sum(count for *_, count in known[name]))[:MOST]
     known = {name: points for name, points in known.items() if name in largest}
     down = -(-len(known) // ACROSS)
@@ -101,13 +106,14 @@ class _Timeline(NamedTuple):
     validations: list[tuple[int, float]]
     scores: list[tuple[int, dict[str, dict]]]
     stages: list[tuple[int, str]]
+    last: int = 0
 
 
 def _timeline(rows: Sequence[dict]) -> _Timeline:
     timeline = _Timeline([], [], [], [], [])
     stage, start, last = None, 0, 0
     for row in rows:
-        if "step" not in row:
+        if row.get("step") is None:
             continue
         if row.get("stage") != stage:
             stage, start = row.get("stage"), last
@@ -122,7 +128,7 @@ def _timeline(rows: Sequence[dict]) -> _Timeline:
             timeline.validations.append((place, row["validation_loss"]))
         if row.get("evaluation") is not None:
             timeline.scores.append((place, row["evaluation"]["tasks"]))
-    return timeline
+    return timeline._replace(last=last)
 
 
 def _draw_loss(timeline: _Timeline, figure: Figure) -> None:
@@ -138,12 +144,13 @@ def _draw_loss(timeline: _Timeline, figure: Figure) -> None:
     _draw_stages(timeline, axes)
     for place, name in timeline.stages if len(timeline.stages) > 1 else ():
         axes.annotate(
-            name,
+            writable(name),
             (place, 1),
             (5, -2),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             va="top",
+            parse_math=False,
         )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per token")
@@ -162,7 +169,7 @@ def _draw_scores(
         axes.fill_between(places, low, high, color=_LINE, alpha=0.15, linewidth=0)
         axes.plot(places, scores, "o-", color=_LINE, markersize=3, linewidth=1.6)
         _draw_stages(timeline, axes)
-        axes.set_title(name, loc="left", fontsize=11)
+        axes.set_title(_fitted(name), loc="left", fontsize=11, parse_math=False)
         axes.set_ylim(bottom=0, top=1.05 * max(1.0, *high))
         axes.set_xlim(left=0)
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
@@ -183,17 +190,17 @@ def _draw_sources(
         axes.plot(places, losses, color=_LINE, linewidth=0.6, alpha=0.3)
         axes.plot(places, averaged, color=_LINE, linewidth=1.6)
         _draw_stages(timeline, axes)
-        axes.set_title(_fitted(name), loc="left", fontsize=11)
+        axes.set_title(_fitted(name), loc="left", fontsize=11, parse_math=False)
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
     charts[0].set_ylim(bottom=0, top=1.08 * settled or 1)
-    charts[0].set_xlim(left=0, right=max(timeline.losses[-1][0], 1))
+    charts[0].set_xlim(left=0, right=max(timeline.last, 1))
     for axes in charts[len(known) :]:
         axes.set_visible(False)
 
 
 def _fitted(name: str, most: int = 24) -> str:
     """A name that is no wider than its chart."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    return writable(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
 def _draw_stages(timeline: _Timeline, axes: Axes) -> None:

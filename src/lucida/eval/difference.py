@@ -13,8 +13,9 @@ import jinja2
 
 from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder, atomic_write
+from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
-from lucida.eval.gallery import evaluated_benchmark, predictions
+from lucida.eval.gallery import evaluated_benchmark, scored
 from lucida.eval.report import data_address
 from lucida.eval.shown import shown
 from lucida.eval.statistics import Interval, paired
@@ -108,11 +109,8 @@ def tasks_of_one(folder: Path, other: Path) -> list[str]:
 
 def difference(first: Path, second: Path, name: str, tasks: list[dict], samples: int) -> Difference:
     """One task of both."""
-    keys = [each[name].get("predictions", name) for each in tasks]
-    rows = [
-        {row["id"]: row for row in predictions(folder, key).read() if "score" in row}
-        for folder, key in zip((first, second), keys, strict=True)
-    ]
+    keys = [each[name].get("predictions") or name for each in tasks]
+    rows = [scored(folder, key) for folder, key in zip((first, second), keys, strict=True)]
     both = [row for row in rows[0] if row in rows[1]]
     if not both:
         raise RunError(f"no example of {name} was answered by both", origin=second)
@@ -130,7 +128,7 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
     changes.sort(key=lambda each: sign * (each.second["score"] - each.first["score"]))
     return Difference(
         task=name,
-        metric=tasks[0][name]["metric"],
+        metric=tasks[0][name].get("metric") or task.metric,
         scores=tuple(sum(each) / len(each) for each in scores),
         gain=paired(scores[1], scores[0], clusters, samples),
         changes=changes,
@@ -144,7 +142,7 @@ def _scored_anew(task: Benchmark, ids: list[str], rows: dict[str, dict]) -> dict
     """The rows of these examples with scores of these alone: what was scored among others has other
     weights."""
     examples = _examples(task, ids)
-    scores = task.scores(examples, [rows[e.id]["parsed"] for e in examples])
+    scores = task.scores(examples, [rows[e.id].get("parsed") for e in examples])
     anew = {e.id: rows[e.id] | {"score": s} for e, s in zip(examples, scores, strict=True)}
     return {row: anew[row] for row in ids}
 
@@ -193,7 +191,7 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
         tasks=tasks,
         alone=[("A", tasks_of_one(first, second)), ("B", tasks_of_one(second, first))],
     )
-    atomic_write(page, text)
+    atomic_write(page, writable(text))
     return page
 
 
@@ -211,7 +209,7 @@ def _card(task: Difference, change: Change) -> dict:
     return {
         "pictures": [data_address(source.load()) for source in example.sample.images],
         "question": example.question,
-        "truth": change.first["truth"]
+        "truth": change.first.get("truth")
         if example.box
         else ", ".join(dict.fromkeys(example.answers)),
         "outputs": [change.first["output"].strip(), change.second["output"].strip()],

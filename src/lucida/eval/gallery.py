@@ -12,11 +12,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from lucida.core.errors import RunError
 from lucida.core.runs import JsonLines, RunFolder
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.benchmark import Benchmark, Example
 from lucida.eval.benchmarks import benchmark
-from lucida.eval.metrics.boxes import Box
+from lucida.eval.metrics.boxes import Box, as_box
+
+_MOST = 1e15  # no score is larger; NaN is not smaller
 
 TARGET = "target.json"
 """In the folder of an evaluated model that is no run: what it is, and the evaluation's values."""
@@ -49,7 +52,7 @@ def gallery(folder: Path, task: str, count: int = 8, skip: int = 0) -> list[Shot
     `skip` passes over that many pictures first (the tasks of the miniature world share pictures).
     """
     pairs = answered(folder, task)
-    blind = _scored(folder / "blind", task)
+    blind = scored(folder / "blind", task)
     firsts: dict[str, tuple[Example, dict]] = {}
     for example, row in pairs:
         firsts.setdefault(example.cluster, (example, row))
@@ -64,7 +67,7 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
     Among equal scores the benchmark's order decides. No example is in both.
     """
     pairs = answered(folder, task)
-    blind = _scored(folder / "blind", task)
+    blind = scored(folder / "blind", task)
     sign = 1 if evaluated_benchmark(folder, task).higher_is_better else -1
     ranked = sorted(pairs, key=lambda pair: sign * pair[1]["score"])
     if not ranked or ranked[0][1]["score"] == ranked[-1][1]["score"]:
@@ -84,14 +87,33 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
 
 def answered(folder: Path, task: str) -> list[tuple[Example, dict]]:
     """The examples of a task that have a score in this folder, in order, with their rows."""
-    rows = _scored(folder, task)
+    rows = scored(folder, task)
     examples = evaluated_benchmark(folder, task).examples(len(rows))
     return [(example, rows[example.id]) for example in examples if example.id in rows]
 
 
-def _scored(folder: Path, task: str) -> dict[str, dict]:
-    """The rows that have a score, by id; what was never answered has none."""
-    return {row["id"]: row for row in predictions(folder, task).read() if "score" in row}
+def scored(folder: Path, task: str) -> dict[str, dict]:
+    """The rows that have a score, by id; what was never answered has none. RunError names a row
+    that is no prediction."""
+    file = predictions(folder, task)
+    rows = {}
+    for number, row in enumerate(file.read(), start=1):
+        if row.get("score") is None:
+            continue
+        is_number = isinstance(row["score"], int | float) and abs(row["score"]) < _MOST
+        wrong = [name for name in ("id", "output") if not isinstance(row.get(name), str)]
+        wrong += [] if is_number else ["score"]
+        wrong += [n for n in ("cluster", "prompt") if not isinstance(row.get(n, ""), str)]
+        if wrong:
+            raise RunError(
+                f"row {number} is no prediction",
+                expected="text for id, output, cluster, prompt; a number for score",
+                given={name: row.get(name) for name in wrong},
+                origin=file.path,
+                remedy="delete the row; `lucida eval` then asks its question again",
+            )
+        rows[row["id"]] = row
+    return rows
 
 
 def evaluated_benchmark(folder: Path, task: str) -> Benchmark:
@@ -112,15 +134,35 @@ def evaluated_benchmark(folder: Path, task: str) -> Benchmark:
 def evaluation_of(folder: Path) -> EvaluationSpec:
     """The evaluation of a run's recipe, or of what was evaluated without one."""
     if (folder / TARGET).is_file():
-        told = json.loads((folder / TARGET).read_text(encoding="utf-8"))
-        return EvaluationSpec.model_validate(told["evaluation"])
+        return target_of(folder)[1]
     run = RunFolder(folder)
     return run.recipe.evaluation
 
 
+def target_of(folder: Path) -> tuple[str, EvaluationSpec]:
+    """The name of an evaluated model that is no run, and how it was asked. RunError where the
+    folder does not say so."""
+    file = folder / TARGET
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return str(told["target"]), EvaluationSpec.model_validate(told["evaluation"])
+    except FileNotFoundError:
+        raise RunError(
+            f"the folder holds neither a run (recipe.yaml) nor an evaluated model ({TARGET})",
+            origin=folder,
+            remedy="`lucida runs` lists the runs",
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        raise RunError(
+            f"this file does not say what was evaluated: {str(problem).splitlines()[0]}",
+            origin=file,
+            remedy="delete it and evaluate the model again; stored answers are used",
+        ) from None
+
+
 def _shot(example: Example, row: dict, blind: dict | None) -> Shot:
     is_box = example.box is not None
-    found = tuple(row["parsed"]) if is_box and row["parsed"] else None
+    found = as_box(row.get("parsed")) if is_box else None
     return Shot(
         id=example.id,
         images=tuple(source.load() for source in example.sample.images),
@@ -139,7 +181,8 @@ def _said(row: dict, is_box: bool) -> str:
     """The output in words; a box is named by its corners, what is no box is quoted."""
     if not is_box:
         return row["output"].strip() or "(nothing)"
-    if not row["parsed"]:
+    found = as_box(row.get("parsed"))
+    if found is None:
         return f"no box: {row['output'].strip() or '(nothing)'}"
-    x0, y0, x1, y1 = (round(value) for value in row["parsed"])
+    x0, y0, x1, y1 = (round(value) for value in found)
     return f"({x0}, {y0}) to ({x1}, {y1})"

@@ -180,11 +180,12 @@ def write(
     family: str,
     *,
     question: str = "",
-    options: Sequence[str] = (),
+    options: Sequence[str | None] = (),
     hint: str = "",
     tokens: Sequence[str] = (),
 ) -> str:
-    """A question in the words of a set.
+    """A question in the words of a set. A place without an option (None) is not listed; the letters
+    behind it stay.
 
     Worked example: `write("llava", "choice", question="Which?", options=("ear", "eye"))` is
     "Which?", "A. ear", "B. eye" and the request for a letter, on a line each.
@@ -196,6 +197,7 @@ def write(
     listed = (
         choice.format(letter=letter, text=text)
         for letter, text in zip(LETTERS, options, strict=False)
+        if text is not None
     )
     return form(name, family).format(
         question=question,

@@ -10,19 +10,22 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from PIL import Image
 
 from lucida.core.errors import LucidaError
 from lucida.core.recipe import dump_recipe
+from lucida.core.results import check_whole
 from lucida.core.runs import RunFolder, atomic_write
+from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
-from lucida.eval.gallery import TARGET, Shot, extremes, gallery
-from lucida.eval.shown import asked, better, shown
+from lucida.eval.gallery import Shot, extremes, gallery, target_of
+from lucida.eval.shown import asked, better, measured, shown
 
 SHOTS = 8
 """Pictures per task, as they come."""
@@ -61,19 +64,32 @@ class Bar:
 
 
 def write_report(folder: Path) -> Path:
-    """Write RUN/report.html from what stands in the run folder; gives its path."""
+    """Write RUN/report.html from what stands in the run folder; gives its path.
+
+    RunError names a damaged results.json, recipe or target.json; of any other damaged file the page
+    says why its part is missing.
+    """
     run = RunFolder(folder)
     results = run.results
+    check_whole(results, run.results_file)
     name, description, told = _heading(run)
-    tasks = results.get("tasks", {})
-    keys = {task: values.get("predictions", task) for task, values in tasks.items()}
-    logged = run.metrics.read()
+    tasks, others = results.get("tasks", {}), results.get("others", {})
+    keys = {task: values.get("predictions") or task for task, values in tasks.items()}
+    logged, facts, problems = [], [], []
+    try:
+        logged = run.logged
+    except LucidaError as problem:
+        problems.append(f"the curves of training: {problem}")
+    try:
+        facts = [(key, str(value)) for key, value in run.environment_entry.items()]
+    except LucidaError as problem:
+        problems.append(f"device and precision: {problem}")
     page = _template().render(
         name=name,
         description=description,
-        facts=_facts(run),
-        bars=[_bar(name, task) for name, task in tasks.items()],
-        has_blind=any(task["blind"] is not None for task in tasks.values()),
+        facts=_facts(results) + [fact for fact in facts if fact[0] in ("device", "precision")],
+        bars=[_bar(name, task, others.get(name, ())) for name, task in tasks.items()],
+        has_blind=any(task.get("blind") is not None for task in tasks.values()),
         curve=loss_curve(logged),
         source_curves=source_curves(logged),
         score_curves=score_curves(logged),
@@ -84,8 +100,9 @@ def write_report(folder: Path) -> Path:
         recipe=told,
         phases=[(name, seconds) for name, seconds in results.get("seconds", {}).items()],
         run=folder if run.exists else None,
+        problems=problems,
     )
-    atomic_write(run.report_file, page)
+    atomic_write(run.report_file, writable(page))
     return run.report_file
 
 
@@ -108,8 +125,8 @@ def _heading(run: RunFolder) -> tuple[str, str, str]:
     if run.exists:
         recipe = run.recipe
         return recipe.name, recipe.description, dump_recipe(recipe)
-    told = json.loads((run.path / TARGET).read_text(encoding="utf-8"))
-    return told["target"], "", json.dumps(told["evaluation"], indent=2)
+    target, spec = target_of(run.path)
+    return target, "", json.dumps(spec.model_dump(mode="json"), indent=2)
 
 
 def _template() -> jinja2.Template:
@@ -123,10 +140,9 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html")
 
 
-def _facts(run: RunFolder) -> list[tuple[str, str]]:
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Short facts under the title: name and value."""
     facts = []
-    results = run.results
     seconds = results.get("seconds", {})
     if "train" in seconds:
         facts.append(("trained in", duration(seconds["train"])))
@@ -139,12 +155,10 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
             facts.append((label, f"{results[key] / 1e6:.2f} M"))
     if kept := results.get("retention"):
         told = f"{kept['measure']} {kept['before']:.4g} → {kept['after']:.4g}"
-        facts.append(("text", f"{told} ({kept['lost']:+.1%} lost)"))
+        lost = "all" if kept["lost"] is None else f"{kept['lost']:+.1%}"  # infinitely much
+        facts.append(("text", f"{told} ({lost} lost)"))
         stages = kept.get("stages", [])
         facts += [(f"text after {each['stage']}", f"{each['after']:.4g}") for each in stages]
-    if run.environment_file.exists():
-        known = json.loads(run.environment_file.read_text(encoding="utf-8"))
-        facts += [(key, str(known[key])) for key in ("device", "precision") if key in known]
     return facts
 
 
@@ -159,10 +173,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def _bar(name: str, task: dict) -> Bar:
+def _bar(name: str, task: dict, others: Sequence[dict]) -> Bar:
     low, high = task["interval"]
-    known = [1.0, high, task["blind"] or 0.0, task["chance"]]
-    gain = task.get("gain")
+    blind, gain = task.get("blind"), task.get("gain")
+    known = [1.0, high, blind or 0.0, task["chance"]]
     return Bar(
         name=name,
         metric=task["metric"],
@@ -170,7 +184,7 @@ def _bar(name: str, task: dict) -> Bar:
         score=task["score"],
         low=low,
         high=high,
-        blind=task["blind"],
+        blind=blind,
         chance=task["chance"],
         gain=shown(task, gain["mean"], signed=True) if gain else "",
         ahead=bool(gain) and better(task, gain),
@@ -178,7 +192,7 @@ def _bar(name: str, task: dict) -> Bar:
         n=task["n"],
         ceiling=max(known),
         floor=bool(task.get("floor")),
-        notes=_notes(task),
+        notes=_notes(task) + [measured(task, other) for other in others],
     )
 
 
@@ -202,7 +216,8 @@ def _notes(task: dict) -> list[str]:
         spread = "" if row["sd"] is None else f" ± {shown(task, row['sd'])}"
         number = len(row["scores"])
         notes.append(f"{count}-shot {shown(task, row['mean'])}{spread} ({number} seeds)")
-    notes += [f"{name} {value:.4g}" for name, value in task.get("totals", {}).items()]
+    for name, value in task.get("totals", {}).items():
+        notes.append(f"{name} no finite number" if value is None else f"{name} {value:.4g}")
     return notes
 
 

@@ -166,9 +166,9 @@ def measure_run(run: RunFolder, data: str | None = None) -> dict:
     model, processor = load(run.path, choose_device())
     found = compared(spec, before, text_score(model, processor, recipe.evaluation))
     # The first record is of before any stage; the others are each behind one.
-    _, *behind = [each for each in run.metrics.read() if KEY in each] or [None]
+    _, *behind = [each for each in run.logged if each.get(KEY) is not None] or [None]
     if behind:
-        found["stages"] = [{"stage": each["stage"], **each[KEY]} for each in behind]
+        found["stages"] = [{"stage": each.get("stage"), **each[KEY]} for each in behind]
     return found
 
 

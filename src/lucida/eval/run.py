@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import RunError
+from lucida.core.progress import say
+from lucida.core.results import check_whole
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.answerers.lucida_model import LucidaAnswerer, load_answerer
 from lucida.eval.asking import Answerer, Job, answers
@@ -28,6 +30,7 @@ from lucida.eval.benchmark import Benchmark
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.few_shot import spread
 from lucida.eval.gallery import TARGET
+from lucida.eval.measurements import add, is_largest
 from lucida.eval.ranks import rank, wait_for_all
 from lucida.eval.report import write_report
 from lucida.eval.retention import measure_run, require
@@ -108,19 +111,23 @@ def evaluate_run(
     wanted = Wanted.of(spec, tasks, limit, options or Options(), run.recipe_file)
     if recipe.model.vision is None:
         wanted = replace(wanted, baselines=())
-    results = run.results
-    seconds = results.setdefault("seconds", {})
-    sighted = ask(run.path, wanted, load_answerer, run_identity(run), seconds)
+    results = earlier_results(run)
+    identity, blind_identity = run_identity(run), None
     blind_run, blind = RunFolder(run.path / "blind"), None
     if is_trained(blind_run.path):
-        identity = run_identity(blind_run)
-        blind = ask(blind_run.path, wanted, load_answerer, identity, seconds, "evaluate_blind")
+        blind_identity = run_identity(blind_run)
+        Store(blind_run.path).check(wanted.score_keys(), blind_identity)
+    if spec.retention is not None and rank() == 0:  # it needs files of its own: before the asking
+        results["retention"] = measure_run(run, wanted.spec.data)
+    sighted = ask(run.path, wanted, load_answerer, identity, results)
+    if blind_identity is not None:
+        blind = ask(
+            blind_run.path, wanted, load_answerer, blind_identity, results, "evaluate_blind"
+        )
     if rank() == 0:
         collect(results, run.path, wanted, sighted, blind, recipe.seed)
-        _training_seconds(run, "train", seconds)
-        _training_seconds(blind_run, "train_blind", seconds)
-        if spec.retention is not None:
-            results["retention"] = measure_run(run, wanted.spec.data)
+        _training_seconds(run, "train", results["seconds"])
+        _training_seconds(blind_run, "train_blind", results["seconds"])
         run.write_results(results)
         write_report(run.path)
     wait_for_all()
@@ -151,9 +158,8 @@ def evaluate_target(
             origin=folder,
             remedy="name another folder with --out DIR",
         )
-    results = run.results
-    seconds = results.setdefault("seconds", {})
-    said = ask(folder, wanted, load, None, seconds)
+    results = earlier_results(run)
+    said = ask(folder, wanted, load, None, results)
     if rank() == 0:
         told = {"target": target, "evaluation": wanted.spec.model_dump(mode="json")}
         atomic_write(folder / TARGET, json.dumps(told, indent=2) + "\n")
@@ -162,6 +168,13 @@ def evaluate_target(
         write_report(folder)
     wait_for_all()
     return run.results
+
+
+def earlier_results(run: RunFolder) -> dict:
+    """What results.json holds before anything is asked; RunError when no page could show it."""
+    results = run.results
+    check_whole(results, run.results_file)
+    return results
 
 
 def run_identity(run: RunFolder) -> dict[str, object]:
@@ -175,13 +188,15 @@ def ask(
     wanted: Wanted,
     load: Callable[[Path], Answerer],
     identity: Mapping[str, object] | None,
-    seconds: dict,
+    results: dict,
     phase: str = "evaluate",
 ) -> Asked:
     """Everything one model says, asked now or read back. `identity` None is the answerer's own. A
-    blind model (phase evaluate_blind) is asked only what gives the scores."""
-    started = time.monotonic()
-    jobs = wanted.jobs(scores_only=phase == "evaluate_blind")
+    blind model (phase evaluate_blind) is asked only what gives the scores. `results` is what stands
+    in results.json: answers behind larger scores stay; it gets the seconds."""
+    started, seconds = time.monotonic(), results.setdefault("seconds", {})
+    jobs = wanted.jobs(results, scores_only=phase == "evaluate_blind")
+    counts = {job.task.name: len(job.examples) for _, job in reversed(jobs)}  # of the first job
     store = Store(folder)
     with store.writing():
         answerer = load(folder)
@@ -204,7 +219,8 @@ def ask(
             )
             found[job.task.name, variant] = job, answered
             if rank() == 0:
-                store.write_scores(job, answered)
+                largest = is_largest(results, job.task.name, counts[job.task.name])
+                store.write_scores(job, answered, replace=largest or not same)
     if count or phase not in seconds:  # a rerun that only reads back does not hide the true cost
         seconds[phase] = time.monotonic() - started
     return Asked(found, answerer, same)
@@ -213,18 +229,17 @@ def ask(
 def collect(
     results: dict, folder: Path, wanted: Wanted, sighted: Asked, blind: Asked | None, seed: int
 ) -> None:
-    """Put the numbers of everything that was asked into `results`; those of other tasks stay when
-    they are of the same weights."""
-    earlier = results.get("tasks", {}) if sighted.same else {}
-    summaries = dict(earlier)
+    """Put the numbers of everything that was asked into `results`; what stands there already stays
+    when it is of the same weights (`eval.measurements`)."""
+    if not sighted.same:
+        for part in ("tasks", "others", "answers", "judged", "failed"):
+            results.pop(part, None)
+    results.setdefault("tasks", {})
     for task in wanted.tasks:
         variants = sighted.of(task)
         (main, (job, answered)), *_ = variants.items()
         if task.judged:
-            name, text = task.answers_file(job.examples, answered.outputs, folder.name)
-            atomic_write(folder / "answers" / name, text)
-            results.setdefault("answers", {})[task.name] = f"answers/{name}"
-            results.setdefault("failed", {})[task.name] = answered.failed
+            export(results, folder, job, answered)
             continue
         other = blind.found[task.name, main][1].scores if blind else None
         summary = summarise(task, job.examples, answered, other, wanted.spec.samples, seed) | {
@@ -237,14 +252,22 @@ def collect(
         if unit is not None and any(example.box is not None for example in job.examples):
             summary["boxes"] = unit
         summary |= extras(task, variants, sighted, wanted.spec.samples, seed)
-        before = earlier.get(task.name, {})
-        if (before.get("prompts"), bool(before.get("think"))) != (task.prompts, main.think):
-            before = {}  # other words are another measurement
-        for name in ("ways", "shots"):
-            if both := before.get(name, {}) | summary[name]:
-                summary[name] = both
-        summaries[task.name] = summary
-    results["tasks"] = summaries
+        add(results, task.name, summary)
+
+
+def export(results: dict, folder: Path, job: Job, answered: Answered) -> None:
+    """Write the file that an outside judge reads; one of fewer answers than before goes beside."""
+    task, count = job.task, len(job.examples)
+    name, text = task.answers_file(job.examples, answered.outputs, folder.name)
+    judged = results.setdefault("judged", {})
+    if count < judged.get(task.name, 0):
+        name = f"first-{count}/{name}"
+        say(f"{task.name}: {count} answers in answers/{name}; those to {judged[task.name]} stay")
+    else:
+        judged[task.name] = count
+        results.setdefault("answers", {})[task.name] = f"answers/{name}"
+        results.setdefault("failed", {})[task.name] = answered.failed
+    atomic_write(folder / "answers" / name, text)
 
 
 def extras(
@@ -278,10 +301,15 @@ def extras(
 
 
 def _training_seconds(run: RunFolder, phase: str, seconds: dict) -> None:
-    """The time of all training steps, unless somebody has timed the whole phase already."""
-    records = [record for record in run.metrics.read() if "seconds" in record]
-    if records:
-        seconds.setdefault(phase, records[-1]["seconds"])
+    """The time of all training steps, unless somebody has timed the whole phase already; a damaged
+    log has none, and the report says so."""
+    try:
+        known = [each["seconds"] for each in run.logged if each.get("seconds") is not None]
+    except RunError as problem:
+        say(f"no time of training: {problem}")
+        return
+    if known:
+        seconds.setdefault(phase, known[-1])
 
 
 def is_trained(folder: Path) -> bool:

@@ -27,6 +27,22 @@ def asked(task: Mapping[str, object]) -> list[str]:
     return told + (["to think step by step"] if task.get("think") else [])
 
 
+def measured(task: Mapping[str, object], other: Mapping[str, object]) -> str:
+    """Another measurement of the same task, and in what it differs from the one that is shown.
+
+    Worked example: "also 71.2 on 60 questions (prompts llava)".
+    """
+    told = f"also {shown(other, other['score'])} on {other['n']:,} questions"
+    differs = []
+    if other.get("prompts") != task.get("prompts"):
+        differs.append(f"prompts {other.get('prompts')}")
+    if bool(other.get("think")) != bool(task.get("think")):
+        differs.append("thinking step by step" if other.get("think") else "without thinking aloud")
+    if other.get("way") != task.get("way"):
+        differs.append(f"by {other.get('way')}")
+    return f"{told} ({', '.join(differs)})" if differs else told
+
+
 def better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
     """Whether a paired difference as results hold it is surely on the good side; never where all
     examples are about one picture, as its interval says nothing."""

@@ -35,8 +35,8 @@ def bootstrap(
 
     `clusters[i]` names the image of score i; None makes every score its own cluster. Every resample
     draws as many clusters as there are and takes the mean over all scores in them. A single cluster
-    says nothing about the spread: its interval is the mean itself. Raises ValueError for no scores
-    or lengths that differ.
+    says nothing about the spread: its interval is the mean itself. Raises ValueError for no scores,
+    lengths that differ or a score that is no finite number.
 
     Worked example: scores [1, 1, 0, 0] with clusters [a, a, b, b] are two coins, not four: a
     quarter of the resamples are (a, a) with mean 1 and a quarter (b, b) with mean 0, so the
@@ -48,6 +48,8 @@ def bootstrap(
     values = np.asarray(scores, dtype=np.float64)
     if len(values) == 0:
         raise ValueError("no scores to take an interval of")
+    if not np.isfinite(values).all():
+        raise ValueError("a score is not a finite number")
     if clusters is None:
         members = np.arange(len(values))
     elif len(clusters) != len(values):

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucida.core.errors import RunError
 from lucida.core.locking import sole_writer
-from lucida.core.runs import JsonLines, atomic_write, plain
+from lucida.core.runs import JsonLines, atomic_write, disk_errors, plain
 from lucida.eval.answerers.lucida_model import LIKELIHOODS
 from lucida.eval.asking import Answerer, Job, Said, answers
 from lucida.eval.benchmark import Benchmark, Example, Parsed
@@ -68,15 +68,19 @@ class Store:
 
     def settle(self, identity: Mapping[str, object]) -> bool:
         """Whether stored answers come from this model; those that do not are removed."""
-        file = self.folder / "settings.json"
-        settings = plain(dict(identity))
-        same = file.exists() and _read(file) == settings
+        same = self._is_of(identity)
         if rank() == 0 and not same:
             for old in [*self.folder.glob("*.jsonl"), *self.folder.glob("rank*/*.jsonl")]:
                 old.unlink()
-            atomic_write(file, json.dumps(settings, indent=2) + "\n")
+            settings = json.dumps(plain(dict(identity)), indent=2) + "\n"
+            atomic_write(self.folder / "settings.json", settings)
         wait_for_all()
         return same
+
+    def _is_of(self, identity: Mapping[str, object]) -> bool:
+        """Whether stored answers come from this model."""
+        file = self.folder / "settings.json"
+        return file.exists() and _read(file) == plain(dict(identity))
 
     def known(
         self, key: str, task: Benchmark, examples: Sequence[Example]
@@ -88,22 +92,17 @@ class Store:
         """
         said: dict[tuple[str, str], Said] = {}
         candidates = {_name(example): len(example.candidates) for example in examples}
-        for file in [self.file(key), *self._of_ranks(key)]:
-            for number, row in enumerate(file.read(), start=1):
-                if not isinstance(row, dict) or any(
-                    not isinstance(row.get(name), str) for name in ROW
-                ):
-                    raise _wrong(file, f"row {number} is no prediction", ", ".join(ROW), row)
-                name = row["id"], row["prompt"]
-                if (reason := row.get("failed")) is not None:
-                    said.setdefault(name, Said("", failed=str(reason)))
-                    continue
-                if name in said and said[name].failed is None:
-                    raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
-                details = {"likelihoods": row["likelihoods"]} if "likelihoods" in row else {}
-                if details and name in candidates:
-                    _check(file, number, row["likelihoods"], candidates[name])
-                said[name] = Said(row["output"], details)
+        for file, number, row in self._rows(key):
+            name = row["id"], row["prompt"]
+            if (reason := row.get("failed")) is not None:
+                said.setdefault(name, Said("", failed=str(reason)))
+                continue
+            if name in said and said[name].failed is None:
+                raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
+            details = {"likelihoods": row["likelihoods"]} if "likelihoods" in row else {}
+            if details and name in candidates:
+                _check(file, number, row["likelihoods"], candidates[name])
+            said[name] = Said(row["output"], details)
         ids = {example.id for example in examples}
         unknown = {name for name, _ in said} - ids
         if unknown:
@@ -113,6 +112,22 @@ class Store:
                 self.file(key), f"{task.name} has no such example", "its ids", sorted(unknown)[:3]
             )
         return said
+
+    def check(self, keys: Iterable[str], identity: Mapping[str, object]) -> None:
+        """RunError where stored answers of this model cannot be read: to know before any asking."""
+        if self._is_of(identity):
+            for key in keys:
+                for _ in self._rows(key):
+                    pass
+
+    def _rows(self, key: str) -> Iterator[tuple[JsonLines, int, dict]]:
+        """Every stored row with its file and number; RunError for one that lacks something."""
+        for file in [self.file(key), *self._of_ranks(key)]:
+            for number, row in enumerate(file.read(), start=1):
+                whole = isinstance(row, dict) and all(isinstance(row.get(n), str) for n in ROW)
+                if not whole:
+                    raise _wrong(file, f"row {number} is no prediction", ", ".join(ROW), row)
+                yield file, number, row
 
     def ask(
         self, jobs: Sequence[Job], answerer: Answerer, max_new_tokens: int, label: str
@@ -140,11 +155,14 @@ class Store:
     def _of_ranks(self, key: str) -> list[JsonLines]:
         return [JsonLines(path) for path in sorted(self.folder.glob(f"rank*/{key}.jsonl"))]
 
-    def write_scores(self, job: Job, answered: Answered) -> None:
-        """Replace the file by full rows; rows of examples beyond today's limit stay."""
+    def write_scores(self, job: Job, answered: Answered, replace: bool = True) -> None:
+        """Replace the file by full rows; rows of examples beyond today's limit stay. Without
+        `replace` so do all that have a score: what is scored among few has other weights."""
         file = self.file(job.key)
         rows = {row["id"]: row for each in [file, *self._of_ranks(job.key)] for row in each.read()}
         for place, example in enumerate(job.examples):
+            if not replace and rows.get(example.id, {}).get("score") is not None:
+                continue
             if (reason := answered.reasons[place]) is not None:
                 rows[example.id] = _row(example, "", reason)  # without a score; asked again
                 continue
@@ -169,8 +187,9 @@ def _read(file: Path) -> object:
     """What a file of JSON says; RunError when it is damaged, as then nobody knows whose answers
     these are."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
+        with disk_errors(file):
+            return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as problem:
         raise RunError(
             f"this file is damaged: {problem}",
             origin=file,

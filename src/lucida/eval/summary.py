@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from lucida.core.errors import RunError
 from lucida.eval.asking import Said
-from lucida.eval.benchmark import Benchmark, Example, ReadBox
+from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
 from lucida.eval.statistics import Interval, bootstrap, paired
 from lucida.eval.store import Answered
 from lucida.eval.variant import conclusion
@@ -32,8 +33,9 @@ def judge(
             )
         found.append(one)
     outputs = [one.output for one in found]
-    texts = [conclusion(text) for text in outputs] if think else outputs
-    parsed = [task.parse(e, text, read_box) for e, text in zip(examples, texts, strict=True)]
+    parsed = [
+        _read(task, e, text, read_box, think) for e, text in zip(examples, outputs, strict=True)
+    ]
     reasons = [one.failed for one in found]
     if task.judged:
         scores = []
@@ -45,7 +47,25 @@ def judge(
                 expected=len(examples),
                 given=len(scores),
             )
+        wrong = [place for place, score in enumerate(scores) if not math.isfinite(score)]
+        if wrong:
+            raise RunError(
+                f"{len(wrong)} of {len(scores)} scores of {task.name} are not finite numbers",
+                given=f"{scores[wrong[0]]} for the answer {outputs[wrong[0]][:40]!r}",
+                origin=examples[wrong[0]].id,
+                remedy="`lucida doctor` looks at the model; other tasks can be measured with "
+                "--task",
+            )
     return Answered(outputs, parsed, scores, [one.details for one in found], reasons)
+
+
+def _read(task: Benchmark, example: Example, output: str, read_box: ReadBox, think: bool) -> Parsed:
+    """What an output says; of a reasoning one its conclusion."""
+    if think and task.declares:
+        found = task.parse(example, output, read_box)
+        if found is not None:
+            return found
+    return task.parse(example, conclusion(output) if think else output, read_box)
 
 
 def summarise(

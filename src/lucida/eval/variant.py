@@ -5,6 +5,7 @@ A variant changes the prompt of every example and nothing else; ids, truths and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -77,16 +78,21 @@ def aloud(example: Example) -> Example:
     )
 
 
-def conclusion(output: str) -> str:
-    """What a reasoning output ends with: the words behind the last "answer is", or its last line.
+_CONCLUSION = re.compile(
+    r"\\boxed\{([^{}]*)\}|(?<![a-z])answer[\s*_]*(?:is(?![a-z])|[:=])[\s*_:=]*", re.IGNORECASE
+)
 
-    Worked example: "Two reds and a blue. The answer is three." gives "three."; "It is round.\\nred"
-    gives "red".
+
+def conclusion(output: str) -> str:
+    """What a reasoning output ends with: what stands in its last box or behind its last "answer is"
+    or "answer:", or its last line; without bold marks around it.
+
+    Worked example: "Two reds and a blue. The answer is three." gives "three."; "**Final answer:**
+    three" gives "three"; "It is round.\\nred" gives "red".
     """
-    marker = "answer is"
-    place = output.lower().rfind(marker)
-    if place >= 0:
-        return output[place + len(marker) :].lstrip(" :")
+    *_, last = [None, *_CONCLUSION.finditer(output)]
+    if last is not None:
+        return (output[last.end() :] if last[1] is None else last[1]).strip(" *")
     lines = [line for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

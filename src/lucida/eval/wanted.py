@@ -112,24 +112,39 @@ class Wanted:
                 found += [Variant(ways[0], shots=count, seed=seed, think=think) for seed in seeds]
         return found
 
-    def jobs(self, scores_only: bool = False) -> list[tuple[Variant, Job]]:
+    def score_keys(self) -> list[str]:
+        """The names of all files that answers which give the scores may stand in."""
+        keys = [(self.variants(task)[0].key(task), task.prompts) for task in self.tasks]
+        return [each for key, prompts in keys for each in (key, f"{key}.{prompts}")]
+
+    def jobs(
+        self, results: Mapping[str, object], scores_only: bool = False
+    ) -> list[tuple[Variant, Job]]:
         """All of it, or what gives the scores only; baselines only where there are pictures.
 
-        MissingFile names every published file that is not there, of all tasks.
+        Where `results` has the score of more questions in other words, the answers go into a file
+        of their own. MissingFile names every published file that is not there, of all tasks;
+        RunError a task without examples.
         """
         found, lacking = [], {}
         for task in self.tasks:
             try:
-                found += self._jobs(task, scores_only)
+                found += self._jobs(task, results.get("tasks", {}).get(task.name), scores_only)
             except MissingFile as problem:
                 lacking[task] = problem
         if lacking:
             raise missing(lacking, any(self.options.shots))
         return found
 
-    def _jobs(self, task: Benchmark, scores_only: bool) -> list[tuple[Variant, Job]]:
+    def _jobs(
+        self, task: Benchmark, kept: Mapping[str, object] | None, scores_only: bool
+    ) -> list[tuple[Variant, Job]]:
         found = []
         examples = task.examples(self.limit)
+        if not examples:
+            raise RunError(f"{task.name} has no examples, so there is no score")
+        larger = kept is not None and kept.get("n", 0) > len(examples)
+        suffix = f".{task.prompts}" if larger and kept.get("prompts") != task.prompts else ""
         seen = any(example.sample.images for example in examples)
         for variant in self.variants(task)[: 1 if scores_only else None]:
             asked = examples
@@ -139,7 +154,8 @@ class Wanted:
                 asked = examples[: self.spec.baseline_limit]
             changed = variant.examples(task, asked)
             new = THINK_TOKENS if variant.think else None
-            found.append((variant, Job(variant.key(task), task, variant.way, changed, new)))
+            key = variant.key(task) + suffix
+            found.append((variant, Job(key, task, variant.way, changed, new)))
         return found
 
 

@@ -107,9 +107,25 @@ def test_pathvqas_own_numbers_are_as_wrong_as_published():
     half = pathvqa.published_scores("in the liver", "the liver")
     assert half["word precision"] == pytest.approx(2 / 3)
     assert half["F1"] == pytest.approx(0.8)
-    assert half["BLEU-1"] == pytest.approx((2 / 3) ** 0.25)
-    assert half["BLEU-2"] == pytest.approx((2 / 3 * 1 / 2) ** 0.25)
-    assert half["BLEU-3"] == half["BLEU-2"]
+    assert half["BLEU-1"] == pytest.approx(2 / 3)
+    assert half["BLEU-2"] == pytest.approx((2 / 3 * 1 / 2) ** (1 / 2))
+    assert half["BLEU-3"] == pytest.approx((2 / 3 * 1 / 2) ** (1 / 3))  # passes over precision 0
+
+
+# Values of the published script, called with the weights 1/n.
+PUBLISHED = [
+    ("It is liver.", "liver", {"word precision": 1 / 3, "F1": 0.5, "BLEU-1": 1 / 3}),
+    ("in the left liver lobe", "the left lobe of the liver", {
+        "word precision": 0.8, "F1": 0.8, "BLEU-1": 0.6670023344601445,
+        "BLEU-2": 0.3728656402509834, "BLEU-3": 0.4875816643477133}),
+    ("liver liver", "liver", {"word precision": 0.5, "F1": 1.0, "BLEU-1": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("output", "answer", "expected"), PUBLISHED)
+def test_pathvqas_published_values(output, answer, expected):
+    found = pathvqa.published_scores(output, answer)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.one_of(st.none(), texts), texts)

@@ -1,7 +1,7 @@
 """Scorers that read a label or a number from an output: letters, yes/no, counts, GQA, MME."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucida.core.errors import DataError
@@ -65,11 +65,120 @@ def test_strict_letters_and_texts():
     assert exact_letter("B", PETS) == "B"
     assert all(exact_letter(text, PETS) is None for text in ("B.", "b", " B", "C", "", None))
     assert first_letter("b) dog", PETS) == "B" and first_letter("Because", PETS) == "B"
-    assert first_letter(" B", PETS) is None and first_letter("", PETS) is None
+    assert first_letter("\n B. dog", PETS) == "B"  # lmms-eval strips white space first
+    assert all(first_letter(text, PETS) is None for text in ("(B)", "\u0131", " ", "", None))
     assert option_text("It is a Dog", PETS) == "B" and option_text("cat or dog", PETS) is None
     assert option_text("not sure", {"A": "Yes it is", "B": "No"}) == "B"  # the known flaw
     assert option_text("", ["", "x"]) is None
     assert letter("C", {"A": "x", "C": "y"}) == "C"
+
+
+DECORATED = [
+    "B", "b", "(B)", "(b)", "[B]", "**B**", "__B__", "*B*", '"B"', "'B'", "`B`", "\u201cB\u201d",
+    "\u300eB\u300f", "\uff22", "\uff08\uff22\uff09", "$B$", "\\(B\\)", "\\textbf{B}", "\\text{(B)}",
+    "\\boxed{B}", "$\\boxed{\\mathrm{b}}$", "<b>B</b>", "B)", "B.", "B:", "option B",
+    "option **b**",
+    "Option (B)", "choice B",
+]  # fmt: skip
+DECLARATIONS = [
+    "The answer is {}", "the correct answer is {}", "ANSWER IS {}", "Answer: {}", "**Answer:** {}",
+    "Final answer: {}", "### Final Answer\n\n{}", "Answer\uff1a{}", "The answer is: {}",
+    "Answer = {}",
+    "The correct option is {}", "Correct choice: {}", "I would choose {}", "I'd go with {}",
+    "The answer to the question is {}", "My answer would be {}", "<answer>{}</answer>",
+    "A shows fur and B a snout. The answer is {}", "(A) cat\n(B) dog\n\nAnswer: {}",
+    "The answer is A. No, wait: the answer is {}", "The wrong answer is A. The right answer is {}",
+    "\u7b54\u6848\u662f{}", "\u6b63\u786e\u7b54\u6848\u4e3a{}", "\u9009{}",
+]  # fmt: skip
+ENDINGS = ["", ".", "!", ", because one sees its ears and its long tail", "\n\nA has no such tail.",
+           " since it has a tail and A has no tail at all", ". A is incorrect."]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("declaration", DECLARATIONS)
+def test_a_declared_letter_is_read_in_any_decoration(declaration, ending):
+    for decorated in DECORATED:
+        text = declaration.format(decorated) + ending
+        assert letter(text, PETS) == "B", text
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # An article, a pronoun and an abbreviation are no letters.
+        ("The answer is a dog", "B"),
+        ("Answer: A dog", "B"),
+        ("The answer is dog, because one sees its ears", "B"),
+        ("The answer is dog-like", None),
+        ("The answer is cats and dogs and whatever else there is", None),
+        ("Answer: A cat", "A"),
+        ("The answer is a", "A"),
+        ("the answer is a, as it has no snout", "A"),
+        ("A dog", "B"),
+        ("The flag of the U.S.A.", None),
+        ("It is plan B, a T-shirt", "B"),
+        # What is not the answer.
+        ("B is wrong", None),
+        ("The answer is not A but B", "B"),
+        ("The answer isn't A. It's B", "B"),
+        ("Option A is incorrect; option B is correct since it has a tail", "B"),
+        ("B is the correct answer, as A lacks the tail that one can see there", "B"),
+        # Several.
+        ("The answer is A or B", None),
+        ("\\boxed{A, B}", None),
+        ("A and B", None),
+        ("A shows fur and B shows a snout", None),
+        # Where nothing is declared: the beginning, the end, a line of its own, an option's number.
+        ("B. The ears are long and there is a tail as well", "B"),
+        ("B because the ears are long and there is a tail as well", "B"),
+        ("B\n\nA shows fur, as one can see in the picture below", "B"),
+        ("I see option (b), with its long ears and also with a tail", "B"),
+        ("A\nB", None),
+        ("b", None),
+        # Other marks.
+        ('{"answer": "b", "reason": "long ears that one can see"}', "B"),
+        ("<think>Maybe A, or B?</think>\n<answer> b </answer>", "B"),
+    ],
+)
+def test_letters_among_words(text, found):
+    assert letter(text, PETS) == found
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "Cannot determine the answer",
+        "I cannot determine the answer.",
+        "Sorry, I can\u2019t help with images of people yet.",
+        "I can't process this file.",
+        "I'm sorry, but without the image provided, I cannot say: no.",
+        "Failed to obtain answer via API. No answer.",
+    ],
+)
+def test_a_refusal_names_no_option(refusal):
+    for options in (["Yes", "No"], ["answer", "image"], ["file", "people"]):
+        assert letter(refusal, options) is None
+        assert option_text(refusal, options) is None
+    assert letter(f"{refusal} B", PETS) is None
+
+
+def test_the_longer_option_is_meant():
+    assert letter("The answer is a dog house", ["dog", "dog house"]) == "B"
+    assert letter("The answer is a dog", ["dog", "dog house"]) == "A"
+    assert letter("The answer is no", ["Yes", "No"]) == "B"
+    assert letter("The answer is not yes", ["Yes", "No"]) is None
+
+
+def test_options_with_a_hole_between():
+    options = {"B": "Three", "D": "One"}
+    assert letter("The answer is d", options) == "D" and letter("three", options) == "B"
+    assert letter("A", options) is None and letter("answer: C", options) is None
+
+
+def test_a_number_among_letters():
+    counts = [str(n) for n in range(16)]
+    assert letter("I see 3 dogs", counts) == "D"  # "I" is no letter there
+    assert letter("I", counts) == "I"
 
 
 def test_options_must_be_options():
@@ -87,6 +196,7 @@ def test_circular():
         circular_score([])
 
 
+@settings(deadline=None)
 @given(outputs, st.lists(st.text(max_size=9), min_size=1, max_size=5))
 def test_a_letter_is_always_one_of_the_options(text, options):
     for read in (letter, first_letter, exact_letter, option_text):
@@ -276,6 +386,7 @@ def test_ranking_refuses_what_cannot_be_ranked():
         average_precision([1.0], [])
 
 
+@settings(deadline=None)
 @given(outputs)
 def test_any_output_gives_a_label(text):
     assert pope_label(text) in ("yes", "no") and mme_label(text) in ("yes", "no", "other")

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lucida.apps.command import Overrides, RecipeName, Run, app, command_line, guarded, must_exist
+from lucida.apps.command import (
+    Overrides,
+    RecipeName,
+    Run,
+    app,
+    command,
+    command_line,
+    guarded,
+    must_exist,
+)
+
+if TYPE_CHECKING:
+    from lucida.core.spec import Recipe
 
 
 @app.command()
@@ -40,7 +52,7 @@ def train(
     folder = folder_of(recipe, value, run, changed=bool(overrides))
     if finished(RunFolder(folder), value):  # said at once: what trains takes seconds to import
         tell_finished(RunFolder(folder))
-        typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
+        _propose(value, folder)
         return
     from lucida.apps.ahead import check_evaluation
     from lucida.eval.retention import gate
@@ -50,7 +62,17 @@ def train(
     check_evaluation(value)
     watch = watcher(value.evaluation)
     train_run(value, folder, command_line(), watch, gate(value), accept_changes)
-    typer.echo(f"next: {shlex.join(['lucida', 'eval', str(folder)])}", err=True)
+    _propose(value, folder)
+
+
+def _propose(recipe: Recipe, folder: Path) -> None:
+    """Say what to type next."""
+    from lucida.apps.proposal import following
+
+    words, remarks = following(recipe, folder)
+    for remark in remarks:
+        typer.echo(remark, err=True)
+    typer.echo(f"next: {shlex.join([*command(), *words])}", err=True)
 
 
 @app.command()

@@ -48,7 +48,8 @@ class Record:
         """A field that must be text; numbers are written out, as publishers mix them."""
         value = self[field]
         try:
-            if not isinstance(value, bool) and isinstance(value, str | int | float):
+            is_nan = isinstance(value, float) and value != value  # a hole in the publisher's table
+            if isinstance(value, str | int | float) and not isinstance(value, bool) and not is_nan:
                 return value if isinstance(value, str) else str(value)
         except ValueError:  # more digits than Python writes
             pass

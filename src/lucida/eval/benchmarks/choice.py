@@ -23,9 +23,12 @@ from lucida.eval.prompts import LETTERS
 
 class LetterChoice(PublishedBenchmark):
     """A question whose options have letters; answers and options are letters, their texts stand in
-    the details as `choices`. An output is read by MMBench's rules (letter, "answer is", text)."""
+    the details as `choices`. A letter is the place of its option and never moves: where a place has
+    no option (a hole in a table) the letters behind it stay, its own names nothing, and its text in
+    `choices` is empty. An output is read by `metrics.choice.letter`."""
 
     family, metric = "choice", "accuracy"
+    declares = True
     ways = ("generate", "likelihood")
     max_new_tokens = 16
 
@@ -34,26 +37,33 @@ class LetterChoice(PublishedBenchmark):
         record: Record,
         pictures: Sequence[ImageSource],
         question: str,
-        choices: Sequence[str],
+        choices: Sequence[str | None],
         right: int | None,
         **rest: object,
     ) -> Example:
-        """The example of a question with options, `right` being the number of the right one."""
-        if not 2 <= len(choices) <= len(LETTERS):
-            given = f"{len(choices)} options"
+        """The example of a question with options, `right` being the place of the right one; None in
+        `choices` is a place without an option.
+
+        DataError: fewer than two options or more than 26 places, a right one that is none.
+
+        Worked example: None, "Three", "Two" with right 1 is asked as "B. Three", "C. Two" and has
+        the answer B.
+        """
+        letters = tuple(LETTERS[n] for n in places(choices) if n < len(LETTERS))
+        if len(letters) < 2 or len(choices) > len(LETTERS):
+            given = f"{len(letters) if len(letters) < 2 else len(choices)} options"
             raise DataError("no choice", expected="2 to 26", given=given, origin=record.origin)
-        if right is not None and not 0 <= right < len(choices):
-            expected = f"0 to {len(choices) - 1}"
+        if right is not None and right not in places(choices):
+            expected = ", ".join(map(str, places(choices)))
             message = "the right answer is none of the options"
             raise DataError(message, expected=expected, given=right, origin=record.origin)
-        letters = tuple(LETTERS[: len(choices)])
-        details = {"choices": tuple(choices), **rest.pop("details", {})}
+        details = {"choices": tuple(text or "" for text in choices), **rest.pop("details", {})}
         return self.asked(
             record,
             pictures,
             question,
             choices=choices,
-            answers=() if right is None else (letters[right],),
+            answers=() if right is None else (LETTERS[right],),
             options=letters,
             candidates=letters,
             details=details,
@@ -62,7 +72,8 @@ class LetterChoice(PublishedBenchmark):
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """The letter of the option that is named, or None."""
-        return letter(output, example.details["choices"])
+        choices = example.details["choices"]
+        return letter(output, {name: choices[LETTERS.index(name)] for name in example.options})
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """1 for the right letter."""
@@ -73,6 +84,11 @@ class LetterChoice(PublishedBenchmark):
     ) -> dict[str, float]:
         """Accuracy in percent by kind."""
         return by_kind(examples, scores)
+
+
+def places(choices: Sequence[str | None]) -> list[int]:
+    """The places that have an option."""
+    return [place for place, text in enumerate(choices) if text is not None]
 
 
 class AI2D(LetterChoice):
@@ -180,8 +196,9 @@ class SEEDBench(LetterChoice):
     """SEED-Bench, the image part: 14,233 questions of nine types.
 
     SEED-Bench.json: {"questions": [{question_id, question, choice_a..choice_d, answer (letter),
-    data_type, data_id, question_type_id}], "question_type": {name: number}}. The field generates a
-    letter, as here; the official score is `seed-bench-ranking`.
+    data_type, data_id, question_type_id}], "question_type": {name: number}}. A choice that is
+    missing or null is no option, and the others keep their letters; "None" is one. The field
+    generates a letter, as here; the official score is `seed-bench-ranking`.
 
     Reference: Li et al., SEED-Bench, 2023, arXiv 2307.16125.
     """
@@ -217,10 +234,15 @@ class SEEDBench(LetterChoice):
             record,
             [self.picture(self.files[1], record.text("data_id"), record)],
             record.text("question"),
-            [record.text(f"choice_{name}") for name in "abcd"],
+            [_option(record, f"choice_{name}") for name in "abcd"],
             "ABCD".index(answer),
             kind=record.text("kind"),
         )
+
+
+def _option(record: Record, field: str) -> str | None:
+    """The text of an option in a field of its own, or None where there is none."""
+    return None if record.get(field) is None else record.text(field)
 
 
 class SEEDRanking(SEEDBench):

@@ -8,9 +8,9 @@ from functools import partial
 
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, embedded_picture, read_table, unique
-from lucida.eval.benchmarks.choice import LetterChoice
+from lucida.eval.benchmarks.choice import LetterChoice, places
 from lucida.eval.benchmarks.published import Split, percent
-from lucida.eval.metrics.choice import rotations
+from lucida.eval.metrics.choice import LETTERS, rotations
 
 _PAGE = "https://github.com/open-compass/MMBench"
 _FILES = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
@@ -22,8 +22,11 @@ class MMBench(LetterChoice):
     """MMBench, development part: 1,164 questions, 4,377 with their rotations.
 
     mmbench_dev_20230712.tsv (Chinese: mmbench_dev_cn_20231003.tsv): index, question, hint, A, B, C,
-    D, answer, category, image (base64), source, l2-category. The rotations are rows of the file; a
-    file that has none (as other publishers of the questions offer it) gets them here. A question
+    D, answer, category, image (base64), source, l2-category. Every column with a capital letter for
+    its name has an option; an empty one, or "nan" as pandas writes it, has none, and the options
+    behind it keep their letters ("None" and "NA" are options). Other columns are not used. The
+    rotations are rows of the file; a file that has none (as other publishers of the questions offer
+    it) gets them here, over the letters that have an option. A question
     counts only when all of its rows are right (`circular`, the headline); `vanilla` looks at the
     first row alone. A row may hold, in place of its picture, the index of the row that has it.
 
@@ -115,26 +118,29 @@ class MMBench(LetterChoice):
         return totals | {name: percent(groups[name]) for name in sorted(groups) if name}
 
 
-def options_of(record: Record) -> tuple[list[str], int]:
-    """The options that a row has, and the number of the right one."""
-    texts = [record.value.get(letter, "") for letter in "ABCD"]
-    choices = [text for text in texts if text not in ("", "nan")]
+def options_of(record: Record) -> tuple[list[str | None], int]:
+    """The options in the places of their columns, None where a column has none, and the place of
+    the right one."""
+    texts = [record.value.get(name) for name in LETTERS]
+    choices = [None if text in (None, "", "nan") else text for text in texts]
+    while choices and choices[-1] is None:
+        choices.pop()
     answer = record.text("answer")
-    if answer not in tuple("ABCD"[: len(choices)]):
+    if answer not in {LETTERS[place] for place in places(choices)}:
         raise record.wrong("answer", "the letter of an option", answer)
-    return choices, "ABCD".index(answer)
+    return choices, LETTERS.index(answer)
 
 
 def rotated(record: Record) -> list[Record]:
     """A row and its rotations, which a file without them gets: each option comes first once."""
     choices, right = options_of(record)
+    taken = places(choices)
     rows = []
-    for turn, order in enumerate(rotations(choices)):
+    for turn, order in enumerate(rotations([choices[place] for place in taken])):
         index = str(record.whole("index") + turn * _ROTATIONS)
-        answer = "ABCD"[(right - turn) % len(choices)]
-        changed = dict(zip("ABCD", order + [""] * 4, strict=False))
-        values = {**record.value, **changed, "index": index, "answer": answer}
-        rows.append(Record(index, values, record.origin))
+        changed = {LETTERS[place]: text for place, text in zip(taken, order, strict=True)}
+        changed["answer"] = LETTERS[taken[(taken.index(right) - turn) % len(taken)]]
+        rows.append(Record(index, {**record.value, **changed, "index": index}, record.origin))
     return rows
 
 

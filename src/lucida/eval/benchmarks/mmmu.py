@@ -14,6 +14,7 @@ from lucida.eval.benchmark import Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import Record, needed, picture_of, unique
 from lucida.eval.benchmarks.choice import LetterChoice
 from lucida.eval.benchmarks.published import Split, by_kind, percent
+from lucida.eval.metrics.choice import LETTERS
 from lucida.eval.metrics.exact import exact_match
 
 _HUB = "https://huggingface.co/datasets/MMMU/MMMU"
@@ -36,8 +37,8 @@ class MMMU(LetterChoice):
 
     SUBJECT/validation-00000-of-00001.parquet (the Hub's release; needs pyarrow): id, question,
     options (a list as text), answer, question_type, image_1 ... image_7. An option's letter is read
-    by MMBench's rules and an output without one is wrong, where the official script guesses at
-    random. Open questions (about one in seventeen) must equal an answer after normalising, which
+    by `metrics.choice.letter` and an output without one is wrong, where the official script guesses
+    at random. Open questions (about one in seventeen) must equal an answer after normalising, which
     is stricter than the official search for it in the text. Demonstrations come from `dev`.
 
     Reference: Yue et al., MMMU, 2023, arXiv 2311.16502.
@@ -74,10 +75,9 @@ class MMMU(LetterChoice):
         rest = {"kind": kind, "cluster": record.id}
         if record.text("question_type") == "multiple-choice":
             answer = record.text("answer")
-            letters = "ABCDEFGHI"[: len(options)]
-            if answer not in tuple(letters):
+            if answer not in tuple(LETTERS[: len(options)]):
                 raise record.wrong("answer", "the letter of an option", answer)
-            right = letters.index(answer)
+            right = LETTERS.index(answer)
             rest["details"] = {"subject": subject}
             made = self.choose(record, [], record.text("question"), options, right, **rest)
         else:
@@ -93,8 +93,9 @@ class MMMU(LetterChoice):
             values = ast.literal_eval(record.text(field))
         except (ValueError, SyntaxError):
             raise record.wrong(field, "a list as text", record[field]) from None
-        if not isinstance(values, list):
-            raise record.wrong(field, "a list as text", record[field])
+        plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
+        if not plain:
+            raise record.wrong(field, "a list of texts, as text", record[field])
         return [str(value) for value in values]
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:

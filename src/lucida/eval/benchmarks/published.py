@@ -133,7 +133,7 @@ class PublishedBenchmark(Benchmark):
         question: str,
         *,
         family: str | None = None,
-        choices: Sequence[str] = (),
+        choices: Sequence[str | None] = (),
         hint: str = "",
         tokens: Sequence[str] = (),
         **rest: object,

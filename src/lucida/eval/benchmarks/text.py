@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lucida.core.errors import DataError
@@ -100,8 +101,8 @@ class BBH(PublishedBenchmark):
     """BIG-Bench Hard: 6,511 questions of 27 tasks, three worked ones before each, step by step.
 
     bbh/TASK.json: {"examples": [{input, target}]}; cot-prompts/TASK.txt: a notice, a line of
-    dashes, the worked examples. The answer is what follows "the answer is" up to the end of its
-    sentence, compared as it stands.
+    dashes, the worked examples. The answer is what follows the last "the answer is" up to the end
+    of its line, compared as it stands.
 
     Reference: Suzgun et al., Challenging BIG-Bench Tasks, 2022, arXiv 2210.09261.
     """
@@ -117,7 +118,7 @@ class BBH(PublishedBenchmark):
         File("bbh/bbh/", _BBH, "4 MB"),
         File("bbh/cot-prompts/", _BBH, "0.1 MB"),
     )
-    _marker = "the answer is"
+    _marker = re.compile("the answer is", re.IGNORECASE)
 
     def records(self, split: Split) -> list[Record]:
         """Every question of every task, with the head of its prompt."""
@@ -147,12 +148,12 @@ class BBH(PublishedBenchmark):
         )
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
-        """What follows "the answer is", or None when it never comes."""
+        """What follows the last "the answer is", in any case, or None when it never comes."""
         own = output.split(self.stop[0])[0]
-        _, marker, after = own.partition(self._marker)
-        if not marker:
+        *_, last = [None, *self._marker.finditer(own)]
+        if last is None:
             return None
-        return after.strip().split("\n")[0].strip().removesuffix(".")
+        return own[last.end() :].strip().split("\n")[0].strip().removesuffix(".")
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """1 for the very answer."""

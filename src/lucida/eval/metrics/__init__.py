@@ -28,10 +28,12 @@ definition has a name, the default comes first, and the name belongs beside the 
     miniature world         exact.exact_match, boxes.box_hit,
                             cider.cider_d
 
-Underneath: `answers` (how VQA scripts normalise), `ptb` (Stanford's tokens without Java), `ngrams`
-(counts as arrays).
+Underneath: `outputs` (whatever came back as text), `declared` (which letter an output declares),
+`answers` (how VQA scripts normalise), `ptb` (Stanford's tokens without Java), `ngrams` (counts as
+arrays).
 
-Scores are between 0 and 1, CIDEr-D between 0 and 10, MME as published. An output may be None,
-empty, very long or hold any Unicode: it scores, usually 0, and never raises. A truth may not: a
-wrong number of references, no options, an unknown variant raise `DataError`.
+Scores are between 0 and 1, CIDEr-D between 0 and 10, MME as published. An output may be anything
+(None, a number, bytes, a list, text of any length and Unicode): `outputs.as_text` says which text
+is scored, the score is usually 0, and nothing raises. A truth may not: a wrong number of
+references, no options, an unknown variant raise `DataError`.
 """

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from lucida.eval.metrics.outputs import as_text
+
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = frozenset({"a", "an", "the"})
 NUMBERS = {
@@ -52,9 +54,10 @@ def _contractions() -> dict[str, str]:
 CONTRACTIONS = _contractions()
 
 
-def clean(text: str | None) -> str:
-    """Line feeds and tabs become spaces; space at both ends goes. None is an empty answer."""
-    return (text or "").replace("\n", " ").replace("\t", " ").strip()
+def clean(text: object) -> str:
+    """Line feeds and tabs become spaces; space at both ends goes. What is no text is as `as_text`
+    says."""
+    return as_text(text).replace("\n", " ").replace("\t", " ").strip()
 
 
 def without_punctuation(text: str, commas: re.Pattern[str] = COMMA_IN_NUMBER) -> str:
@@ -85,7 +88,7 @@ def plain_words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> st
     return " ".join(contractions.get(word, word) for word in words if word not in ARTICLES)
 
 
-def normalise(text: str | None) -> str:
+def normalise(text: object) -> str:
     """An answer as VQAv2 compares it.
 
     Worked example: "The Red Star." -> "red star"; "two" -> "2"; "light-blue" -> "light blue";
@@ -96,12 +99,12 @@ def normalise(text: str | None) -> str:
     return plain_words(without_punctuation(clean(text)))
 
 
-def normalise_lmms(text: str | None) -> str:
+def normalise_lmms(text: object) -> str:
     """An answer as lmms-eval compares it on VQAv2: commas between digits may stand in a run."""
     return plain_words(without_punctuation(clean(text), COMMAS_IN_NUMBER))
 
 
-def normalise_m4c(text: str | None) -> str:
+def normalise_m4c(text: object) -> str:
     """An answer as M4C's evaluator compares it.
 
     It differs from VQAv2's in the beginning: commas and question marks go first, and "'s" becomes
@@ -112,7 +115,7 @@ def normalise_m4c(text: str | None) -> str:
     Reference: Singh et al., Towards VQA Models That Can Read, 2019, arXiv 1904.08920; evaluator of
     Hu et al., M4C, 2020, arXiv 1911.06258.
     """
-    text = (text or "").lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = as_text(text).lower().replace(",", "").replace("?", "").replace("'s", " 's")
     return plain_words(without_punctuation(clean(text), COMMAS_IN_NUMBER))
 
 
@@ -144,7 +147,7 @@ def _vizwiz_contractions() -> dict[str, str]:
 VIZWIZ_CONTRACTIONS = _vizwiz_contractions()
 
 
-def normalise_vizwiz(text: str | None) -> str:
+def normalise_vizwiz(text: object) -> str:
     """A prediction as VizWiz compares it; references stay as they are.
 
     Worked example: "The Dog." -> "dog"; "dont" -> "don\N{RIGHT SINGLE QUOTATION MARK}t".

@@ -128,7 +128,7 @@ def rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
 
 
 def score_captions(
-    predictions: Sequence[str | None], references: Sequence[Sequence[str]]
+    predictions: Sequence[object], references: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """CIDEr-D, BLEU-1..4 and ROUGE-L of caption texts, as coco-caption reports them.
 

@@ -3,26 +3,24 @@
 Ways to read a letter, from strict to lenient; say which one a score was read with:
 
     exact_letter    the output is the letter and nothing else (LLaVA on SEED-Bench)
-    first_letter    its first character (lmms-eval on SEED-Bench)
-    letter          MMBench's rules without a judge: a letter among the last words, "the answer is
-                    B", or the text of exactly one option
+    first_letter    its first character that is no white space (lmms-eval on SEED-Bench)
+    letter          Lucida's own rule, after MMBench's without a judge: the letter that is declared,
+                    else the only one that is named, else the text of exactly one option
 """
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Mapping, Sequence
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.declared import declared, named, refuses
+from lucida.eval.metrics.outputs import as_text
 
 LETTERS = string.ascii_uppercase
-_SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-_ANSWER_IS = re.compile(r"answer is\s*:?\s*\(?([A-Z])\b")
-_LAST_WORDS = 4
 
 Options = Sequence[str] | Mapping[str, str]
-"""The options in order (A, B, ...), or by letter."""
+"""The options in order (A, B, ...), or by letter: then letters in between may be missing."""
 
 
 def by_letter(options: Options) -> dict[str, str]:
@@ -44,67 +42,74 @@ def by_letter(options: Options) -> dict[str, str]:
     return {LETTERS[i]: str(text) for i, text in enumerate(options)}
 
 
-def exact_letter(text: str | None, options: Options) -> str | None:
+def exact_letter(text: object, options: Options) -> str | None:
     """The letter when the output is an option's capital letter and nothing else, else None.
 
     Worked example, two options: "B" -> B; "B.", "b" and " B" -> None.
 
     Reference: LLaVA's scorer of SEED-Bench.
     """
-    return text if text in by_letter(options) else None
+    output = as_text(text)
+    return output if output in by_letter(options) else None
 
 
-def first_letter(text: str | None, options: Options) -> str | None:
-    """The first character when it is an option's letter in either case, else None.
+def first_letter(text: object, options: Options) -> str | None:
+    """The first character behind white space when it is an option's letter in either case, else
+    None.
 
-    Worked example, two options: "b) dog" -> B; "Because" -> B as well; " B" -> None.
+    Worked example, two options: "b) dog" and " B" -> B; "Because" -> B as well; "(B)" -> None.
 
     Reference: lmms-eval's scorer of SEED-Bench.
     """
-    first = (text or "")[:1].upper()
-    return first if first and first in by_letter(options) else None
+    first = as_text(text).strip()[:1].lower()
+    return next((key for key in by_letter(options) if key.lower() == first), None)
 
 
-def letter(text: str | None, options: Options) -> str | None:
-    """The option that an output names by MMBench's rules, or None when it names none or several.
+def letter(text: object, options: Options) -> str | None:
+    """The option that an output names, or None when it names none or several.
 
-    1. Brackets, periods, commas, colons, "!", "*" and "#" separate words. When exactly one option's
-       letter is a word, first within the last four, that is the answer; an early "A" is an article.
-    2. No option's letter but "Z" (a judge's "none of these"): None.
-    3. "answer is B".
-    4. The text of exactly one option occurs in the output, in any case, and the output is no longer
-       than twice all options together. ("not sure" contains the option "No": a known flaw.)
+    Decoration never counts: bold, quotes, brackets, LaTeX, full-width characters (`declared`).
 
-    Worked example, options cat and dog: "(B)" -> B; "The answer is B because of its ears and its
-    tail" -> B; "a dog" -> B; "A cat and a dog" -> None.
+    1. A refusal ("Cannot determine the answer", as VLMEvalKit lists them) names none.
+    2. A letter that is declared ("the answer is b", "Answer: (B)", "ANSWER IS B", "I choose B",
+       "B is correct", a box, a line of its own): the last one declared. "A or B" declares none.
+    3. Exactly one option's capital letter is a word: it is taken when it begins or ends the output
+       (as MMBench: among the last four words), or is called an option. An "A" before another word
+       is an article, and "B is wrong" does not name B.
+    4. No option's letter but "Z" (a judge's "none of these"): None.
+    5. The text of exactly one option occurs in the output (`option_text`).
+
+    Worked example, options cat and dog: "(B)" -> B; "The answer is **b**, because of its ears" ->
+    B; "(A) cat (B) dog. Answer: B" -> B; "A dog" -> B; "A cat and a dog" -> None.
+
+    It follows MMBench's rules (VLMEvalKit's can_infer) and reads more: they know one wording of a
+    declaration and capitals only, and take every "A" for a letter.
 
     Reference: Liu et al., MMBench, 2023, arXiv 2307.06281, section 4.3, and VLMEvalKit.
     """
     known = by_letter(options)
-    output = text or ""
-    words = output.translate(_SEPARATORS).split()
-    named = [key for key in known if key in words]
-    if len(named) == 1 and words.index(named[0]) >= len(words) - _LAST_WORDS:
-        return named[0]
-    if not named and "Z" in words:
+    output = as_text(text)
+    if refuses(output):
         return None
-    stated = _ANSWER_IS.search(output)
-    if stated and stated.group(1) in known:
-        return stated.group(1)
-    return option_text(output, known)
+    found = declared(output, known) or named(output, known)
+    if not found:
+        return option_text(output, known)
+    return found[0] if len(found) == 1 else None
 
 
-def option_text(text: str | None, options: Options) -> str | None:
+def option_text(text: object, options: Options) -> str | None:
     """The letter of the only option whose text occurs in the output, in any case, else None.
 
-    An output longer than twice all options together names none; an option without text never does.
+    An output longer than twice all options together names none, nor does a refusal; an option
+    without text is never named. ("not sure" contains the option "No": a known flaw.)
 
     Worked example, options cat and dog: "It is a Dog" -> B; "cat or dog" -> None.
     """
     known = by_letter(options)
-    output = (text or "").lower()
-    if len(output) > 2 * sum(map(len, known.values())):
+    output = as_text(text)
+    if len(output) > 2 * sum(map(len, known.values())) or refuses(output):
         return None
+    output = output.lower()
     found = [key for key, option in known.items() if option and option.lower() in output]
     return found[0] if len(found) == 1 else None
 

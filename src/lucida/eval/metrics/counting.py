@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.outputs import as_text
 
 NUMBER_WORDS = {
     word: value
@@ -37,11 +38,12 @@ NUMBER_WORDS = {
     )
 }
 _DIGITS = re.compile(r"[0-9]+")
+_ANY_DIGITS = re.compile(r"\d+")  # as VILA's scorer: digits of every script
 _EDGES = ".,;:!?\"'()[]*"
 _MOST_DIGITS = 18  # a longer run of digits is no count, and int() refuses some
 
 
-def number(text: str | None) -> int | None:
+def number(text: object) -> int | None:
     """The count that an output states, or None when it states none.
 
     The first run of digits, otherwise the first word that is a number word (zero to twenty, or
@@ -51,7 +53,7 @@ def number(text: str | None) -> int | None:
 
     Reference: Acharya et al., TallyQA, 2019, arXiv 1810.12440 (the task; it defines no parser).
     """
-    output = text or ""
+    output = as_text(text)
     digits = _DIGITS.search(output)
     if digits:
         return int(digits.group()) if len(digits.group()) <= _MOST_DIGITS else None
@@ -64,7 +66,7 @@ def number(text: str | None) -> int | None:
     return None
 
 
-def vila_number(text: str | None) -> str:
+def vila_number(text: object) -> str:
     """The count as VILA's scorer reads it: a text, compared as such with the true count.
 
     The whole output when it is a number word (as digits) or digits; else the first run of digits;
@@ -75,11 +77,11 @@ def vila_number(text: str | None) -> str:
 
     Reference: VILA's evaluation of TallyQA, Lin et al., VILA, 2023, arXiv 2312.07533.
     """
-    output = (text or "").strip()
+    output = as_text(text).strip()
     lower = output.lower()
     if lower in NUMBER_WORDS:
         return str(NUMBER_WORDS[lower])
-    digits = _DIGITS.search(output)
+    digits = _ANY_DIGITS.search(output)
     if digits:
         return digits.group()
     for word in lower.split():
@@ -88,7 +90,7 @@ def vila_number(text: str | None) -> str:
     return output
 
 
-def count_match(prediction: str | None, answer: int | str) -> float:
+def count_match(prediction: object, answer: int | str) -> float:
     """1.0 when the output states exactly the right count, else 0.0.
 
     Worked example: "two dogs" against 2 is 1; "no idea" against 0 is 0.

@@ -7,6 +7,7 @@ import string
 from collections.abc import Sequence
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.outputs import as_text
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _SEPARATOR = re.compile("[ -]")
@@ -23,7 +24,7 @@ def _as_number(word: str) -> float | None:
         return None
 
 
-def normalise(text: str) -> str:
+def normalise(text: object) -> str:
     """A span as DROP compares it: lower case, no punctuation, no articles, numbers as floats.
 
     Split at spaces and hyphens first; a word that reads as a number keeps its period and sign.
@@ -33,7 +34,7 @@ def normalise(text: str) -> str:
     Reference: Dua et al., DROP, 2019, arXiv 1903.00161, evaluation code.
     """
     words = []
-    for word in _SEPARATOR.split(text):
+    for word in _SEPARATOR.split(as_text(text)):
         plain = word.lower()
         if _as_number(plain) is None:
             plain = plain.translate(_NO_PUNCTUATION)
@@ -43,7 +44,7 @@ def normalise(text: str) -> str:
     return " ".join(words)
 
 
-def drop_score(prediction: Spans | None, answers: Sequence[Spans]) -> tuple[float, float]:
+def drop_score(prediction: object, answers: Sequence[Spans]) -> tuple[float, float]:
     """(exact match, F1) of a prediction: each the best over the alternative answers.
 
     Every answer is one span or a list of spans (all of them together are the answer); so is the
@@ -64,7 +65,7 @@ def drop_score(prediction: Spans | None, answers: Sequence[Spans]) -> tuple[floa
         raise DataError(
             "DROP needs a list of alternative answers", expected="one or more", given=answers
         )
-    spans, bags = _bags(prediction or "")
+    spans, bags = _bags(prediction)
     best_match, best_f1 = 0.0, 0.0
     for answer in answers:
         truths = [answer] if isinstance(answer, str) else list(answer)
@@ -77,8 +78,9 @@ def drop_score(prediction: Spans | None, answers: Sequence[Spans]) -> tuple[floa
     return best_match, best_f1
 
 
-def _bags(answer: Spans) -> tuple[list[str], list[frozenset[str]]]:
-    spans = [normalise(span) for span in ([answer] if isinstance(answer, str) else answer)]
+def _bags(answer: object) -> tuple[list[str], list[frozenset[str]]]:
+    several = isinstance(answer, Sequence) and not isinstance(answer, str | bytes | bytearray)
+    spans = [normalise(span) for span in (answer if several else [answer])]
     return spans, [frozenset(span.split()) for span in spans]
 
 

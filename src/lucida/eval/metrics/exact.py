@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lucida.eval.metrics.answers import ARTICLES, NUMBERS, without_punctuation
+from lucida.eval.metrics.outputs import as_text
 
 
-def normalise(text: str) -> str:
+def normalise(text: object) -> str:
     """The text as it is compared: lower case, no articles, no punctuation, digits for numbers.
 
     The steps are VQAv2's: a punctuation character that stands next to a space anywhere in the text
@@ -32,12 +33,12 @@ def normalise(text: str) -> str:
     Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, and its
     evaluation code.
     """
-    cleaned = without_punctuation(" ".join(text.lower().split()))
+    cleaned = without_punctuation(" ".join(as_text(text).lower().split()))
     words = [NUMBERS.get(word, word) for word in cleaned.split()]
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
-def exact_match(output: str, answers: Iterable[str]) -> float:
+def exact_match(output: object, answers: Iterable[str]) -> float:
     """1.0 when the output equals one of the answers after `normalise`, else 0.0.
 
     Worked example: `exact_match("Two.", ["2"])` is 1.0; `exact_match("a red", ["blue"])` is 0.0.

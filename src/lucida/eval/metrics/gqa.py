@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.outputs import as_text
 
 GqaVariant = Literal["official", "llava", "lmms"]
 VARIANTS: tuple[str, ...] = ("official", "llava", "lmms")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def gqa_match(prediction: str | None, answer: str, variant: GqaVariant = "official") -> float:
+def gqa_match(prediction: object, answer: str, variant: GqaVariant = "official") -> float:
     """1.0 when the prediction equals the answer under the variant, else 0.0.
 
     Worked example, answer "t-shirt": "t-shirt" is right everywhere, "T-shirt." with llava and lmms,
@@ -27,7 +28,7 @@ def gqa_match(prediction: str | None, answer: str, variant: GqaVariant = "offici
     Reference: Hudson and Manning, GQA, 2019, arXiv 1902.09506; variants: LLaVA's
     convert_gqa_for_eval, lmms-eval's exact_match.
     """
-    found = prediction or ""
+    found = as_text(prediction)
     if variant == "official":
         return float(found == answer)
     if variant == "llava":

@@ -22,7 +22,7 @@ _SCORERS = {
 
 
 def meteor(
-    predictions: Sequence[str | None], references: Sequence[Sequence[str]]
+    predictions: Sequence[object], references: Sequence[Sequence[str]]
 ) -> tuple[float, list[float]]:
     """METEOR 1.5 of the corpus and of every caption, between 0 and 1.
 
@@ -36,7 +36,7 @@ def meteor(
 
 
 def spice(
-    predictions: Sequence[str | None], references: Sequence[Sequence[str]]
+    predictions: Sequence[object], references: Sequence[Sequence[str]]
 ) -> tuple[float, list[float]]:
     """SPICE's F of the corpus and of every caption, between 0 and 1; errors like `meteor`.
 
@@ -47,7 +47,7 @@ def spice(
 
 
 def _score(
-    name: str, predictions: Sequence[str | None], references: Sequence[Sequence[str]]
+    name: str, predictions: Sequence[object], references: Sequence[Sequence[str]]
 ) -> tuple[float, Sequence[Any]]:
     check_captions(predictions, references)
     if not predictions:

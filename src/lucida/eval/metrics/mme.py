@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.outputs import as_text
 
 PERCEPTION = [
     "existence",
@@ -24,7 +25,7 @@ COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation
 """The published categories, in the papers' order; full marks are 2000 and 800."""
 
 
-def mme_label(text: str | None) -> Literal["yes", "no", "other"]:
+def mme_label(text: object) -> Literal["yes", "no", "other"]:
     """The label the official script reads: from the whole answer or its first four characters.
 
     Lower case, no periods, no space at the ends; "y" and "n" alone count; then "yes" and after it
@@ -34,7 +35,7 @@ def mme_label(text: str | None) -> Literal["yes", "no", "other"]:
 
     Reference: Fu et al., MME, 2023, arXiv 2306.13394, evaluation tool.
     """
-    output = (text or "").lower().strip().replace(".", "")
+    output = as_text(text).lower().strip().replace(".", "")
     if output in ("y", "n"):
         return "yes" if output == "y" else "no"
     start = output[:4]

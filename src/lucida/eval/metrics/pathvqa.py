@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lucida.eval.metrics.captions import bleu as corpus_bleu
+from lucida.eval.metrics.outputs import as_text
 from lucida.eval.metrics.ptb import tokenize
 from lucida.eval.metrics.yesno import truth_value
 
@@ -27,7 +28,7 @@ def is_yes_no(answer: str) -> bool:
     return normalise(answer) in ("yes", "no")
 
 
-def yes_no_score(prediction: str | None, answer: str) -> float:
+def yes_no_score(prediction: object, answer: str) -> float:
     """1.0 when the first yes or no in the output (also true, false) is the answer, else 0.0.
 
     Worked example: "No, it is benign." against "no" is 1; "benign" is 0.
@@ -37,16 +38,16 @@ def yes_no_score(prediction: str | None, answer: str) -> float:
     return float(truth_value(prediction) == (normalise(answer) == "yes"))
 
 
-def normalise(text: str | None) -> str:
+def normalise(text: object) -> str:
     """Lower case, single spaces, no punctuation around words.
 
     Worked example: " In the  Liver. " -> "in the liver"; "H&E" -> "h&e".
     """
-    words = (word.strip(_EDGES) for word in (text or "").lower().split())
+    words = (word.strip(_EDGES) for word in as_text(text).lower().split())
     return " ".join(word for word in words if word)
 
 
-def exact_match(prediction: str | None, answer: str) -> float:
+def exact_match(prediction: object, answer: str) -> float:
     """1.0 when prediction and answer are the same after `normalise`, else 0.0.
 
     Worked example: "The liver." against "the liver" is 1; "liver" against it is 0.
@@ -56,7 +57,7 @@ def exact_match(prediction: str | None, answer: str) -> float:
     return float(normalise(prediction) == normalise(answer))
 
 
-def token_f1(prediction: str | None, answer: str) -> float:
+def token_f1(prediction: object, answer: str) -> float:
     """Harmonic mean of the shares of words of each side that the other has too.
 
     Repeated words count as often as both have them; 0 when nothing is shared.
@@ -70,7 +71,7 @@ def token_f1(prediction: str | None, answer: str) -> float:
     return 2 * shared / (len(found) + len(wanted)) if shared else 0.0
 
 
-def bleu(predictions: Sequence[str | None], answers: Sequence[str]) -> list[float]:
+def bleu(predictions: Sequence[object], answers: Sequence[str]) -> list[float]:
     """BLEU-1..4 of the corpus by coco-caption's definition on its tokens.
 
     Worked example: predictions equal to answers of four words and more give 1, 1, 1, 1.
@@ -80,21 +81,22 @@ def bleu(predictions: Sequence[str | None], answers: Sequence[str]) -> list[floa
     return corpus_bleu([tokenize(p) for p in predictions], [[tokenize(a)] for a in answers])[0]
 
 
-def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
+def published_scores(prediction: object, answer: str) -> dict[str, float]:
     """What the published script computes of one pair, under names that say what it is.
 
     "word precision" is its "exact match": different true words that occur, by predicted words.
-    "F1" counts a shared word as often as the prediction has it. "BLEU-1".."BLEU-3" pass over
-    precisions of 0 and count the brevity penalty in characters, so that no shared word at all can
-    score 1. Words are runs of the letters a-z; other characters vanish. A prediction without words
-    scores 0 (the script returns a text there), and an n-gram order longer than the prediction
-    counts as precision 0 (the script stops).
+    "F1" counts a shared word as often as the prediction has it. "BLEU-1".."BLEU-3" are geometric
+    means over n = 1, 2, 3 (weights 1/n); they pass over precisions of 0 and count the brevity
+    penalty in characters, so that no shared word at all can score 1. Words are runs of the letters
+    a-z; other characters vanish. A prediction without words scores 0 (the script returns a text
+    there), and an n-gram order longer than the prediction counts as precision 0 (the script stops).
 
-    Worked example: "spleen" against "liver": word precision 0, F1 0, BLEU-1 1.0.
+    Worked example: "spleen" against "liver": word precision 0, F1 0, BLEU-1 1.0. "It is liver."
+    against "liver": one word of three, BLEU-1 1/3, and BLEU-2 its square root.
 
     Reference: He et al., PathVQA, 2020, arXiv 2003.10286, evaluation script.
     """
-    output = prediction or ""
+    output = as_text(prediction)
     ours, theirs = (_NO_LETTER.sub("", text).lower().split() for text in (output, answer))
     found, wanted = Counter(ours), Counter(theirs)
     total = found.total()
@@ -111,7 +113,7 @@ def published_scores(prediction: str | None, answer: str) -> dict[str, float]:
     for n in (1, 2, 3):
         precision = _ngram_precision(ours, theirs, n)
         logs += math.log(precision) if precision else 0.0
-        scores[f"BLEU-{n}"] = brevity * math.exp(logs / 4)
+        scores[f"BLEU-{n}"] = brevity * math.exp(logs / n)
     return scores
 
 

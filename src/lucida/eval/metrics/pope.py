@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.outputs import as_text
 
 _NO_WORDS = frozenset({"No", "not", "no"})
 
 
-def pope_label(text: str | None) -> Literal["yes", "no"]:
+def pope_label(text: object) -> Literal["yes", "no"]:
     """The label the official script reads from an answer.
 
     Of the text before the first period, without commas, split at single spaces: "no" when one of
@@ -22,7 +23,7 @@ def pope_label(text: str | None) -> Literal["yes", "no"]:
 
     Reference: Li et al., Evaluating Object Hallucination in LVLMs, 2023, arXiv 2305.10355.
     """
-    words = (text or "").split(".")[0].replace(",", "").split(" ")
+    words = as_text(text).split(".")[0].replace(",", "").split(" ")
     return "no" if _NO_WORDS.intersection(words) else "yes"
 
 

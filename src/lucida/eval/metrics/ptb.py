@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lucida.eval.metrics.outputs import as_text
+
 
 def _between(first: int, last: int) -> str:
     return "".join(map(chr, range(first, last + 1)))
@@ -140,7 +142,7 @@ _known: dict[str, tuple[str, ...]] = {}
 _MOST_KNOWN, _LONGEST_KNOWN = 200_000, 40
 
 
-def tokenize(text: str | None, following: str = "") -> list[str]:
+def tokenize(text: object, following: str = "") -> list[str]:
     """The tokens that coco-caption's metrics see: lower case, without punctuation.
 
     Contractions split ("isn't" is two tokens), hyphens and slashes inside words stay, brackets are
@@ -155,6 +157,7 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
     Reference: Marcus et al., Building a Large Annotated Corpus of English: The Penn Treebank, 1993;
     Stanford CoreNLP 3.4.1 PTBTokenizer as called by tylin/coco-caption.
     """
+    text = as_text(text)
     if not text:
         return []
     if following and _LAST_LETTER.search(text) and _BEGINNING.match(following):
@@ -176,7 +179,7 @@ def tokenize(text: str | None, following: str = "") -> list[str]:
     return tokens
 
 
-def tokenize_lines(texts: Sequence[str | None]) -> list[list[str]]:
+def tokenize_lines(texts: Sequence[object]) -> list[list[str]]:
     """The tokens of a list of captions as the original reads them, one on each line of a file.
 
     Worked example: "12th Ave S.", "" and "The dog" give 12th ave s, nothing, the dog; with "the
@@ -186,7 +189,7 @@ def tokenize_lines(texts: Sequence[str | None]) -> list[list[str]]:
     """
     found: list[list[str]] = []
     following = after = ""
-    for text in reversed(texts):
+    for text in map(as_text, reversed(texts)):
         found.append(tokenize(text, following))
         if text and not text.isspace():
             following = text + after

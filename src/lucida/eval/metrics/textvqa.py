@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucida.eval.metrics.answers import normalise_m4c
+from lucida.eval.metrics.outputs import as_text
 from lucida.eval.metrics.vqa import check_references, soft_accuracy
 
 
-def m4c_score(prediction: str | None, answers: Sequence[str]) -> float:
+def m4c_score(prediction: object, answers: Sequence[str]) -> float:
     """TextVQA's accuracy of one answer against exactly ten, between 0 and 1; else DataError.
 
     Worked example: "STOP!" against 4 x "stop" and 6 x "go" is 1; against 1 x "stop", 0.3.
@@ -37,7 +38,7 @@ def edit_distance(first: str, second: str) -> int:
     return row[-1]
 
 
-def anls(prediction: str | None, answers: Sequence[str], threshold: float = 0.5) -> float:
+def anls(prediction: object, answers: Sequence[str], threshold: float = 0.5) -> float:
     """Best similarity 1 - distance / longer length to any answer; below the threshold 0.
 
     Compared in lower case without space at the ends. Two empty texts are equal: 1. Raises DataError
@@ -48,7 +49,7 @@ def anls(prediction: str | None, answers: Sequence[str], threshold: float = 0.5)
     Reference: Biten et al., Scene Text Visual Question Answering, 2019, arXiv 1905.13648.
     """
     check_references(answers, tuple(range(1, max(2, len(answers) + 1))), "ANLS")
-    found = (prediction or "").lower().strip()
+    found = as_text(prediction).lower().strip()
     best = 0.0
     for answer in answers:
         wanted = answer.lower().strip()

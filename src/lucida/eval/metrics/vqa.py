@@ -64,7 +64,7 @@ def check_references(answers: Sequence[str], expected: tuple[int, ...], scorer: 
 
 
 def vqa_score(
-    prediction: str | None,
+    prediction: object,
     answers: Sequence[str],
     variant: VqaVariant = "normalised",
     annotators: int = 10,
@@ -92,7 +92,7 @@ def vqa_score(
 
 
 def okvqa_score(
-    prediction: str | None, answers: Sequence[str], variant: VqaVariant = "normalised"
+    prediction: object, answers: Sequence[str], variant: VqaVariant = "normalised"
 ) -> float:
     """OK-VQA's accuracy: five annotators, each counted twice, then VQAv2's rule.
 
@@ -112,7 +112,7 @@ def okvqa_score(
 
 
 def vizwiz_score(
-    prediction: str | None, answers: Sequence[str], variant: VqaVariant = "normalised"
+    prediction: object, answers: Sequence[str], variant: VqaVariant = "normalised"
 ) -> float:
     """VizWiz's accuracy of one answer against ten: only the prediction is normalised.
 
@@ -132,7 +132,7 @@ def vizwiz_score(
     return soft_accuracy(normalise_vizwiz(prediction), answers)
 
 
-def _lmms_score(prediction: str | None, answers: Sequence[str]) -> float:
+def _lmms_score(prediction: object, answers: Sequence[str]) -> float:
     return soft_accuracy(normalise_m4c(prediction), [normalise_m4c(answer) for answer in answers])
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucida.core.errors import DataError
+from lucida.eval.metrics.outputs import as_text
 
 _TRUE = frozenset({"true", "yes"})
 _FALSE = frozenset({"false", "no"})
 _EDGES = ".,;:!?\"'()[]*"
 
 
-def truth_value(text: str | None) -> bool | None:
+def truth_value(text: object) -> bool | None:
     """What an output claims: its first word of true, yes, false, no; None when it has none.
 
     Worked example: "True." -> True; "The statement is false" -> False; "maybe" -> None.
 
     Reference: Liu et al., Visual Spatial Reasoning, 2022, arXiv 2205.00363 (the task).
     """
-    for word in (text or "").lower().split():
+    for word in as_text(text).lower().split():
         bare = word.strip(_EDGES)
         if bare in _TRUE or bare in _FALSE:
             return bare in _TRUE

@@ -1,0 +1,111 @@
+"""A smaller or other measurement never replaces the score of more questions."""
+
+import json
+
+import pytest
+
+from lucida.apps.demo import show_scores
+from lucida.core.errors import RunError
+from lucida.core.runs import list_runs
+from lucida.eval.difference import differences
+from lucida.eval.gallery import gallery, predictions
+from lucida.eval.measurements import add
+from lucida.eval.run import evaluate_run
+from lucida.eval.wanted import Options
+
+
+def test_add_worked_example():
+    one = lambda n, score, **rest: {"n": n, "score": score, "prompts": "plain", **rest}  # noqa: E731
+    results = {}
+    add(results, "t", one(1000, 0.5))
+    assert results == {"tasks": {"t": one(1000, 0.5)}}
+    add(results, "t", one(60, 0.7))
+    assert results == {"tasks": {"t": one(1000, 0.5)}, "others": {"t": [one(60, 0.7)]}}
+    add(results, "t", one(1000, 0.6))
+    add(results, "t", one(60, 0.8))
+    assert results == {"tasks": {"t": one(1000, 0.6)}, "others": {"t": [one(60, 0.8)]}}
+    add(results, "t", one(60, 0.9, think=True))
+    add(results, "t", one(100, 0.1))
+    assert [each["n"] for each in results["others"]["t"]] == [100, 60, 60]
+    add(results, "t", one(2000, 0.4))
+    assert results["tasks"]["t"]["n"] == 2000
+    assert [each["n"] for each in results["others"]["t"]] == [1000, 100, 60, 60]
+    add(results, "u", one(1, 0.0))
+    assert set(results["tasks"]) == {"t", "u"} and set(results["others"]) == {"t"}
+
+
+def test_fewer_questions_stand_beside(run, capsys):
+    whole = evaluate_run(run.path, ["attribute", "caption"], 40)["tasks"]
+    rows = {task: predictions(run.path, task).read() for task in whole}
+    results = evaluate_run(run.path, ["attribute", "caption"], 12)
+    assert results == json.loads(run.results_file.read_text())
+    assert results["tasks"] == whole
+    (few,) = results["others"]["attribute"]
+    assert few["n"] == 12 and few["score"] != whole["attribute"]["score"]
+    # Captions among 12 have other weights; the rows behind the score of 40 stay.
+    assert {task: predictions(run.path, task).read() for task in whole} == rows
+    assert len(run.asked["run"][-1]) == 0
+    html = run.report_file.read_text()
+    assert f"also {100 * few['score']:.1f} on 12 questions" in html
+    assert "40 asked" in html and "12 asked" not in html
+    capsys.readouterr()
+    show_scores(results)
+    told = "".join(capsys.readouterr())
+    assert f"attribute: also {100 * few['score']:.1f} on 12 questions" in told
+    (listed,) = [each for each in list_runs(run.path.parent) if each.path == run.path]
+    assert listed.scores == {name: task["score"] for name, task in whole.items()}
+    assert [each.gain.n for each in differences(run.path, run.path)] == [40, 40]
+    again = evaluate_run(run.path, ["attribute", "caption"], 40)
+    assert again["tasks"] == whole and again["others"] == results["others"]
+
+
+def test_other_words_have_answers_of_their_own(run):
+    whole = evaluate_run(run.path, ["attribute"], 40)["tasks"]["attribute"]
+    rows = predictions(run.path, "attribute").read()
+    results = evaluate_run(run.path, ["attribute"], 10, Options(prompts="llava"))
+    assert results["tasks"]["attribute"] == whole
+    (other,) = results["others"]["attribute"]
+    assert (other["prompts"], other["n"], other["predictions"]) == (
+        "llava", 10, "attribute.llava",
+    )  # fmt: skip
+    assert predictions(run.path, "attribute").read() == rows
+    short = "Answer the question using a single word or phrase."
+    assert all(short in row["prompt"] for row in predictions(run.path, "attribute.llava").read())
+    assert "on 10 questions (prompts llava)" in run.report_file.read_text()
+    assert not any(short in shot.question for shot in gallery(run.path, "attribute"))
+    aloud = evaluate_run(run.path, ["attribute"], 10, Options(think=True))
+    assert aloud["tasks"]["attribute"] == whole
+    assert "(thinking step by step)" in run.report_file.read_text()
+
+
+def test_more_questions_become_the_score(run):
+    few = evaluate_run(run.path, ["attribute"], 10, Options(shots=(1,), seeds=1))["tasks"]
+    results = evaluate_run(run.path, ["attribute"], 30)
+    task = results["tasks"]["attribute"]
+    assert task["n"] == 30 and task["shots"] == few["attribute"]["shots"]
+    assert results["others"]["attribute"] == [few["attribute"]]
+
+
+def test_scores_of_other_weights_go(run):
+    evaluate_run(run.path, ["attribute"], 40)
+    evaluate_run(run.path, ["attribute"], 10)
+    (run.path / "model.safetensors").write_bytes(b"other weights")
+    results = evaluate_run(run.path, ["attribute"], 5)
+    assert results["tasks"]["attribute"]["n"] == 5 and "others" not in results
+
+
+def test_scores_that_are_no_numbers_are_told(run, monkeypatch):
+    from lucida.eval.benchmarks.world import WorldBenchmark
+
+    monkeypatch.setattr(WorldBenchmark, "scores", lambda *_: [0.5, float("nan"), 1.0])
+    with pytest.raises(RunError, match=r"1 of 3 scores of attribute are not finite numbers.*nan"):
+        evaluate_run(run.path, ["attribute"], 3)
+
+
+def test_a_task_without_examples_is_told(run, monkeypatch):
+    from lucida.eval.benchmarks.world import WorldBenchmark
+
+    monkeypatch.setattr(WorldBenchmark, "examples", lambda *_: [])
+    with pytest.raises(RunError, match="attribute has no examples"):
+        evaluate_run(run.path, ["attribute"], 3)
+    assert run.asked == {}
