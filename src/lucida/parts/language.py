@@ -21,6 +21,7 @@ from lucida.model.masks import fields_of
 from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.tokenizer import BINS, make_tokenizer
+from lucida.train.precision import choose_unscaled
 from lucida.world.text import ASKERS, document, exercise
 
 MUON_PEAK, ADAMW_PEAK = 3e-3, 3e-3
@@ -164,7 +165,7 @@ def update(
     for optimizer, peak in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = peak * rate
-    with torch.autocast(device, torch.bfloat16):
+    with choose_unscaled(torch.device(device)).autocast():
         loss = text_loss(model, text, device)
     model.zero_grad()
     loss.backward()

@@ -24,6 +24,7 @@ from lucida.parts.objectives import (
     PhraseObjective,
 )
 from lucida.parts.probe import probe_patches
+from lucida.train.precision import choose_unscaled
 
 WIDTH, SIDE = 160, 64
 
@@ -156,8 +157,10 @@ def _pretrain(
         trained, lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98), fused=True
     )
 
+    precision = choose_unscaled(torch.device(device))
+
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with precision.autocast():
             return patches_of(encoder, pixels)
 
     running = 0.0

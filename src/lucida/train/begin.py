@@ -100,7 +100,7 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     device = choose_device()
-    precision = choose_precision(recipe.precision, device)
+    precision = agree_on_precision(recipe, run, engine, device)
     setting = Setting(
         precision.name, str(device), torch.get_num_threads(), torch.__version__, engine.world
     )
@@ -138,6 +138,20 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
         saved,
         compiled,
     )
+
+
+def agree_on_precision(
+    recipe: Recipe, run: RunFolder, engine: Engine, device: torch.device
+) -> Precision:
+    """Rank 0's choice, which is that of the newest checkpoint, its own or for a blind baseline
+    that of the run it belongs to, wherever that was begun."""
+    begun = None
+    above = run.path.parent if run.path.name == "blind" else run.path
+    if whole := checkpoints(run.path) or checkpoints(above):
+        begun = state.read_state(whole[-1])[1].precision
+    own = choose_precision(recipe.precision, device, begun)
+    name, reason = engine.gathered((own.name, own.reason))[0]
+    return Precision(name, device, reason)
 
 
 def sign(training: Training, command: str) -> None:
