@@ -177,8 +177,8 @@ def cache() -> Finding:
     except OSError as problem:
         return Finding(
             "cache",
-            "broken",
-            f"{folder}: {problem.strerror or problem}",
+            "warn",
+            f"{folder}: {problem.strerror or problem}; every run makes its features again",
             "a folder that can be written",
             "set LUCIDA_CACHE to one",
         )
