@@ -75,6 +75,7 @@ class Made(Dataset):
 
 
 def test_batches_cross_from_a_worker_without_a_copy_of_their_pixels():
+    keep_addresses_short()
     loader = DataLoader(Made(), batch_size=None, num_workers=1)
     for number, (parcel, shared) in enumerate(loader):
         torch.manual_seed(0)
