@@ -5,7 +5,11 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 STAMP := .venv/lucida-stamp
 
-.PHONY: setup demo test slow bench lint format
+# Processes that share the tests, one thread each; 0 for this one alone.
+JOBS ?= 2
+SHARED := -n $(JOBS) --dist worksteal
+
+.PHONY: setup demo test elsewhere slow bench lint format
 
 setup: $(STAMP)
 
@@ -15,8 +19,13 @@ $(STAMP): pyproject.toml constraints.txt scripts/bootstrap.py
 demo: $(STAMP)
 	$(BIN)/lucida demo
 
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
+
+# The tests as on other machines; PROFILE=plain runs one of them.
+elsewhere: $(STAMP)
+	$(BIN)/python scripts/elsewhere.py $(PROFILE) -- $(SHARED)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"

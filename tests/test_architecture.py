@@ -6,8 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 from lucida.core.shapes import AXES
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +22,12 @@ parsed = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*FILES,
 
 def label(path):
     return str(path.relative_to(ROOT))
+
+
+def refuse(violations):
+    """Fails with every violation of a rule, not only with the first."""
+    found = list(violations)
+    assert not found, "\n".join([f"{len(found)} in all", *found])
 
 
 def imported(tree):
@@ -46,64 +50,81 @@ def layer(module):
     return LAYERS.index(words[1]) if len(words) > 1 and words[1] in LAYERS else None
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_imports_go_leftwards_only(path):
-    own = layer(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts))
-    if own is None:
-        return
-    for module, line in imported(parsed[path]):
-        other = layer(module) if module.split(".")[0] == "lucida" else None
-        assert other is None or other <= own, (
-            f"{label(path)}, line {line}: {LAYERS[own]} imports {module}"
-        )
+def test_imports_go_leftwards_only():
+    refuse(
+        f"{label(path)}, line {line}: {LAYERS[own]} imports {module}"
+        for path in FILES
+        if (own := layer(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)))
+        is not None
+        for module, line in imported(parsed[path])
+        if module.split(".")[0] == "lucida" and (layer(module) or 0) > own
+    )
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path.relative_to(SOURCE).parts[0] in ("core", "world")],
-    ids=label,
-)  # fmt: skip
-def test_core_and_world_need_no_torch(path):
-    for module, line in imported(parsed[path]):
-        assert module.split(".")[0] not in HEAVY, f"{label(path)}, line {line}: {module}"
+def test_core_and_world_need_no_torch():
+    refuse(
+        f"{label(path)}, line {line}: {module}"
+        for path in FILES
+        if path.relative_to(SOURCE).parts[0] in ("core", "world")
+        for module, line in imported(parsed[path])
+        if module.split(".")[0] in HEAVY
+    )
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_a_person_can_hold_a_file(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LARGEST_FILE, f"{label(path)} has {lines} lines"
-    for node in ast.walk(parsed[path]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = node.end_lineno - node.lineno + 1
-            assert length <= LONGEST_FUNCTION, f"{label(path)}: {node.name} has {length} lines"
+def test_a_person_can_hold_a_file():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    refuse(f"{label(path)} has {n} lines" for path, n in lengths.items() if n > LARGEST_FILE)
+    refuse(
+        f"{label(path)}: {node.name} has {length} lines"
+        for path in FILES
+        for node in ast.walk(parsed[path])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION
+    )
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_names_say_something(path):
-    assert not EMPTY_NAMES & set(path.relative_to(SOURCE).with_suffix("").parts), label(path)
+def test_names_say_something():
+    refuse(
+        label(path)
+        for path in FILES
+        if EMPTY_NAMES & set(path.relative_to(SOURCE).with_suffix("").parts)
+    )
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_a_file_says_what_it_is(path):
-    assert ast.get_docstring(parsed[path]) or not parsed[path].body, f"{label(path)}: no docstring"
+def test_a_file_says_what_it_is():
+    refuse(
+        f"{label(path)}: no docstring"
+        for path in FILES
+        if parsed[path].body and not ast.get_docstring(parsed[path])
+    )
 
 
-@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=label)
-def test_no_except_is_bare(path):
-    for node in ast.walk(parsed[path]):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{label(path)}, line {node.lineno}: bare except"
+def test_no_except_is_bare():
+    refuse(
+        f"{label(path)}, line {node.lineno}: bare except"
+        for path in [*FILES, *TESTS]
+        for node in ast.walk(parsed[path])
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    )
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_axis_names_are_the_ones_of_core_shapes(path):
-    for node in ast.walk(parsed[path]):
+def test_axis_names_are_the_ones_of_core_shapes():
+    refuse(
+        f"{label(path)}, line {line}: axis `{word}`"
+        for path in FILES
+        for shape, line in shapes(parsed[path])
+        for word in re.findall(r"[a-z_]+", shape)
+        if word not in AXES
+    )
+
+
+def shapes(tree):
+    """Every jaxtyping shape with its line."""
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
             continue
-        if node.value.id not in ("Float", "Int", "Bool", "Shaped", "Num"):
-            continue
-        shape = node.slice.elts[1].value if isinstance(node.slice, ast.Tuple) else ""
-        for word in re.findall(r"[a-z_]+", shape):
-            assert word in AXES, f"{label(path)}, line {node.lineno}: axis `{word}`"
+        if node.value.id in ("Float", "Int", "Bool", "Shaped", "Num"):
+            yield node.slice.elts[1].value if isinstance(node.slice, ast.Tuple) else "", node.lineno
 
 
 def test_every_axis_is_used():

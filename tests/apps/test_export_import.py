@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from closeness import close
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -58,7 +60,7 @@ def test_there_and_back_again(vision, language, template, image, checkpoint, tmp
     with torch.no_grad():
         ours, theirs = again(**prompt).logits, model(**prompt).logits
     words = min(ours.shape[-1], theirs.shape[-1])
-    torch.testing.assert_close(ours[..., :words], theirs[..., :words], atol=1e-5, rtol=0)
+    close(ours[..., :words], theirs[..., :words])
 
 
 def test_images_at_the_start_are_recognised(tmp_path):

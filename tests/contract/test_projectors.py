@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from closeness import close
 from lucida.core.errors import ModelError
 from lucida.core.spec import ProjectorSpec
 from lucida.model.projectors import PROJECTORS, make_projector, visual_tokens
@@ -62,7 +63,7 @@ def test_contract(values):
     assert features.grad is not None
     for name, weight in projector.named_parameters():
         assert weight.grad is not None, name
-    torch.testing.assert_close(projector(features[:1]), visual[:1])  # images do not mix
+    close(projector(features[:1]), visual[:1])  # images do not mix
     assert (visual[0] - visual[1]).abs().max() > 1e-4  # and each counts
     torch.manual_seed(0)
     again = make_projector(spec, VISION, language, patches)
@@ -91,7 +92,7 @@ def test_the_count_is_known_beforehand_on_any_grid(values, height, width):
     projector = make_projector(spec, VISION, language, (height, width))
     visual = projector(features)
     assert visual.shape == (2, promised, language)
-    torch.testing.assert_close(projector(features, (height, width)), visual)
+    close(projector(features, (height, width)), visual)
     if height == width:
         assert visual_tokens(spec, height * width) == promised
     usual = make_projector(spec, VISION, language, 36)  # made for one grid, shown another

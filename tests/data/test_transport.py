@@ -1,7 +1,9 @@
 """A batch that crosses from a worker process is the batch that left it."""
 
+import os
 import pickle
 from dataclasses import fields
+from multiprocessing import process, util
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from lucida.core.errors import RunError
 from lucida.data.collate import joined
 from lucida.data.policies import ImagePolicy, decode, squares
 from lucida.data.sample import Batch, ImageSource, Views
-from lucida.data.transport import Parcel, room
+from lucida.data.transport import LONGEST_FOLDER, Parcel, keep_addresses_short, room
 
 POLICY = ImagePolicy("resize", 24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.5))
 
@@ -72,12 +75,37 @@ class Made(Dataset):
 
 
 def test_batches_cross_from_a_worker_without_a_copy_of_their_pixels():
+    keep_addresses_short()
     loader = DataLoader(Made(), batch_size=None, num_workers=1)
     for number, (parcel, shared) in enumerate(loader):
         torch.manual_seed(0)
         same(parcel.open(), made(number))
         assert shared
     assert not room((2,)).is_shared()
+
+
+@pytest.fixture
+def long_folder(tmp_path, monkeypatch):
+    """Processes of this test meet in a folder whose path is longer than that of a socket may be."""
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setitem(process.current_process()._config, "tempdir", str(folder))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limit is that of Unix sockets")
+def test_batches_cross_wherever_temporary_files_lie(long_folder):
+    keep_addresses_short()
+    assert len(os.fsencode(util.get_temp_dir())) <= LONGEST_FOLDER
+    # Unmended, the worker fails in a thread of its own and this waits for ever.
+    loader = DataLoader(Made(), batch_size=None, num_workers=1, timeout=60)
+    assert len(list(loader)) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limit is that of Unix sockets")
+def test_no_place_to_meet_is_told(long_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"too long .*set TMPDIR"):
+        keep_addresses_short(str(tmp_path / "file"))
 
 
 def test_pixels_are_those_of_each_image_alone():

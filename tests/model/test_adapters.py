@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import LANGUAGES, language_folder, tiny_model
 
+from closeness import close
 from lucida.core.spec import LoraSpec
 from lucida.model.adapters import (
     adaptable,
@@ -56,13 +57,13 @@ def test_new_adapters_change_nothing_and_merged_ones_equal_the_unmerged(language
     assert any(name.startswith("projector.") for name in names)
     attach(model, names, spec(dora=dora))
     for found, expected in zip(logits(model), before, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        close(found, expected)
     stir(model)
     trained = logits(model)
     assert not torch.allclose(trained[0], before[0], atol=1e-3)
     assert merge(model) == [f"{name}.weight" for name in names]
     for found, expected in zip(logits(model), trained, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        close(found, expected)
     assert not adapted_layers(model) and merge(model) == []
 
 

@@ -15,6 +15,7 @@ from transformers import (
     MambaConfig,
 )
 
+from closeness import close
 from lucida.core.errors import ModelError
 from lucida.model import attention, flex, segments
 from lucida.model.attention import Layout
@@ -74,7 +75,7 @@ def test_packed_equals_separate_in_every_family(name):
     language, _ = load_language(language_folder(name))
     alone = separate(language)
     for how in attention.WAYS:
-        torch.testing.assert_close(ours(language, how), alone, atol=2e-5, rtol=1e-4, msg=how)
+        close(ours(language, how), alone, msg=how)
 
 
 @torch.no_grad()
@@ -90,12 +91,12 @@ def test_the_trap_of_transformers_and_that_ours_does_not_fall_into_it():
     language.set_attn_implementation(attention.NAME)
     assert (ones - expected)[0, 7:].abs().max() > 0.05
     assert (default_cache - expected)[0, 7:].abs().max() > 0.05
-    torch.testing.assert_close(safe, expected, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(ours(language), expected, atol=2e-5, rtol=1e-4)
+    close(safe, expected)
+    close(ours(language), expected)
     ignored = packed(
         language, attention_mask=torch.ones_like(IDS), use_cache=False, layout=layout()
     )
-    torch.testing.assert_close(ignored, expected, atol=2e-5, rtol=1e-4)
+    close(ignored, expected)
     with pytest.raises(ModelError, match="key-value cache"):
         cache = language.base_model(input_ids=IDS[:, :3], use_cache=True).past_key_values
         packed(language, past_key_values=cache, layout=layout())
@@ -122,7 +123,7 @@ def test_both_ways_to_attend_are_equal(length, monkeypatch):
         results.append(
             attention.layout_attention(query, key, value, Layout(fields, "causal"), 0.35, 0.0)
         )
-    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+    close(*results)
 
 
 def test_bf16_autocast_is_close_and_keeps_its_dtype():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import LANGUAGES, language_folder, picture, tiny_model
 from torch import nn
 
+from closeness import close
 from lucida.core.errors import ModelError
 from lucida.core.spec import CrossAttentionSpec
 from lucida.data.collate import collate
@@ -96,7 +97,7 @@ def test_a_gated_layer_against_a_slow_version():
             found.append((keys @ query[head] / 2.0).softmax(0) @ values)
         mine = mine + layer.gate.tanh() * layer.out(torch.cat(found))
         mine = mine + layer.mlp_gate.tanh() * layer.mlp(mine)
-        torch.testing.assert_close(given[0, place], mine, atol=1e-5, rtol=1e-5)
+        close(given[0, place], mine)
 
 
 @torch.no_grad()
@@ -182,14 +183,14 @@ def test_packed_branched_and_padded_equal_alone(sees):
     start = 0
     for number, one in enumerate(samples):
         alone = model.hidden(batch_of(processor, one))[0]
-        torch.testing.assert_close(hidden[start : start + len(alone)], alone, atol=5e-5, rtol=1e-3)
-        torch.testing.assert_close(padded[number, : len(alone)], alone, atol=5e-5, rtol=1e-3)
+        close(hidden[start : start + len(alone)], alone)
+        close(padded[number, : len(alone)], alone)
         start += len(alone)
     branch = row.branch[0, start:]
     for number, question in enumerate(("what colour?", "one", "and this"), start=1):
         alone = model.hidden(batch_of(processor, asked(question, images=2, seed=7)))[0]
         mine = (branch == 0) | (branch == number)
-        torch.testing.assert_close(hidden[start:][mine], alone, atol=5e-5, rtol=1e-3)
+        close(hidden[start:][mine], alone)
 
 
 @torch.no_grad()
@@ -230,7 +231,7 @@ def test_a_second_image_behind_a_cache():
         first = model(ids[:, :cut], pixels[:1], use_cache=True)
         second = model(ids[:, cut:], pixels[1:], past_key_values=first.past_key_values)
         expected = model(**whole).logits[:, cut:]
-        torch.testing.assert_close(second.logits, expected, atol=5e-5, rtol=1e-3)
+        close(second.logits, expected)
 
 
 def test_saved_and_loaded_it_says_the_same(tmp_path):
@@ -259,7 +260,7 @@ def test_what_trains_gets_gradients_and_what_is_frozen_none():
         grads.append({n: w.grad.clone() for n, w in model.named_parameters() if w.requires_grad})
     for name, gradient in grads[0].items():
         assert gradient.abs().sum() > 0, name
-        torch.testing.assert_close(grads[1][name], gradient)
+        close(grads[1][name], gradient)
     assert all(w.grad is None for w in model.language.parameters())
     model.zero_grad()
     model.hidden(batch_of(processor, asked("no image", images=0))).sum().backward()
@@ -295,7 +296,11 @@ def test_gates_that_are_closed_and_frozen_are_refused_in_training():
 
 
 def test_a_frozen_language_model_learns_to_tell_two_images_apart():
-    """Two answers to one question: which of them is likelier can only depend on the image."""
+    """Two answers to one question: which of them is likelier can only depend on the image.
+
+    Without it the loss is ln 2 = 0.69 at best. Over 20 seeds of weights and pictures: median 0.009,
+    largest 0.012 (after 40 steps largest 0.75, after 80 0.018).
+    """
     model, processor = tiny_model(cross_attention={"every": 1, "heads": 2})
     shown = [asked("which", seed=seed) for seed in (1, 2)]
     for number, answer in ((0, "a"), (1, "b")):
@@ -310,10 +315,10 @@ def test_a_frozen_language_model_learns_to_tell_two_images_apart():
     letters = torch.tensor(processor.tokenizer.convert_tokens_to_ids(["a", "b"]))
     first = torch.isin(batch.target[0], letters).nonzero()[:, 0]
     assert len(first) == 2
-    for _ in range(40):
+    for _ in range(120):
         between = model.logits(model.hidden(batch)[0, first])[:, letters]
         loss = nn.functional.cross_entropy(between, torch.tensor([0, 1]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.35  # without the image ln 2 = 0.69 at best
+    assert loss < 0.35

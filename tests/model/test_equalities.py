@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import picture, tiny_model
 
+from closeness import close
 from lucida.core.errors import ModelError
 from lucida.data.sample import Batch, ImagePart, Sample, Tokens, Turn
 from lucida.model.attention import Layout
@@ -48,10 +49,6 @@ def batch_of(rows: list[list[Tokens]], processor, length: int | None = None) -> 
 @pytest.fixture(scope="module", params=MASKS)
 def parts(request):
     return tiny_model(mask=request.param)
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()

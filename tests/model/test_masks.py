@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import flex_attention
 
+from closeness import close
 from lucida.core.errors import ModelError
 from lucida.data.sample import Batch
 from lucida.model import flex, segments
@@ -179,12 +180,12 @@ def test_layout_equals_the_dense_mask_in_value_and_gradient(row, mask, groups, s
         ):
             result = layout_attention(query, key, value, Layout(row, mask, how), 0.5, 0.0)
         assert torch.isfinite(result).all()
-        torch.testing.assert_close(result, expected, msg=how)
+        close(result, expected, msg=how)
         gradients = torch.autograd.grad(
             (result * wanted).sum(), (query, key, value), materialize_grads=True
         )
         for got, reference in zip(gradients, slopes, strict=True):
-            torch.testing.assert_close(got, reference, msg=how)
+            close(got, reference, msg=how)
 
 
 @settings(max_examples=15, deadline=None)
@@ -203,7 +204,7 @@ def test_flex_equals_the_dense_mask(row, mask, seed):
     asked = (query, key, value)
     results = [layout_attention(*asked, Layout(row, mask, how), 0.5, 0.0) for how in WAYS]
     for result in results:
-        torch.testing.assert_close(result, results[0])
+        close(result, results[0])
 
 
 @pytest.mark.parametrize("name", MASKS)

@@ -16,6 +16,7 @@ from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from closeness import close
 from lucida.core.errors import ModelError
 from lucida.core.spec import (
     AbstractorProjectorSpec,
@@ -69,7 +70,7 @@ def test_mlp_equals_llava(activation):
     ours = make_projector(MlpProjectorSpec(activation=activation), VISION, LANGUAGE, PATCHES)
     ours.load_state_dict(renamed(theirs, {"linear_1": "layers.0", "linear_2": "layers.2"}))
     features = torch.randn(2, PATCHES, VISION)
-    torch.testing.assert_close(ours(features), theirs(features))
+    close(ours(features), theirs(features))
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def test_pixel_shuffle_equals_idefics3(factor):
     ours = make_projector(PixelShuffleProjectorSpec(factor=factor), VISION, LANGUAGE, 36)
     ours.load_state_dict(renamed(theirs, {"modality_projection.proj": "linear"}))
     features = torch.randn(2, 36, VISION)
-    torch.testing.assert_close(ours(features), theirs(features))
+    close(ours(features), theirs(features))
 
 
 @torch.no_grad()
@@ -114,7 +115,7 @@ def test_perceiver_equals_idefics():
     assert missing.missing_keys == ["linear.weight", "linear.bias"]
     assert not missing.unexpected_keys
     features = torch.randn(2, 9, 16)
-    torch.testing.assert_close(ours.resample(features), theirs(features), atol=1e-5, rtol=1e-5)
+    close(ours.resample(features), theirs(features))
 
 
 @torch.no_grad()
@@ -151,7 +152,7 @@ def test_qformer_equals_blip2(cross_every):
     features = torch.randn(2, 9, 16)
     queries = ours.queries.expand(2, -1, -1)
     expected = theirs(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
-    torch.testing.assert_close(ours.query(features), expected, atol=1e-5, rtol=1e-5)
+    close(ours.query(features), expected)
 
 
 @torch.no_grad()
@@ -176,7 +177,7 @@ def test_transformer_equals_torch():
             getattr(module, kind).copy_(state[f"{name}.{kind}"])
     features = torch.randn(2, 9, 16)
     expected = ours.linear(ours.norm(theirs(features)))
-    torch.testing.assert_close(ours(features), expected, atol=1e-5, rtol=1e-5)
+    close(ours(features), expected)
 
 
 @torch.no_grad()
@@ -196,7 +197,7 @@ def test_downsample_joins_neighbours_row_by_row(factor, grid):
                     inside = row < height and column < width
                     block.append(features[0, row * width + column] if inside else torch.zeros(6))
             expected.append(projector.layers(torch.cat(block)))
-    torch.testing.assert_close(projector(features)[0], torch.stack(expected))
+    close(projector(features)[0], torch.stack(expected))
 
 
 def shapes(module: nn.Module) -> list[str]:
@@ -244,7 +245,7 @@ def test_pool_is_the_mean_of_what_a_block_has():
     features = torch.randn(1, 6, VISION)
     left, right = features[0, [0, 1, 3, 4]].mean(0), features[0, [2, 5]].mean(0)
     expected = projector.mlp(torch.stack([left, right])[None])
-    torch.testing.assert_close(projector(features), expected)
+    close(projector(features), expected)
 
 
 @torch.no_grad()
@@ -252,7 +253,7 @@ def test_expand_cuts_one_long_vector():
     projector = make_projector(ExpandProjectorSpec(tokens=3), VISION, LANGUAGE, 1)
     features = torch.randn(2, 1, VISION)
     long = projector.linear(features[1, 0])
-    torch.testing.assert_close(projector(features)[1].flatten(), long)
+    close(projector(features)[1].flatten(), long)
 
 
 def normed(norm: nn.LayerNorm, rows: torch.Tensor) -> torch.Tensor:
@@ -280,14 +281,14 @@ def test_an_abstractor_block_place_by_place():
     squeezed = silu(block.squeeze.weight[:, :, 0, 0] @ mean + block.squeeze.bias)
     inner = inner * (block.excite.weight[:, :, 0, 0] @ squeezed + block.excite.bias).sigmoid()
     last = normed(block.last_norm, inner @ block.last.weight[:, :, 0, 0].T)
-    torch.testing.assert_close(block(picture)[0].permute(1, 2, 0), silu(grid + last))
+    close(block(picture)[0].permute(1, 2, 0), silu(grid + last))
     # and the whole: the mean of each quarter of a grid of four by four goes on
     features = torch.randn(1, 16, VISION)
     seen = projector.before(features.transpose(1, 2).unflatten(2, (4, 4)))
     quarters = [seen[0, :, r : r + 2, c : c + 2].mean((1, 2)) for r in (0, 2) for c in (0, 2)]
     pooled = torch.stack(quarters, dim=1).view(1, VISION, 2, 2)
     expected = projector.layers(projector.behind(pooled).flatten(2).transpose(1, 2))
-    torch.testing.assert_close(projector(features), expected)
+    close(projector(features), expected)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ def test_mlp_follows_its_spec():
     assert (projector(moved)[:, 0] - projector(features)[:, 1]).abs().max() > 0.01
     with torch.no_grad():
         projector.position.zero_()
-    torch.testing.assert_close(projector(moved)[:, 0], projector(features)[:, 1])
+    close(projector(moved)[:, 0], projector(features)[:, 1])
     with pytest.raises(ModelError, match="another grid"):
         projector(torch.randn(1, PATCHES + 1, VISION))
     single = make_projector(MlpProjectorSpec(depth=1), VISION, LANGUAGE, PATCHES)
@@ -351,7 +352,7 @@ def test_places_start_apart_and_neighbours_nearest():
     assert along[0] == 0
     assert along[1] < min(along[2:])
     step = torch.stack([places[row, 5] - places[row, 1] for row in (2, 6)])
-    torch.testing.assert_close(step[0], step[1])  # rows and columns are apart
+    close(step[0], step[1])  # rows and columns are apart
     with pytest.raises(ModelError, match="square grid"):
         sinusoids(60, 160)
 

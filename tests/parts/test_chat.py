@@ -167,7 +167,8 @@ def test_markers_start_as_what_stands_in_their_place(base, chat):
 
 def test_scores_are_what_greedy_decoding_writes(chat):
     """A model that has learnt some of its requests by heart: the score counts exactly those whose
-    answers `generate` writes whole."""
+    answers `generate` writes whole. (Of 20 seeds the five trained ones are in each, after 25 steps
+    and after 40, and none of the three others.)"""
     model, reader = copy.deepcopy(chat[0]), chat[1]
     talks = [
         request_talk(Request(f"{k}", f"say {k}.", f"it is {k * 7}."), f"{k}") for k in range(8)

@@ -53,6 +53,7 @@ def test_truth_equals_the_slow_obvious_rule():
 
 
 def test_a_matcher_learns_a_batch_by_heart():
+    """Over 20 seeds of weights and batches every pair is right after 75 steps, and stays so."""
     torch.manual_seed(0)
     batch = make_batch(0, 0, 4)
     truth = batch.truth()

@@ -16,7 +16,9 @@ from tiny_training import watch
 
 from lucida.core.errors import LucidaError
 from lucida.core.spec import Recipe
+from lucida.data.transport import keep_addresses_short
 
+keep_addresses_short()
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["lucida.train.loop", "lucida.train.sharding", "peft"])
 

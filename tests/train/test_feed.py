@@ -66,6 +66,19 @@ def test_features_are_kept_where_the_user_keeps_caches(
     assert cache.path.parent == tmp_path / found / "features"
 
 
+def test_without_a_cache_that_can_be_written_features_are_kept_for_the_process_and_this_is_said(
+    recipe, tmp_path, monkeypatch, capfd
+):
+    """Not even root can make a folder below a file."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "file" / "cache"))
+    caches = [FrozenFeatures(*build(recipe.model), FP32).open() for _ in range(2)]
+    assert caches[0].path == caches[1].path and caches[0].path.is_dir()
+    said = capfd.readouterr().err
+    assert said.count("cannot be written (Not a directory)") == 1
+    assert "LUCIDA_CACHE" in said and str(caches[0].path.parent) in said
+
+
 def test_a_source_that_is_too_small_holds_nothing_out(recipe, parts):
     spec = recipe.stages[0].mixture
     training, held = mixtures(spec, seed=0)

@@ -13,10 +13,11 @@ from lucida.core.errors import DataError, RecipeError, RunError
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import build, load
-from lucida.train import state
+from lucida.train import precision, state
 from lucida.train.blind import blind_recipe
 from lucida.train.folder import check_folder
 from lucida.train.loop import train_run
+from lucida.train.precision import Comparison
 from lucida.train.state import checkpoints
 
 
@@ -125,14 +126,46 @@ def test_cached_features_train_like_live_ones(recipe, tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], abs=2e-3)  # the cache rounds to fp16
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_trains_and_keeps_fp32_weights(recipe, tmp_path, precision, capfd, finished):
-    folder = train_run(changed(recipe, precision=precision), tmp_path / "run")
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_low_precision_trains_and_keeps_fp32_weights(recipe, tmp_path, half, capfd, finished):
+    folder = train_run(changed(recipe, precision=half), tmp_path / "run")
     reference = finished["tiny"]
-    assert f"precision: {precision} on cpu" in capfd.readouterr().err
+    assert f"precision: {half} on cpu" in capfd.readouterr().err
     assert {value.dtype for value in weights(folder).values()} == {torch.float32}
     moved = [record["loss"] for record in records(folder) if not record["skipped"]]
     assert moved[-1] == pytest.approx(records(reference)[-1]["loss"], abs=0.1)
+
+
+@pytest.mark.parametrize("begun", ["bf16", "fp32"])
+def test_a_run_goes_on_in_the_precision_that_it_began_with(
+    recipe, tmp_path, monkeypatch, capfd, begun
+):
+    """Where it goes on the other one is faster; so for its blind baseline, begun there."""
+    free = changed(recipe, precision="auto", blind={"steps": 2})
+    quick, slow = Comparison("bf16", 1.0, 2.0), Comparison("bf16", 9.0, 1.0)
+    here, there = (quick, slow) if begun == "bf16" else (slow, quick)
+    save, calls = state.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(tensors, path)
+
+    with monkeypatch.context() as context:
+        context.setattr(precision, "compare", lambda name: here)
+        context.setattr(state, "save_file", full)
+        with pytest.raises(RunError, match="disk is full"):
+            train_run(free, tmp_path / "run")
+        assert f"precision: {begun} on cpu: a trial step takes" in capfd.readouterr().err
+    monkeypatch.setattr(precision, "compare", lambda name: there)
+    folder = train_run(free, tmp_path / "run")
+    said = capfd.readouterr().err
+    assert said.count(f"precision: {begun} on cpu: the run began with it") == 2
+    assert ("9.0 ms in bf16" in said) == (begun == "bf16"), "told where it is slow"
+    for place in (folder, folder / "blind"):
+        newest = checkpoints(place)[-1]
+        assert state.read_state(newest)[1].precision == begun
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(recipe, tmp_path):

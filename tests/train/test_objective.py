@@ -7,6 +7,7 @@ from tiny_training import tiny_recipe
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from closeness import close
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED
 from lucida.data.sources import open_source
@@ -32,20 +33,21 @@ def gradient(groups, pack):
     return mean, {name: p.grad for name, p in model.named_parameters()}
 
 
-def close(a, b):
+def same(a, b):
+    """Loss and gradients by name."""
     assert a[0] == pytest.approx(b[0], abs=1e-6)
     for name in a[1]:
-        torch.testing.assert_close(a[1][name], b[1][name], atol=1e-6, rtol=1e-5, msg=name)
+        close(a[1][name], b[1][name], msg=name)
 
 
 def test_packed_equals_padded():
-    close(gradient([SAMPLES], pack=True), gradient([SAMPLES], pack=False))
+    same(gradient([SAMPLES], pack=True), gradient([SAMPLES], pack=False))
 
 
 def test_accumulated_equals_whole_batch():
     whole = gradient([SAMPLES], pack=True)
-    close(gradient([SAMPLES[:1], SAMPLES[1:4], SAMPLES[4:]], pack=True), whole)
-    close(gradient([[sample] for sample in SAMPLES], pack=False), whole)
+    same(gradient([SAMPLES[:1], SAMPLES[1:4], SAMPLES[4:]], pack=True), whole)
+    same(gradient([[sample] for sample in SAMPLES], pack=False), whole)
 
 
 def test_two_ranks_equal_one():
@@ -60,7 +62,7 @@ def test_two_ranks_equal_one():
         (loss / count).backward()
         for name, parameter in model.named_parameters():
             summed[name] = summed.get(name, 0) + parameter.grad
-    close((whole[0], summed), whole)
+    same((whole[0], summed), whole)
 
 
 def test_the_sum_is_that_of_full_logits():
@@ -71,7 +73,7 @@ def test_the_sum_is_that_of_full_logits():
     full = functional.cross_entropy(
         logits, batch.target.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    torch.testing.assert_close(loss, full)
+    close(loss, full)
     assert count == batch.supervised and loss.dtype == torch.float32
 
 
@@ -86,11 +88,11 @@ def test_chunks_change_nothing(size):
     hidden.grad, head.weight.grad = None, None
     whole = functional.cross_entropy(head(hidden), target, reduction="sum")
     whole.backward()
-    torch.testing.assert_close(found, whole)
+    close(found, whole)
     apart = functional.cross_entropy(head(hidden), target, reduction="none")
-    torch.testing.assert_close(each, apart.detach())
+    close(each, apart.detach())
     assert not each.requires_grad
-    torch.testing.assert_close(mine, [hidden.grad, head.weight.grad])
+    close(mine, [hidden.grad, head.weight.grad])
 
 
 class Largest(TorchDispatchMode):

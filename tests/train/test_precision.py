@@ -1,22 +1,93 @@
-"""fp32, bf16 or fp16: chosen from the hardware, said aloud, and really used."""
+"""fp32, bf16 or fp16: chosen by a trial or from the hardware, said aloud, and really used."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from lucida.train import precision
-from lucida.train.precision import choose_precision
+from lucida.train.precision import Comparison, choose_precision, choose_unscaled
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def trial(monkeypatch):
+    """Lets a test say how many times as long as fp32 half precision takes here."""
+
+    def set_ratio(ratio):
+        monkeypatch.setattr(precision, "compare", lambda name: Comparison(name, 10 * ratio, 10.0))
+
+    return set_ratio
 
 
 @pytest.mark.parametrize(
-    ("features", "name"),
-    [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")],
+    ("ratio", "name"), [(0.2, "bf16"), (0.8, "bf16"), (0.9, "fp32"), (1.0, "fp32"), (20, "fp32")]
 )
-def test_auto_on_a_cpu(monkeypatch, features, name):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    chosen = choose_precision("auto", torch.device("cpu"))
+def test_auto_on_a_cpu_takes_what_a_trial_finds_faster(trial, ratio, name):
+    trial(ratio)
+    chosen = choose_precision("auto", CPU)
     assert chosen.name == name
-    assert "cpu" in str(chosen).lower() and "bf16" in chosen.reason
+    assert str(chosen).startswith(f"{name} on cpu: a trial step takes {10 * ratio:.1f} ms in bf16")
+
+
+@pytest.mark.parametrize("wanted", ["bf16", "fp16"])
+def test_what_a_recipe_asks_for_is_obeyed_and_told_where_it_is_slow(trial, wanted):
+    trial(0.5)
+    assert str(choose_precision(wanted, CPU)) == f"{wanted} on cpu: the recipe asks for it"
+    trial(12)
+    chosen = choose_precision(wanted, CPU)
+    assert chosen.name == wanted
+    assert f"takes 120.0 ms in {wanted}, 10.0 ms in fp32" in chosen.reason
+    assert "precision=fp32" in chosen.reason
+    assert str(choose_precision("fp32", CPU)) == "fp32 on cpu: the recipe asks for it"
+
+
+@pytest.mark.parametrize("begun", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("ratio", [0.5, 12])
+def test_a_run_keeps_the_precision_that_it_began_with(trial, begun, ratio):
+    trial(ratio)
+    chosen = choose_precision("auto", CPU, begun)
+    assert chosen.name == begun
+    assert "the run began with it" in chosen.reason
+    assert ("fp32 would be faster" in chosen.reason) == (begun != "fp32" and ratio > 1)
+
+
+def test_a_trial_times_both_and_leaves_generators_and_threads_as_they_were():
+    precision.compare.cache_clear()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    found = precision.compare("bf16")
+    assert found.half > 0 and found.full > 0
+    assert precision.compare("bf16") is found, "once a process"
+    assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="the limit is oneDNN's")
+def test_emulated_bf16_is_not_taken_whatever_the_flags_say():
+    """Without AVX-512 oneDNN emulates bf16 (10 times as slow as fp32), and the flags stay."""
+    code = (
+        "from lucida.train.precision import choose_device, choose_precision\n"
+        "print(choose_precision('auto', choose_device()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ
+        | {"ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": ""}
+        | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("fp32 on cpu: a trial step takes")
+
+
+def test_a_loop_without_loss_scaling_takes_no_fp16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
+    assert choose_unscaled(torch.device("cuda", 0)).name == "fp32"
 
 
 @pytest.mark.parametrize(("capability", "name"), [((7, 0), "fp16"), ((8, 0), "bf16")])

@@ -9,6 +9,7 @@ import torch
 from fake_vlm import FakeVLM, fake_tokens, lay
 from torch.nn import functional
 
+from closeness import close
 from lucida.data.answers import answer_weights
 from lucida.data.sample import IGNORED
 from lucida.train.engine import Engine, Objective
@@ -138,7 +139,7 @@ def test_a_weighted_step_is_the_slow_one(weighting, groups, pack):
     (top / below).backward()
     assert result.loss == pytest.approx(float(top.detach() / below), rel=1e-5)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(moved[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
+        close(moved[name], parameter.grad, msg=name)
     everything = [loss.item() for losses in answers.values() for loss in losses]
     assert result.token_loss == pytest.approx(np.mean(everything), rel=1e-5)
     assert not math.isclose(result.token_loss, result.loss, rel_tol=1e-4)
@@ -164,7 +165,7 @@ def test_two_ranks_sum_to_one(weighting):
             assert mine == (share.loss and pytest.approx(share.loss, rel=1e-5))
     for name in moved:  # engines average gradients over ranks
         mean = (found[0][1][name] + found[1][1][name]) / 2
-        torch.testing.assert_close(mean, moved[name], atol=1e-6, rtol=1e-4, msg=name)
+        close(mean, moved[name], msg=name)
 
 
 def test_owners_worked_example():
@@ -185,4 +186,4 @@ def test_chunks_of_logits_keep_weights_and_sources(monkeypatch):
     assert cut.loss == pytest.approx(whole.loss, rel=1e-6)
     assert cut.sources["text"].loss == pytest.approx(whole.sources["text"].loss, rel=1e-6)
     for name in moved:
-        torch.testing.assert_close(also[name], moved[name], atol=1e-6, rtol=1e-4, msg=name)
+        close(also[name], moved[name], msg=name)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from lucida.apps.command import command, command_line
 from lucida.apps.proposal import require_tasks
-from lucida.core.progress import say, table
+from lucida.core.progress import output, say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
@@ -48,7 +48,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
         for number, (name, task) in enumerate(results["tasks"].items())
         for shot in gallery(folder, name, 1, skip=number)
     ]
-    show_pictures(shots, Console(highlight=False))
+    show_pictures(shots, output())
     show_scores(results, usual_scores(recipe))
     show_endings(folder, results, shots[0][2] if shots else None, took)
 

@@ -20,6 +20,9 @@ from rich.table import Table as RichTable
 PLAIN_SECONDS = 5.0
 """Time between two lines where there is no terminal."""
 
+UNFOLDED = 10_000
+"""Columns where there is no terminal: more than a line or a row of a table has."""
+
 
 def say(text: str) -> None:
     """One line for the reader; it does not tear a bar that is running."""
@@ -121,9 +124,19 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         drawn.add_column(name, justify="right" if rows and numeric else "left")
     for row in rows:
         drawn.add_row(*("" if cell is None else _short(cell) for cell in row))
-    # A pipe has no width; rich would fold at 80 columns and break words of long rows.
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, markup=False, highlight=False).print(drawn)
+    output().print(drawn)
+
+
+def output() -> Console:
+    """Standard output: as wide as the terminal, and without one nothing is folded.
+
+    A pipe or a file has no width. rich would take 80 columns, or those that COLUMNS says, and a
+    line would break at another word wherever a path in it is longer.
+    """
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width, console.soft_wrap = UNFOLDED, True
+    return console
 
 
 _shared: Console | None = None

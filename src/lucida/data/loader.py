@@ -30,7 +30,7 @@ from lucida.data.lengths import Encode, Lengths, measured
 from lucida.data.mixture import Draw, Mixture, fetched, own_number
 from lucida.data.order import Bookmark, Order, Row, capacity, check_room, check_rows, needs_lengths
 from lucida.data.sample import Batch, ImageSource, Tokens
-from lucida.data.transport import Parcel
+from lucida.data.transport import Parcel, keep_addresses_short
 
 SUBSTITUTES = 16
 """Neighbours that are tried in place of an unusable record before the source is called broken."""
@@ -248,6 +248,7 @@ class Loader:
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _from_workers(self, units: Iterator[list[Row]]) -> Iterator[_Pass]:
+        keep_addresses_short()
         loader = DataLoader(
             _Passes(self._preparation),
             batch_size=None,

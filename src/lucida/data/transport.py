@@ -11,16 +11,47 @@ one block for all the rest.
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from multiprocessing import process, util
 
 import torch
 from torch.utils.data import get_worker_info
 
+from lucida.core.errors import RunError
 from lucida.data.sample import Batch, Views
 
 ALIGNED = 8
 """Bytes of a number: every tensor of a block begins at a multiple of them."""
+
+LONGEST_FOLDER = 70
+"""Bytes of a folder's path in which processes can meet: that of a socket may have some 100 (108 on
+Linux, 104 on macOS), its name included."""
+
+
+def keep_addresses_short(short: str = "/tmp") -> None:
+    """Let the processes that this one starts meet in a folder of `short` where TMPDIR is long.
+
+    Descriptors of shared memory are handed over at a socket below TMPDIR. Where its path is too
+    long for the system a worker cannot send a batch, says so on standard error at most, and the
+    process that trains would wait for ever. RunError when `short` cannot be written either.
+    """
+    if os.name != "posix" or len(os.fsencode(util.get_temp_dir())) <= LONGEST_FOLDER:
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="pymp-", dir=short)
+    except OSError as error:
+        raise RunError(
+            "data workers cannot meet: the path of the folder for temporary files is too long",
+            expected=f"at most {LONGEST_FOLDER} bytes, or {short} to fall back on",
+            given=f"{util.get_temp_dir()}, and of {short}: {error.strerror}",
+            remedy="set TMPDIR to a folder with a shorter path, or batch.workers=0",
+        ) from error
+    util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
+    process.current_process()._config["tempdir"] = folder  # where Python itself keeps it
 
 
 def room(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:

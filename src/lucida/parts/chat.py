@@ -35,7 +35,7 @@ from lucida.parts.language import (
     update,
 )
 from lucida.parts.tokenizer import BINS
-from lucida.train.precision import Precision, choose_precision
+from lucida.train.precision import Precision, choose_unscaled
 from lucida.world.phrases import short_name
 from lucida.world.requests import REFUSAL, Request, bad, harmless, task
 from lucida.world.scenes import make_scene, scene_rng
@@ -79,7 +79,7 @@ def build_chat(folder: Path, *, steps: int = 800, seed: int = 0, device: str = "
     give_template(model, tokenizer)
     reader = Reader(tokenizer)
     started = time.time()
-    precision = choose_precision("auto", torch.device(device))
+    precision = choose_unscaled(torch.device(device))
     loss = _tune(model, reader, steps, seed, precision)
     seconds = time.time() - started
     measured = {

@@ -23,7 +23,7 @@ from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.tokenizer import BINS, make_tokenizer
 from lucida.train import optim
-from lucida.train.precision import Precision, choose_precision
+from lucida.train.precision import Precision, choose_unscaled
 from lucida.world.text import ASKERS, document, exercise
 
 PEAK = 3e-3
@@ -62,7 +62,7 @@ def build_base(
     compile_layers(model)
     reader = Reader(tokenizer)
     started = time.time()
-    precision = choose_precision("auto", torch.device(device))
+    precision = choose_unscaled(torch.device(device))
     loss = _pretrain(model, reader, steps, exercises, seed, precision)
     seconds = time.time() - started
     model.eval()

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from lucida.core.errors import PartError
+from lucida.core.progress import say
 from lucida.core.registry import Table
 from lucida.model.parts import FOLDER, part_names
-from lucida.train.precision import choose_device
+from lucida.train.precision import choose_device, choose_unscaled
 
 BUILDERS = Table(
     "part",
@@ -37,7 +38,9 @@ def build_part(name: str, folder: Path, **options: int) -> dict:
             f"there is a part in this folder already: {folder}",
             remedy="name another folder with --out, or move the old part away",
         )
-    return build(folder, device=str(choose_device()), **options)
+    device = choose_device()
+    say(f"precision: {choose_unscaled(device)}")
+    return build(folder, device=str(device), **options)
 
 
 def cards() -> list[dict]:

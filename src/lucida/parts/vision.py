@@ -24,7 +24,7 @@ from lucida.parts.objectives import (
     PhraseObjective,
 )
 from lucida.parts.probe import probe_patches
-from lucida.train.precision import Precision, choose_precision
+from lucida.train.precision import Precision, choose_unscaled
 
 WIDTH, SIDE = 160, 64
 
@@ -112,7 +112,7 @@ def build_vision(
     encoder = part.encoder().to(device)
     objective = part.objective(encoder, WIDTH).to(device)
     started = time.time()
-    precision = choose_precision("auto", torch.device(device))
+    precision = choose_unscaled(torch.device(device))
     loss = _pretrain(name, encoder, objective, steps, pictures, seed, precision)
     seconds = time.time() - started
     encoder.eval()

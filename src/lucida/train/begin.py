@@ -108,7 +108,7 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     device = choose_device()
-    precision = choose_precision(recipe.precision, device)
+    precision = agree_on_precision(recipe, run, saved, engine, device)
     setting = Setting(
         precision.name, str(device), torch.get_num_threads(), torch.__version__, engine.world
     )
@@ -144,6 +144,20 @@ def begin(recipe: Recipe, run: RunFolder, engine: Engine, stop: StopRequest) -> 
         saved,
         compiled,
     )
+
+
+def agree_on_precision(
+    recipe: Recipe, run: RunFolder, saved: Saved | None, engine: Engine, device: torch.device
+) -> Precision:
+    """Rank 0's choice, which is that of the newest checkpoint, its own or for a blind baseline
+    that of the run it belongs to, wherever that was begun."""
+    above = RunFolder(run.path.parent)
+    if saved is None and run.path.name == "blind" and above.exists:
+        saved = newest(above.path, len(above.recipe.stages))
+    begun = None if saved is None else saved.setting.precision
+    own = choose_precision(recipe.precision, device, begun)
+    name, reason = engine.gathered((own.name, own.reason))[0]
+    return Precision(name, device, reason)
 
 
 def sign(training: Training, command: str, accepted: list[str]) -> None:

@@ -22,7 +22,7 @@ from lucida.core.spec import BatchSpec
 from lucida.data.collate import Images
 from lucida.data.features import FeatureCache, ViewCache
 from lucida.data.sample import ImageSource, ViewFeatures, Views
-from lucida.data.sources.sidecar import cache_folder
+from lucida.data.sources.sidecar import cache_folder, writable_cache
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.precision import Precision
@@ -72,8 +72,7 @@ class FrozenFeatures:
 
     def open(self) -> FeatureCache:
         """The cache of exactly these weights, image policy and precision."""
-        folder = cache_folder() / "features"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = writable_cache(cache_folder() / "features")
         config, vision = self.model.config, self.model.config.model_spec.vision
         facts = (
             fingerprint(self.model.vision.state_dict().items()),

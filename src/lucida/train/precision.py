@@ -1,18 +1,25 @@
-"""Which numbers the matrix products use: fp32, bf16 or fp16, chosen from the hardware and said.
+"""Which numbers the matrix products use: fp32, bf16 or fp16, chosen by what is fast and said.
 
 Weights and optimizer state stay fp32; autocast rounds the operands of matrix products. fp16 has too
 few exponents for small gradients, so it comes with loss scaling; bf16 does not need it.
+
+On a CPU a trial decides: flags tell what the processor could do, not what the libraries under torch
+make of it. A run that goes on keeps the precision that it began with, on any machine.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
 
 Name = Literal["fp32", "bf16", "fp16"]
 
@@ -70,11 +77,16 @@ def choose_device() -> torch.device:
 
 
 def choose_precision(
-    wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device
+    wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device, begun: Name | None = None
 ) -> Precision:
-    """What the recipe asks for, or the fastest that the hardware multiplies natively."""
+    """What the recipe asks for; else `begun`, which the run has had so far; else the fastest here.
+
+    The reason tells when one that was not free to choose is slow on this device.
+    """
     if wanted != "auto":
-        return Precision(wanted, device, "the recipe asks for it")
+        return Precision(wanted, device, f"the recipe asks for it{slowness(wanted, device)}")
+    if begun is not None:
+        return Precision(begun, device, f"the run began with it{slowness(begun, device)}")
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = f"{torch.cuda.get_device_name(device)}, capability {major}.{minor}"
@@ -82,9 +94,105 @@ def choose_precision(
             return Precision("bf16", device, f"{name} multiplies bf16 natively")
         return Precision("fp16", device, f"{name} has no bf16; fp16 with loss scaling")
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        for feature in ("amx_bf16", "avx512_bf16"):
-            if able.get(feature):
-                return Precision("bf16", device, f"the CPU multiplies bf16 natively ({feature})")
-        return Precision("fp32", device, "the CPU has neither amx_bf16 nor avx512_bf16")
+        found = compare("bf16")
+        return Precision("bf16" if found.worthwhile else "fp32", device, str(found))
     return Precision("fp32", device, f"no rule for {device.type}")
+
+
+def choose_unscaled(device: torch.device) -> Precision:
+    """As `auto` for a loop without loss scaling: fp32 where that would take fp16."""
+    chosen = choose_precision("auto", device)
+    if chosen.name == "fp16":
+        return Precision("fp32", device, "bf16 is not native here, and nothing scales the loss")
+    return chosen
+
+
+def slowness(name: Name, device: torch.device) -> str:
+    """What to add to the reason of a precision that costs time on this device, else nothing."""
+    if device.type == "cuda":
+        native = name != "bf16" or torch.cuda.get_device_capability(device)[0] >= 8
+        return "" if native else ", although this GPU has no bf16"
+    if device.type != "cpu" or name == "fp32":
+        return ""
+    found = compare(name)
+    return "" if found.worthwhile else f", although {found}: precision=fp32 would be faster"
+
+
+WORTHWHILE = 0.85
+"""Half precision is taken on a CPU if it needs at most this share of fp32's time. Nearer to 1 the
+choice would hang on noise. Measured: 0.6 to 0.7 with AVX-512 BF16 (whole steps of `mini`: 0.65), 3
+with plain AVX-512 and 10 with AVX2, which emulate it."""
+
+ROUNDS = 7
+"""Times that a trial runs either side, in turns; the best of each are compared."""
+
+WIDTH, HEADS, LENGTH, ROWS = 192, 4, 64, 4
+"""Of the trial's layer: that of a small model, which is what is trained on CPUs."""
+
+CLOCK = time.process_time if os.name == "posix" else time.perf_counter
+"""CPU time, which does not hang on what else the machine does; Windows counts it in 16 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Milliseconds that a trial step takes on this CPU in half precision `name` and in fp32."""
+
+    name: Name
+    half: float
+    full: float
+
+    @property
+    def worthwhile(self) -> bool:
+        """Does half precision save enough to be taken?"""
+        return self.half <= WORTHWHILE * self.full
+
+    def __str__(self) -> str:
+        return f"a trial step takes {self.half:.1f} ms in {self.name}, {self.full:.1f} ms in fp32"
+
+
+@cache
+def compare(name: Name) -> Comparison:
+    """Time half precision against fp32 on this CPU, once a process: 0.1 s, or 0.2 s where it is
+    emulated, which the first round shows. No random number of the process is used up.
+
+    On one thread: several that wait for each other on a busy machine would time the machine.
+    """
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    half, full = Precision(name, cpu, "trial"), Precision("fp32", cpu, "trial")
+    best = {half: float("inf"), full: float("inf")}
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            tensors = layer_tensors()
+            for number in range(ROUNDS + 1):
+                for side in best:
+                    begun = CLOCK()
+                    trial_step(tensors, side)
+                    if number > 0:  # the first builds kernels
+                        best[side] = min(best[side], CLOCK() - begun)
+                if best[full] < float("inf") and best[half] > 3 * best[full]:
+                    break
+    finally:
+        torch.set_num_threads(threads)
+    return Comparison(name, 1e3 * best[half], 1e3 * best[full])
+
+
+def layer_tensors() -> tuple[Tensor, ...]:
+    """Tokens [rows, length, width], and four matrices of a decoder layer, which want gradients."""
+    own = torch.Generator().manual_seed(0)
+    shapes = ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (2 * WIDTH, WIDTH), (WIDTH, 2 * WIDTH))
+    matrices = [torch.randn(shape, generator=own) / WIDTH**0.5 for shape in shapes]
+    tokens = torch.randn(ROWS, LENGTH, WIDTH, generator=own)
+    return tokens, *(matrix.requires_grad_() for matrix in matrices)
+
+
+def trial_step(tensors: tuple[Tensor, ...], precision: Precision) -> None:
+    """Forward and backward of one decoder layer, its operands cast as they are in training."""
+    tokens, inner, outer, up, down = tensors
+    with precision.autocast():
+        split = linear(tokens, inner).view(ROWS, LENGTH, 3 * HEADS, -1).transpose(1, 2)
+        queries, keys, values = split.chunk(3, dim=1)
+        read = (queries @ keys.mT).softmax(-1) @ values
+        tokens = tokens + linear(read.transpose(1, 2).flatten(2), outer)
+        tokens = tokens + linear(silu(linear(tokens, up)), down)
+    torch.autograd.grad(tokens.square().mean(), tensors[1:])

@@ -17,7 +17,7 @@ from lucida.apps.doctor.finding import Finding
 from lucida.core.environment import usable_cores
 from lucida.core.spec import Recipe
 from lucida.data.sources.sidecar import cache_folder
-from lucida.train.precision import choose_device, choose_precision
+from lucida.train.precision import choose_device, choose_precision, slowness
 
 EXTRAS = {
     "peft": "adapters (lora)",
@@ -37,7 +37,7 @@ def environment_checks(recipe: Recipe | None = None) -> Iterator[Finding]:
     yield torchvision()
     yield from extras(recipe)
     yield device()
-    yield bf16(recipe)
+    yield precision(recipe)
     yield threads(recipe)
     yield disk(Path.cwd(), "disk, working folder")
     yield cache()
@@ -118,25 +118,18 @@ def device() -> Finding:
     return Finding("device", "ok", f"{count} x {properties.name}, {memory:.0f} GiB")
 
 
-def bf16(recipe: Recipe | None) -> Finding:
+def precision(recipe: Recipe | None) -> Finding:
     """The precision of matrix products, measured and not only looked up."""
-    where = choose_device()
+    name, where = "precision", choose_device()
     chosen = choose_precision("auto" if recipe is None else recipe.precision, where)
-    full, half = product_seconds(torch.float32, where), product_seconds(torch.bfloat16, where)
-    measured = f"{chosen}; 1024 x 1024 products: bf16 {full / half:.1f} x as fast as fp32"
-    if chosen.name == "bf16" and half > 1.2 * full:
-        return Finding(
-            "precision",
-            "warn",
-            measured,
-            "bf16 faster than fp32",
-            "set precision=auto or fp32; this hardware emulates bf16",
-        )
-    if chosen.name == "fp16" and where.type == "cpu":
-        return Finding(
-            "precision", "warn", measured, "bf16 or fp32 on a CPU", "set precision=auto for trials"
-        )
-    return Finding("precision", "ok", measured)
+    measured = str(chosen)
+    if where.type == "cuda":
+        full, half = product_seconds(torch.float32, where), product_seconds(torch.bfloat16, where)
+        measured += f"; 1024 x 1024 products: bf16 {full / half:.1f} x as fast as fp32"
+    if slowness(chosen.name, where):
+        expected = f"{chosen.name} faster than fp32"
+        return Finding(name, "warn", measured, expected, "set precision=auto or fp32")
+    return Finding(name, "ok", measured)
 
 
 def product_seconds(dtype: torch.dtype, where: torch.device) -> float:
@@ -184,8 +177,8 @@ def cache() -> Finding:
     except OSError as problem:
         return Finding(
             "cache",
-            "broken",
-            f"{folder}: {problem.strerror or problem}",
+            "warn",
+            f"{folder}: {problem.strerror or problem}; every run makes its features again",
             "a folder that can be written",
             "set LUCIDA_CACHE to one",
         )

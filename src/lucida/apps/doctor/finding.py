@@ -9,6 +9,8 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
+from lucida.core.progress import output
+
 State = Literal["ok", "note", "warn", "broken"]
 
 SIGNS = {
@@ -35,7 +37,7 @@ class Finding:
 
 def report(title: str, findings: Iterable[Finding], console: Console | None = None) -> int:
     """Print findings as they come; gives how many are broken."""
-    console = console or Console(highlight=False)
+    console = console or output()
     console.print(f"\n{title}", style="bold")
     broken = 0
     for finding in findings:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lucida.apps.command import app, guarded
+from lucida.core.progress import output
 
 data = typer.Typer(no_args_is_help=True, help="Look at data: show, stats, check.")
 app.add_typer(data, name="data")
@@ -36,8 +37,6 @@ def show(
     ] = None,
 ) -> None:
     """Show samples with their pictures."""
-    from rich.console import Console
-
     from lucida.apps.data.guess import opened
     from lucida.apps.data.show import beyond, show_samples, write_page
 
@@ -49,7 +48,7 @@ def show(
         write_page(sources, numbers, html)
         typer.echo(f"wrote {html}", err=True)
         return
-    console = Console(highlight=False, markup=False)
+    console = output()
     for each, chosen in zip(sources, numbers, strict=True):
         show_samples(each, chosen, console)
 
@@ -72,14 +71,12 @@ def stats(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Count text, tokens and pictures, what is cut, duplicates and unusable records."""
-    from rich.console import Console
-
     from lucida.apps.data.figures import show, write_figures
     from lucida.apps.data.guess import opened
     from lucida.apps.data.surveyed import surveyed
 
     found = surveyed(opened(what, fields or [], every=True), samples, tokenizer, workers)
-    show(found, Console(highlight=False, markup=False))
+    show(found, output())
     if html is not None:
         write_figures(what, found, html)
         typer.echo(f"wrote {html}", err=True)
@@ -99,13 +96,11 @@ def check(
 
     Records of a recipe are also encoded as each of its stages does: template, pictures, lengths.
     """
-    from rich.console import Console
-
     from lucida.apps.data.figures import show_findings, write_report
     from lucida.apps.data.guess import opened
     from lucida.apps.data.surveyed import consequence, surveyed
 
-    console = Console(highlight=False, markup=False)
+    console = output()
     sources = opened(what, fields or [], every=True)
     found = surveyed(sources, None, None, workers, every=True)
     for each in found:

@@ -37,8 +37,7 @@ def inspect(
         write(seen, html)
         typer.echo(f"wrote {html}", err=True)
         return
-    from rich.console import Console
-
     from lucida.apps.inspect.terminal import show
+    from lucida.core.progress import output
 
-    show(seen, Console(highlight=False), tokens)
+    show(seen, output(), tokens)

@@ -47,7 +47,8 @@ class Recipe(Spec):
     """Dotted path in this recipe → where its value comes from; contradictions stay visible here."""
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto` takes bf16 where the hardware multiplies it fast, fp16 on older GPUs, else fp32."""
+    """`auto` takes bf16 on newer GPUs, and on a CPU where a short trial is faster with it; fp16 on
+    older GPUs; else fp32. A run that goes on keeps what it began with, on any machine."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; null leaves torch's choice. Bit-identical resume needs the same number."""
     engine: EngineSpec = EngineSpec()

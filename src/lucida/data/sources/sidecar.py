@@ -8,19 +8,26 @@ be written the array is held in memory instead, which is slower and never wrong.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from filelock import FileLock
 
+from lucida.core.progress import say
+
 RULES = 2
 """Counts up when the same files come to be read in another way, so that nothing old is met."""
+
 SMALLEST = 8 << 20
 """Bytes of files below which nothing is kept: looking through them again costs less than a file."""
 
@@ -42,6 +49,30 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lucida"
+
+
+def writable_cache(folder: Path) -> Path:
+    """The same folder, made, where it can be written; else one of this process, which is said.
+
+    For what is too large for memory. A home that cannot be written is usual in containers.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        return _own_cache(folder, error.strerror)
+
+
+@cache
+def _own_cache(folder: Path, why: str) -> Path:
+    own = Path(tempfile.mkdtemp(prefix="lucida-cache-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    say(
+        f"note: the cache {folder} cannot be written ({why}); what it would keep goes to {own} "
+        "while this process lives, and the next makes it again: LUCIDA_CACHE names another folder"
+    )
+    return own
 
 
 class Sidecar:
