@@ -84,7 +84,11 @@ def evaluate(
     task: Tasks = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest number of examples per task.", show_default="all"),
+        typer.Option(
+            min=1,
+            help="Largest number of examples per task; scores of more examples stay.",
+            show_default="all",
+        ),
     ] = None,
     protocol: Protocols = None,
     shots: Annotated[
