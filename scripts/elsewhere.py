@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +42,6 @@ class Profile:
     network: bool = True
     options: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
-    carried: dict[str, str] = field(default_factory=dict)
 
 
 PROFILES = {
@@ -72,7 +71,7 @@ PROFILES = {
         },
     ),
     "rounding": Profile(
-        {"PYTHONPATH": str(ROOT / "tests")},
+        {},
         options=("-p", "rounding"),
         tests=("tests/model", "tests/contract", "tests/train", "tests/parts", "tests/benchmarks"),
     ),
@@ -100,6 +99,8 @@ def run(name: str, options: list[str]) -> int:
     profile, begun = PROFILES[name], time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="elsewhere-"))
     environment = os.environ | profile.variables | {"OMP_NUM_THREADS": "1"}
+    paths = (str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))  # tests/rounding.py
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     environment["TMPDIR"] = environment["TEMP"] = str(place / profile.folder.strip())
     Path(environment["TMPDIR"]).mkdir()
     isolate: Callable[[], None] | None = None

@@ -151,7 +151,7 @@ def test_iou_counts_cells(first, second):
         {0: 0, 1: 0, 2: 4, 3: 4},
         {0, 1, 4, 5},
         (0, 0, 10**400, 4),
-        object(),
+        object,
         7,
     ],
     ids=repr,
