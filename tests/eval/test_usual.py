@@ -32,7 +32,7 @@ def test_another_recipe_has_other_scores(tmp_path):
     file = tmp_path / "usual.json"
     write_usual_scores(load_recipe("mini"), RESULTS, "3 seeds", file)
     assert usual_scores(load_recipe("mini", ["stages.sft.budget.steps=20"]), file) is None
-    assert usual_scores(load_recipe("mini", ["model.projector=linear"]), file) is None
+    assert usual_scores(load_recipe("mini", ["model.projector={kind: linear}"]), file) is None
     assert usual_scores(load_recipe("mini-two-stage"), file) is None
 
 

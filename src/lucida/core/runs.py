@@ -173,6 +173,7 @@ class RunFolder:
         (`lucida.train.divergence`)."""
         return _diverged(self.metrics.read(), self.recipe)
 
+    @property
     def environment_entry(self) -> dict:
         """environment.json, or an empty dict where there is none; RunError when it is damaged."""
         return read_json(self.environment_file) if self.environment_file.exists() else {}
