@@ -46,7 +46,8 @@ class WorldSourceSpec(Spec):
     kind: Literal["world"] = "world"
     tasks: list[str] = Field(min_length=1)
     """Task families, as `lucida.world.tasks.TASKS` names them; one named twice is asked twice as
-    often."""
+    often. Those that ask of the same kind of scene share a picture; which kind a picture is of is
+    drawn in proportion to how many of the names ask of it."""
     split: Literal["train", "validation", "test", "novel"] = "train"
     count: int = Field(default=4096, gt=0)
     """Number of samples (each one image with its questions, or one document)."""
