@@ -93,10 +93,17 @@ def test_the_proposed_evaluation_works(capsys, tmp_path, small, case):
 
 
 def test_a_run_that_cannot_be_measured_is_talked_with(capsys, tmp_path, small, monkeypatch):
-    retention = {"file": str(tmp_path / "nowhere.txt")}
+    """A file that is missing is told before the training; one that went away since, behind it."""
+    text = tmp_path / "nowhere.txt"
+    retention = {"file": str(text)}
     overrides = small(evaluation__tasks=["counting"], evaluation__retention=retention)
-    words, err = trained(capsys, tmp_path / "run", overrides)
-    assert words == ["chat", str(tmp_path / "run")] and "nowhere.txt is not there" in err
+    assert call("train", "mini", *overrides, "--run", str(tmp_path / "none")) == 1
+    assert "nowhere.txt" in capsys.readouterr().err
+    text.write_text("a red star.\n" * 50)
+    trained(capsys, tmp_path / "run", overrides)
+    text.unlink()
+    words, remarks = following(load_recipe("mini", overrides), tmp_path / "run")
+    assert words == ["chat", str(tmp_path / "run")] and "nowhere.txt is not there" in remarks[0]
     assert call(*words, "--prompt", "how many?") == 0
 
 

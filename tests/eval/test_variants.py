@@ -171,7 +171,7 @@ def test_unknown_duplicate_and_damaged_rows_are_refused(run):
         evaluate_run(run.path, ["attribute"], 10)
     for damaged in ('{"id": "x"}', "[1]", "7", "null"):
         file.write_text(f"{whole}{damaged}\n")
-        with pytest.raises(RunError, match="row 11 is no prediction"):
+        with pytest.raises(RunError, match=r"row 11 is no prediction|line 11 is not a JSON object"):
             evaluate_run(run.path, ["attribute"], 10)
     file.write_text(whole)
     (file.parent / "settings.json").write_text('{"weights"')

@@ -18,6 +18,7 @@ from lucida.train.blind import blind_recipe
 from lucida.train.folder import check_folder
 from lucida.train.loop import train_run
 from lucida.train.precision import Comparison
+from lucida.train.reading import read_checkpoint
 from lucida.train.state import checkpoints
 
 
@@ -166,7 +167,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(
     assert ("9.0 ms in bf16" in said) == (begun == "bf16"), "told where it is slow"
     for place in (folder, folder / "blind"):
         newest = checkpoints(place)[-1]
-        assert state.read_state(newest)[1].precision == begun
+        assert read_checkpoint(newest, len(free.stages)).setting.precision == begun
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(recipe, tmp_path):

@@ -67,9 +67,9 @@ def test_the_saved_model_is_asked_as_it_was_last_trained(recipe, tmp_path):
 def test_a_stage_attends_by_its_own_mask(recipe, tmp_path, monkeypatch):
     seen, hidden = [], LucidaModel.hidden
 
-    def watched(model, batch):
+    def watched(model, batch, **more):
         seen.append(model.mask)
-        return hidden(model, batch)
+        return hidden(model, batch, **more)
 
     monkeypatch.setattr(LucidaModel, "hidden", watched)
     ours = changed(recipe, {"attention_mask": "image_block"}, {})

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from lucida.apps.plan.attention import NAME, attending, plain_loss
 from lucida.apps.plan.recomputed import watched
 from lucida.model.cross_attention import decoder_layers
+from lucida.model.last_layer import only_at
 from lucida.model.segments import EAGER_LENGTH
 from lucida.train.kernels import norm_forward
 from lucida.train.layers import Checkpointing
@@ -181,7 +182,12 @@ def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Te
         where = torch.zeros(len(places), dtype=torch.long)
         embedded = rows.index_copy(0, where, places).view_as(embedded)
     position = torch.zeros(shape.rows, shape.length, dtype=torch.long)
-    with attending(shape.attended, weights_kept(shape, gpu)):
+    # Which positions are supervised does not matter, only how many.
+    wanted = torch.zeros(shape.supervised, dtype=torch.long)
+    with (
+        attending(shape.attended, weights_kept(shape, gpu)),
+        only_at(model.language, wanted),
+    ):
         return model.language.base_model(
             inputs_embeds=embedded,
             position_ids=position,

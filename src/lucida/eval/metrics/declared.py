@@ -79,6 +79,7 @@ _REASONS = (
     r"although|if|from|would|seems)(?![a-z])"
 )
 _ALONE = re.compile(rf"(?! [A-Za-z0-9])|(?= (?i:{_REASONS}))")  # no word goes on behind a letter
+_END = r"(?!['\u2019-]?[a-z0-9])"  # an option's text ends here: not in "dog-like"
 _LONGEST_LINE = 40  # characters of a line that holds a letter only, decorated
 _LONGEST_END = 1_000  # characters, more than four words have
 
@@ -112,7 +113,7 @@ def declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
     words = "|".join(re.escape(each) for each in sorted(texts, key=len, reverse=True))
     words = f"(?:{words or '(?!)'})"
     # Or an option's own text: behind "a", or where no other word goes on.
-    told = rf"(?:{one}|{_BEFORE}(a {words}(?![a-z0-9])|{words}(?:{_ALONE.pattern})(?![a-z0-9])))"
+    told = rf"(?:{one}|{_BEFORE}(a {words}{_END}|{words}(?:{_ALONE.pattern}){_END}))"
     pattern = rf"(?:{'|'.join(_CUES)}){_TAIL}{told}|{one}{_RIGHT}"
     more = re.compile(
         rf"[ *]*(?:(?:or|and|/|&)[ *]*(?:option )?([{letters}]){_AFTER}(?![ *](?:is|are|was)\b)"
