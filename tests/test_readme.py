@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from lucida.apps.cli import app
 from lucida.core.recipe import load_recipe
+from lucida.eval.usual import usual_scores
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,3 +77,14 @@ def test_python_runs(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), names)
     assert names["model"].config.visual_tokens == 64
     assert (tmp_path / "runs" / "first" / "blind" / "config.json").is_file()
+
+
+def test_the_scores_are_those_kept_beside_the_recipe():
+    """Median and range of every task of `mini`, as `reliability.py --write` wrote them."""
+    usual = usual_scores(load_recipe("mini"))
+    assert usual is not None, "the recipe has changed since it was measured"
+    for task, known in usual["tasks"].items():
+        low, middle, high = (100 * known[key] for key in ("lowest", "median", "highest"))
+        assert f"| `{task}` |" in README
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{task}` |"))
+        assert f"| **{middle:.1f}** | {low:.1f} to {high:.1f} |" in row

@@ -5,7 +5,8 @@
 Memory against time: a layer normally keeps all its inner results for the backward pass. With `full`
 it keeps its input alone and runs a second time; with `selective` it also keeps the products with
 weight matrices, which are most of the work, and repeats the cheap rest (norms, activations,
-attention weights). The numbers stay the same, dropout included. transformers' own switch covers
+attention weights). The numbers stay the same, dropout included (up to rounding of the last layer,
+which is then computed at every position). transformers' own switch covers
 only layers in training mode, so not a frozen language model below which a projector learns.
 
 Reference: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016, arXiv 1604.06174.

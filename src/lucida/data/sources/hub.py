@@ -5,11 +5,13 @@ Rows are read from the Arrow copy that `datasets` keeps, so any row costs itself
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lucida.core.errors import DataError
 from lucida.data.sources.arrow import require
 from lucida.data.sources.rows import Ratings, RowSource
+from lucida.data.sources.sidecar import writable_cache
 
 
 class HubSource(RowSource):
@@ -30,7 +32,10 @@ class HubSource(RowSource):
         datasets = require("datasets")
         origin = f"{path}{f'/{name}' if name else ''} {split}"
         try:
-            data = datasets.load_dataset(path, name, split=split, revision=revision)
+            cache = writable_cache(Path(datasets.config.HF_DATASETS_CACHE))
+            data = datasets.load_dataset(
+                path, name, split=split, revision=revision, cache_dir=str(cache)
+            )
         except Exception as error:
             # What `datasets` raises depends on where it fails: files, network, parsers, schemas.
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
