@@ -156,10 +156,11 @@ def kill_at_random(seed, recipe, launcher, uninterrupted, folder):
     kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
     moments.shuffle(kinds)
     for number in kinds:
-        step = total_steps(folder) + moments.randrange(0, 4)
+        more = moments.randrange(0, 4)
+        step = total_steps(folder) + more
         if step < 12:
             code = launcher.kill_at(recipe, folder, number, step, moments.random() * 0.03)
-            at_once = () if step else (-number,)  # before anybody waits for the end of a step
+            at_once = () if more else (-number,)  # before anybody waits for the end of a step
             assert code in (exit_code_of(number), 0, *at_once), launcher.log.read_text()
     launcher.start(recipe, folder)
     assert launcher.wait() == 0, launcher.log.read_text()
