@@ -146,3 +146,11 @@ def test_an_overflow_under_fp16_leaves_everything_alone():
 def test_a_momentum_under_adamw_is_refused():
     with pytest.raises(ValueError, match="kind=muon"):
         OptimSpec(momentum=0.9)
+
+
+def test_without_a_matrix_all_is_moved_by_adamw():
+    model = Tied()
+    plan = plan_stage(model, {"norm": 1e-2, "embed": 1e-2}, "stage")
+    optimizer = make_optimizer(plan.trained, OptimSpec(kind="muon"), model)
+    assert type(optimizer) is torch.optim.AdamW
+    move(model, optimizer, 1)

@@ -192,6 +192,8 @@ def train_stage(training: Training, index: int, current: Plan) -> None:
     say_plan(current)
     if isinstance(ready.optimizer, Muon):
         say(f"stage {stage.name}: {ready.optimizer.describe()}")
+    elif stage.optim.kind == "muon":
+        say(f"stage {stage.name}: no matrix of a linear layer trains, AdamW moves everything")
     if stage.evaluate_every is not None and training.watch is None:
         say(f"stage {stage.name}: evaluate_every has no effect here, nobody watches this training")
     begun, spent = time.perf_counter(), position.stage_seconds

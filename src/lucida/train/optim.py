@@ -99,16 +99,18 @@ def make_optimizer(
 
     model: says which weights are matrices of linear layers (`find_matrices`), once the engine has
     prepared it. dtype: what the stage's matrix products round to; Muon iterates in bf16 where they
-    do, else in fp32. AdamW is fused: one kernel for all tensors, 4x a loop on a CPU.
+    do, else in fp32. Where no matrix trains it is AdamW. AdamW is fused: one kernel for all
+    tensors, 4x a loop on a CPU.
     """
     betas = (spec.beta1, spec.beta2)
     fused = {parameter.device.type for parameter, _ in trained.values()} <= {"cpu", "cuda", "mps"}
-    if spec.kind == "adamw":
-        groups = parameter_groups(trained, spec.weight_decay)
-        return torch.optim.AdamW(groups, betas=betas, fused=fused)
-    matrices = find_matrices(model)
+    matrices = find_matrices(model) if spec.kind == "muon" else set()
     own = {name: each for name, each in trained.items() if each[0] in matrices}
     rest = {name: each for name, each in trained.items() if each[0] not in matrices}
+    if not own:
+        return torch.optim.AdamW(
+            parameter_groups(rest, spec.weight_decay), betas=betas, fused=fused
+        )
     return Muon(
         parameter_groups(own, spec.weight_decay),
         parameter_groups(rest, spec.weight_decay),
