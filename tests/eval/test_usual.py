@@ -1,10 +1,8 @@
 """What a preset usually scores stands beside it, and only while it is still that preset."""
 
-import pytest
-
 from lucida.apps.demo import show_scores
 from lucida.core.recipe import load_recipe
-from lucida.eval.usual import FILE, usual_scores, write_usual_scores
+from lucida.eval.usual import usual_scores, write_usual_scores
 
 TASK = {
     "metric": "exact match",
@@ -36,6 +34,5 @@ def test_another_recipe_has_other_scores(tmp_path):
     assert usual_scores(load_recipe("mini-two-stage"), file) is None
 
 
-@pytest.mark.skipif(not FILE.exists(), reason="nothing was measured")
 def test_what_ships_was_measured_with_the_recipe_that_ships():
     assert usual_scores(load_recipe("mini")) is not None
