@@ -90,7 +90,10 @@ def test_a_source_that_is_too_small_holds_nothing_out(recipe, parts):
     assert mixtures(MixtureSpec.model_validate({"sources": {"one": one}}), 0)[1] is None
 
 
+@pytest.mark.kernels
 def test_the_features_of_an_image_do_not_depend_on_its_company(recipe):
+    """Nor on its place in the group: a group has always the same shape, and kernels treat the rows
+    of one product alike. No arithmetic promises that, so it is looked at on every machine."""
     model, processor = build(recipe.model)
     source = open_source(recipe.stages[0].mixture.sources["pictures"])
     images = [source[i].images[0] for i in range(20)]
