@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_designs import make
 
+import lucida
 from lucida.apps import cli
 from lucida.apps.export import llava
 from lucida.apps.export.probes import compare
@@ -123,13 +126,38 @@ def test_the_verb_says_what_was_compared(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llava"
 
 
-@pytest.mark.slow
-def test_a_folder_with_its_own_code_needs_no_lucida(tmp_path):
+def test_a_folder_with_its_own_code(tmp_path):
     projector = {"kind": "mlp", "position": True}
     save(*make("siglip", mask="image_block", projector=projector), tmp_path / "run")
-    done = export(tmp_path / "run", tmp_path / "out")  # asks in a process without Lucida
-    assert done.format == "remote-code" and done.agreement.logits <= 1e-5
+    done = export(tmp_path / "run", tmp_path / "out")
+    assert done.format == "remote-code" and done.agreement.logits == 0.0
     assert "attention_mask" in " ".join(done.obstacles)
-    for file in (tmp_path / "out").glob("*.py"):
-        lines = file.read_text().splitlines()
-        assert not [each for each in lines if each.strip().startswith(("from lucida", "import lu"))]
+
+
+@pytest.mark.slow
+def test_its_own_code_is_found_and_saved_again(tmp_path):
+    """By transformers' Auto classes, in a process that has not met Lucida."""
+    save(*make(), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out", "remote-code")
+    again = (
+        "import sys\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n"
+        "for auto in (AutoModelForImageTextToText, AutoProcessor):\n"
+        "    loaded = auto.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "    loaded.save_pretrained(sys.argv[2])\n"
+    )
+    source = str(Path(lucida.__file__).parents[1])
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "m"), "PYTHONPATH": source}
+    places = [str(tmp_path / "out"), str(tmp_path / "again")]
+    subprocess.run([sys.executable, "-c", again, *places], env=environment, check=True)
+    assert [file.name for file in (tmp_path / "again").glob("*.py")] == ["modeling_lucida.py"]
+    (first, _), (second, _) = map(lucida.load, places)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+
+
+def test_the_way_in_says_what_is_missing(tmp_path, monkeypatch):
+    from lucida.apps.export.remote import CODE
+
+    monkeypatch.setitem(sys.modules, "lucida.model", None)
+    with pytest.raises(ImportError, match="runs on Lucida"):
+        exec(CODE.replace("{version}", "1"), {})

@@ -132,7 +132,6 @@ def test_plan_says_so():
     assert refused["formats"] == ["remote-code"] and len(refused["no_llava_because"]) == 1
 
 
-@pytest.mark.slow
 def test_views_of_every_kind_go_with_their_own_code(tmp_path):
     """Tiles that have names, and two encoders: pixels come back as views and are compared."""
     model, processor = tiled(image={"policy": "split"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -14,7 +13,7 @@ from transformers import AutoModel, ViTMAEConfig
 
 from lucida.core.errors import ModelError, PartError
 from lucida.core.spec import VisionSpec
-from lucida.model.encoders import load_encoder, read_preprocessing, timm_import
+from lucida.model.encoders import load_encoder, read_preprocessing
 from lucida.model.encoders.encoder import cut_into_patches, depth_of, vision_config
 from lucida.model.encoders.families import FAMILIES, family_of
 from lucida.model.loading import quiet_loading
@@ -150,49 +149,26 @@ def test_clip_is_quick_gelu_as_its_checkpoint_says():
     assert "Quick" in type(encoder.model.encoder.layers[0].mlp.activation_fn).__name__
 
 
-def without_timm(monkeypatch):
-    """As if nothing had imported timm yet."""
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (None, r"not installed.*lucida\[timm\]"),
+        ("import torchvision_for_another_torch", "torchvision for torch"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "torchvision for torch"),
+    ],
+    ids=["no timm", "no torchvision", "another torchvision"],
+)
+def test_what_timm_lacks_is_named(code, message, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
         monkeypatch.delitem(sys.modules, name)
-
-
-def test_timm_is_asked_for_where_it_is_missing(monkeypatch):
-    without_timm(monkeypatch)
-    found = timm_import.importlib.util.find_spec
-    monkeypatch.setattr(
-        timm_import.importlib.util,
-        "find_spec",
-        lambda name: None if name == "timm" else found(name),
-    )
-    with pytest.raises(PartError, match=r"not installed.*lucida\[timm\].*--no-deps"):
-        load_encoder(VisionSpec(path="timm:vit_base_patch16_224"))
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_timm_and_a_torchvision_that_is_broken_or_missing(monkeypatch, tmp_path, there):
-    """A `timm` that imports torchvision as the real one does, and one that uses it."""
-    without_timm(monkeypatch)
-    (tmp_path / "timm").mkdir()
-    package = tmp_path / "timm" / "__init__.py"
-    package.write_text("from torchvision.ops.misc import FrozenBatchNorm2d as frozen\n")
-    if there:
-        (tmp_path / "torchvision").mkdir()
-        (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('no nms')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    if there:
-        with pytest.raises(PartError, match=r"no nms.*pip uninstall torchvision"):
-            timm_import.timm_package()
+    if code is None:
+        monkeypatch.setitem(sys.modules, "timm", None)
     else:
-        frozen = timm_import.timm_package().frozen
-        assert "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
-        assert not isinstance(torch.nn.ReLU(), frozen)
-        with pytest.raises(PartError, match="FrozenBatchNorm2d is torchvision's"):
-            frozen(3)
-        del sys.modules["timm"]
-        package.write_text("import torchvision\ntorchvision.transforms.Resize(3)\n")
-        with pytest.raises(PartError, match="Resize is torchvision's"):
-            timm_import.timm_package()
-    assert "timm" not in sys.modules, "nothing stays of an import that failed"
+        (tmp_path / "timm.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PartError, match=f"(?s){message}"):
+        load_encoder(VisionSpec(path="timm:vit_base_patch16_224"))
+    assert sys.modules.get("timm") is None
 
 
 def test_unused_pooling_heads_are_left_out():

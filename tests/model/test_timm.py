@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,19 +11,19 @@ import torch
 from safetensors.torch import save_file
 from tiny import ROOT, picture, spec
 
-from lucida.core.errors import LucidaError, ModelError, PartError
+from lucida.core.errors import ModelError, PartError
 from lucida.core.spec import ModelSpec, VisionSpec
 from lucida.model.checkpoint import build, load, save
 from lucida.model.configs import skeleton
 from lucida.model.encoders import load_encoder, read_preprocessing
 from lucida.model.encoders.encoder import vision_config
-from lucida.model.encoders.timm_import import Names, timm_package
+from lucida.model.encoders.timm_model import timm_package
 from lucida.train.blocks import blocks
 
-if importlib.util.find_spec("timm") is None:
-    pytest.skip("timm is not installed (the extra lucida[timm])", allow_module_level=True)
-
-timm = timm_package()
+try:
+    timm = timm_package()
+except PartError as problem:
+    pytest.skip(str(problem), allow_module_level=True)
 torch.set_num_threads(1)
 
 VITS = {
@@ -260,12 +258,3 @@ def test_by_name_through_the_cache_of_the_hub(tmp_path, monkeypatch):
     pixels = torch.randn(1, 3, 160, 160)
     expected = there.forward_intermediates(pixels, output_fmt="NLC", intermediates_only=True)[-1]
     assert torch.equal(encoder(pixels), expected)
-
-
-def test_torchvision_is_not_made_up():
-    if importlib.util.find_spec("torchvision") is not None:
-        pytest.skip("torchvision is here")
-    assert not [name for name in sys.modules if name.startswith("torchvision")]
-    assert not [finder for finder in sys.meta_path if isinstance(finder, Names)]
-    with pytest.raises(LucidaError, match="torchvision"):
-        timm.create_model("resnet18", norm_layer="frozenbatchnorm2d")

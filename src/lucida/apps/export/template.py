@@ -120,7 +120,7 @@ def turns_of(processor: LucidaProcessor) -> Turns:
                     f"the template `{processor.template}` writes the turn {role} behind {before} "
                     "in more than one way",
                     given=" - ".join(roles),
-                    remedy="export with --format remote-code, which carries the template's code",
+                    remedy="export with --format remote-code, which runs on Lucida itself",
                 )
             before = role
     if start is None:

@@ -23,7 +23,7 @@ TITLES = {"llava": "Llava", "llava-next": "LlavaNext"}
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the format, why it is no Llava (if it carries its own code), how well it
+    """What was written: the format, why it is no Llava (if it runs on Lucida), how well it
     agrees."""
 
     format: Format
@@ -51,7 +51,7 @@ def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
         raise ModelError(
             f"this design is no {TITLES[wanted]}:{listed}\n",
             origin=run,
-            remedy="export with --format remote-code, which carries its own code",
+            remedy="export with --format remote-code, which runs on Lucida",
         )
     if chosen in OBSTACLES:
         from lucida.apps.export.llava import check_llava as check

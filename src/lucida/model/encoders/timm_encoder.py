@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lucida.core.errors import ModelError, PartError, nearest
-from lucida.model.encoders.timm_import import timm_package
-from lucida.model.encoders.timm_model import TimmConfig
+from lucida.model.encoders.timm_model import TimmConfig, timm_package
 
 BY_NAME = "timm:"
 WRAPPED = "timm_wrapper"

@@ -6,6 +6,10 @@ of ImageNet's classes in the configuration.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +17,29 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from lucida.model.encoders.timm_import import timm_package
+from lucida.core.errors import PartError
+
+
+def timm_package() -> ModuleType:
+    """timm itself; PartError with what to install when it, or the torchvision that it imports,
+    cannot be imported."""
+    if importlib.util.find_spec("timm") is None:
+        raise PartError(
+            "encoders of timm need timm, which is not installed",
+            remedy="pip install 'lucida[timm]'",
+        )
+    try:
+        return importlib.import_module("timm")
+    except (ImportError, RuntimeError, AttributeError, TypeError, OSError) as problem:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
+            del sys.modules[name]  # nothing of a failed import stays behind
+        raise PartError(
+            "timm cannot be imported; it needs the torchvision that was built for this torch",
+            expected=f"a torchvision for torch {torch.__version__}",
+            given=f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}",
+            remedy="install both from the same place (beside a torch for CPUs: pip install "
+            "torchvision --index-url https://download.pytorch.org/whl/cpu)",
+        ) from None
 
 
 @strict
