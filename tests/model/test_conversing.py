@@ -15,8 +15,8 @@ from transformers import ProcessorMixin
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
 from lucida.apps.export.llava import llava_processor
-from lucida.apps.export.template import chat_jinja
 from lucida.core.errors import DataError
+from lucida.data.jinja import chat_jinja
 from lucida.model.processing import LucidaProcessor
 
 torch.set_num_threads(1)
@@ -139,7 +139,9 @@ def generating(jinja: str) -> str:
 
 def test_the_mask_of_answers_equals_a_llavas(both):
     ours, theirs = both("qa")
-    jinja = generating(chat_jinja(ours))
+    jinja = generating(
+        chat_jinja(ours.template, ours.tokenizer, ours.image_token, ours.image_places)
+    )
     wanted = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
     for conversation in ([USER, SAID], [SHOWN, SAID], [SHOWN, SAID, USER, PARTS]):
         given = ours.apply_chat_template(conversation, **wanted)

@@ -65,10 +65,11 @@ def encode(
 
     Each image is `visual_tokens` copies of `image_token_id` in one run, or the runs that it gives
     for this image; with 0 (a blind model) images contribute nothing. `images`: where they stand, as
-    in `LanguageSpec`. A sample longer than
-    `max_length` first loses whole branches, the last first; a single branch that is still too long
-    is cut at its end, and a cut that would fall into an image moves before it. `counts` then grows
-    by `branches_dropped`, `samples_cut`, `tokens_cut` and `images_dropped`.
+    in `LanguageSpec`.
+
+    A sample longer than `max_length` first loses whole branches, the last first; a single branch
+    that is still too long is cut at its end, and a cut that would fall into an image moves before
+    it. `counts` then grows by `branches_dropped`, `samples_cut`, `tokens_cut`, `images_dropped`.
 
     DataError: images and their places differ in number, an answer is empty, the stem alone fills
     `max_length`, nothing is supervised, or the template cannot be followed.
@@ -191,28 +192,35 @@ def _assembled(
     seen_in_stem = any(piece.image is not None for piece in stem)
     for number, pieces in enumerate((stem, *branches)):
         before = len(ids)
+        # `seen`: whether text from here on is supervised because of where it stands. Each branch
+        # begins anew from what the stem has shown; what another branch showed is not seen here.
         seen = everything or (loss == "after_image" and number > 0 and seen_in_stem)
         for piece in pieces:
             count = len(piece.ids)
             ids += piece.ids
             if piece.image is None:
                 image += [0] * count
-                wanted = {"answers": piece.answer, "after_each_image": piece.beside}.get(loss, seen)
+                if loss == "answers":
+                    wanted = piece.answer
+                elif loss == "after_each_image":
+                    wanted = piece.beside
+                else:
+                    wanted = seen
                 supervised += [wanted] * count
                 continue
             seen = seen or loss == "after_image"
             supervised += [False] * count
-            if count:
+            if count:  # a blind model's image has no ids: neither a number nor pixels
                 images.append(sample.images[piece.image])
                 image += [len(images)] * count
-                for name in piece.names:
-                    image[name - count] = 0
+                for name in piece.names:  # names of tiles are text, though written in its midst
+                    image[name - count] = 0  # `name - count` counts back from the piece's end
         lengths.append(len(ids) - before)
 
     size, stem_length = len(ids), lengths[0]
     input_ids = np.array(ids, dtype=np.int64)
     target = np.full(size, IGNORED, dtype=np.int64)
-    if size > 1:
+    if size > 1:  # the target at a position is the next token
         target[:-1] = np.where(np.array(supervised[1:], dtype=bool), input_ids[1:], IGNORED)
     ends = np.cumsum(lengths)
     if len(branches) > 1:  # what follows is another branch: no one position can predict it

@@ -104,7 +104,15 @@ class Writing:
 
 
 class _Conversation:
-    """The pieces of a stem and one branch while they are being written."""
+    """The pieces of a stem and one branch while they are being written.
+
+    Every piece goes to the stem while all branches share it, and to the branch from then on. Under
+    `vicuna`, with an image and "Look." in the stem and one question and answer in a branch:
+
+        stem     <s>  "… USER:"  " "  I I  "\\n"  "Look."
+        branch   "\\nWhat colour?"  " ASSISTANT:"  " red"  "</s>"
+                  └ the seam          └ before       └ lead and text, end: the answer
+    """
 
     def __init__(self, writing: Writing, sample: Sample) -> None:
         self.writing = writing
@@ -197,9 +205,11 @@ class _Conversation:
         answer = turn.role in ("assistant", "text")
         if turn.role == "assistant":
             self._check_answer(turn)
+        # A turn that the stem begins opens in the stem; one that it leaves open ends in the branch.
         first = self.stem if turn.shared else self.branch
         last = self.stem if turn.shared and not turn.open else self.branch
         images, said = opening_images(turn.stem)
+        # Images of the branch open the turn only as long as the stem has said nothing in it.
         more, asked = ([], turn.branch) if said else opening_images(turn.branch)
         lead = frame.lead
 
@@ -207,10 +217,10 @@ class _Conversation:
         self._text(first, frame.generated, answer)
         if (images or more) and frame.glue:  # "USER: <image>\nWhat": the space stands first
             self._text(first, lead)
-            lead = ""
+            lead = ""  # and is not written again in front of the text
         self._parts(self.stem, images)
         self._parts(self.branch, more)
-        if not frame.shows_text:
+        if not frame.shows_text:  # of what is said only the images among the words remain
             self._parts(self.stem, [part for part in said if isinstance(part, ImagePart)])
             self._parts(self.branch, [part for part in asked if isinstance(part, ImagePart)])
         elif said or asked:

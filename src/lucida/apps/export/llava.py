@@ -17,7 +17,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 from lucida.apps.export.probes import Agreement, Conversation, compare
-from lucida.apps.export.template import chat_jinja
+from lucida.data.jinja import chat_jinja
 from lucida.data.policies import FILTERS, ImagePolicy
 from lucida.data.sample import Views
 from lucida.model.checksums import seal
@@ -98,7 +98,9 @@ def llava_processor(model: LucidaModel, processor: LucidaProcessor) -> AnyProces
     """transformers' processor for the same images, tokens and template."""
     config = llava_config(model)
     tokenizer = copy.deepcopy(processor.tokenizer)
-    tokenizer.chat_template = chat_jinja(processor)
+    tokenizer.chat_template = chat_jinja(
+        processor.template, tokenizer, processor.image_token, processor.image_places
+    )
     tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side  # else it is not saved
     tiles = config.model_type == "llava_next"
     return (LlavaNextProcessor if tiles else LlavaProcessor)(

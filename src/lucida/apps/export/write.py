@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lucida.apps.export.template import chat_jinja
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_folder
+from lucida.data.jinja import chat_jinja
 from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def reasons(
     found = OBSTACLES[format](config.model_spec, vision, config.text_config, config.image_size)
     found += language_obstacles(model.language)
     try:
-        chat_jinja(processor)
+        chat_jinja(
+            processor.template, processor.tokenizer, processor.image_token, processor.image_places
+        )
     except ModelError as problem:
         found.append(str(problem))
     return found

@@ -1,4 +1,4 @@
-"""A chat template of Lucida as the Jinja text that transformers renders.
+"""A chat template as the Jinja text that transformers and llama.cpp render.
 
 `lucida.data.templates` gives a frame for each turn. A Jinja template is written from those frames:
 one branch for each (role, role before) that conversations have. Nothing here knows any template by
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import DataError, ModelError
+from lucida.core.spec import ImagePlaces
 from lucida.data.templates import TEMPLATES, Frame
 
 if TYPE_CHECKING:
-    from lucida.model.processing import LucidaProcessor
+    from transformers import PreTrainedTokenizerBase
 
 START = "start"
 ROUNDS = 3
@@ -35,14 +36,17 @@ class Turns:
     """The start token, when it stands in front of the first turn."""
 
 
-def chat_jinja(processor: LucidaProcessor) -> str:
-    """The Jinja text that writes conversations as this processor does.
+def chat_jinja(
+    template: str, tokenizer: PreTrainedTokenizerBase, image_token: str, images: ImagePlaces
+) -> str:
+    """The Jinja text that writes conversations as this template does, with `image_token` for each
+    image; images: where they stand, as in `LanguageSpec`.
 
     ModelError when the template cannot be written so: then only its code can follow it.
     """
-    turns = turns_of(processor)
-    image = literal(processor.image_token)
-    at_start = processor.image_places == "at_start"
+    at_start = images == "at_start"
+    turns = turns_of(template, tokenizer, at_start)
+    image = literal(image_token)
     keys = list(dict.fromkeys([*turns.inside, *turns.last]))
     branches = []
     for number, key in enumerate(keys):
@@ -90,22 +94,21 @@ def image_in_place(image: str) -> str:
     )
 
 
-def turns_of(processor: LucidaProcessor) -> Turns:
+def turns_of(template: str, tokenizer: PreTrainedTokenizerBase, at_start: bool) -> Turns:
     """What the template writes around turns; ModelError when it depends on more than the role
     before."""
-    tokenizer = processor.tokenizer
     inside: dict[Key, Frame] = {}
     last: dict[Key, Frame] = {}
     start: str | None = None
     bos = tokenizer.bos_token or ""
     for roles in conversations():
         try:
-            layout = TEMPLATES[processor.template](tokenizer, roles)
+            layout = TEMPLATES[template](tokenizer, roles)
         except DataError:
             continue  # the template has no such conversation; the Jinja text refuses it too
         frames, opening = list(layout.frames), layout.frames[0].before
         token = "" if layout.begins_itself or opening.startswith(bos) else bos
-        if processor.image_places == "at_start" and opening.startswith(bos):
+        if at_start and opening.startswith(bos):
             frames[0] = replace(frames[0], before=opening.removeprefix(bos))
             token = bos  # images come between
         start = token if start is None else start
@@ -117,14 +120,14 @@ def turns_of(processor: LucidaProcessor) -> Turns:
             other = (inside if known is last else last).get(key, frame)
             if first != frame or replace(other, after="") != replace(frame, after=""):
                 raise ModelError(
-                    f"the template `{processor.template}` writes the turn {role} behind {before} "
+                    f"the template `{template}` writes the turn {role} behind {before} "
                     "in more than one way",
                     given=" - ".join(roles),
                     remedy="export with --format remote-code, which runs on Lucida itself",
                 )
             before = role
     if start is None:
-        raise ModelError(f"the template `{processor.template}` writes no conversation at all")
+        raise ModelError(f"the template `{template}` writes no conversation at all")
     return Turns(inside, last, start)
 
 
