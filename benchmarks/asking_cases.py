@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from lucida.apps.export.llava import llava_processor
 from lucida.core.recipe import load_recipe
 from lucida.data.sample import IGNORED, Sample
 from lucida.data.sources.world import WorldSource
 from lucida.eval.likelihood import continued
 from lucida.model.checkpoint import build
+from lucida.model.conversion.llava import llava_config
+from lucida.model.conversion.processors import llava_processor
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 
@@ -168,7 +169,7 @@ def toy() -> Case:
     peer.generation_config.eos_token_id = ends
     peer.generation_config.pad_token_id = known.tokenizer.pad_token_id
     model.eval(), peer.eval()
-    theirs = llava_processor(model, processor)
+    theirs = llava_processor(llava_config(model), processor)
 
     def inputs(messages: list[dict], pictures: list) -> dict[str, Tensor]:
         asked = messages[-1]["role"] == "user"

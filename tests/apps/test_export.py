@@ -18,16 +18,16 @@ from tiny_designs import make
 
 import lucida
 from lucida.apps import cli
-from lucida.apps.export import llava
 from lucida.apps.export.probes import compare
-from lucida.apps.export.write import export
+from lucida.apps.export.write import check, export
 from lucida.core.errors import ModelError, RunError
 from lucida.model.checkpoint import save
+from lucida.model.conversion import llava
 
 
 def reloaded(model, processor, folder):
     llava.write_llava(model, processor, folder)
-    return llava.check_llava(model, processor, folder)
+    return check(model, processor, "llava", folder)
 
 
 @pytest.mark.parametrize("vision", ["clip", "siglip"])

@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from tiny_designs import make
 
-from lucida.apps.export import llava
 from lucida.apps.export.read import read
 from lucida.core.errors import ModelError
 from lucida.model.checkpoint import load
-from lucida.model.conversion.reading import image_of_processor
+from lucida.model.conversion import llava
+from lucida.model.conversion.processors import image_of_processor
 
 ASK = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
 

@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from tiny_designs import make
 
-from lucida.apps.export import llava
 from lucida.apps.export.read import read
-from lucida.apps.export.write import export
+from lucida.apps.export.write import check, export
 from lucida.core.errors import ModelError
 from lucida.data.sample import Views
 from lucida.model.checkpoint import load, save
+from lucida.model.conversion import llava
 from lucida.model.conversion.fits import llava_next_obstacles
 from lucida.model.encoders.encoder import vision_config
 
@@ -43,7 +43,7 @@ def tiled(vision="clip", language="llama", template="qa", image=TILES, **more):
 def test_tokens_pixels_and_logits_are_equal(vision, language, image, tmp_path):
     model, processor = tiled(vision, language, image=image)
     llava.write_llava(model, processor, tmp_path)
-    found = llava.check_llava(model, processor, tmp_path)
+    found = check(model, processor, "llava-next", tmp_path)
     assert found.logits <= 1e-5 and found.pixels <= 1e-5
     assert found.prompts == 6 and found.images > 6
     values = json.loads((tmp_path / "config.json").read_text())

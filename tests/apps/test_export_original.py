@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 
 import tiny
 
-from lucida.apps.export.llava import as_tiles
 from lucida.apps.export.read import read
 from lucida.core.errors import ModelError
 from lucida.data.sample import Views
 from lucida.model.checkpoint import load
+from lucida.model.conversion.llava import as_tiles
 from lucida.model.messages import image_source
 
 GRIDS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]

@@ -14,9 +14,10 @@ from transformers import ProcessorMixin
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
-from lucida.apps.export.llava import llava_processor
 from lucida.core.errors import DataError
 from lucida.data.jinja import chat_jinja
+from lucida.model.conversion.llava import llava_config
+from lucida.model.conversion.processors import llava_processor
 from lucida.model.processing import LucidaProcessor
 
 torch.set_num_threads(1)
@@ -57,7 +58,7 @@ def both():
                 processor.coordinate_bins,
                 500,
             )
-            made[template] = ours, llava_processor(model, ours)
+            made[template] = ours, llava_processor(llava_config(model), ours)
         return made[template]
 
     return get

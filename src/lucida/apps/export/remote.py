@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from lucida import __version__
-from lucida.apps.export.probes import Agreement, compare
 from lucida.core.errors import ModelError
 from lucida.model.checkpoint import save
 from lucida.model.checksums import seal
@@ -75,28 +75,29 @@ def name_classes(path: Path, classes: dict[str, str]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def check_remote(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> Agreement:
-    """Reload the folder by its own code and compare; ModelError when it does
-    not load or the answers differ."""
-    try:
-        with quiet_loading():
-            # Not through the Auto classes: this process has registered Lucida's own with them.
-            model_class, processor_class = (
-                get_class_from_dynamic_module(f"{ENTRY}.{name}", str(folder))
-                for name in ("LucidaModel", "LucidaProcessor")
-            )
-            other = model_class.from_pretrained(folder, dtype=torch.float32).eval()
-            its_processor = processor_class.from_pretrained(folder)
-    except (ImportError, OSError, ValueError) as problem:
-        raise ModelError(
-            f"the folder does not load by its own code: {problem}", origin=folder.name
-        ) from problem
+class Remote:
+    """The folder, loaded by its own code; ModelError when it does not load."""
 
-    def inputs(group: list) -> dict[str, torch.Tensor]:
-        return dict(
-            its_processor.apply_chat_template(
-                group, add_generation_prompt=True, tokenize=True, return_dict=True
-            )
-        )
+    def __init__(self, folder: Path) -> None:
+        try:
+            with quiet_loading():
+                # Not through the Auto classes: this process has registered Lucida's own with them.
+                model, processor = (
+                    get_class_from_dynamic_module(f"{ENTRY}.{name}", str(folder))
+                    for name in ("LucidaModel", "LucidaProcessor")
+                )
+                self.model = model.from_pretrained(folder, dtype=torch.float32).eval()
+                self.processor = processor.from_pretrained(folder)
+        except (ImportError, OSError, ValueError) as problem:
+            raise ModelError(
+                f"the folder does not load by its own code: {problem}", origin=folder.name
+            ) from problem
 
-    return compare(model, processor, lambda given: other(**given).logits, folder.name, inputs)
+    def inputs(self, group: list[Any]) -> dict[str, Tensor]:
+        """What its processor makes of conversations."""
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+        return dict(self.processor.apply_chat_template(group, **options))
+
+    def logits(self, inputs: dict[str, Any], image_token: int) -> Tensor:
+        """What its model makes of them."""
+        return self.model(**inputs).logits

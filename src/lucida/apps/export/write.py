@@ -54,15 +54,27 @@ def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
             remedy="export with --format remote-code, which runs on Lucida",
         )
     if chosen in OBSTACLES:
-        from lucida.apps.export.llava import check_llava as check
-        from lucida.apps.export.llava import write_llava as write
+        from lucida.model.conversion.llava import write_llava as write
     else:
-        from lucida.apps.export.remote import check_remote as check
         from lucida.apps.export.remote import write_remote as write
     with atomic_folder(out) as aside:
         write(model, processor, aside)
-        agreement = check(model, processor, aside)
+        agreement = check(model, processor, chosen, aside)
     return Exported(chosen, obstacles, agreement)
+
+
+def check(
+    model: LucidaModel, processor: LucidaProcessor, format: Format, folder: Path
+) -> Agreement:
+    """Reload the folder and compare it with the model; ModelError when they differ."""
+    from lucida.apps.export.probes import compare
+    from lucida.apps.export.remote import Remote
+    from lucida.model.conversion.llava import Llava
+
+    other = (Llava if format in OBSTACLES else Remote)(folder)
+    return compare(
+        model, processor, lambda given: other.logits(given, 0), folder.name, other.inputs
+    )
 
 
 def format_of(

@@ -1,1 +1,9 @@
-"""Between Lucida's layout of weights and those of other programs: key maps and what fits."""
+"""Checkpoints of other programs: a class for each layout, and what fits into it.
+
+format.py       Format: a checkpoint opened, its parts and what it answers; shared steps
+llava.py        transformers' Llava and LlavaNext, both ways; processors.py: their pictures
+original.py     LLaVA's own code: whole models, projectors, adapters
+prismatic.py    Prismatic's runs; timm.py: names of timm's vision transformers
+fits.py         which designs a Llava can hold, known without weights
+pickles.py      weights in pickles: with consent, tensors only
+"""

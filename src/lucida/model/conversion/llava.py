@@ -1,4 +1,4 @@
-"""Llava's and LlavaNext's names for Lucida's weights, both ways.
+"""transformers' Llava and LlavaNext, both ways: their names for Lucida's weights.
 
     Lucida                          LlavaForConditionalGeneration
     vision.model.*                  model.vision_tower.*
@@ -13,19 +13,50 @@ pooling heads) is written as a neutral value: a Llava has to have it, and never 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from lucida.core.errors import ModelError
 from lucida.data.policies import candidates
+from lucida.data.sample import Views
+from lucida.model.checksums import seal
+from lucida.model.conversion.format import (
+    Choices,
+    Format,
+    check_exactly,
+    filled,
+    projector_state,
+    refuse,
+    weight_of,
+)
+from lucida.model.conversion.processors import (
+    image_of_processor,
+    llava_processor,
+    tiles_of_processor,
+)
+from lucida.model.encoders.families import family_of
+from lucida.model.folder import read_json
+from lucida.model.loading import load_whole, quiet_loading, refusing
 from lucida.model.vlm import LucidaModel
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
 
 AnyLlava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
 LLAVAS: dict[str, type[AnyLlava]] = {
@@ -33,6 +64,8 @@ LLAVAS: dict[str, type[AnyLlava]] = {
     "llava_next": LlavaNextForConditionalGeneration,
 }
 """`model_type` -> the class of transformers."""
+ACTIVATIONS = {"gelu": "gelu", "relu": "relu"}
+"""transformers' -> Lucida's."""
 
 VISION, PROJECTOR, LANGUAGE, HEAD, NEWLINE = (
     "model.vision_tower.",
@@ -41,6 +74,157 @@ VISION, PROJECTOR, LANGUAGE, HEAD, NEWLINE = (
     "lm_head.weight",
     "model.image_newline",
 )
+
+
+class Llava(Format):
+    """A folder of transformers' Llava; its own processor and model say what is true."""
+
+    name = "llava"
+    model_type = "llava"
+
+    @classmethod
+    def detect(cls, folder: Path) -> bool:
+        """Whether config.json names this type."""
+        file = folder / "config.json"
+        return file.is_file() and read_json(file).get("model_type") == cls.model_type
+
+    def __init__(self, folder: Path, choices: Choices | None = None) -> None:
+        if choices is not None and (choices.vision or choices.language):
+            raise ModelError(
+                "this checkpoint holds all of its parts",
+                given="--vision or --language",
+                origin=folder,
+                remedy="leave them out",
+            )
+        self.whole: AnyLlava = load_whole(AutoModelForImageTextToText, str(folder)).eval()
+        with quiet_loading(), refusing(folder, "its processor cannot be loaded"):
+            self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer = self.processor.tokenizer
+        self.vision = [self.whole.model.vision_tower]
+        config = self.whole.config
+        self.max_length = getattr(config.text_config, "max_position_embeddings", None) or 2048
+        if choices is not None:  # else it is only asked
+            self._take_apart(folder, config)
+
+    def _take_apart(self, folder: Path, config: LlavaConfig | LlavaNextConfig) -> None:
+        values = json.loads(self.processor.image_processor.to_json_string())
+        self.pixels = [values]
+        layers = self.whole.model.multi_modal_projector
+        pairs = [
+            (
+                layer.weight,
+                layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias,
+            )
+            for layer in (layers.linear_1, layers.linear_2)
+        ]
+        second, bias = pairs[1]
+        identity = torch.eye(len(second), dtype=second.dtype)
+        linear = (
+            config.projector_hidden_act == "linear"
+            and torch.equal(second, identity)
+            and not bias.any()
+        )
+        self.projector = projector_state(pairs[:1] if linear else pairs, linear)
+        self.spec = {
+            "vision": vision_values(config, folder),
+            "image": self.image(values, folder),
+            "projector": projector_values(config, linear, folder),
+        }
+        self.language = self._own_language(config)
+
+    def image(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Values of the image policy for the settings of its image processor."""
+        return image_of_processor(values, folder)
+
+    def _own_language(self, config: LlavaConfig | LlavaNextConfig) -> PreTrainedModel:
+        """The language model as one of its own."""
+        text = plain_config(config.text_config)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(text)
+        own = self.whole.state_dict()
+        state: dict[str, Tensor] = {
+            f"{empty.base_model_prefix}.{name.removeprefix(LANGUAGE)}": value
+            for name, value in own.items()
+            if name.startswith(LANGUAGE)
+        }
+        state[weight_of(empty, empty.get_output_embeddings())] = own[HEAD]
+        what = "the language model of this checkpoint"
+        alone = filled(AutoModelForCausalLM, text, state, what)
+        alone.generation_config = self.whole.generation_config
+        return alone
+
+    def inputs(self, group: list[Any]) -> dict[str, Tensor]:
+        """What its processor makes of conversations."""
+        return self.processor.apply_chat_template(
+            group,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+
+    def logits(self, inputs: dict[str, Any], image_token: int) -> Tensor:
+        """What its model makes of them."""
+        return llava_logits(self.whole, inputs)
+
+
+class LlavaNext(Llava):
+    """The same of LlavaNext: an overview, a grid of tiles, and a vector that ends their rows."""
+
+    name = "llava-next"
+    model_type = "llava_next"
+
+    def image(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Its tiles, and the vector that ends their rows."""
+        self.projector["newline"] = self.whole.state_dict()[NEWLINE]
+        return tiles_of_processor(values, self.whole.config, folder)
+
+
+def vision_values(config: LlavaConfig | LlavaNextConfig, origin: object) -> dict[str, Any]:
+    """What is taken from the encoder; ModelError for what Lucida has no counterpart of."""
+    prefix = family_of(config.vision_config).prefix(config.vision_config)
+    strategy = config.vision_feature_select_strategy
+    if strategy == "default" and prefix != 1:
+        refuse(
+            f"it drops the first token of a {config.vision_config.model_type}",
+            "one class token in front of the patches",
+            f"{prefix} prefix tokens",
+            origin,
+        )
+    if strategy == "full" and prefix > 1:
+        refuse("it keeps register tokens", "at most one prefix token", prefix, origin)
+    take = "cls_patches" if strategy == "full" and prefix else "patches"
+    return {"feature_layer": config.vision_feature_layer, "take": take}
+
+
+def projector_values(
+    config: LlavaConfig | LlavaNextConfig, linear: bool, origin: object
+) -> dict[str, Any]:
+    """The projector's values; linear: whether its second layer is the identity."""
+    act = config.projector_hidden_act
+    if linear:
+        return {"kind": "linear"}
+    if act not in ACTIVATIONS:
+        refuse("the projector's activation", ", ".join(ACTIVATIONS), act, origin)
+    return {"kind": "mlp", "depth": 2, "activation": ACTIVATIONS[act]}
+
+
+def llava_logits(model: AnyLlava, inputs: dict[str, Any]) -> torch.Tensor:
+    """What a Llava or LlavaNext makes of Lucida's inputs or of its own processor's."""
+    given = dict(inputs)
+    if isinstance(given.get("pixel_values"), Views):
+        given |= as_tiles(given["pixel_values"])
+    return model(**given).logits
+
+
+def as_tiles(views: Views) -> dict[str, torch.Tensor]:
+    """Views of one encoder as LlavaNext has them: zeros where an image has fewer tiles than the
+    one with most, and heights and widths."""
+    (images,) = views.pixels
+    pixels = torch.nn.utils.rnn.pad_sequence(images, batch_first=True)
+    sizes = torch.tensor([[height, width] for width, height in views.sizes])
+    return {"pixel_values": pixels, "image_sizes": sizes}
 
 
 def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -83,6 +267,16 @@ def llava_config(model: LucidaModel) -> LlavaConfig | LlavaNextConfig:
     )
 
 
+def write_llava(model: LucidaModel, processor: LucidaProcessor, folder: Path) -> None:
+    """Weights, configuration, tokenizer, image processor and chat template, into a folder that
+    exists; transformers and `AutoProcessor` load it without Lucida."""
+    with quiet_loading():
+        other = to_llava(model)
+        other.save_pretrained(folder)
+        llava_processor(other.config, processor).save_pretrained(folder)
+    seal(folder)
+
+
 def to_llava(model: LucidaModel) -> AnyLlava:
     """The same weights in a Llava or LlavaNext; nothing is copied that need not be.
 
@@ -99,7 +293,8 @@ def to_llava(model: LucidaModel) -> AnyLlava:
             raise ModelError(f"Llava has a weight that this model lacks: {name}")
         fill = 1.0 if name.endswith("weight") and wanted[name].ndim == 1 else 0.0
         state[name] = torch.full(wanted[name].shape, fill, dtype=dtype)
-    load_exactly(other, state, "a Llava of this model")
+    check_exactly(other, state, "a Llava of this model")
+    other.load_state_dict(state, assign=True)
     other.tie_weights()
     other.generation_config = model.generation_config
     return other.eval()
@@ -107,7 +302,6 @@ def to_llava(model: LucidaModel) -> AnyLlava:
 
 def llava_state(model: LucidaModel) -> dict[str, Tensor]:
     """The weights under Llava's names."""
-    base = model.language.base_model_prefix
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         raise ModelError(
@@ -115,18 +309,26 @@ def llava_state(model: LucidaModel) -> dict[str, Tensor]:
             given=type(model.language).__name__,
             remedy="export with --format remote-code",
         )
-    state = {}
-    for name, value in model.vision.model.state_dict().items():
-        state[VISION + name] = value
-    for name, value in getattr(model.language, base).state_dict().items():
-        state[LANGUAGE + name] = value
-    state[HEAD] = head.weight
-    if hasattr(model.projector, "newline"):
-        state[NEWLINE] = model.projector.newline.detach()
-    first, second = two_layers(model)
-    for number, layer in (("1", first), ("2", second)):
-        state[f"{PROJECTOR}linear_{number}.weight"] = layer[0]
-        state[f"{PROJECTOR}linear_{number}.bias"] = layer[1]
+    newline = getattr(model.projector, "newline", None)
+    return named_weights(model.vision.model, model.language, two_layers(model), newline)
+
+
+def named_weights(
+    vision: PreTrainedModel,
+    language: PreTrainedModel,
+    linears: Sequence[tuple[Tensor, Tensor]],
+    newline: Tensor | None,
+) -> dict[str, Tensor]:
+    """The weights of these parts under Llava's names; linears: (weight, bias) of its two layers."""
+    state = {VISION + name: value for name, value in vision.state_dict().items()}
+    base = getattr(language, language.base_model_prefix)
+    state |= {LANGUAGE + name: value for name, value in base.state_dict().items()}
+    state[HEAD] = language.get_output_embeddings().weight
+    if newline is not None:
+        state[NEWLINE] = newline.detach()
+    for number, (weight, bias) in enumerate(linears, 1):
+        state[f"{PROJECTOR}linear_{number}.weight"] = weight
+        state[f"{PROJECTOR}linear_{number}.bias"] = bias
     return state
 
 
@@ -147,27 +349,35 @@ def two_layers(model: LucidaModel) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def load_exactly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Fill a module on the meta device with these tensors; ModelError unless every name and shape
-    fits."""
-    check_exactly(module, state, what)
-    module.load_state_dict(state, assign=True)
-
-
-def check_exactly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """ModelError unless these are the weights of this module, by every name and shape."""
-    wanted = module.state_dict()
-    for kind, names in (
-        ("lacks", wanted.keys() - state.keys()),
-        ("has no place for", state.keys() - wanted.keys()),
-    ):
-        if names:
-            listed = ", ".join(sorted(names)[:3])
-            raise ModelError(f"{what} {kind} {len(names)} weights: {listed}")
-    for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise ModelError(
-                f"{what}: {name} has another shape",
-                expected=tuple(wanted[name].shape),
-                given=tuple(value.shape),
-            )
+def llava_next_of(
+    checkpoint: Format, pinpoints: list[list[int]], token: int
+) -> LlavaNextForConditionalGeneration:
+    """The parts of another checkpoint as transformers' LlavaNext, which it is compared with."""
+    (tower,), language = checkpoint.vision, checkpoint.language
+    linears = [(weight.float(), bias.float()) for weight, bias in checkpoint.linears]
+    if len(linears) > 2:
+        raise ModelError("tiles with a projector of more than two layers are not known here")
+    taken = checkpoint.spec["vision"]
+    text = {**language.config.to_dict(), "tie_word_embeddings": False}
+    missing = max(0, token + 1 - text["vocab_size"])  # transformers looks the placeholder up too
+    text["vocab_size"] += missing
+    config = LlavaNextConfig(
+        vision_config=tower.config.to_dict(),
+        text_config=text,
+        image_token_index=token,
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=taken["feature_layer"],
+        vision_feature_select_strategy="default" if taken["take"] == "patches" else "full",
+        projector_hidden_act="gelu" if len(linears) == 2 else "linear",
+        tie_word_embeddings=False,
+    )
+    width = len(linears[0][1])
+    both = [*linears, (torch.eye(width), torch.zeros(width))][:2]
+    state = named_weights(tower, language, both, checkpoint.projector["newline"])
+    embedding = LANGUAGE + weight_of(language.base_model, language.get_input_embeddings())
+    for name in (HEAD, embedding):
+        state[name] = nn.functional.pad(state[name].detach(), (0, 0, 0, missing))
+    with quiet_loading():
+        return LlavaNextForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32
+        ).eval()

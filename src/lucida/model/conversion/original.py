@@ -1,9 +1,13 @@
-"""What the configurations of LLaVA's own code mean, its names for weights, and its three layouts.
+"""What LLaVA's own code writes: whole models, projectors alone, and LoRA adapters.
 
     a whole model      pytorch_model-*.bin or *.safetensors: model.layers…, model.mm_projector.0…,
                        and where it was trained model.vision_tower.vision_tower.vision_model…
     a projector        mm_projector.bin beside the configuration; the language model is elsewhere
     an adapter         adapter_config.json, adapter_model, non_lora_trainables.bin; the same
+
+The vision encoder is named by the configuration and taken from its own folder, unless it was
+trained and stands in the checkpoint. Projectors and adapters need the language model they belong
+to, which the checkpoint names.
 
 Reference: Liu et al., Improved Baselines with Visual Instruction Tuning, 2023, arXiv 2310.03744,
 and the code released with it.
@@ -13,19 +17,44 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
+)
 
-from lucida.core.errors import ModelError, suggestion
+from lucida.core.errors import ModelError
+from lucida.model.conversion.format import (
+    Choices,
+    Format,
+    fetched,
+    filled,
+    language_model,
+    linear_layers,
+    look_up,
+    projector_state,
+    published,
+    refuse,
+    square_pixels,
+    without_rotary,
+)
+from lucida.model.conversion.llava import llava_logits, llava_next_of
 from lucida.model.conversion.pickles import load_pickle, tensors
-from lucida.model.conversion.reading import linear_layers, refuse
+from lucida.model.encoders.encoder import vision_config
+from lucida.model.encoders.preprocessing import read_preprocessing
 from lucida.model.folder import read_json, read_tensors
+from lucida.model.loading import load_tokenizer
+from lucida.model.parts import part_path
 
+ENCODER = "clip_vision_model"
+TRAINED = ("mm_projector.bin", "non_lora_trainables.bin")
 LANGUAGES = {
     "LlavaLlamaForCausalLM": ("llama", "vicuna"),
     "LlavaMistralForCausalLM": ("mistral", "mistral"),
@@ -50,93 +79,201 @@ OWN = re.compile(
 """Keys of its configurations that say nothing about the language model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Design:
-    """What a checkpoint says about itself, in Lucida's words.
+class Original(Format):
+    """A folder of LLaVA's own code."""
 
-    vision: where its encoder is published. depth: linear layers of the projector, 0 for one matrix
-    without a sequence around it. image: values of the image policy. language: configuration of the
-    language model, and where the checkpoint says that it started from. grids: rows and columns for
-    `anyres`, in pixels.
-    """
+    name = "original"
 
-    vision: str
-    layer: int
-    take: str
-    depth: int
-    image: dict[str, str]
-    grids: list[list[int]]
-    trained_tower: bool
-    language: PreTrainedConfig
-    base: str | None
-    template: str
-    max_length: int
+    @classmethod
+    def detect(cls, folder: Path) -> bool:
+        """Whether a configuration names an encoder or a projector in LLaVA's way."""
+        file = folder / "config.json"
+        values = read_json(file) if file.is_file() else {}
+        return "mm_vision_tower" in values or "mm_projector_type" in values
 
+    def __init__(self, folder: Path, choices: Choices) -> None:
+        self.folder, self.choices = folder, choices
+        self.values = values = read_json(folder / "config.json")
+        config = self._read_design()
+        state, base = self._weights()
+        lead = PROJECTOR.removesuffix(".")
+        names = [f"{lead}.{2 * n}" for n in range(self.depth)] or [lead]
+        given = {name: value for name, value in state.items() if name.startswith(PROJECTOR)}
+        self.linears = linear_layers(given, names, folder)
+        self.projector = projector_state(self.linears, one_matrix=not self.depth)
+        side = self._open_encoder(
+            {
+                name.removeprefix(TOWER).removeprefix("vision_model."): value
+                for name, value in state.items()
+                if name.startswith(TOWER) and not name.endswith("position_ids")
+            }
+        )
+        own = (folder / "tokenizer_config.json").is_file() and base is None
+        path = str(folder) if own or base is None else base
+        with fetched(path, "--language"):
+            self.tokenizer = load_tokenizer(path, config=config)
+        others = (PROJECTOR, TOWER, NEWLINE)
+        kept = {name: value for name, value in state.items() if not name.startswith(others)}
+        self.language = language_model(config, without_rotary(kept), self.tokenizer, folder)
+        self.spec["image"]["size"] = side
+        if self.tiles:
+            self.spec["image"]["grids"] = grids_of(self.pinpoints, side, folder)
+            if NEWLINE not in state:
+                raise ModelError(
+                    "a checkpoint with tiles needs the vector that ends their rows",
+                    expected=NEWLINE,
+                    origin=folder,
+                )
+            self.projector["newline"] = state[NEWLINE].float()
+        self.max_length = values.get("tokenizer_model_max_length") or getattr(
+            config, "max_position_embeddings", 2048
+        )
+        self.whole: LlavaNextForConditionalGeneration | None = None
 
-def design_of(values: dict[str, Any], origin: Path) -> Design:
-    """The design behind a config.json; ModelError for what Lucida has no counterpart of."""
-    kind, template = language_kind(values, origin)
-    own = {name: value for name, value in values.items() if not OWN.match(name)}
-    try:
-        config = AutoConfig.for_model(kind, **own)
-    except (StrictDataclassError, TypeError, ValueError) as problem:
-        raise ModelError(
-            f"this is no configuration of a {kind}: {problem}", origin=origin / "config.json"
-        ) from problem
-    shape = values.get("mm_projector_type", "linear")
-    found = re.fullmatch(r"mlp([1-8])x_gelu", shape)
-    if shape != "linear" and found is None:
-        refuse("its mm_projector_type", "linear, mlp2x_gelu, mlp3x_gelu, …", shape, origin)
-    image = known(values, "image_aspect_ratio", POLICIES, None, origin)
-    tiles = image["policy"] == "anyres"
-    if tiles and values.get("mm_patch_merge_type") != "spatial_unpad":
+    def _read_design(self) -> PreTrainedConfig:
+        """What the configuration says, and that of the language model in it; ModelError for what
+        Lucida has no counterpart of."""
+        values, origin = self.values, self.folder
+        name = (values.get("architectures") or [None])[0]
+        if name not in LANGUAGES:
+            refuse("its architectures", ", ".join(LANGUAGES), name, origin)
+        kind, self.template = LANGUAGES[name]
+        own = {name: value for name, value in values.items() if not OWN.match(name)}
+        try:
+            config = AutoConfig.for_model(kind, **own)
+        except (StrictDataclassError, TypeError, ValueError) as problem:
+            raise ModelError(
+                f"this is no configuration of a {kind}: {problem}", origin=origin / "config.json"
+            ) from problem
+        shape = values.get("mm_projector_type", "linear")
+        found = re.fullmatch(r"mlp([1-8])x_gelu", shape)
+        if shape != "linear" and found is None:
+            refuse("its mm_projector_type", "linear, mlp2x_gelu, mlp3x_gelu, …", shape, origin)
+        self.depth = int(found[1]) if found else 0  # 0: one matrix, no sequence around it
+        image = look_up(values, "image_aspect_ratio", POLICIES, origin)
+        self.tiles = image["policy"] == "anyres"
         merged = values.get("mm_patch_merge_type")
-        refuse("its mm_patch_merge_type", "spatial_unpad", merged, origin)
-    for name in ("mm_use_im_start_end", "s2"):
-        if values.get(name):
-            refuse(f"its {name}", "false", values[name], origin)
-    layer = values.get("mm_vision_select_layer", -2)
-    if not isinstance(layer, int):
-        refuse("its mm_vision_select_layer", "one layer", layer, origin)
-    if not isinstance(values.get("mm_vision_tower"), str):
-        refuse("its mm_vision_tower", "a vision encoder", values.get("mm_vision_tower"), origin)
-    return Design(
-        vision=values["mm_vision_tower"],
-        layer=layer,
-        take=known(values, "mm_vision_select_feature", FEATURES, "patch", origin),
-        depth=int(found[1]) if found else 0,
-        image=image,
-        grids=pinpoints(values.get("image_grid_pinpoints"), origin) if tiles else [],
-        trained_tower=bool(values.get("unfreeze_mm_vision_tower")),
-        language=config,
-        base=values.get("_name_or_path"),
-        template=template,
-        max_length=values.get("tokenizer_model_max_length")
-        or getattr(config, "max_position_embeddings", 2048),
-    )
+        if self.tiles and merged != "spatial_unpad":
+            refuse("its mm_patch_merge_type", "spatial_unpad", merged, origin)
+        for name in ("mm_use_im_start_end", "s2"):
+            if values.get(name):
+                refuse(f"its {name}", "false", values[name], origin)
+        layer = values.get("mm_vision_select_layer", -2)
+        if not isinstance(layer, int):
+            refuse("its mm_vision_select_layer", "one layer", layer, origin)
+        if not isinstance(values.get("mm_vision_tower"), str):
+            refuse("its mm_vision_tower", "a vision encoder", values.get("mm_vision_tower"), origin)
+        take = look_up(values, "mm_vision_select_feature", FEATURES, origin, "patch")
+        given = values.get("image_grid_pinpoints")
+        self.pinpoints = read_pinpoints(given, origin) if self.tiles else []
+        self.spec = {
+            "vision": {"feature_layer": layer, "take": take},
+            "image": dict(image),
+            "projector": {"kind": "mlp", "depth": self.depth} if self.depth else {"kind": "linear"},
+        }
+        return config
+
+    def _weights(self) -> tuple[dict[str, Tensor], str | None]:
+        """All weights under the names of a whole model; where the language model's folder is,
+        None for the checkpoint's own."""
+        folder, choices = self.folder, self.choices
+        self.joined: list[str] = []
+        adapter = (folder / "adapter_config.json").is_file()
+        whole = not adapter and holds_a_model(folder)
+        beside = [name for name in TRAINED if not whole and (folder / name).is_file()]
+        if adapter and "non_lora_trainables.bin" not in beside:
+            raise ModelError(
+                "an adapter without the projector that was trained with it",
+                expected="non_lora_trainables.bin",
+                origin=folder,
+            )
+        if not beside:
+            return weights(folder, choices.allow_pickle), choices.language
+        # First what needs consent, before anything large is read.
+        trained = trained_beside(folder, beside[-1], choices.allow_pickle)
+        path = part_path(choices.language or self._base(adapter))
+        self.joined.append(f"{beside[-1]} put on the language model {path}")
+        state = published(AutoModelForCausalLM, path, "--language").state_dict()
+        if adapter:
+            state, changed = merged(folder, state, choices.allow_pickle)
+            self.joined.append(f"the adapter was merged into {changed} matrices")
+        return state | trained, path
+
+    def _base(self, adapter: bool) -> str:
+        """The language model that a projector or an adapter belongs to, as they name it."""
+        base = self.values.get("_name_or_path")
+        if adapter:
+            settings = read_json(self.folder / "adapter_config.json")
+            base = settings.get("base_model_name_or_path") or base
+        if not base:
+            raise ModelError(
+                "the checkpoint does not say which language model it belongs to",
+                origin=self.folder,
+                remedy="give its folder or Hub id with --language",
+            )
+        return base
+
+    def _open_encoder(self, state: dict[str, Tensor]) -> int:
+        """The vision encoder, with the checkpoint's weights where it has them; pixels per side."""
+        folder, choices = self.folder, self.choices
+        if len(choices.vision) > 1:
+            raise ModelError(
+                "this checkpoint has one vision encoder",
+                expected="one --vision",
+                given=len(choices.vision),
+                origin=folder,
+            )
+        path = part_path(choices.vision[0] if choices.vision else self.values["mm_vision_tower"])
+        with fetched(path, "--vision"):
+            config = vision_config(path)
+            pixels = read_preprocessing(path, config)
+        if config.model_type != ENCODER:
+            raise ModelError(
+                "LLaVA's own code reads the features of CLIP encoders",
+                expected=ENCODER,
+                given=config.model_type,
+                origin=path,
+            )
+        if state:
+            tower = filled(AutoModel, config, state, f"{folder}: the vision tower")
+        elif self.values.get("unfreeze_mm_vision_tower"):
+            raise ModelError(
+                "the vision encoder was trained (unfreeze_mm_vision_tower) and is not in the"
+                " weights",
+                expected=f"{TOWER}…",
+                origin=folder,
+            )
+        else:
+            tower = published(AutoModel, path, "--vision", config)
+        self.vision, self.pixels = [tower], [square_pixels(pixels, pixels.size)]
+        return pixels.size
+
+    def notes(self, template: str) -> list[str]:
+        """What was put together."""
+        return self.joined
+
+    def logits(self, inputs: dict[str, Any], image_token: int) -> Tensor:
+        """What its parts give; with tiles, what transformers' LlavaNext makes of them."""
+        if not self.tiles:
+            return super().logits(inputs, image_token)
+        if self.whole is None:
+            self.whole = llava_next_of(self, self.pinpoints, image_token)
+        return llava_logits(self.whole, inputs)[..., : self.language.config.vocab_size]
 
 
-def language_kind(values: dict[str, Any], origin: Path) -> tuple[str, str]:
-    """Type of the language model and template, by the class that the configuration names."""
-    name = (values.get("architectures") or [None])[0]
-    if name not in LANGUAGES:
-        refuse("its architectures", ", ".join(LANGUAGES), name, origin)
-    return LANGUAGES[name]
+def grids_of(pinpoints: list[list[int]], side: int, origin: Path) -> list[list[int]]:
+    """Rows and columns of the grids of tiles."""
+    if any(length % side for each in pinpoints for length in each):
+        raise ModelError(
+            "a grid of tiles is no multiple of the tile",
+            expected=f"multiples of {side}",
+            given=pinpoints,
+            origin=origin,
+        )
+    return [[height // side, width // side] for height, width in pinpoints]
 
 
-def known(
-    values: dict[str, Any], name: str, table: dict[Any, Any], usual: str | None, origin: Path
-) -> Any:
-    """What a table says of a configuration's value."""
-    given = values.get(name, usual)
-    if given not in table:
-        choices = [each for each in table if each]
-        near = suggestion(str(given), choices)
-        refuse(f"its {name}", ", ".join(choices), given, origin, near)
-    return table[given]
-
-
-def pinpoints(given: object, origin: Path) -> list[list[int]]:
+def read_pinpoints(given: object, origin: Path) -> list[list[int]]:
     """Heights and widths of the grids that `anyres` chooses from; the configuration has widths
     first, as a list or as text."""
     try:
@@ -249,30 +386,3 @@ def merged(
             origin=file,
         )
     return result, changed
-
-
-def tower_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision encoder's weights in a checkpoint, under transformers' names."""
-    return {
-        name.removeprefix(TOWER).removeprefix("vision_model."): value
-        for name, value in state.items()
-        if name.startswith(TOWER) and not name.endswith("position_ids")
-    }
-
-
-def language_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The language model's weights."""
-    others = (PROJECTOR, TOWER, NEWLINE)
-    return {
-        name: value
-        for name, value in state.items()
-        if not name.startswith(others) and not name.endswith("rotary_emb.inv_freq")
-    }
-
-
-def linears(state: dict[str, Tensor], depth: int, origin: Path) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of the projector's linear layers; ModelError when they are not all there."""
-    lead = PROJECTOR.removesuffix(".")
-    names = [f"{lead}.{2 * n}" for n in range(depth)] or [lead]
-    given = {name: value for name, value in state.items() if name.startswith(PROJECTOR)}
-    return linear_layers(given, names, origin)

@@ -1,26 +1,52 @@
-"""What Prismatic's configurations mean, and its names for weights.
+"""What Prismatic's own training writes: config.json and checkpoints/latest-checkpoint.pt.
+
+    FOLDER/config.json                       vision_backbone_id, llm_backbone_id, arch_specifier, …
+    FOLDER/checkpoints/latest-checkpoint.pt  read with consent, tensors only:
 
     {"model": {"projector": {"projector.0.weight", …},
                "llm_backbone": {"llm.model.layers.0…", "llm.lm_head.weight", …},
                "vision_backbone": {"dino_featurizer.blocks.0…", …}}}     only if it was trained
+
+Configurations, tokenizer and untrained encoders come from the folders that the published models
+name on the Hub, or from those that are given.
 
 Reference: Karamcheti et al., Prismatic VLMs, 2024, arXiv 2402.07865, and the code released with it.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from lucida.core.errors import ModelError, suggestion
-from lucida.model.conversion.pickles import tensors
-from lucida.model.conversion.reading import linear_layers
+from lucida.core.errors import ModelError
+from lucida.model.configs import encoder_shape, known
+from lucida.model.conversion import timm
+from lucida.model.conversion.format import (
+    Choices,
+    Format,
+    fetched,
+    filled,
+    language_model,
+    linear_layers,
+    look_up,
+    projector_state,
+    published,
+    square_pixels,
+    without_rotary,
+)
+from lucida.model.conversion.pickles import load_pickle, tensors
+from lucida.model.encoders.encoder import vision_config
+from lucida.model.encoders.families import family_of
+from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
 from lucida.model.folder import read_text
+from lucida.model.loading import load_config, load_tokenizer
+from lucida.model.parts import part_path
 
 CHECKPOINT = Path("checkpoints") / "latest-checkpoint.pt"
 
@@ -67,25 +93,81 @@ POLICIES = {
     "resize-crop": {"policy": "crop", "odd": "torchvision"},
 }
 
+DEPTHS = {"linear": 1, "mlp": 2, "fused_mlp": 3}
+"""Lucida's projectors: linear layers."""
+
+FEATURE_LAYER = -2
+PAD = {"phi": "<|pad|>"}
+"""The padding token that Prismatic adds, where it is not `<PAD>`."""
+MULTIPLE = 64
+"""Rows of the embedding are padded to a multiple of this."""
+
 FEATURIZERS = (("featurizer",), ("dino_featurizer", "siglip_featurizer", "clip_featurizer"))
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
-@dataclass(frozen=True, slots=True)
-class Design:
-    """What a checkpoint of Prismatic's says about itself, in Lucida's words.
+class Prismatic(Format):
+    """A run folder of Prismatic's."""
 
-    vision: encoders on the Hub, "" where none is known. image: values of the image policy.
-    max_length: tokens of text.
-    """
+    name = "prismatic"
+    images = "at_start"
 
-    vision: tuple[str, ...]
-    size: int
-    language: str
-    template: str
-    projector: dict[str, Any]
-    image: dict[str, str]
-    max_length: int
+    @classmethod
+    def detect(cls, folder: Path) -> bool:
+        """Whether a configuration names the projector in Prismatic's way."""
+        return read_config(folder) is not None
+
+    def __init__(self, folder: Path, choices: Choices) -> None:
+        values = read_config(folder)
+        size, encoders = look_up(values, "vision_backbone_id", VISION, folder)
+        path, self.template = look_up(values, "llm_backbone_id", LANGUAGE, folder)
+        image = look_up(values, "image_resize_strategy", POLICIES, folder)
+        shape = str(values["arch_specifier"]).removeprefix("no-align+")
+        projector = look_up({"arch_specifier": shape}, "arch_specifier", PROJECTORS, folder)
+        places = places_of(encoders, choices, folder)
+        file = folder / CHECKPOINT
+        groups = groups_of(load_pickle(file, choices.allow_pickle), file)
+        depth = DEPTHS[projector["kind"]]
+        names = ["projector"] if depth == 1 else [f"projector.{2 * n}" for n in range(depth)]
+        self.linears = linear_layers(groups["projector"], names, file)
+        self.projector = projector_state(self.linears, projector["kind"] == "linear")
+        trained = groups.get("vision_backbone")
+        self.trained = bool(trained)
+        states = vision_states(trained, len(places), file) if trained else [None] * len(places)
+        found = [
+            encoder(place, state, size, file) for place, state in zip(places, states, strict=True)
+        ]
+        self.vision = [model for model, _ in found]
+        self.pixels = [square_pixels(expected, size) for _, expected in found]
+        self._open_language(choices.language or path, groups["llm_backbone"], file)
+        self.spec = {
+            "vision": {"feature_layer": FEATURE_LAYER},
+            "image": {**image, "size": size},
+            "projector": projector,
+        }
+        patches = (size // self.vision[0].config.patch_size) ** 2
+        self.max_length = values.get("llm_max_length", 2048) + patches  # its own counts text
+
+    def _open_language(self, place: str, group: dict[str, Tensor], file: Path) -> None:
+        """The language model with the checkpoint's weights, its tokenizer with `<PAD>`."""
+        path = part_path(place)
+        with fetched(path, "--language"):
+            config, self.tokenizer = load_config(path), load_tokenizer(path)
+        pad = PAD.get(self.template, "<PAD>")
+        self.tokenizer.add_special_tokens({"pad_token": pad})
+        state = without_rotary(group, "llm.")
+        self.language = language_model(config, state, self.tokenizer, file, MULTIPLE)
+
+    def notes(self, template: str) -> list[str]:
+        """What this model does otherwise than Prismatic's code."""
+        found = []
+        if self.trained:
+            found.append(
+                "the checkpoint's own vision weights are used; Prismatic's loader ignores them"
+            )
+        if template != self.template:
+            found.append(f"template {template}: Prismatic writes the prompts of {self.template}")
+        return found
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -104,30 +186,18 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def design_of(values: dict[str, Any], origin: object) -> Design:
-    """The design behind a configuration; ModelError for what is not known, with the nearest."""
-    vision, language = (
-        known(values, name, table, origin)
-        for name, table in (("vision_backbone_id", VISION), ("llm_backbone_id", LANGUAGE))
-    )
-    image = known(values, "image_resize_strategy", POLICIES, origin)
-    shape = str(values["arch_specifier"]).removeprefix("no-align+")
-    projector = known({"arch_specifier": shape}, "arch_specifier", PROJECTORS, origin)
-    size, encoders = vision
-    return Design(encoders, size, *language, projector, image, values.get("llm_max_length", 2048))
-
-
-def known(values: dict[str, Any], name: str, table: dict[str, Any], origin: object) -> Any:
-    """What a table says of a configuration's value."""
-    given = values.get(name)
-    if given not in table:
+def places_of(named: tuple[str, ...], choices: Choices, origin: Path) -> tuple[str, ...]:
+    """Where each encoder's configuration (and, untrained, its weights) are taken from."""
+    given = choices.vision or named
+    if len(given) != len(named) or "" in given:
         raise ModelError(
-            f"the configuration's {name} is not known",
-            given=given,
+            "the encoders of this checkpoint have to be named",
+            expected=f"{len(named)} of --vision, DINOv2's first where there are two",
+            given=", ".join(choices.vision) or "none",
             origin=origin,
-            remedy=suggestion(str(given), table),
+            remedy="give a folder or Hub id of the same encoder for each, in transformers' layout",
         )
-    return table[given]
+    return tuple(map(part_path, given))
 
 
 def groups_of(found: dict[str, Any], origin: Path) -> dict[str, dict[str, Tensor]]:
@@ -167,16 +237,6 @@ def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def language_state(group: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The language model's weights under transformers' names. Tables of rotary frequencies, which
-    older versions of transformers saved, are computed."""
-    return {
-        name.removeprefix("llm."): value
-        for name, value in group.items()
-        if not name.endswith("rotary_emb.inv_freq")
-    }
-
-
 def vision_states(group: dict[str, Tensor], count: int, origin: object) -> list[dict[str, Tensor]]:
     """The weights of each encoder under timm's names, in Prismatic's order (DINOv2 first)."""
     found: dict[str, dict[str, Tensor]] = {}
@@ -194,7 +254,38 @@ def vision_states(group: dict[str, Tensor], count: int, origin: object) -> list[
     return [found[name] for name in expected if name in found]
 
 
-def linears(group: dict[str, Tensor], depth: int, origin: object) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of the projector's linear layers; ModelError unless there are `depth`."""
-    names = ["projector"] if depth == 1 else [f"projector.{2 * n}" for n in range(depth)]
-    return linear_layers(group, names, origin)
+def encoder(
+    path: str, state: dict[str, Tensor] | None, size: int, origin: Path
+) -> tuple[PreTrainedModel, Preprocessing]:
+    """An encoder as timm runs it, and what it expects of pixels: with the weights of a checkpoint,
+    or with its own where there are none."""
+    with fetched(path, "--vision"):
+        config, expected = shape(path, remembered=state is not None)
+    changed = timm.as_timm_runs(config, size, path)
+    init = family_of(config).init
+    if state is not None:
+        named = timm.from_timm(state, changed, origin)
+        what = f"{origin}: the {config.model_type}"
+        return filled(AutoModel, changed, named, what, **init), expected
+    names = timm.names_of(config, path)
+    headless = copy.deepcopy(config)
+    for name, value in family_of(config).config.items():
+        setattr(headless, name, value)
+    own = published(AutoModel, path, "--vision", headless, **init).state_dict()
+    prefix = min(family_of(config).prefix(config), 1)
+    grid = size // config.patch_size
+    own[names.position] = timm.resampled(own[names.position], prefix, grid)
+    what = f"{path}: the {config.model_type}"
+    return filled(AutoModel, changed, own, what, **init), expected
+
+
+def shape(path: str, remembered: bool) -> tuple[PreTrainedConfig, Preprocessing]:
+    """Configuration and preprocessing of an encoder: from its folder or the Hub, and where that
+    cannot be reached and no weights are needed, as they are remembered here."""
+    try:
+        config = vision_config(path)
+        return config, read_preprocessing(path, config)
+    except OSError:
+        if remembered and path in known():
+            return encoder_shape(path)
+        raise
