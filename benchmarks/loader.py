@@ -41,7 +41,9 @@ from lucida.core.spec import BatchSpec
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture
 from lucida.data.policies import ImagePolicy
+from lucida.data.reader import take_pixels
 from lucida.data.sources.llava import LlavaSource
+from lucida.data.stage import StageData
 from lucida.model.parts import part_path
 from lucida.model.processing import LucidaProcessor
 
@@ -119,13 +121,14 @@ def lucida(file: Path, workers: int, decoding: str) -> Loader:
     """Lucida's loader of the file."""
     policy = ImagePolicy("resize", SIDE, (0.5,) * 3, (0.5,) * 3)
     processor = LucidaProcessor(tokenizer(), "<image>", policy, "vicuna", VISUAL, max_length=2048)
-    return Loader(
+    pixels = partial(processor.pixels, scaled=decoding == "scaled", later=True)
+    data = StageData(
         Mixture({"one": LlavaSource(file)}, {"one": 1.0}, 0),
         processor.encode,
         BatchSpec(samples=SAMPLES, workers=workers, decoding=decoding),
-        pad_id=0,
-        pixels=partial(processor.pixels, scaled=decoding == "scaled", later=True),
+        look=partial(take_pixels, pixels),
     )
+    return Loader(data, pad_id=0)
 
 
 class Records:

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,20 +92,21 @@ def opened(spec: dict) -> dict[str, float]:
     from lucida.data.loader import Loader
     from lucida.data.mixture import Mixture
     from lucida.data.policies import ImagePolicy, decode
+    from lucida.data.reader import take_pixels
     from lucida.data.sources import open_source
+    from lucida.data.stage import StageData
 
     begun, cpu = time.perf_counter(), time.process_time()
     known = MixtureSpec.model_validate({"sources": {"one": spec}})
     source = open_source(known.sources["one"])
     policy = ImagePolicy("resize", 64, (0.5,) * 3, (0.5,) * 3)
-    loader = Loader(
+    data = StageData(
         Mixture({"one": source}, {"one": 1.0}, 0),
         _encoded,
         BatchSpec(samples=SAMPLES, workers=WORKERS),
-        pad_id=0,
-        pixels=lambda images: decode(images, policy),
+        look=partial(take_pixels, partial(decode, policy=policy)),
     )
-    stream = loader.batches()
+    stream = Loader(data, pad_id=0).batches()
     next(stream)
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

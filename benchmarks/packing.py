@@ -140,11 +140,12 @@ def report_cost(lengths: np.ndarray) -> None:
     """Time of planning, and the memory of the process that did it all."""
     naive = seconds(lambda: first_fit(lengths[:NAIVE], 4096))
     times = len(lengths) / NAIVE
-    stream = Mixture({"one": range(len(lengths))}, {"one": 1.0}, 0)
+    every = range(len(lengths))
+    stream = Mixture({"one": every}, {"one": 1.0}, 0)
     rows = [
         ["packed, whole list", f"{seconds(lambda: pack(lengths, 4096)):.2f} s"],
         ["packed, windows", f"{seconds(lambda: in_windows(lengths, 4096)):.2f} s"],
-        ["which record each draw is", f"{seconds(lambda: stream.draws(0, len(lengths))):.2f} s"],
+        ["which record each draw is", f"{seconds(lambda: stream.draws(every)):.2f} s"],
         ["first-fit, naive, by the square of its time", f"{naive * times**2:,.0f} s"],
         ["memory of this process, at most", f"{peak():.2f} GB"],
     ]

@@ -63,7 +63,7 @@ def anywhere(mixture: Mixture, samples: int) -> list[list[str]]:
     wanted = np.array([WEIGHTS[name] for name in mixture.names]) / sum(WEIGHTS.values())
     for place in (0, samples // 2, 7 * samples):
         begun = time.process_time()
-        which, _ = mixture.draws(place, place + LOOKED_AT)
+        which, _, _ = mixture.draws(range(place, place + LOOKED_AT))
         each = (time.process_time() - begun) / LOOKED_AT
         got = np.bincount(which, minlength=len(wanted)) / LOOKED_AT
         off = np.abs(got - wanted).max()
@@ -84,7 +84,7 @@ def once(mixture: Mixture) -> list[list[str]]:
     size, share = mixture.sizes[smallest], mixture.slots[smallest] / sum(mixture.slots)
     seen = np.zeros(size, dtype=np.int64)
     need = int(size / share) + 2 * sum(mixture.slots)
-    which, index = mixture.draws(0, need)
+    which, index, _ = mixture.draws(range(need))
     np.add.at(seen, index[which == smallest][:size], 1)
     exact = "every record exactly once" if (seen == 1).all() else "NOT once each"
     rows += [[f"epoch of {mixture.names[smallest]} ({size:,})", exact]]
@@ -158,7 +158,7 @@ def packed(ranks: int, samples: int) -> None:
 
 def held(stream: Mixture, tokens: np.ndarray, row: list[int]) -> int:
     """Tokens in a row."""
-    return int(sum(tokens[stream.draw(n).index] for n in row))
+    return int(tokens[stream.draws(row)[1]].sum())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -119,6 +120,24 @@ def test_a_budget_of_tokens_is_examined_in_its_own_rows(recipe, batch):
         plain.tokens = patient.tokens
         assert patient.loss() == pytest.approx(plain.loss(), abs=1e-4)
     assert len(made.pixel_values) == sum(len(each.images) for each in patient.tokens)
+
+
+def test_a_damaged_picture_is_a_record_that_cannot_be_used(recipe, tmp_path):
+    """As training replaces it; it used to end the examination at the forward pass."""
+    records = []
+    for number in range(40):
+        path = tmp_path / f"{number}.png"
+        Image.effect_noise((40, 40), 50).convert("RGB").save(path)
+        turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
+        records.append({"image": path.name, "conversations": turns})
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:900])
+    (tmp_path / "d.json").write_text(json.dumps(records))
+    mixture = {"sources": {"d": {"kind": "llava", "path": str(tmp_path / "d.json")}}}
+    mixture |= {"on_error": "skip", "max_dropped": 0.1}
+    patient = admit(changed(recipe, mixture=mixture), None, None)
+    findings = found(still.labels(patient))
+    assert findings["records"].state == "warn" and "3.png" in findings["records"].measured
+    assert len(patient.tokens) == 4 and math.isfinite(patient.loss())
 
 
 def test_rows_that_are_too_short_or_too_few_are_found(recipe):

@@ -14,16 +14,20 @@ from PIL import Image
 from rich.console import Console
 
 from lucida.apps.cli import main
-from lucida.apps.inspect.first import first_step
 from lucida.apps.inspect.look import look
 from lucida.apps.inspect.page import page
 from lucida.apps.inspect.terminal import SIGHT, mask_image, show
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
 from lucida.data.loader import Loader
+from lucida.data.mixture import fetched
 from lucida.data.sample import IGNORED
+from lucida.data.stage import StageData, mixtures
 from lucida.model.checkpoint import build
-from lucida.train.feed import mixtures
+from lucida.train.engine import Engine
+from lucida.train.feed import stage_feed
+from lucida.train.precision import Precision
+from lucida.train.stage import plan_stage
 
 torch.set_num_threads(1)
 SMALL = ["stages.sft.batch.samples=6", "stages.sft.mixture.sources.world.questions=2"]
@@ -65,17 +69,19 @@ def test_every_way_to_fill_a_batch_shows_what_training_reads(batch):
     _, processor = build(recipe.model)
     mixture, _ = mixtures(stage.mixture, recipe.seed)
     encode = partial(processor.encode, loss=stage.loss)
-    loader = Loader(mixture, encode, stage.batch, pad_id=0)
+    loader = Loader(StageData(mixture, encode, stage.batch), pad_id=0)
     stream = loader.batches()
     expected = [ids[segment > 0].tolist() for batch in next(stream)
                 for ids, segment in zip(batch.input_ids, batch.segment, strict=True)]  # fmt: skip
     stream.close()
-    rows = first_step(mixture, encode, stage).rows
-    assert [[i for _, t in row for i in t.input_ids.tolist()] for row in rows] == expected
+    rows = [
+        [each.tokens for each in row] for row in StageData(mixture, encode, stage.batch).step()[0]
+    ]
+    assert [[i for tokens in row for i in tokens.input_ids.tolist()] for row in rows] == expected
 
     seen = look(recipe, None, 99)
     assert [each.tokens.origin for each in seen.samples] == [
-        tokens.origin for row in rows for _, tokens in row
+        tokens.origin for row in rows for tokens in row
     ]
     assert [each.row for each in seen.samples] == [
         number for number, row in enumerate(rows, start=1) for _ in row
@@ -83,7 +89,7 @@ def test_every_way_to_fill_a_batch_shows_what_training_reads(batch):
     if stage.batch.tokens is not None:
         room = stage.batch.row or 800
         assert seen.counts["positions of a row"] == room
-        assert all(sum(len(tokens) for _, tokens in row) <= room for row in rows)
+        assert all(sum(len(tokens) for tokens in row) <= room for row in rows)
     if stage.batch.row is not None:
         assert seen.counts["padding"] == 1536 - seen.counts["tokens"]
 
@@ -226,3 +232,68 @@ def test_the_command_writes_a_page(tmp_path, capsys):
         main(["inspect", "mini", *SMALL, "--samples", "1", "--html", str(tmp_path / "p.html")])
     assert ended.value.code == 0
     assert "One batch as the model sees it" in (tmp_path / "p.html").read_text()
+
+
+def pictures(folder, damaged):
+    """A recipe's change: six pictures, of which one file is cut in the middle."""
+    records = []
+    for number in range(6):
+        path = folder / f"{number}.png"
+        Image.effect_noise((40, 40), 50).convert("RGB").save(path)
+        if number == damaged:
+            path.write_bytes(path.read_bytes()[:900])
+        turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
+        records.append({"image": path.name, "conversations": turns})
+    (folder / "d.json").write_text(json.dumps(records))
+    return f"stages.sft.mixture.sources={{d: {{kind: llava, path: '{folder / 'd.json'}'}}}}"
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_a_damaged_picture_is_replaced_as_training_replaces_it(tmp_path, cached):
+    """Its record encodes well; only opening the picture shows what is wrong."""
+    small = [
+        pictures(tmp_path, 2),
+        "stages.sft.batch.samples=6",
+        "stages.sft.mixture.max_dropped=1",
+    ]
+    small += [f"stages.sft.batch.cache_features={cached}"]
+    with pytest.raises(DataError, match=r"2\.png"):
+        look(load_recipe("mini", small))
+    recipe = load_recipe("mini", [*small, "stages.sft.mixture.on_error=skip"])
+    model, processor = build(recipe.model)
+    plan = plan_stage(model, {"language": 1e-3}, "stage")
+    precision = Precision("fp32", torch.device("cpu"), "")
+    dropped = tmp_path / "dropped.jsonl"
+    feed = stage_feed(recipe, 0, plan, model, processor, precision, dropped, Engine())
+    stream = feed.batches(0)
+    [batch] = next(stream)
+    stream.close()
+    seen = look(recipe, None, 6)
+    assert [each.tokens.origin for each in seen.samples] == batch.origins
+    assert [line.split(": ", 1)[1] for line in seen.dropped] == [
+        line["reason"] for line in feed.loader._limit.file.read()
+    ]
+    assert "2.png" in seen.dropped[0] and all(len(each.images) == 1 for each in seen.samples)
+
+
+def test_what_pages_leave_out_is_counted(tmp_path):
+    """As training counts it: a page of four pictures of which one is used."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    page = {"texts": [None, "one", None, "two", None, "three"]}
+    page["images"] = ["a.png", None, "a.png", None, "a.png", None]
+    (tmp_path / "pages.jsonl").write_text(json.dumps(page) + "\n")
+    source = {"kind": "interleaved", "path": str(tmp_path / "pages.jsonl"), "layout": "obelics"}
+    source |= {"images": str(tmp_path), "max_images": 1}
+    recipe = load_recipe(
+        "mini",
+        [
+            f"stages.sft.mixture.sources={json.dumps({'pages': source})}",
+            "stages.sft.batch.samples=2",
+        ],
+    )
+    mixture, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
+    left_out = fetched(mixture.sources["pages"], 0)[1]
+    assert sum(left_out.values()) > 0
+    counts = look(recipe, None, 1).counts
+    for reason, count in left_out.items():
+        assert counts[reason.replace("_", " ")] == 2 * count

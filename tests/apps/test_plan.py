@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -23,10 +24,11 @@ from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
 from lucida.data.collate import collate
 from lucida.data.loader import Loader
+from lucida.data.reader import take_pixels
 from lucida.data.sources import open_source
+from lucida.data.stage import StageData, mixtures
 from lucida.model.checkpoint import build
 from lucida.model.configs import skeleton
-from lucida.train.feed import mixtures
 from lucida.train.objective import supervised_loss
 from lucida.train.stage import apply_plan, plan_stage
 
@@ -125,7 +127,9 @@ def in_training(recipe):
     model, processor = build(recipe.model)
     stage = recipe.stages[0]
     mixture, _ = mixtures(stage.mixture, recipe.seed, processor.encode)
-    loader = Loader(mixture, processor.encode, stage.batch, pad_id=0, pixels=processor.pixels)
+    look = partial(take_pixels, processor.pixels)
+    data = StageData(mixture, processor.encode, stage.batch, look=look)
+    loader = Loader(data, pad_id=0)
     stream = loader.batches()
     passes = next(stream)
     stream.close()

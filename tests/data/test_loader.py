@@ -17,11 +17,11 @@ from PIL import Image
 from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, RecipeError, RunError
 from lucida.core.spec import BatchSpec, BudgetSpec
-from lucida.data.loader import Loader
+from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
+from lucida.data.reader import OpenImages, take_pixels
 from lucida.data.sample import ImageSource, Sample, Tokens
-from lucida.data.weights import Capped
-from lucida.train.feed import Spread
+from lucida.data.stage import Capped, Spread, StageData
 
 
 class Numbers:
@@ -57,7 +57,20 @@ def loader(size=50, samples=6, accumulate=1, workers=0, bad=(), **more):
     sources = {"big": Numbers(size, bad), "small": Numbers(7, images=False)}
     mixture = Mixture(sources, {"big": 2.0, "small": 1.0}, seed=3)
     batch = BatchSpec(samples=samples, accumulate=accumulate, workers=workers)
-    return Loader(mixture, encode, batch, pad_id=0, **{"pixels": pixels} | more)
+    return stream_of(mixture, batch, **{"pixels": pixels} | more)
+
+
+def stream_of(
+    mixture, batch, encode=encode, pixels=None, on_error="error", max_dropped=0.01, dropped=None,
+    stage=None, **more,
+):  # fmt: skip
+    """A loader as a stage makes it: pixels with the samples, or features later."""
+    skip = on_error == "skip"
+    look = None if pixels is None else partial(take_pixels, pixels)
+    look = OpenImages() if skip and "features" in more else look
+    data = StageData(mixture, encode, batch, skip=skip, look=look)
+    limit = DropLimit(max_dropped, len(mixture), dropped, stage)
+    return Loader(data, pad_id=0, limit=limit, **more)
 
 
 def taken(stream, steps):
@@ -126,7 +139,7 @@ def test_a_bug_stays_a_bug(workers):
         raise RuntimeError("a bug")
 
     stream = loader(workers=workers)
-    stream = Loader(stream.mixture, faulty, stream.batch, pad_id=0)
+    stream = stream_of(stream.mixture, stream.batch, faulty)
     with pytest.raises(RuntimeError, match="a bug") as caught:
         taken(stream, 1)
     assert not isinstance(caught.value, RunError)
@@ -138,7 +151,7 @@ def test_a_killed_worker_is_explained():
             return Sample("die" if index == 3 else str(index))
 
     mixture = Mixture({"deadly": Deadly(9)}, {"deadly": 1.0}, 0)
-    stream = Loader(mixture, encode, BatchSpec(samples=3, workers=1), pad_id=0)
+    stream = stream_of(mixture, BatchSpec(samples=3, workers=1))
     with pytest.raises(RunError, match="data worker died") as caught:
         taken(stream, 9)
     assert "workers" in str(caught.value)
@@ -172,7 +185,7 @@ def test_a_record_that_a_pass_meets_twice_is_written_once(tmp_path):
     file = tmp_path / "dropped.jsonl"
     mixture = Mixture({"few": Numbers(4, bad={2})}, {"few": 1.0}, 0)
     more = {"on_error": "skip", "max_dropped": 0.5, "dropped": file}
-    stream = Loader(mixture, encode, BatchSpec(samples=9), pad_id=0, pixels=pixels, **more)
+    stream = stream_of(mixture, BatchSpec(samples=9), pixels=pixels, **more)
     taken(stream, 2)
     assert [json.loads(line)["record"] for line in file.read_text().splitlines()] == [2]
     assert stream.counts["few/dropped"] >= 4
@@ -214,7 +227,7 @@ def test_a_lost_record_has_the_number_it_has_in_its_source(tmp_path):
     part = Capped(Spread(Numbers(60, bad={42}), 20, held_out=False), 50, seed=1)
     mixture = Mixture({"part": part}, {"part": 1.0}, seed=0)
     more = {"on_error": "skip", "max_dropped": 0.5, "dropped": file}
-    taken(Loader(mixture, encode, BatchSpec(samples=10), pad_id=0, **more), 5)
+    taken(stream_of(mixture, BatchSpec(samples=10), **more), 5)
     [line] = Dropped(file).read()
     assert (line["record"], line["reason"]) == (42, "record 42: broken")
 
@@ -251,7 +264,7 @@ def test_features_are_taken_in_the_training_process_and_bad_images_show_before(t
 
     mixture = Mixture({"damaged": Damaged(20)}, {"damaged": 1.0}, 0)
     more = {"on_error": "skip", "max_dropped": 0.5, "dropped": tmp_path / "d.jsonl"}
-    stream = Loader(mixture, encode, BatchSpec(samples=4), pad_id=0, features=features, **more)
+    stream = stream_of(mixture, BatchSpec(samples=4), features=features, **more)
     for (batch,) in taken(stream, 10):
         assert batch.pixel_values is None
         assert torch.equal(batch.features.flatten(), batch.input_ids[batch.image > 0].double())
@@ -287,7 +300,7 @@ def test_closing_early_leaves_no_thread_at_work():
         calls["made"] += 1
         return encode(sample, counts)
 
-    iterator = Loader(stream.mixture, slow, stream.batch, pad_id=0, pixels=pixels).batches(0)
+    iterator = stream_of(stream.mixture, stream.batch, slow, pixels).batches(0)
     next(iterator)
     iterator.close()
     made = calls["made"]
@@ -308,7 +321,7 @@ def test_a_step_never_waits_for_data_that_is_prepared_as_fast(workers, share):
     slow = partial(slow_pixels, seconds=share * a_step / samples)
     mixture = Mixture({"one": Numbers(500)}, {"one": 1.0}, seed=0)
     batch = BatchSpec(samples=samples, workers=workers)
-    stream = Loader(mixture, encode, batch, pad_id=0, pixels=slow)
+    stream = stream_of(mixture, batch, pixels=slow)
     batches, waits = stream.batches(), []
     for _ in range(12):
         begun = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +20,64 @@ def mixture(weights, sizes=None, seed=0):
     return Mixture(sources, dict(zip(names, weights, strict=True)), seed)
 
 
+def mix(value):
+    """splitmix64's finaliser, one number at a time."""
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+def slow_permuted(place, size, key):
+    """A Feistel network of six rounds over the next power of four, walked until it is inside."""
+    half = ((size - 1).bit_length() + 1) // 2
+    while size > 1:
+        left, right = place >> half, place % (1 << half)
+        for turn in range(6):
+            left, right = right, left ^ mix(key + turn + (right << 8)) % (1 << half)
+        place = left << half | right
+        if place < size:
+            return place
+    return 0
+
+
+def slow_draw(mixed, n):
+    """Block by block, slot by slot: whose is it, and how often did this source come before?"""
+    which, earlier = 0, n
+    if len(mixed.names) > 1:
+        phase = [phase for phase in mixed.phases if phase.begin <= n][-1]
+        block, slot = divmod(n - phase.begin, phase.size)
+        key = mix(mixed._key ^ phase.block + block)
+        owners = [which for which, count in enumerate(phase.slots) for _ in range(count)]
+        order = sorted(range(phase.size), key=lambda lot: mix((key + lot) % 2**64))
+        owners = [owners[lot] for lot in order]
+        which = owners[slot]
+        earlier = phase.given[which] + block * phase.slots[which] + owners[:slot].count(which)
+    size = mixed.sizes[which]
+    epoch, place = divmod(earlier, size)
+    key = mix(mixed._source_keys[which] ^ epoch)
+    return mixed.names[which], slow_permuted(place, size, key), epoch
+
+
 @given(st.integers(1, 600), st.integers(0, 2**64 - 1))
-def test_permutations_permute(size, key):
-    assert sorted(permuted(place, size, key) for place in range(size)) == list(range(size))
+def test_permutations_permute_as_the_slow_version_does(size, key):
+    found = permuted(np.arange(size), size, np.full(size, key, dtype=np.uint64)).tolist()
+    assert sorted(found) == list(range(size))
+    places = range(0, size, 37)
+    assert [found[place] for place in places] == [slow_permuted(p, size, key) for p in places]
+
+
+@settings(max_examples=30, deadline=None)
+@given(weights_of, st.lists(st.integers(0, 10**13), max_size=8), st.integers(0, 3), st.booleans())
+def test_draws_in_any_order_are_the_slow_ones(weights, numbers, seed, limited):
+    mixed = mixture(weights, seed=seed)
+    if limited and len(weights) > 1:  # the others go on without end
+        mixed = Mixture(mixed.sources, mixed.weights, seed, {"source0": 70})
+    which, index, epoch = mixed.draws(numbers)
+    names = [mixed.names[each] for each in which]
+    found = list(zip(names, index.tolist(), epoch.tolist(), strict=True))
+    assert found == [slow_draw(mixed, n) for n in numbers]
+    assert found == [tuple(mixed.draw(n)) for n in numbers]
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,7 +86,8 @@ def test_every_block_holds_the_shares(weights, seed, block):
     mixed = mixture(weights, seed=seed)
     size = sum(mixed.slots)
     start = block * size
-    counts = Counter(mixed.draw(n).source for n in range(start, start + min(size, 8000)))
+    which = mixed.draws(range(start, start + min(size, 8000)))[0]
+    counts = Counter(mixed.names[each] for each in which)
     if size <= 8000:
         assert tuple(counts[name] for name in mixed.names) == mixed.slots
     total = sum(weights)
@@ -48,9 +105,8 @@ def test_no_record_comes_twice_in_an_epoch(sizes, data):
     weights = [data.draw(st.floats(0.1, 4)) for _ in sizes]
     mixed = mixture(weights, sizes, seed=data.draw(st.integers(0, 3)))
     seen: dict[str, list[tuple[int, int]]] = {name: [] for name in mixed.names}
-    for n in range(600):
-        name, index, epoch = mixed.draw(n)
-        seen[name].append((epoch, index))
+    for which, index, epoch in zip(*map(np.ndarray.tolist, mixed.draws(range(600))), strict=True):
+        seen[mixed.names[which]].append((epoch, index))
     for name, came in seen.items():
         size = len(mixed.sources[name])
         for epoch in range(len(came) // size):

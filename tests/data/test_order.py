@@ -5,17 +5,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lucida.core.errors import DataError, RecipeError, RunError
 from lucida.core.spec import BatchSpec, BudgetSpec
-from lucida.data import order as orders
-from lucida.data.lengths import Lengths, measured
-from lucida.data.loader import Loader
+from lucida.data.lengths import Lengths, Measuring
+from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
-from lucida.data.order import Order, by_length, by_modality, dealt
+from lucida.data.order import by_length, by_modality, dealt
 from lucida.data.sample import ImageSource, Sample, Tokens
+from lucida.data.stage import StageData
 
 
 class Records:
@@ -66,30 +66,14 @@ def mixture(seed=0, small=80, **more):
 
 
 def made(mixture, **batch):
-    found = measured(mixture.sources, encode_with_images, skip=False)
-    spec = BatchSpec(**batch)
-    return Order(mixture, spec, found.limited(orders.capacity(spec), skip=False))
+    data = StageData(mixture, encode_with_images, BatchSpec(**batch))
+    if data.lengths is not None:
+        data.lengths.complete()
+    return data.order
 
 
 def first(stream, many):
     return list(itertools.islice(stream, many))
-
-
-@given(st.integers(0, 300), st.integers(1, 400), st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
-def test_draws_at_once_are_the_draws(begin, many, seed):
-    stream = mixture(seed)
-    which, index = stream.draws(begin, begin + many)
-    slow = [stream.draw(n) for n in range(begin, begin + many)]
-    assert [stream.names[w] for w in which] == [draw.source for draw in slow]
-    assert index.tolist() == [draw.index for draw in slow]
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 1000, 10**9])
-def test_draws_of_one_source_at_once(size):
-    stream = Mixture({"one": range(size)}, {"one": 1.0}, 5)
-    slow = [stream.draw(n).index for n in range(700, 800)]
-    assert stream.draws(700, 800)[1].tolist() == slow
 
 
 def slow_modality(lengths, shows, samples):
@@ -196,19 +180,11 @@ def test_modality_is_pure_but_for_a_step_of_each_window():
     assert mixed <= 3
 
 
-def loader(batch, skip=False, rank=0, world=1, bad=(), **more):
-    on_error = "skip" if skip else "error"
-    return Loader(
-        mixture(bad=bad),
-        encode,
-        BatchSpec(**batch),
-        pad_id=0,
-        rank=rank,
-        world=world,
-        on_error=on_error,
-        max_dropped=0.5,
-        **more,
-    )
+def loader(batch, skip=False, rank=0, world=1, bad=(), dropped=None, lengths=None):
+    stream = mixture(bad=bad)
+    data = StageData(stream, encode, BatchSpec(**batch), skip=skip)
+    limit = DropLimit(0.5, len(stream), dropped)
+    return Loader(data, pad_id=0, rank=rank, world=world, limit=limit, lengths=lengths)
 
 
 def contents(stream, steps, from_step=0):
@@ -280,18 +256,22 @@ def test_lengths_are_measured_once_and_resumed_from_disk(tmp_path):
 
 def test_data_that_changed_under_a_run_is_refused(tmp_path):
     file = tmp_path / "lengths.npz"
-    sources = mixture().sources
-    found = measured(sources, encode, skip=False, file=file)
-    assert isinstance(found, Lengths)
+    stream = mixture()
+    sources = stream.sources
+
+    def complete():
+        Lengths.unknown(Measuring(stream, encode)).complete(file)
+
+    complete()
     sources["read"].lengths = sources["read"].lengths + 1
     with pytest.raises(RunError, match="source read changed"):
-        measured(sources, encode, skip=False, file=file)
+        complete()
     sources["read"].lengths = sources["read"].lengths[:-1]
     with pytest.raises(RunError, match="records"):
-        measured(sources, encode, skip=False, file=file)
+        complete()
     file.write_bytes(b"PK not an archive")
     with pytest.raises(RunError, match="cannot be read"):
-        measured(sources, encode, skip=False, file=file)
+        complete()
 
 
 def test_epochs_in_steps_of_tokens():

@@ -12,11 +12,11 @@ from lucida.core.errors import RecipeError
 from lucida.core.spec import BatchSpec, BudgetSpec, MixtureSpec, SourceBudgetSpec
 from lucida.data.lengths import Lengths
 from lucida.data.loader import Loader
-from lucida.data.mixture import Mixture
+from lucida.data.mixture import Draw, Mixture
 from lucida.data.order import Order
 from lucida.data.phases import phases
 from lucida.data.sample import Sample, Tokens
-from lucida.data.weights import sample_limits
+from lucida.data.stage import StageData, sample_limits
 
 WEIGHTS = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 LIMIT = st.one_of(st.none(), st.integers(1, 500))
@@ -41,7 +41,7 @@ def test_each_source_gives_exactly_what_it_may(case):
     weights, limits = case
     mixed = stream(weights, limits)
     total = mixed.end if mixed.end is not None else mixed.phases[-1].begin + 300
-    which, _ = mixed.draws(0, total)
+    which, _, _ = mixed.draws(range(total))
     given_ = np.bincount(which, minlength=len(weights))
     for many, limit in zip(given_, limits, strict=True):
         assert many == limit if limit and mixed.end is None else limit is None or many <= limit
@@ -57,7 +57,7 @@ def test_draws_at_once_are_the_draws_over_every_border(case, seed):
     end = mixed.end or borders[-1] + 200
     for border in borders:
         begin, stop = max(0, border - 40), min(end, border + 40)
-        which, index = mixed.draws(begin, stop)
+        which, index, _ = mixed.draws(range(begin, stop))
         slow = [mixed.draw(n) for n in range(begin, stop)]
         assert [mixed.names[w] for w in which] == [draw.source for draw in slow]
         assert index.tolist() == [draw.index for draw in slow]
@@ -68,7 +68,8 @@ def test_draws_at_once_are_the_draws_over_every_border(case, seed):
 def test_every_epoch_holds_every_record_once(case):
     mixed = stream(*case, size=11)
     end = min(mixed.end or 10**9, mixed.phases[-1].begin + 200)
-    seen = Counter(mixed.draw(n) for n in range(end))
+    draws = zip(*map(np.ndarray.tolist, mixed.draws(range(end))), strict=True)
+    seen = Counter(Draw(mixed.names[which], *rest) for which, *rest in draws)
     assert set(seen.values()) == {1}  # a draw names its epoch
     for number, name in enumerate(mixed.names):
         epochs = Counter(draw.epoch for draw in seen if draw.source == name)
@@ -95,7 +96,7 @@ def test_worked_example():
 def test_the_end_is_an_end():
     mixed = stream([1, 1], [10, 5])
     assert mixed.end == 15
-    for ask in (lambda: mixed.draw(15), lambda: mixed.draws(10, 16)):
+    for ask in (lambda: mixed.draw(15), lambda: mixed.draws(range(10, 16))):
         with pytest.raises(IndexError, match="15 of 15"):
             ask()
 
@@ -130,7 +131,8 @@ def test_a_stream_that_ends_gives_whole_steps_and_then_stops(batch):
 
     def loader(rank=0, world=1):
         mixture = Mixture(sources, {"a": 3.0, "b": 1.0}, 0, {"a": 70, "b": 130})
-        return Loader(mixture, encode, BatchSpec(**batch), pad_id=0, rank=rank, world=world)
+        data = StageData(mixture, encode, BatchSpec(**batch))
+        return Loader(data, pad_id=0, rank=rank, world=world)
 
     one = loader()
     steps = [[o for each in passes for o in each.origins] for passes in one.batches()]
@@ -149,7 +151,8 @@ def test_a_stream_that_ends_gives_whole_steps_and_then_stops(batch):
 def test_no_step_at_all_is_refused():
     mixture = Mixture({"a": Numbers()}, {"a": 1.0}, 0, {"a": 5})
     with pytest.raises(RecipeError, match="do not make one step"):
-        Loader(mixture, encode, BatchSpec(samples=8), pad_id=0).steps(BudgetSpec(steps=1))
+        data = StageData(mixture, encode, BatchSpec(samples=8))
+        Loader(data, pad_id=0).steps(BudgetSpec(steps=1))
 
 
 def test_limits_of_budgets():

@@ -9,7 +9,7 @@ from lucida.core.errors import DataError
 from lucida.core.spec import MixtureSpec
 from lucida.data.mixture import Mixture
 from lucida.data.sample import ImageSource, Sample, Tokens
-from lucida.data.weights import Capped, capped, sample_weights
+from lucida.data.stage import Capped, capped, sample_weights
 
 
 class Records:
@@ -41,8 +41,8 @@ def test_shares_of_the_stream_are_the_weights(by):
     weights = sample_weights({"long": 3.0, "short": 1.0}, by, SOURCES, encode)
     mixture = Mixture(SOURCES, weights, seed=0)
     got = Counter()
-    for n in range(20_000):
-        source = SOURCES[mixture.draw(n).source]
+    for which in mixture.draws(range(20_000))[0].tolist():
+        source = SOURCES[mixture.names[which]]
         size = {"sample": 1, "image": source.images, "token": source.tokens}[by]
         got["long" if source is SOURCES["long"] else "short"] += size
     assert got["long"] / sum(got.values()) == pytest.approx(0.75, abs=0.02)

@@ -27,9 +27,9 @@ from transformers import (
 from lucida.core.errors import RecipeError
 from lucida.core.spec import Recipe
 from lucida.data.collate import collate
+from lucida.data.stage import parts as parts_of
 from lucida.model.checkpoint import build
 from lucida.train.blocks import blocks
-from lucida.train.feed import parts as parts_of
 from lucida.train.objective import supervised_loss
 from lucida.train.stage import apply_plan, plan_stage
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from lucida.core.spec import BatchSpec, HubSourceSpec, MixtureSpec, WorldSourceSpec
 from lucida.data.sources import open_source
+from lucida.data.stage import Spread, mixtures, parts
 from lucida.model.checkpoint import build
 from lucida.train.engine import Engine
-from lucida.train.feed import FrozenFeatures, Spread, mixtures, parts, pixels_of, stage_feed
+from lucida.train.feed import FrozenFeatures, pixels_of, stage_feed
 from lucida.train.precision import Precision
 from lucida.train.stage import plan_stage
 

@@ -9,10 +9,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from closeness import close
 from lucida.core.spec import Recipe
 from lucida.data.collate import collate
+from lucida.data.stage import parts as parts_of
 from lucida.model import last_layer
 from lucida.model.checkpoint import build
 from lucida.train import layers
-from lucida.train.feed import parts as parts_of
 from lucida.train.layers import equip
 from lucida.train.loop import train_run
 from lucida.train.objective import supervised_loss

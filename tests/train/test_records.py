@@ -11,8 +11,7 @@ from lucida.core.errors import DataError, RunError
 from lucida.core.runs import RunFolder, list_runs
 from lucida.data.mixture import fetched, own_number
 from lucida.data.sources.interleaved import InterleavedSource
-from lucida.data.weights import Capped
-from lucida.train.feed import Spread, mixtures
+from lucida.data.stage import Capped, Spread, mixtures
 from lucida.train.loop import train_run
 from lucida.train.records import mean_loss, source_rows
 

@@ -1,15 +1,19 @@
-"""How long every record is: what packing and grouping plan with.
+"""How long records are: what packing and grouping plan with.
 
-Every record is read and tokenised once, at the beginning of the first run that needs it; no picture
-is decoded (an image policy with tiles reads the sizes of pictures). The table stands in the run
-folder, so that a resumed run plans with exactly the same numbers.
+    Order ─planned(a window of draws)─▶ Lengths ─ known? ─▶ tokens, images
+                                            └─ unknown ─▶ measure, as few as were asked for
+
+Training completes the table before its first step: every record is read and tokenised once, and the
+table stands in the run folder, so that a resumed run plans with exactly the same numbers. `lucida
+inspect`, which shows the first step, measures the first window only. No picture is decoded (an
+image policy with tiles reads the sizes of pictures).
 """
 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,42 +22,74 @@ import numpy as np
 from lucida.core.errors import DataError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.progress import Progress
-from lucida.data.mixture import Source
-from lucida.data.sample import Tokens
+from lucida.data.mixture import Mixture
+from lucida.data.reader import Encode, Reader, Unusable, too_long
 
-UNUSABLE = 0
-"""The length of a record that cannot be read or tokenised, or is longer than a row."""
+UNUSABLE, UNKNOWN = 0, -1
+"""Lengths of a record that cannot be read or tokenised or is longer than a row; and of one that was
+not measured yet."""
 SPOT_CHECKS = 8
 """Records of each source that are measured again when a table is read from disk."""
 
-Encode = Callable[..., Tokens]
-"""encode(sample, counts=Counter) → Tokens; `LucidaProcessor.encode` is one."""
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How records of a mixture are measured. capacity: positions of a row, None without rows; skip:
+    unusable records have others in their place, instead of ending it all with a DataError."""
+
+    mixture: Mixture
+    encode: Encode
+    capacity: int | None = None
+    skip: bool = False
+
+    def measure(self, name: str, index: int, skip: bool) -> tuple[int, bool]:
+        """Tokens of a record, and whether it has images. However long: where several are longer
+        than a row, the longest of them is told."""
+        record = Reader(self.encode).read(name, self.mixture.sources[name], index)
+        if isinstance(record, Unusable):
+            if not skip:
+                raise record.reason
+            return UNUSABLE, False
+        return len(record.tokens), bool(record.tokens.images)
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """For every source: `tokens` int32 [records], `shows` bool [records] (it has images)."""
+    """For every source: `tokens` int32 [records], `shows` bool [records] (it has images).
+
+    measuring: how entries that are `UNKNOWN` are found when they are needed; None where none is.
+    """
 
     tokens: dict[str, np.ndarray]
     shows: dict[str, np.ndarray]
+    measuring: Measuring | None = None
 
-    def limited(self, capacity: int | None, skip: bool) -> Lengths:
-        """The same, with records longer than a row unusable; DataError unless they are skipped."""
-        if capacity is None:
-            return self
-        for name, tokens in self.tokens.items():
-            longest = int(tokens.argmax())
-            if tokens[longest] > capacity and not skip:
-                raise DataError(
-                    "a record is longer than a row of the batch",
-                    expected=f"at most {capacity} tokens (batch.row, or batch.tokens over "
-                    "batch.accumulate)",
-                    given=int(tokens[longest]),
-                    origin=f"{name}: record {longest}",
-                    remedy="raise batch.row, or skip such records with mixture.on_error=skip",
-                )
-        kept = {n: np.where(t > capacity, UNUSABLE, t) for n, t in self.tokens.items()}
-        return Lengths(kept, self.shows)
+    @staticmethod
+    def unknown(measuring: Measuring) -> Lengths:
+        """A table of which nothing is measured yet."""
+        sizes = {name: len(source) for name, source in measuring.mixture.sources.items()}
+        return Lengths(
+            {name: np.full(size, UNKNOWN, dtype=np.int32) for name, size in sizes.items()},
+            {name: np.zeros(size, dtype=bool) for name, size in sizes.items()},
+            measuring,
+        )
+
+    def complete(self, file: Path | None = None) -> None:
+        """Measure all records, or take their lengths from `file`; else they are written there.
+
+        RunError when the records of a few places are not what the file says, or it is not whole.
+        DataError at the first record that cannot be used, unless such records are skipped.
+        """
+        if file is not None and file.exists():
+            self._load(file)
+        else:
+            with Progress("measure records", sum(map(len, self.tokens.values())), "record") as seen:
+                for name, tokens in self.tokens.items():
+                    self._measure(name, range(len(tokens)), seen)
+            if file is not None:
+                self._save(file)
+        for name in self.tokens:
+            self._refuse_long(name)
 
     def planned(
         self, names: Sequence[str], which: np.ndarray, index: np.ndarray
@@ -72,17 +108,19 @@ class Lengths:
         return tokens, shows
 
     def stand_ins(self, name: str, index: np.ndarray) -> np.ndarray:
-        """The records themselves, or the next ones that can be used."""
-        tokens = self.tokens[name]
-        bad = tokens[index] == UNUSABLE
-        if not bad.any():
-            return index
-        usable = np.flatnonzero(tokens != UNUSABLE)
-        if not len(usable):
-            raise DataError("no record of the source can be used", origin=name)
-        found = index.copy()
-        found[bad] = usable[np.searchsorted(usable, index[bad]) % len(usable)]
-        return found
+        """The records themselves, or the next ones that can be used. DataError when none can."""
+        tokens, found = self.tokens[name], index
+        while True:
+            self._know(name, found)
+            bad = tokens[found] == UNUSABLE
+            if not bad.any():
+                return found
+            # The next that can be used for all that is known; if it is unknown it is measured now.
+            hopeful = np.flatnonzero(tokens != UNUSABLE)
+            if not len(hopeful):
+                raise DataError("no record of the source can be used", origin=name)
+            found = found.copy()
+            found[bad] = hopeful[np.searchsorted(hopeful, found[bad]) % len(hopeful)]
 
     def candidates(self, name: str, index: int) -> Iterator[int]:
         """The record, then those that may take its place: no longer than was planned for it."""
@@ -91,83 +129,68 @@ class Lengths:
         room = tokens[self.stand_ins(name, np.array([index]))[0]]
         for step in range(1, size):
             other = (index + step) % size
+            self._know(name, np.array([other]))
             if UNUSABLE < tokens[other] <= room:
                 yield other
 
-    def save(self, file: Path) -> None:
-        """Write the table, whole or not at all."""
+    def _know(self, name: str, records: np.ndarray) -> None:
+        """Measure those of these records that are not known yet."""
+        unknown = np.unique(records[self.tokens[name][records] == UNKNOWN])
+        if not len(unknown):
+            return
+        seen = Progress(f"measure records of {name}", len(unknown), "record")
+        with seen if len(unknown) > 1 else nullcontext():  # a substitute is no line for the reader
+            self._measure(name, unknown.tolist(), seen)
+        self._refuse_long(name)
+
+    def _measure(self, name: str, records: Sequence[int], seen: Progress) -> None:
+        tokens, shows, skip = self.tokens[name], self.shows[name], self.measuring.skip
+        for index in records:
+            tokens[index], shows[index] = self.measuring.measure(name, index, skip)
+            seen.advance()
+
+    def _refuse_long(self, name: str) -> None:
+        """Make records longer than a row unusable; TooLong, of the longest, unless they are
+        skipped."""
+        tokens, capacity = self.tokens[name], self.measuring.capacity
+        if capacity is None:
+            return
+        if not self.measuring.skip and tokens.max() > capacity:
+            longest = int(tokens.argmax())
+            raise too_long(int(tokens[longest]), capacity, f"{name}: record {longest}")
+        tokens[tokens > capacity] = UNUSABLE
+
+    def _save(self, file: Path) -> None:
+        """Write the table, whole or not at all; lengths as measured, whatever a row holds."""
         content = io.BytesIO()
         parts = {f"tokens {name}": values for name, values in self.tokens.items()}
         parts |= {f"shows {name}": values for name, values in self.shows.items()}
         np.savez_compressed(content, **parts)
         atomic_write(file, content.getvalue())
 
-    @staticmethod
-    def load(file: Path, names: Sequence[str]) -> Lengths:
-        """Read what `save` wrote. RunError for a file that is not whole or of other sources."""
+    def _load(self, file: Path) -> None:
+        """Take in what `_save` wrote, after a look at a few records of each source."""
         try:
             with np.load(file) as parts:
-                return Lengths(
-                    {name: parts[f"tokens {name}"] for name in names},
-                    {name: parts[f"shows {name}"] for name in names},
-                )
+                read = {n: (parts[f"tokens {n}"], parts[f"shows {n}"]) for n in self.tokens}
         except (ValueError, KeyError, OSError, EOFError) as error:
             remedy = "delete the file; the records are measured again"
             raise RunError(f"cannot be read: {error}", origin=file, remedy=remedy) from error
-
-
-def measured(
-    sources: Mapping[str, Source], encode: Encode, skip: bool, file: Path | None = None
-) -> Lengths:
-    """The lengths of all records: from `file` where it exists, else measured and written there.
-
-    RunError when the records of a few places are not what the file says. DataError at the first
-    record that cannot be used, unless such records are to be skipped.
-    """
-    if file is not None and file.exists():
-        found = Lengths.load(file, tuple(sources))
-        check(found, sources, encode, file)
-        return found
-    tokens, shows = {}, {}
-    with Progress("measure records", sum(map(len, sources.values())), "record") as progress:
-        for name, source in sources.items():
-            tokens[name] = np.zeros(len(source), dtype=np.int32)
-            shows[name] = np.zeros(len(source), dtype=bool)
-            for index in range(len(source)):
-                tokens[name][index], shows[name][index] = one(source, index, encode, skip)
-                progress.advance()
-    found = Lengths(tokens, shows)
-    if file is not None:
-        found.save(file)
-    return found
-
-
-def one(source: Source, index: int, encode: Encode, skip: bool) -> tuple[int, bool]:
-    """Tokens of a record, and whether it has images."""
-    try:
-        tokens = encode(source[index], counts=Counter())
-    except DataError:
-        if not skip:
-            raise
-        return UNUSABLE, False
-    return len(tokens), bool(tokens.images)
-
-
-def check(found: Lengths, sources: Mapping[str, Source], encode: Encode, file: Path) -> None:
-    """RunError when a source has another number of records, or a few of them another length."""
-    for name, source in sources.items():
-        size = len(found.tokens[name])
-        facts = {"records": (size, len(source))}
-        if size == len(source):
-            for index in {size * at // SPOT_CHECKS for at in range(SPOT_CHECKS)}:
-                before = (int(found.tokens[name][index]), bool(found.shows[name][index]))
-                facts[f"record {index}"] = (before, one(source, index, encode, skip=True))
-        for what, (before, now) in facts.items():
-            if before != now:
-                raise RunError(
-                    f"the data of source {name} changed since the run began ({what})",
-                    expected=before,
-                    given=now,
-                    origin=file,
-                    remedy="bring the data back, or train in a new folder",
-                )
+        for name, (tokens, shows) in read.items():
+            size = len(self.tokens[name])
+            facts = {"records": (len(tokens), size)}
+            if len(tokens) == size:
+                for index in {size * at // SPOT_CHECKS for at in range(SPOT_CHECKS)}:
+                    before = (int(tokens[index]), bool(shows[index]))
+                    now = self.measuring.measure(name, index, skip=True)
+                    facts[f"record {index}"] = (before, now)
+            for what, (before, now) in facts.items():
+                if before != now:
+                    raise RunError(
+                        f"the data of source {name} changed since the run began ({what})",
+                        expected=before,
+                        given=now,
+                        origin=file,
+                        remedy="bring the data back, or train in a new folder",
+                    )
+            self.tokens[name][:], self.shows[name][:] = tokens, shows

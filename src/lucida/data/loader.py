@@ -1,7 +1,7 @@
 """The stream of batches: which samples a step sees, made ahead of time, on any rank.
 
-    step ─Order─▶ numbers ─Mixture.draw─▶ records ─encode─▶ Tokens ─collate─▶ Batch
-                                             └─ unusable: counted, written down, replaced
+    step ─Order─▶ numbers of draws ─StageData─▶ Encoded ─collate─▶ Batch
+                                        └─ unusable: counted, written down, replaced
 
 A step's samples follow from its number alone, so a resumed run reads nothing of the past, and what
 thread, worker process or rank prepares them changes nothing.
@@ -13,27 +13,23 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, LucidaError, RunError
-from lucida.core.spec import BatchSpec, BudgetSpec
+from lucida.core.spec import BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
-from lucida.data.collate import Images, Pixels, collate, collate_rows, images_of, joined
-from lucida.data.lengths import Encode, Lengths, measured
-from lucida.data.mixture import Draw, Mixture, fetched, own_number
-from lucida.data.order import Bookmark, Order, Row, capacity, check_room, check_rows, needs_lengths
-from lucida.data.sample import Batch, ImageSource, Tokens
+from lucida.data.collate import Images, collate, collate_rows, images_of, joined
+from lucida.data.order import Bookmark, Order, Row, check_rows
+from lucida.data.sample import Batch, ImageSource
+from lucida.data.stage import StageData
 from lucida.data.transport import Parcel, keep_addresses_short
 
-SUBSTITUTES = 16
-"""Neighbours that are tried in place of an unusable record before the source is called broken."""
 AHEAD = 2
 """Passes that are prepared while the model works on one."""
 
@@ -52,143 +48,117 @@ class _Pass:
 class _Preparation:
     """All that a thread or worker process needs to prepare a pass."""
 
-    mixture: Mixture
-    encode: Encode
-    batch: BatchSpec
+    data: StageData
     pad_id: int
-    pixels: Images | None
-    verify: bool
-    skip: bool
-    weighting: Weighting = "token"
-    lengths: Lengths | None = None
-    _whole: set[str] = field(default_factory=set)
+    weighting: Weighting
 
     def prepare(self, rows: list[Row]) -> _Pass:
         """The pass that holds these rows."""
-        counts: Counter[str] = Counter()
-        dropped: list[dict[str, str | int]] = []
-        filled = [[self._sample(n, counts, dropped) for n in row] for row in rows]
-        found = [one for row in filled for one in row]
-        tokens = [sample for _, sample, _ in found]
-        if self.batch.row is None:
-            batch = collate(tokens, self.batch.pack, self.pad_id)
+        samples, lost = self.data.samples([number for row in rows for number in row])
+        tokens, spec = [sample.tokens for sample in samples], self.data.batch
+        if spec.row is None:
+            batch = collate(tokens, spec.pack, self.pad_id)
         else:
-            row_tokens = [[sample for _, sample, _ in row] for row in filled]
-            batch = collate_rows(row_tokens, self.batch.row, self.pad_id)
-        batch.sources = [source for source, _, _ in found]
+            rest = iter(tokens)
+            filled = [list(itertools.islice(rest, len(row))) for row in rows]
+            batch = collate_rows(filled, spec.row, self.pad_id)
+        batch.sources = [sample.source for sample in samples]
         batch.weight = answer_weights(batch, self.weighting)
-        pixels = [values for _, _, values in found if values is not None]
+        pixels = [sample.seen for sample in samples if sample.seen is not None]
         if pixels:
             batch.pixel_values = joined(pixels)
-        images = [] if pixels else images_of(tokens)
-        return _Pass(batch, images, counts, dropped)
+        counts: Counter[str] = Counter()
+        for sample in samples:
+            counts[f"{sample.source}/samples"] += 1
+            for what, count in sample.noted.items():
+                counts[f"{sample.source}/{what}"] += count
+        dropped = []
+        for each in lost:
+            counts[f"{each.source}/dropped"] += 1
+            dropped.append(
+                {"source": each.source, "record": each.record, "reason": str(each.reason)}
+            )
+        return _Pass(batch, [] if pixels else images_of(tokens), counts, dropped)
 
-    def _sample(
-        self, n: int, counts: Counter[str], dropped: list[dict[str, str | int]]
-    ) -> tuple[str, Tokens, Pixels | None]:
-        draw = self.mixture.draw(n)
-        source = self.mixture.sources[draw.source]
-        for index in itertools.islice(self._candidates(draw), SUBSTITUTES if self.skip else 1):
-            noted: Counter[str] = Counter()
-            try:
-                sample, left_out = fetched(source, index)
-                tokens = self.encode(sample, counts=noted)
-                check_room(tokens, capacity(self.batch))
-                pixels = self._pixels(tokens)
-            except DataError as error:
-                if not self.skip:
-                    raise
-                counts[f"{draw.source}/dropped"] += 1
-                record = own_number(source, index)  # as the data verbs count them
-                dropped.append({"source": draw.source, "record": record, "reason": str(error)})
-                continue
-            noted.update(left_out)
-            noted["samples"] += 1
-            counts.update({f"{draw.source}/{what}": many for what, many in noted.items()})
-            return draw.source, tokens, pixels
-        raise _broken(draw, dropped)
 
-    def _candidates(self, draw: Draw) -> Iterator[int]:
-        """The drawn record and its neighbours; where rows are planned, those that fit its place."""
-        if self.lengths is not None:
-            return self.lengths.candidates(draw.source, draw.index)
-        size = len(self.mixture.sources[draw.source])
-        return ((draw.index + step) % size for step in range(size))
+class DropLimit:
+    """Writes down which records could not be used, each once, and stops when they are too many.
 
-    def _pixels(self, tokens: Tokens) -> Pixels | None:
-        if not tokens.images:
-            return None
-        if self.pixels is not None:
-            return self.pixels(list(tokens.images))
-        if self.verify:
-            # Features are taken later; a picture that cannot be opened has to show itself here,
-            # where its record can still be replaced.
-            for image in tokens.images:
-                if image.key not in self._whole:
-                    image.load()
-                    self._whole.add(image.key)
-        return None
+    share     of `records` that may be lost (mixture.max_dropped)
+    file      where they are written; those from before a resumption still count
+    stage     its name: what others lost, in other data, does not count here
+    """
+
+    def __init__(
+        self, share: float, records: int, file: Path | None = None, stage: str | None = None
+    ) -> None:
+        self.share, self.records, self.stage = share, records, stage
+        self.file = None if file is None else Dropped(file)
+        lines = [] if self.file is None else self.file.read()
+        mine = [line for line in lines if line.get("stage", stage) == stage]
+        self.lost = {(line["source"], line["record"]) for line in mine if "record" in line}
+        self.before = len(self.lost)
+
+    def add(self, dropped: list[dict[str, str | int]], world: int) -> None:
+        """Takes in what a pass lost. DataError when it is too much, over all ranks."""
+        fresh = []
+        for record in dropped:  # a small source may give the same one twice in a pass
+            identity = record["source"], record["record"]
+            if identity not in self.lost:
+                self.lost.add(identity)
+                fresh.append(record)
+        if not fresh:
+            return
+        if self.file is not None:
+            place = {} if self.stage is None else {"stage": self.stage}
+            self.file.add(place | record for record in fresh)
+        # The file has what all ranks lost before; since then each knows its own, which is its part.
+        lost, most = self.before + (len(self.lost) - self.before) * world, self.share * self.records
+        if lost > most:
+            raise DataError(
+                "too many records cannot be used",
+                expected=f"at most {most:g} of {self.records} (mixture.max_dropped)",
+                given=lost,
+                origin=None if self.file is None else self.file.path,
+                remedy=f"correct them or raise mixture.max_dropped; last: {fresh[-1]['reason']}",
+            )
 
 
 class Loader:
     """Batches of one stage for one rank.
 
-    mixture, encode   what comes, and how a `Sample` becomes `Tokens`
-    batch             samples or tokens of a step and its passes, order, packing, worker processes
-    pixels, features  one of them, for images: pixels are made where samples are prepared, features
-                      (a `FeatureCache` and the encoder behind it) in the process that trains
+    data              the records, drawn, encoded and replaced; its `look` gives the pixels, if any
+    features          instead of pixels, features of images (a `FeatureCache` and the encoder behind
+                      it), taken in the process that trains
     rank, world       this rank prepares every `world`-th sample of each pass
-    on_error          `error` raises at the first unusable record; `skip` puts the next record of
-                      its source in its place, writes it to the file `dropped`, and stops once more
-                      than the share `max_dropped` of all records is lost
-    stage             name of the stage: what others lost, in other data, does not count here
-    records           what `max_dropped` is a share of; None: the records of the mixture
+    limit             how many records may be lost; None: one in a hundred
     lengths           file that keeps the lengths of all records, where the order needs them
     weighting         how much each supervised token counts (`ObjectiveSpec`)
 
     `counts` grows as batches are handed out: "SOURCE/samples", "SOURCE/dropped", what `encode` cut
-    away and what the source left out of its records. Records in `dropped` from before a resumption
-    still count.
+    away and what the source left out of its records.
     """
 
     def __init__(
         self,
-        mixture: Mixture,
-        encode: Encode,
-        batch: BatchSpec,
+        data: StageData,
         *,
         pad_id: int,
-        pixels: Images | None = None,
         features: Images | None = None,
         rank: int = 0,
         world: int = 1,
-        on_error: Literal["error", "skip"] = "error",
-        max_dropped: float = 0.01,
-        dropped: Path | None = None,
-        stage: str | None = None,
-        records: int | None = None,
+        limit: DropLimit | None = None,
         lengths: Path | None = None,
         weighting: Weighting = "token",
     ) -> None:
-        check_rows(batch, world)
-        if pixels is not None and features is not None:
-            raise ValueError("give pixels or features, not both")
-        skip = on_error == "skip"
-        self._preparation = _Preparation(
-            mixture, encode, batch, pad_id, pixels, skip and features is not None, skip, weighting
-        )
-        self.rank, self.world = rank, world
+        check_rows(data.batch, world)
+        self._preparation = _Preparation(data, pad_id, weighting)
         self._lengths_file = lengths
-        self.mixture = mixture
-        self.batch = batch
+        self.data, self.mixture, self.batch = data, data.mixture, data.batch
+        self.rank, self.world = rank, world
         self.features = features
         self.counts: Counter[str] = Counter()
-        self._file = None if dropped is None else Dropped(dropped)
-        self._stage = stage
-        self._lost = _earlier(self._file, stage)
-        self._before = len(self._lost)
-        self._records = len(mixture) if records is None else records
-        self._most = max_dropped * self._records
+        self._limit = limit or DropLimit(0.01, len(self.mixture))
 
     def steps(self, budget: BudgetSpec) -> int:
         """Optimizer steps of a budget; an epoch is as many samples as the mixture has records. No
@@ -199,13 +169,10 @@ class Loader:
 
     @cached_property
     def order(self) -> Order:
-        """Which samples come when; records are measured at the first look, if it needs that."""
-        known = self._preparation
-        if needs_lengths(self.batch):
-            found = measured(self.mixture.sources, known.encode, known.skip, self._lengths_file)
-            found = found.limited(capacity(self.batch), known.skip)
-            self._preparation = known = replace(known, lengths=found)
-        return Order(self.mixture, self.batch, known.lengths)
+        """Which samples come when; all records are measured at the first look, if it needs that."""
+        if self.data.lengths is not None:
+            self.data.lengths.complete(self._lengths_file)
+        return self.data.order
 
     def bookmark(self, step: int) -> Bookmark:
         """What finds this step again at once, given to `batches`; it must have been reached."""
@@ -229,7 +196,7 @@ class Loader:
 
     def _finished(self, one: _Pass) -> Batch:
         self.counts.update(one.counts)
-        self._report(one.dropped)
+        self._limit.add(one.dropped, self.world)
         if one.images and self.features is not None:
             one.batch.features = joined([self.features(one.images)])
         return one.batch
@@ -278,29 +245,6 @@ class Loader:
         finally:
             passes = None  # ends the workers now, not when a traceback is forgotten
 
-    def _report(self, dropped: list[dict[str, str | int]]) -> None:
-        """Writes lost records down, each once, and stops when they are too many."""
-        fresh = []
-        for record in dropped:  # a small source may give the same one twice in a pass
-            if _identity(record) not in self._lost:
-                self._lost.add(_identity(record))
-                fresh.append(record)
-        if not fresh:
-            return
-        if self._file is not None:
-            place = {} if self._stage is None else {"stage": self._stage}
-            self._file.add(place | record for record in fresh)
-        # The file has what all ranks lost before; since then each knows its own, which is its part.
-        lost = self._before + (len(self._lost) - self._before) * self.world
-        if lost > self._most:
-            raise DataError(
-                "too many records cannot be used",
-                expected=f"at most {self._most:g} of {self._records} (mixture.max_dropped)",
-                given=lost,
-                origin=None if self._file is None else self._file.path,
-                remedy=f"correct them or raise mixture.max_dropped; last: {fresh[-1]['reason']}",
-            )
-
 
 class _Passes(Dataset):
     """Passes by their rows, for torch's worker processes."""
@@ -320,22 +264,3 @@ class _Passes(Dataset):
 
 def _unchanged(value: object) -> object:
     return value
-
-
-def _identity(record: dict[str, str | int]) -> tuple[str | int, str | int]:
-    return record["source"], record["record"]
-
-
-def _earlier(file: Dropped | None, stage: str | None) -> set[tuple[str | int, str | int]]:
-    """Records of this stage that were lost before this process began."""
-    lines = [] if file is None else file.read()
-    mine = [line for line in lines if line.get("stage", stage) == stage]
-    return {_identity(line) for line in mine if "record" in line}
-
-
-def _broken(draw: Draw, dropped: list[dict[str, str | int]]) -> DataError:
-    return DataError(
-        f"{SUBSTITUTES} records in a row cannot be used",
-        origin=draw.source,
-        remedy=f"the last: {dropped[-1]['reason']}",
-    )

@@ -16,8 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -25,11 +24,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.phases import Phase, phases
+from lucida.data.phases import phases
 from lucida.data.sample import Sample
 
 _ROUNDS = 6
-_MASK = (1 << 64) - 1
 
 
 class Source(Protocol):
@@ -118,6 +116,7 @@ class Mixture:
         self.end = self.phases[-1].end
         """Draws that there are; None is without end."""
         self._begins = [phase.begin for phase in self.phases]
+        self.weights = dict(weights)
         self._key = keyed("mixture", seed)
         self._source_keys = tuple(keyed("source", seed, name) for name in self.names)
 
@@ -127,94 +126,66 @@ class Mixture:
 
     def draw(self, n: int) -> Draw:
         """The n-th sample of the stream, from 0. IndexError at the end of it."""
-        self._check(n + 1)
-        if len(self.names) == 1:
-            return self._record(0, n)
-        phase = self.phases[bisect_right(self._begins, n) - 1]
-        block, slot = divmod(n - phase.begin, phase.size)
-        whose, earlier = _arranged(_mixed(self._key ^ (phase.block + block)), phase.slots)
-        which = int(whose[slot])
-        before = phase.given[which] + block * phase.slots[which]
-        return self._record(which, before + int(earlier[slot]))
-
-    def draws(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws `begin` to `end` at once: numbers of their sources in `names`, and their records.
-
-        int64 each; the same as `draw`, some fifty times as fast.
-        """
-        self._check(end)
-        if len(self.names) == 1:
-            whose, earlier = np.zeros(end - begin, dtype=np.int64), np.arange(begin, end)
-        else:
-            parts = []
-            for phase in self.phases:
-                upto = end if phase.end is None else min(end, phase.end)
-                if max(begin, phase.begin) < upto:
-                    parts.append(self._of_phase(phase, max(begin, phase.begin), upto))
-            whose = np.concatenate([part[0] for part in parts])
-            earlier = np.concatenate([part[1] for part in parts])
-        index = np.empty(len(whose), dtype=np.int64)
-        for which, size in enumerate(self.sizes):
-            epoch, place = np.divmod(earlier[whose == which], size)
-            source_key = np.uint64(self._source_keys[which])
-            keys = _mixed_all(source_key ^ epoch.astype(np.uint64))
-            index[whose == which] = permuted_all(place, size, keys)
-        return whose, index
-
-    def _of_phase(self, phase: Phase, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whose the draws of one phase are, and how many of the same source came before."""
-        first, last = begin - phase.begin, end - phase.begin
-        blocks = range(first // phase.size, (last - 1) // phase.size + 1)
-        keys = [_mixed(self._key ^ (phase.block + block)) for block in blocks]
-        parts = [_arranged(key, phase.slots) for key in keys]
-        slots, given = np.array(phase.slots), np.array(phase.given)
-        cut = slice(first - blocks[0] * phase.size, last - blocks[0] * phase.size)
-        before = [
-            part[1] + given[part[0]] + block * slots[part[0]]
-            for part, block in zip(parts, blocks, strict=True)
-        ]
-        return np.concatenate([part[0] for part in parts])[cut], np.concatenate(before)[cut]
-
-    def _check(self, end: int) -> None:
-        if self.end is not None and end > self.end:
-            raise IndexError(f"draw {end - 1} of {self.end}")
-
-    def lots(self, window: int, many: int) -> np.ndarray:
-        """Numbers to shuffle `many` things by, uint64, the same for every window of that number."""
-        key = np.uint64(_mixed(self._key ^ _mixed(window + 1)))
-        return _mixed_all(np.arange(many, dtype=np.uint64) + key)
-
-    def _record(self, which: int, earlier: int) -> Draw:
-        """The record of a source of which `earlier` samples came before."""
-        size = self.sizes[which]
-        epoch, place = divmod(earlier, size)
-        index = permuted(place, size, _mixed(self._source_keys[which] ^ epoch))
+        which, index, epoch = (int(values[0]) for values in self.draws([n]))
         return Draw(self.names[which], index, epoch)
 
+    def draws(
+        self, numbers: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draws of any numbers at once: for each its source's place in `names`, record and epoch.
 
-def permuted(place: int, size: int, key: int) -> int:
-    """Where a keyed permutation of range(size) sends `place`; no table is stored.
+        int64 [numbers] each. A thousand cost little more than one, so ask for all that are needed.
+        IndexError for one behind the end.
+        """
+        numbers = np.asarray(numbers, dtype=np.int64)
+        if self.end is not None and len(numbers) and numbers.max() >= self.end:
+            raise IndexError(f"draw {numbers.max()} of {self.end}")
+        which, earlier = np.zeros_like(numbers), numbers
+        if len(self.names) > 1:
+            which, earlier = self._slots_of(numbers)
+        index, epochs = np.empty_like(numbers), np.empty_like(numbers)
+        for source, size in enumerate(self.sizes):
+            here = which == source
+            if not here.any():
+                continue
+            epochs[here], place = np.divmod(earlier[here], size)
+            keys = _mixed(np.uint64(self._source_keys[source]) ^ epochs[here].astype(np.uint64))
+            index[here] = permuted(place, size, keys)
+        return which, index, epochs
+
+    def _slots_of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whose these draws are, and how many of the same source come before each."""
+        which, earlier = np.empty_like(numbers), np.empty_like(numbers)
+        phase_of = np.searchsorted(self._begins, numbers, side="right") - 1
+        for number in np.unique(phase_of):
+            phase, here = self.phases[number], phase_of == number
+            block, slot = np.divmod(numbers[here] - phase.begin, phase.size)
+            blocks, row = np.unique(block, return_inverse=True)
+            keys = _mixed(np.uint64(self._key) ^ (phase.block + blocks).astype(np.uint64))
+            arranged = [_arranged(int(key), phase.slots) for key in keys]
+            # One row of these tables for each block that is asked for.
+            whose, before = (np.stack(table) for table in zip(*arranged, strict=True))
+            mine = whose[row, slot]
+            given, slots = np.array(phase.given), np.array(phase.slots)
+            which[here] = mine
+            earlier[here] = given[mine] + block * slots[mine] + before[row, slot]
+        return which, earlier
+
+    def lots(self, window: int, count: int) -> np.ndarray:
+        """Numbers to shuffle `count` things by, uint64: the same ones whenever `window` is."""
+        key = _mixed(np.uint64(self._key) ^ _mixed(np.array([window + 1])))
+        return _mixed(np.arange(count, dtype=np.uint64) + key)
+
+
+def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """Where keyed permutations of range(size) send `places`, each by its key (uint64); no table is
+    stored.
 
     A Feistel network permutes the next larger power of four, and its steps are repeated until they
     land inside the range ("cycle walking", less than four times on average).
 
     Reference: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002, section 4.
     """
-    if size == 1:
-        return 0
-    half = ((size - 1).bit_length() + 1) // 2
-    low = (1 << half) - 1
-    while True:
-        left, right = place >> half, place & low
-        for turn in range(_ROUNDS):
-            left, right = right, left ^ (_mixed(key + turn + (right << 8)) & low)
-        place = left << half | right
-        if place < size:
-            return place
-
-
-def permuted_all(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """`permuted` of every place, each with its own key (uint64)."""
     if size == 1:
         return np.zeros(len(places), dtype=np.int64)
     half = np.uint64(((size - 1).bit_length() + 1) // 2)
@@ -225,7 +196,7 @@ def permuted_all(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
         key = keys[outside]
         left, right = found[outside] >> half, found[outside] & low
         for turn in range(_ROUNDS):
-            mixed = _mixed_all(key + np.uint64(turn) + (right << np.uint64(8)))
+            mixed = _mixed(key + np.uint64(turn) + (right << np.uint64(8)))
             left, right = right, left ^ (mixed & low)
         found[outside] = left << half | right
         outside = outside[found[outside] >= size]
@@ -239,27 +210,19 @@ def _arranged(key: int, slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]
     Counting in the order of the stream is what makes an epoch end before the next one begins.
     """
     lots = np.arange(sum(slots), dtype=np.uint64) + np.uint64(key)
-    whose = np.repeat(np.arange(len(slots)), slots)[np.argsort(_mixed_all(lots), kind="stable")]
+    whose = np.repeat(np.arange(len(slots)), slots)[np.argsort(_mixed(lots), kind="stable")]
     earlier = np.empty(len(whose), dtype=np.int64)
     for which, count in enumerate(slots):
         earlier[whose == which] = np.arange(count)
     return whose, earlier
 
 
-def _mixed_all(values: np.ndarray) -> np.ndarray:
-    """`_mixed` of an array of uint64, whose arithmetic wraps around by itself."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """64 well-mixed bits of each value (splitmix64's finaliser); uint64 wraps around by itself."""
+    values = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)
-
-
-def _mixed(value: int) -> int:
-    """64 well-mixed bits (splitmix64's finaliser)."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
-    return value ^ value >> 31
 
 
 def keyed(*parts: object) -> int:

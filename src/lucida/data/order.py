@@ -25,12 +25,11 @@ from functools import cached_property
 
 import numpy as np
 
-from lucida.core.errors import DataError, RecipeError
+from lucida.core.errors import RecipeError
 from lucida.core.spec import BatchSpec
 from lucida.data.lengths import Lengths
 from lucida.data.mixture import Mixture
 from lucida.data.pack import pack
-from lucida.data.sample import Tokens
 
 WINDOW = 1 << 14
 """Draws that are put in order together. Larger ones pack hardly better (benchmarks/packing.py)."""
@@ -52,17 +51,6 @@ def capacity(batch: BatchSpec) -> int | None:
     if batch.tokens is None:
         return None
     return batch.row or batch.tokens // batch.accumulate
-
-
-def check_room(tokens: Tokens, room: int | None) -> None:
-    """DataError for a record that is longer than a row; `room` as `capacity` gives it."""
-    if room is not None and len(tokens) > room:
-        raise DataError(
-            "the record is longer than a row of the batch",
-            expected=f"at most {room} tokens",
-            given=len(tokens),
-            origin=tokens.origin,
-        )
 
 
 def rows_of_step(batch: BatchSpec) -> int:
@@ -186,7 +174,7 @@ class Order:
             end = max(begin, min(end, self.mixture.end))
         if begin == end:
             return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
-        which, index = self.mixture.draws(begin, end)
+        which, index, _ = self.mixture.draws(np.arange(begin, end))
         return self.lengths.planned(self.mixture.names, which, index)
 
     def _shuffled(self, window: int, many: int) -> list[int]:

@@ -1,17 +1,14 @@
 """What a stage reads: its training stream, its held-out samples, and features instead of pixels.
 
-    mixture ─▶ sources ─┬─ training part ─▶ Loader ─▶ batches of every step
-                        └─ held-out part ─▶ Loader ─▶ the validation batches, always the same
-
-A source with splits (the miniature world) is validated on its own validation split; of any other,
-one record in 20, at most 64 in all, is kept out of training.
+recipe, stage ─open_stage─┬─ training part ─▶ Loader ─▶ batches of every step
+                          └─ held-out part ─▶ Loader ─▶ the validation batches, always the same
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,42 +16,19 @@ from pathlib import Path
 from typing import Literal
 
 from lucida.core.dropped import Moment
-from lucida.core.progress import say
-from lucida.core.spec import MixtureSpec, Recipe, SourceSpec, WorldSourceSpec
-from lucida.data.loader import Loader
-from lucida.data.mixture import Mixture, Part, Source
+from lucida.core.spec import Recipe
+from lucida.data.loader import DropLimit, Loader
+from lucida.data.mixture import Mixture, Part
 from lucida.data.order import Bookmark
-from lucida.data.sample import Batch, Tokens
-from lucida.data.sources import open_source
-from lucida.data.weights import capped, sample_limits, sample_weights
+from lucida.data.reader import OpenImages, take_pixels
+from lucida.data.sample import Batch
+from lucida.data.stage import HELD_OUT, StageData, open_stage
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
 from lucida.train.features import FrozenFeatures, pixels_of
 from lucida.train.precision import Precision
 from lucida.train.stage import StagePlan
-
-HELD_OUT = 64
-"""Samples behind one validation loss, up to the end of the last batch."""
-APART = 20
-"""A source without splits gives up at most one record in this many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spread(Part):
-    """A source without every `apart`-th record, or with those alone."""
-
-    apart: int
-    held_out: bool
-
-    def __len__(self) -> int:
-        held = len(self.source) // self.apart
-        return held if self.held_out else len(self.source) - held
-
-    def _place(self, index: int) -> int:
-        if self.held_out:
-            return (index + 1) * self.apart - 1
-        return index + index // (self.apart - 1)
 
 
 @dataclass(slots=True)
@@ -125,43 +99,39 @@ def stage_feed(
     DataError when a source cannot be opened or is empty.
     """
     stage = recipe.stages[index]
-    encode = partial(processor.encode, loss=stage.loss)
-    training, held_out = mixtures(stage.mixture, recipe.seed + index, encode)
-    features = None
+    features, look = None, None
     if sees(model) and stage.batch.cache_features and vision_is_frozen(plan):
         features = FrozenFeatures(model, processor, precision, stage.batch)
-    pixels = None
-    if sees(model) and features is None:
-        pixels = partial(pixels_of(processor, stage.batch), later=True)
+        look = OpenImages() if stage.mixture.on_error == "skip" else None
+    elif sees(model):
+        look = partial(take_pixels, partial(pixels_of(processor, stage.batch), later=True))
+    data, held_out = open_stage(recipe, index, processor.encode, look)
+    # Held-out records are few, so one bad one among them would be more than a share of them.
+    records = len(data.mixture) + (0 if held_out is None else len(held_out))
     make = partial(
         Loader,
-        encode=encode,
         pad_id=processor.tokenizer.pad_token_id,
-        pixels=pixels,
         features=features,
-        dropped=dropped,
-        stage=stage.name,
-        # Held-out records are few, so one bad one among them would be more than a share of them.
-        records=len(training) + (0 if held_out is None else len(held_out)),
-        on_error=stage.mixture.on_error,
-        max_dropped=stage.mixture.max_dropped,
         rank=engine.rank,
         world=engine.world,
     )
+    limit = partial(DropLimit, stage.mixture.max_dropped, records, dropped, stage.name)
     lengths = dropped.with_name(f"lengths-{stage.name}.npz")
     weighting = stage.objective.weighting
-    loader = make(training, batch=stage.batch, lengths=lengths, weighting=weighting)
+    loader = make(data, limit=limit(), lengths=lengths, weighting=weighting)
     validation = None
     if held_out is not None:
         in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)
         update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
         update |= {"tokens": None, "row": None, "order": "mixed"}
-        validation = make(held_out, batch=stage.batch.model_copy(update=update))
+        batch = stage.batch.model_copy(update=update)
+        kept = StageData(held_out, data.reader.encode, batch, skip=data.skip, look=look)
+        validation = make(kept, limit=limit())
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
     steps = loader.steps(stage.budget) if counted else None
     # Asked only where there is an end: by tokens the order measures every record first.
-    most = None if training.end is None else loader.order.end
-    found = {"opening": told(training, "dropped"), "noted": told(training, "noted")}
+    most = None if data.mixture.end is None else loader.order.end
+    found = {"opening": told(data.mixture, "dropped"), "noted": told(data.mixture, "noted")}
     return Feed(loader, validation, steps, features, found, most)
 
 
@@ -173,43 +143,6 @@ def sees(model: LucidaModel) -> bool:
 def vision_is_frozen(plan: StagePlan) -> bool:
     """True when a stage leaves the whole vision encoder alone."""
     return not plan.touches("vision")
-
-
-def mixtures(
-    spec: MixtureSpec, seed: int, encode: Callable[..., Tokens] | None = None
-) -> tuple[Mixture, Mixture | None]:
-    """The training mixture and the held-out one, None when no source can spare a record.
-
-    `encode` is needed where weights are not shares of samples, and for budgets of tokens.
-    """
-    training, held_out = {}, {}
-    for name, source_spec in spec.sources.items():
-        training[name], held_out[name] = parts(source_spec, name, spec.on_error == "skip")
-    training = capped(training, spec.caps, seed)
-    weights = {name: source.weight for name, source in spec.sources.items()}
-    weights = sample_weights(weights, spec.by, training, encode)
-    limits = sample_limits(spec.budgets, training, encode)
-    stream = Mixture(training, weights, seed, limits)
-    kept = {name: source for name, source in held_out.items() if len(source)}
-    if not kept:
-        return stream, None
-    held_weights = {name: weights[name] for name in kept}
-    return stream, Mixture(kept, held_weights, seed)
-
-
-def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Source]:
-    """The training and the held-out part of a source; the world has a split of its own. `skip` as
-    in `open_source`."""
-    if isinstance(spec, WorldSourceSpec):
-        other = {"split": "validation", "count": min(spec.count, HELD_OUT)}
-        return open_source(spec), open_source(spec.model_copy(update=other))
-    source = open_source(spec, skip)
-    for reason, count in getattr(source, "dropped", {}).items():
-        say(f"source {name}: {count:,} rows left out by its filters: {reason}")
-    for what, count in getattr(source, "noted", {}).items():
-        say(f"source {name}: {count:,} × {what}")
-    apart = max(APART, math.ceil(len(source) / HELD_OUT))
-    return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
 
 
 def told(mixture: Mixture, what: Literal["dropped", "noted"]) -> dict[str, dict[str, int]]:

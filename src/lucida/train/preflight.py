@@ -24,11 +24,11 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
 from lucida.data.mixture import Source
 from lucida.data.sample import Tokens
+from lucida.data.stage import mixtures
 from lucida.model.configs import skeleton
 from lucida.train.begin import Plan, Training, check_mask, check_quantised, with_template
 from lucida.train.blind import blind_recipe
 from lucida.train.budget import horizon
-from lucida.train.feed import mixtures
 from lucida.train.folder import check_folder
 from lucida.train.stage import plan_stage
 

@@ -184,7 +184,7 @@ def test_a_damaged_row_group_is_lost_and_no_other(tmp_path):
 
 def test_a_run_that_skips_opens_damaged_files_and_one_that_does_not_refuses(tmp_path):
     from lucida.core.spec import MixtureSpec
-    from lucida.train.feed import mixtures
+    from lucida.data.stage import mixtures
 
     folder = shards(tmp_path, 0.3)
     spec = {"sources": {"web": {"kind": "webdataset", "path": str(folder)}}}

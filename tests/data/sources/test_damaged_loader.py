@@ -32,9 +32,10 @@ from tiny_files import tar
 from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError
 from lucida.core.spec import BatchSpec
-from lucida.data.loader import Loader
+from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
 from lucida.data.policies import decode
+from lucida.data.reader import take_pixels
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.sources.llava import LlavaSource
 from lucida.data.sources.messages import MessagesSource
@@ -42,6 +43,7 @@ from lucida.data.sources.pairs import PairsSource
 from lucida.data.sources.parquet import ParquetSource
 from lucida.data.sources.text import TextSource
 from lucida.data.sources.webdataset import WebdatasetSource
+from lucida.data.stage import StageData
 
 STEP = 4
 TRUNCATED = {f"{form} {n}": (noise(form)[: len(noise(form)) * n // 10], None)
@@ -52,16 +54,14 @@ ORIGIN = re.compile(r"(record|row|line|sample) \d+|\d+\.(png|tar)")
 
 def loader(source, file, most=1.0, on_error="skip", batch=None):
     mixture = Mixture({"damaged": source}, {"damaged": 1.0}, seed=0)
-    return Loader(
+    data = StageData(
         mixture,
         tokens,
         BatchSpec(**(batch or {"samples": STEP})),
-        pad_id=0,
-        pixels=partial(decode, policy=POLICY),
-        on_error=on_error,
-        max_dropped=most,
-        dropped=file,
+        skip=on_error == "skip",
+        look=partial(take_pixels, partial(decode, policy=POLICY)),
     )
+    return Loader(data, pad_id=0, limit=DropLimit(most, len(mixture), file))
 
 
 def epoch(stream, records):

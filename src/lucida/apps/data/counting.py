@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lucida.core.spec import LossMode, Recipe, StageSpec
-from lucida.data.order import check_room
+from lucida.data.reader import too_long
 from lucida.data.sample import IGNORED, ImagePart, Sample, Turn
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Encoding:
     def __call__(self, sample: Sample, cut: Counter[str]) -> Measure:
         """DataError for a sample that training could not use."""
         tokens = self.processor.encode(sample, loss=self.loss, counts=cut)
-        check_room(tokens, self.row)
+        if self.row is not None and len(tokens) > self.row:
+            raise too_long(len(tokens), self.row, tokens.origin)
         supervised = int((tokens.target != IGNORED).sum())
         return Measure(len(tokens), supervised, int((tokens.image > 0).sum()))
 

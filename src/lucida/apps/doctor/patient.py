@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,22 +11,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lucida.apps.inspect.first import too_long
-from lucida.apps.inspect.look import stage_of
-from lucida.core.errors import DataError
 from lucida.core.spec import Recipe, StageSpec
 from lucida.data.collate import collate, collate_rows
 from lucida.data.images import image_size
-from lucida.data.mixture import Mixture
-from lucida.data.order import capacity, check_rows
+from lucida.data.order import check_rows
 from lucida.data.pack import pack
+from lucida.data.reader import OpenImages
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
+from lucida.data.stage import StageData, find_stage, open_stage
 from lucida.model import adapters
 from lucida.model.checkpoint import build, load
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.begin import seed_everything, with_template
-from lucida.train.feed import mixtures
 from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.stage import StagePlan, apply_plan, plan_stage
@@ -48,7 +44,7 @@ class Patient:
     stage: StageSpec
     model: LucidaModel
     processor: LucidaProcessor
-    mixture: Mixture
+    data: StageData
     plan: StagePlan
     trained: dict[str, tuple[nn.Parameter, float]]
     precision: Precision
@@ -101,7 +97,7 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
     batch cannot be cut into its passes.
     """
     name = stage_name or recipe.stages[-1].name
-    index, stage = stage_of(recipe, name)
+    index, stage = find_stage(recipe, name)
     check_rows(stage.batch, world=1)
     precision = choose_precision(recipe.precision, choose_device())
     if recipe.threads is not None:
@@ -128,29 +124,11 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
         rate = stage.lora.rate
         trained |= {each: (w, rate) for each, w in adapters.named_adapters(model).items()}
     apply_plan(model, trained)
-    mixture, _ = mixtures(stage.mixture, recipe.seed + index, processor.encode)
+    opening = None if model.vision is None else OpenImages()
+    data, _ = open_stage(recipe, index, processor.encode, opening)
     return Patient(
-        recipe, stage, model, processor, mixture, plan, trained, precision, from_run, vision_trains
+        recipe, stage, model, processor, data, plan, trained, precision, from_run, vision_trains
     )
-
-
-def records(patient: Patient, count: int) -> list[tuple[str, Tokens | DataError, Counter[str]]]:
-    """(source, tokens or why there are none, what was cut) of the first records."""
-    found = []
-    room = capacity(patient.stage.batch)
-    for number in range(count):
-        draw = patient.mixture.draw(number)
-        noted: Counter[str] = Counter()
-        try:
-            sample = patient.mixture.sources[draw.source][draw.index]
-            tokens = patient.processor.encode(sample, loss=patient.stage.loss, counts=noted)
-            if room is not None and len(tokens) > room:
-                raise too_long(len(tokens), room, tokens.origin)
-        except DataError as problem:
-            found.append((draw.source, problem, noted))
-        else:
-            found.append((draw.source, tokens, noted))
-    return found
 
 
 def choose(tokens: list[Tokens]) -> list[Tokens]:

@@ -14,13 +14,13 @@ from lucida.apps.doctor.patient import (
     LOOKED_AT,
     Patient,
     choose,
-    records,
     with_blank_pictures,
     with_other_pictures,
     without_pictures,
 )
 from lucida.apps.plan.lengths import fullness
 from lucida.data.order import capacity
+from lucida.data.reader import Encoded, Unusable
 from lucida.data.sample import IGNORED, Tokens
 from lucida.model.adapters import named_tensors
 from lucida.train.validate import untouched
@@ -45,18 +45,19 @@ def weights(patient: Patient) -> Finding:
 
 def labels(patient: Patient) -> Iterator[Finding]:
     """Template and labels of the first records; chooses the batch to examine."""
-    found = records(patient, min(LOOKED_AT, len(patient.mixture)))
-    whole = [tokens for _, tokens, _ in found if isinstance(tokens, Tokens)]
-    refused = [(source, why) for source, why, _ in found if not isinstance(why, Tokens)]
+    found = patient.data.first(LOOKED_AT)
+    usable = [record for record in found if isinstance(record, Encoded)]
+    refused = [record for record in found if isinstance(record, Unusable)]
+    whole = [record.tokens for record in usable]
     patient.tokens = choose(whole)
     if refused:
-        source, why = refused[0]
         skips = patient.stage.mixture.on_error == "skip"
         few = len(refused) <= patient.stage.mixture.max_dropped * len(found)
         yield Finding(
             "records",
             "warn" if skips and few else "broken",
-            f"{len(refused)} of {len(found)} cannot be used; first, from {source}: {why}",
+            f"{len(refused)} of {len(found)} cannot be used; "
+            f"first, from {refused[0].source}: {refused[0].reason}",
             "every record can be encoded" if not skips else "no more than mixture.max_dropped",
             "correct the data or the template; mixture.on_error=skip leaves single records out",
         )
@@ -68,7 +69,7 @@ def labels(patient: Patient) -> Iterator[Finding]:
     yield endings(patient, whole)
     if (room := capacity(patient.stage.batch)) is not None:
         yield rows([len(each) for each in whole], room)
-    cut = sum(sum(noted.values()) > 0 for _, _, noted in found)
+    cut = sum(record.cut.total() > 0 for record in usable)
     if cut:
         remedy = f"raise model.language.max_length ({patient.recipe.model.language.max_length})"
         yield Finding("length", "warn", f"{cut} of {len(found)} records are cut", "none", remedy)

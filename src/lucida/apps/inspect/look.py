@@ -2,31 +2,30 @@
 
     recipe ─▶ processor of the stage ─▶ the samples of its first step ─▶ Look
 
-Everything goes the way of training: the same mixture, seed, template, image policy and loss mode.
+Records are drawn, refused and replaced by what training asks too (`data.stage`). It measures every
+record before its first step; here only the first window of draws is, which decides about that step.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lucida.apps.inspect.first import FirstStep, first_step
-from lucida.core.errors import RecipeError, suggestion
 from lucida.core.spec import BatchSpec, Recipe, StageSpec
 from lucida.data.collate import collate
 from lucida.data.order import capacity
 from lucida.data.policies import opened
+from lucida.data.reader import Encoded, OpenImages
 from lucida.data.sample import IGNORED, Tokens
+from lucida.data.stage import find_stage, open_stage
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of
 from lucida.model.processing import LucidaProcessor
 from lucida.train.begin import with_template
-from lucida.train.feed import mixtures
 
 MASK_TOKENS = 640
 """Longest row whose mask is drawn: whole samples up to here."""
@@ -87,68 +86,57 @@ class Look:
     borders: list[int] = field(default_factory=list)
 
 
-def stage_of(recipe: Recipe, name: str | None) -> tuple[int, StageSpec]:
-    """A stage by name; the first without one."""
-    if name is None:
-        return 0, recipe.stages[0]
-    for index, stage in enumerate(recipe.stages):
-        if stage.name == name:
-            return index, stage
-    raise RecipeError(
-        f"recipe {recipe.name} has no stage `{name}`",
-        remedy=suggestion(name, [stage.name for stage in recipe.stages]),
-    )
-
-
 def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     """The first batch of a stage; pictures and positions of its first `shown` samples.
 
     LucidaError when a part or a source cannot be opened, or a record cannot be used and the mixture
     does not skip such records.
     """
-    index, stage = stage_of(recipe, stage_name)
+    index, stage = find_stage(recipe, stage_name)
     model, processor = build(recipe.model)
     processor = with_template(processor, stage)
-    encode = partial(processor.encode, loss=stage.loss)
-    mixture, _ = mixtures(stage.mixture, recipe.seed + index, encode)
-    step = first_step(mixture, encode, stage)
+    opening = None if model.vision is None else OpenImages()
+    data, _ = open_stage(recipe, index, processor.encode, opening)
+    rows, lost = data.step()
     placed = [
-        (row, segment, *sample)
-        for row, samples in enumerate(step.rows, start=1)
+        (row, segment, sample)
+        for row, samples in enumerate(rows, start=1)
         for segment, sample in enumerate(samples, start=1)
     ]
     scaled = stage.batch.decoding == "scaled"
     samples = [
         Seen(
-            source,
+            sample.source,
             row if stage.batch.pack else segment,
             segment if stage.batch.pack else 1,
-            tokens,
-            positions_of(tokens, processor),
-            pictures_of(tokens, processor, scaled) if model.vision is not None else [],
+            sample.tokens,
+            positions_of(sample.tokens, processor),
+            pictures_of(sample.tokens, processor, scaled) if model.vision is not None else [],
         )
-        for row, segment, source, tokens in placed[:shown]
+        for row, segment, sample in placed[:shown]
     ]
     mask_name = stage.attention_mask or recipe.model.attention_mask
-    mask, borders = mask_of([tokens for _, tokens in step.rows[0]], mask_name)
+    mask, borders = mask_of([sample.tokens for sample in rows[0]], mask_name)
     return Look(
         recipe,
         stage,
         mask_name,
         stage.template or recipe.model.language.template,
         samples,
-        counts_of(step, stage.batch),
-        step.dropped,
+        counts_of(rows, stage.batch),
+        [f"{each.source}: {each.reason}" for each in lost],
         mask,
         borders,
     )
 
 
-def counts_of(step: FirstStep, batch: BatchSpec) -> dict[str, int]:
-    """What a step consists of, by kind; with a budget of tokens also its rows and what is left."""
-    drawn = [sample for row in step.rows for sample in row]
-    every = [tokens for _, tokens in drawn]
-    by_source = Counter(source for source, _ in drawn)
+def counts_of(rows: list[list[Encoded]], batch: BatchSpec) -> dict[str, int]:
+    """What a step consists of, by kind, and what was cut or left out of its records; with a budget
+    of tokens also its rows and what is left of them."""
+    drawn = [sample for row in rows for sample in row]
+    every = [sample.tokens for sample in drawn]
+    by_source = Counter(sample.source for sample in drawn)
+    noted = sum((sample.noted for sample in drawn), Counter())
     total = sum(map(len, every))
     counts = {
         "samples": len(every),
@@ -162,10 +150,10 @@ def counts_of(step: FirstStep, batch: BatchSpec) -> dict[str, int]:
     }
     room = capacity(batch)
     if room is not None:
-        counts |= {"rows": len(step.rows), "positions of a row": room}
+        counts |= {"rows": len(rows), "positions of a row": room}
         if batch.row is not None:
-            counts["padding"] = room * len(step.rows) - total
-    return counts | {name.replace("_", " "): many for name, many in step.cut.items()}
+            counts["padding"] = room * len(rows) - total
+    return counts | {name.replace("_", " "): many for name, many in noted.items()}
 
 
 def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:

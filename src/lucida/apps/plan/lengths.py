@@ -218,8 +218,7 @@ def tokenizer_of(path: str) -> PreTrainedTokenizerBase:
 
 def opened(stage: StageSpec, seed: int) -> list[tuple]:
     """(name, source, weight) of each source, without what is held out and with its cap."""
-    from lucida.data.weights import capped
-    from lucida.train.feed import parts
+    from lucida.data.stage import capped, parts
 
     sources = {name: parts(spec, name)[0] for name, spec in stage.mixture.sources.items()}
     found = []
