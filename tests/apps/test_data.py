@@ -10,11 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lucida.apps.command import app
-from lucida.apps.data.counting import Encoding, processor_of, texts
 from lucida.apps.data.figures import Surveyed, facts, shares
 from lucida.apps.data.guess import opened
 from lucida.apps.data.histogram import histogram, quantile, wide
-from lucida.apps.data.survey import chosen, looked, survey
+from lucida.apps.data.survey import PLAIN, chosen, looked, survey, texts
 from lucida.apps.data.surveyed import surveyed
 from lucida.apps.verbs import data
 from lucida.core.errors import LucidaError, RecipeError
@@ -142,7 +141,7 @@ def test_processes_find_what_one_finds(folder, monkeypatch):
     monkeypatch.setattr("lucida.apps.data.survey.BLOCK", 2)
     (found,) = opened(str(pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")), [])
     numbers = list(range(5))
-    assert survey(found.source, numbers, None, 2) == looked(found.source, numbers)
+    assert survey(found.source, numbers, PLAIN, 2) == looked(found.source, numbers)
 
 
 def test_stats_of_a_recipe(folder):
@@ -172,15 +171,13 @@ def test_tokens_are_those_that_training_makes(folder, design):
     ]  # fmt: skip
     recipe = load_recipe("mini", changes)
     _, processor = build(recipe.model)
-    counted = Encoding(processor_of(recipe, recipe.stages[0]), "answers")
-    (each,) = opened("mini", changes)
-    for number in range(2):
-        tokens = processor.encode(each.source[number], loss="answers")
-        measure = counted(each.source[number], Counter())
-        assert measure.tokens == len(tokens)
-        assert measure.visual == (tokens.image > 0).sum()
-        assert measure.supervised == (tokens.target >= 0).sum()
-        assert (measure.visual > 0) == (design != "blind")
+    (each,) = opened("mini", changes, every=True)
+    found = surveyed([each], None, None, 1)[0].found
+    every = [processor.encode(each.source[number], loss="answers") for number in range(2)]
+    assert found.tokens == Counter(len(tokens) for tokens in every)
+    assert found.visual == Counter(int((tokens.image > 0).sum()) for tokens in every)
+    assert found.supervised == Counter(int((tokens.target >= 0).sum()) for tokens in every)
+    assert (found.visual[0] == 0) == (design != "blind")
 
 
 RECIPE = """

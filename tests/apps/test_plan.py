@@ -17,14 +17,15 @@ from lucida.apps import cli
 from lucida.apps.plan.devices import DEVICES, GIB, Device, find_device
 from lucida.apps.plan.estimate import most_at_once, plan_recipe
 from lucida.apps.plan.fitting import ROOM, cuts, fits
-from lucida.apps.plan.lengths import fullness
 from lucida.apps.plan.pictures import pictures_of
 from lucida.apps.plan.step import FUSED
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
 from lucida.data.collate import collate
 from lucida.data.loader import Loader
+from lucida.data.pack import fullness
 from lucida.data.reader import take_pixels
+from lucida.data.sample import IGNORED
 from lucida.data.sources import open_source
 from lucida.data.stage import StageData, mixtures
 from lucida.model.checkpoint import build
@@ -320,3 +321,26 @@ def test_the_verb_prints_tables_and_json(capsys, monkeypatch):
             cli.main(["plan", "mini", "stages.sft.batch.samples=2", *extra])
         assert not caught.value.code
         assert check(capsys.readouterr().out)
+
+
+COUNTED = {
+    "a template that leads, and boxes": ["model.language.template=vicuna"],
+    "branches dropped for lack of room": ["model.language.max_length=110"],
+    "everything supervised": ["stages.sft.loss=all", "model.language.template=llama2"],
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_tokens_are_those_that_the_stage_encodes(case):
+    """Not about as many: the same processor counts, without its weights."""
+    source = "{kind: world, tasks: [boxes, spatial-pointed], count: 40, questions: 3}"
+    changes = [*SMALL, *COUNTED[case], f"stages.sft.mixture.sources={{a: {source}}}"]
+    recipe = load_recipe("mini", changes)
+    _, processor = build(recipe.model)
+    mixture, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
+    samples = (mixture.sources["a"][number] for number in range(40))
+    every = [processor.encode(sample, loss=recipe.stages[0].loss) for sample in samples]
+    found = plan_recipe(recipe, SLOW)["stages"][0]["lengths"]
+    assert found["tokens_per_sample"] == pytest.approx(sum(map(len, every)) / 40)
+    supervised = sum(int((tokens.target != IGNORED).sum()) for tokens in every)
+    assert found["supervised_per_sample"] == pytest.approx(supervised / 40)

@@ -176,10 +176,7 @@ def mixtures(
 
     `encode` is needed where weights are not shares of samples, and for budgets of tokens.
     """
-    training, held_out = {}, {}
-    for name, source_spec in spec.sources.items():
-        training[name], held_out[name] = parts(source_spec, name, spec.on_error == "skip")
-    training = capped(training, spec.caps, seed)
+    training, held_out = open_parts(spec, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
     weights = sample_weights(weights, spec.by, training, encode)
     limits = sample_limits(spec.budgets, training, encode)
@@ -189,6 +186,14 @@ def mixtures(
         return stream, None
     held_weights = {name: weights[name] for name in kept}
     return stream, Mixture(kept, held_weights, seed)
+
+
+def open_parts(spec: MixtureSpec, seed: int) -> tuple[dict[str, Source], dict[str, Source]]:
+    """The training and the held-out part of every source, capped."""
+    skip = spec.on_error == "skip"
+    opened = {name: parts(source, name, skip) for name, source in spec.sources.items()}
+    training = capped({name: pair[0] for name, pair in opened.items()}, spec.caps, seed)
+    return training, {name: pair[1] for name, pair in opened.items()}
 
 
 def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Source]:

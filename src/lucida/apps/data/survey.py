@@ -15,14 +15,15 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lucida.apps.data.counting import Count, texts
 from lucida.core.errors import DataError, RunError
 from lucida.data.mixture import Source
-from lucida.data.sample import Sample
+from lucida.data.reader import Reader, Unusable
+from lucida.data.sample import IGNORED, ImagePart, Sample, Tokens, Turn
 
 BLOCK = 256
 """Records that a process takes at once."""
@@ -89,13 +90,63 @@ def again(hashes: array) -> int:
     return len(hashes) - len(set(hashes))
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one record; see `Findings`. supervised, visual: None where only text is counted."""
+
+    tokens: int | None
+    supervised: int | None
+    visual: int | None
+    words: int
+    images: int
+    turns: int
+    sides: list[int]
+    content: int
+    pictures: int | None
+    said: int
+
+
+@dataclass(frozen=True)
+class TakeFigures:
+    """A reader's `Look`: opens every picture of a record and counts. tokenizer: counts the text
+    where the reader makes no tokens (no template, no pictures); None counts words only."""
+
+    tokenizer: Any = None
+
+    def __call__(self, sample: Sample, tokens: Tokens | None) -> Figures:
+        """DataError for a picture that cannot be opened, or answers that training would refuse."""
+        pictures = [image.load() for image in sample.images]
+        keys = "|".join(map(pixels_of, pictures))
+        empty_answers(sample)
+        written = "\n".join(texts(sample))
+        count = supervised = visual = None
+        if tokens is not None:
+            count, visual = len(tokens), int((tokens.image > 0).sum())
+            supervised = int((tokens.target != IGNORED).sum())
+        elif self.tokenizer is not None:
+            count = len(self.tokenizer.encode(written, add_special_tokens=False))
+        return Figures(
+            count,
+            supervised,
+            visual,
+            words=len(written.split()),
+            images=len(pictures),
+            turns=sum(len(branch) for branch in sample.branches),
+            sides=[max(picture.size) for picture in pictures],
+            content=hashed(keys + "\n" + written),
+            pictures=hashed(keys) if pictures else None,
+            said=hashed("\n".join(texts(sample, answers=True))),
+        )
+
+
+PLAIN = Reader(None, look=TakeFigures())
+"""Reads records as their files have them: nothing is encoded."""
+
+
 def survey(
-    source: Source,
-    numbers: list[int],
-    count: Count | None = None,
-    processes: int = 1,
+    source: Source, numbers: list[int], reader: Reader = PLAIN, processes: int = 1
 ) -> Findings:
-    """Reads these records and opens every picture of them.
+    """Reads these records, whose reader takes `Figures`, and opens every picture of them.
 
     RunError when a process dies, which is said and not waited for.
     """
@@ -103,12 +154,12 @@ def survey(
     blocks = [numbers[at : at + BLOCK] for at in range(0, len(numbers), BLOCK)]
     if processes <= 1 or len(blocks) <= 1:
         for block in blocks:
-            whole.add(looked(source, block, count))
+            whole.add(looked(source, block, reader))
         return whole
     # Spawned: a fork would copy the threads of libraries that are loaded already.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(source, count)
+        processes, mp_context=context, initializer=_begin, initargs=(source, reader)
     ) as pool:
         try:
             for found in pool.map(_block, blocks):
@@ -127,53 +178,61 @@ def _begin(*given: object) -> None:
 
 
 def _block(numbers: list[int]) -> Findings:
-    source, count = _given
-    return looked(source, numbers, count)
+    source, reader = _given
+    return looked(source, numbers, reader)
 
 
-def looked(source: Source, numbers: list[int], count: Count | None = None) -> Findings:
+def looked(source: Source, numbers: list[int], reader: Reader = PLAIN) -> Findings:
     """Findings of some records, in this process. Two records are equal when their pictures have
     the same pixels and their turns the same text."""
     found = Findings()
-    explained = getattr(source, "explained", None)
     for number in numbers:
         found.read += 1
-        cut: Counter[str] = Counter()
-        try:
-            if explained is None:
-                sample, lost = source[number], Counter()
-            else:
-                sample, lost = explained(number)
-            sides, keys = [], []
-            for image in sample.images:
-                opened = image.load()
-                sides.append(max(opened.size))
-                keys.append(pixels_of(opened))
-            empty_answers(sample)
-            measure = None if count is None else count(sample, cut)
-        except DataError as error:
-            found.errors.append((number, str(error)))
+        record = reader.read("", source, number)
+        if isinstance(record, Unusable):
+            found.errors.append((number, str(record.reason)))
             continue
-        if measure is not None:
-            found.tokens[measure.tokens] += 1
-            if measure.supervised is not None and measure.visual is not None:
-                found.supervised[measure.supervised] += 1
-                found.visual[measure.visual] += 1
-        if any(cut[name] for name in CUT):
-            cut["samples"] += 1
-        found.cut += cut
-        said = "\n".join(texts(sample))
-        found.words[len(said.split())] += 1
-        found.images[len(sample.images)] += 1
-        found.sides.update(sides)
-        found.turns[sum(len(branch) for branch in sample.branches)] += 1
-        found.lost += lost
+        figures: Figures = record.seen
+        for name in ("tokens", "supervised", "visual", "words", "images", "turns"):
+            if (value := getattr(figures, name)) is not None:
+                getattr(found, name)[value] += 1
+        found.sides.update(figures.sides)
+        found.cut.update(record.cut)
+        found.cut["samples"] += any(record.cut[name] for name in CUT)
+        found.lost.update(record.left_out)
         found.records.append(number)
-        found.content.append(hashed("|".join(keys) + "\n" + said))
-        if keys:
-            found.pictures.append(hashed("|".join(keys)))
-        found.said.append(hashed("\n".join(texts(sample, answers=True))))
+        found.content.append(figures.content)
+        found.said.append(figures.said)
+        if figures.pictures is not None:
+            found.pictures.append(figures.pictures)
     return found
+
+
+def texts(sample: Sample, answers: bool = False) -> list[str]:
+    """The text of each turn, as the data hold it; of `answers` and documents alone. A picture
+    between two words parts them as a space does."""
+    return [
+        _said(turn)
+        for branch in (sample.stem, *sample.branches)
+        for turn in branch
+        if not answers or turn.role in ("assistant", "text")
+    ]
+
+
+def _said(turn: Turn) -> str:
+    """Worked example: `a kite`, a picture, `over trees` is `a kite over trees`; no space is added
+    where one stands."""
+    said = ""
+    parted = False
+    for part in turn.parts:
+        if isinstance(part, ImagePart):
+            parted = True
+            continue
+        text = str(part)
+        between = parted and said and text and not said[-1].isspace() and not text[0].isspace()
+        said += f" {text}" if between else text
+        parted = parted and not text
+    return said
 
 
 def empty_answers(sample: Sample) -> None:

@@ -1,18 +1,20 @@
 """Sources read as a recipe's stages would read them, or for their text alone.
 
-sources ─a counter for each─▶ survey ─▶ Surveyed
+sources ─a Reader for each─▶ survey ─▶ Surveyed
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from lucida.apps.data.counting import Count, Encoding, Words, processor_of
 from lucida.apps.data.figures import Surveyed
 from lucida.apps.data.guess import Opened
-from lucida.apps.data.survey import Findings, chosen, survey
+from lucida.apps.data.survey import PLAIN, Findings, TakeFigures, chosen, survey
+from lucida.apps.weightless import tokenizer_of, weightless_processor
 from lucida.core.errors import LucidaError, ModelError
 from lucida.data.order import capacity
+from lucida.data.reader import Reader
 
 
 def surveyed(
@@ -29,17 +31,17 @@ def surveyed(
     to be encoded as in training: LucidaError when that cannot be done here.
     """
     done: dict[str, Findings] = {}
-    counters: dict[str, tuple[Count | None, str]] = {}
+    readers: dict[str, tuple[Reader, str]] = {}
     found = []
     for each in sources:
         way = _way(each)
-        if way not in counters:
-            counters[way] = counter_of(each, tokenizer, every)
-        count, counted = counters[way]
+        if way not in readers:
+            readers[way] = reader_of(each, tokenizer, every)
+        reader, counted = readers[way]
         key = f"{way} {each.spec!r}"
         if key not in done:
             numbers = chosen(len(each.source), samples)
-            done[key] = survey(each.source, numbers, count, processes)
+            done[key] = survey(each.source, numbers, reader, processes)
         found.append(Surveyed(each, done[key], counted))
     return found
 
@@ -51,19 +53,16 @@ def _way(each: Opened) -> str:
     return f"{each.stage.template} {each.stage.loss} {capacity(each.stage.batch)}"
 
 
-def counter_of(
-    each: Opened, tokenizer: str | None, needed: bool = False
-) -> tuple[Count | None, str]:
-    """What counts the tokens of a source, and in words how, or why nothing does (ModelError when it
-    is `needed`)."""
+def reader_of(each: Opened, tokenizer: str | None, needed: bool = False) -> tuple[Reader, str]:
+    """What reads the records of a source, and in words how their tokens are counted, or why they
+    are not (ModelError when they are `needed`)."""
     if tokenizer is not None:
-        from lucida.apps.plan.lengths import tokenizer_of
-
-        return Words(tokenizer_of(tokenizer)), f"tokens of text alone, by {tokenizer}"
+        words = TakeFigures(tokenizer_of(tokenizer))
+        return Reader(None, look=words), f"tokens of text alone, by {tokenizer}"
     if each.recipe is None or each.stage is None:
-        return None, ""
+        return PLAIN, ""
     try:
-        processor = processor_of(each.recipe, each.stage)
+        processor = weightless_processor(each.recipe, each.stage)
     except (LucidaError, OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0][:160]
         if needed:
@@ -72,14 +71,14 @@ def counter_of(
                 origin=f"stage {each.stage.name} of recipe {each.recipe.name}",
                 remedy="get the tokenizer and the parts, or check each source by its path",
             ) from problem
-        return None, f"words, because tokens cannot be counted: {reason}"
+        return PLAIN, f"words, because tokens cannot be counted: {reason}"
     told = (
         f"tokens as in training: template {processor.template}, loss {each.stage.loss}, "
         f"at most {processor.max_length:,}"
     )
     if (row := capacity(each.stage.batch)) is not None:
         told += f", rows of {row:,}"
-    return Encoding(processor, each.stage.loss, row), told
+    return Reader(partial(processor.encode, loss=each.stage.loss), row, TakeFigures()), told
 
 
 def consequence(each: Surveyed) -> str:

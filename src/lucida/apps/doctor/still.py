@@ -18,8 +18,8 @@ from lucida.apps.doctor.patient import (
     with_other_pictures,
     without_pictures,
 )
-from lucida.apps.plan.lengths import fullness
 from lucida.data.order import capacity
+from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Unusable
 from lucida.data.sample import IGNORED, Tokens
 from lucida.model.adapters import named_tensors

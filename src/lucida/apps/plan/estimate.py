@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lucida.apps.plan.batch import filling, shape_of, steps_of
 from lucida.apps.plan.devices import Device
 from lucida.apps.plan.fitting import cuts
-from lucida.apps.plan.lengths import Lengths, lengths
+from lucida.apps.plan.lengths import Lengths, Sampled, lengths, take_samples
 from lucida.apps.plan.pictures import Pictures, encoder_sides, pictures_of
 from lucida.core.spec import Recipe, StageSpec
 
@@ -85,14 +85,22 @@ def plan_fitting(
     recipe: Recipe, stage: StageSpec, pictures: Pictures, device: Device, count: int
 ) -> dict[str, Any]:
     """One stage, and the number of passes that would make it fit where it does not."""
-    planned = partial(plan_one, recipe, pictures=pictures, device=device, count=count)
+    sampled = take_samples(recipe, stage, pictures)
+    planned = partial(
+        plan_one, recipe, pictures=pictures, sampled=sampled, device=device, count=count
+    )
     found = planned(stage)
     passes = cuts(stage, found["memory"], device, lambda cut: planned(cut)["memory"])
     return found | {"fits_with": passes}
 
 
 def plan_one(
-    recipe: Recipe, stage: StageSpec, pictures: Pictures, device: Device, count: int
+    recipe: Recipe,
+    stage: StageSpec,
+    pictures: Pictures,
+    sampled: Sampled | str,
+    device: Device,
+    count: int,
 ) -> dict[str, Any]:
     """One stage."""
     from lucida.model.configs import skeleton
@@ -100,7 +108,7 @@ def plan_one(
 
     model = skeleton(recipe.model)
     what = plan_stage(model, stage.train, f"stage {stage.name} of {recipe.name}", stage.lora)
-    found = lengths(recipe, stage, pictures)
+    found = lengths(recipe, stage, pictures, sampled)
     filled = filling(stage, found, count)
     sides = encoder_sides(recipe, pictures, found.side)
     shape = shape_of(recipe, stage, what, found, filled, sides)
