@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 from tiny import encoder_folder, language_folder
 
 from lucida.apps import cli
+from lucida.apps.ahead import check_evaluation, following, task_problems
 from lucida.apps.demo import command
-from lucida.apps.proposal import following, require_tasks, task_problems
 from lucida.core.errors import LucidaError, RunError
 from lucida.core.recipe import load_recipe, presets
 
@@ -119,7 +119,7 @@ def test_every_recipe_of_the_world_proposes_its_evaluation(name):
     recipe = load_recipe(name)
     words, remarks = following(recipe, Path("runs/mine"))
     assert words == ["eval", "runs/mine"] and remarks == []
-    require_tasks(recipe)
+    check_evaluation(recipe, asked=True)
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if "mini" not in name])
@@ -134,7 +134,7 @@ def test_every_full_recipe_without_its_files_says_what_is_missing(name, monkeypa
             assert words != ["eval", "runs/mine"]
             assert all(any(task in remark for remark in remarks) for task in problems)
             with pytest.raises(RunError, match="cannot be asked after the training"):
-                require_tasks(recipe)
+                check_evaluation(recipe, asked=True)
 
 
 def test_the_demo_of_a_recipe_without_tasks_stops_before_training(tmp_path, small):

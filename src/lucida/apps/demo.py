@@ -18,8 +18,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lucida.apps.ahead import check_evaluation
 from lucida.apps.command import command, command_line
-from lucida.apps.proposal import require_tasks
 from lucida.core.progress import output, say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
@@ -38,7 +38,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
     from lucida.eval.run import evaluate_run
 
     recipe = load_recipe(recipe_name, overrides)
-    require_tasks(recipe)
+    check_evaluation(recipe, asked=True)
     started = time.monotonic()
     _train(recipe, folder)
     results = evaluate_run(folder)
@@ -55,13 +55,11 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
 
 def _train(recipe: Recipe, folder: Path) -> None:
     """Train the recipe and its blind baseline, and keep how long each took."""
-    from lucida.apps.ahead import check_evaluation
     from lucida.eval.retention import gate
     from lucida.eval.slim import watcher
     from lucida.train.blind import blind_recipe
     from lucida.train.loop import train_alone
 
-    check_evaluation(recipe)
     phases = [("train", recipe, folder)]
     if recipe.blind is not None:
         phases.append(("train_blind", blind_recipe(recipe), folder / "blind"))

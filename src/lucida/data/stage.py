@@ -124,15 +124,6 @@ class StageData:
                 )
         return found, lost
 
-    def spread(self, name: str, count: int) -> list[Encoded]:
-        """The usable ones of at most `count` records, evenly spread over a source; DataError for
-        another unless such are skipped."""
-        found = self.reader.spread(name, self.mixture.sources[name], count)
-        for record in found:
-            if isinstance(record, Unusable) and not self.skip:
-                raise record.reason
-        return [record for record in found if isinstance(record, Encoded)]
-
     def _drawn(self, numbers: Sequence[int]) -> Iterator[tuple[str, int]]:
         which, index, _ = self.mixture.draws(numbers)
         names = (self.mixture.names[place] for place in which.tolist())

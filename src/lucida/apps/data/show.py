@@ -14,8 +14,11 @@ from lucida.apps.demo import half_blocks
 from lucida.apps.inspect.page import drawing
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
-from lucida.data.mixture import fetched
+from lucida.data.reader import Reader, Unusable
 from lucida.data.sample import ImagePart, Sample, Turn
+
+OPENED = Reader(None, look=lambda sample, _: (sample, [image.load() for image in sample.images]))
+"""Reads records as they are, with their pictures."""
 
 
 def beyond(begin: int, sources: list[Opened]) -> DataError:
@@ -36,12 +39,11 @@ def show_samples(each: Opened, numbers: list[int], console: Console) -> None:
     for line in left_out(each):
         console.print(Text(line, "yellow"))
     for number in numbers:
-        try:
-            sample, lost = fetched(each.source, number)
-            pictures = [image.load() for image in sample.images]
-        except DataError as error:
-            console.print(Text(f"record {number} cannot be used: {error}", "red"))
+        record = OPENED.read("", each.source, number)
+        if isinstance(record, Unusable):
+            console.print(Text(f"record {number} cannot be used: {record.reason}", "red"))
             continue
+        sample, pictures = record.seen
         console.print(Text(f"\n{sample.origin}", "dim"))
         for place, picture in enumerate(pictures):
             width, height = picture.size
@@ -52,7 +54,7 @@ def show_samples(each: Opened, numbers: list[int], console: Console) -> None:
             row = Table.grid(padding=(0, 2))
             row.add_row(*(half_blocks(picture, 28) for picture in pictures[:4]))
             console.print(row)
-        for why, many in lost.items():
+        for why, many in record.left_out.items():
             console.print(Text(f"left out: {many:,} × {why}", "yellow"))
         for turn in turns(sample):
             console.print(Text(f"{turn.role:9} ", "cyan") + Text(words(turn)))
@@ -100,12 +102,14 @@ def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> N
 
 
 def _record(each: Opened, number: int) -> str:
-    try:
-        sample, lost = fetched(each.source, number)
-        pictures = [drawing(image.load(), "") for image in sample.images]
-    except DataError as error:
-        return f"<section><p>record {number}: {html.escape(str(error))}</p></section>"
-    shown = "".join(f'<img src="{p.data}" width="{p.width}" alt="">' for p in pictures)
-    said = "".join(f"<p>left out: {n:,} × {html.escape(why)}</p>" for why, n in lost.items())
+    record = OPENED.read("", each.source, number)
+    if isinstance(record, Unusable):
+        return f"<section><p>record {number}: {html.escape(str(record.reason))}</p></section>"
+    sample, pictures = record.seen
+    drawn = [drawing(picture, "") for picture in pictures]
+    shown = "".join(f'<img src="{p.data}" width="{p.width}" alt="">' for p in drawn)
+    said = "".join(
+        f"<p>left out: {n:,} × {html.escape(why)}</p>" for why, n in record.left_out.items()
+    )
     said += "".join(f"<p><b>{t.role}</b> {html.escape(words(t))}</p>" for t in turns(sample))
     return f"<section><small>{html.escape(sample.origin)}</small><div>{shown}</div>{said}</section>"

@@ -67,7 +67,7 @@ def train(
 
 def _propose(recipe: Recipe, folder: Path) -> None:
     """Say what to type next."""
-    from lucida.apps.proposal import following
+    from lucida.apps.ahead import following
 
     words, remarks = following(recipe, folder)
     for remark in remarks:
