@@ -7,7 +7,7 @@ name; one whose frames depend on more than that is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,16 +37,23 @@ class Turns:
 
 
 def chat_jinja(
-    template: str, tokenizer: PreTrainedTokenizerBase, image_token: str, images: ImagePlaces
+    template: str,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token: str,
+    images: ImagePlaces,
+    *,
+    media_marker: bool = False,
 ) -> str:
     """The Jinja text that writes conversations as this template does, with `image_token` for each
-    image; images: where they stand, as in `LanguageSpec`.
+    image; images: where they stand, as in `LanguageSpec`. media_marker: llama.cpp writes images
+    into the text of a message instead, as `<__media…__>`, and they are found there.
 
     ModelError when the template cannot be written so: then only its code can follow it.
     """
     at_start = images == "at_start"
     turns = turns_of(template, tokenizer, at_start)
     image = literal(image_token)
+    each = each_marker if media_marker else each_part
     keys = list(dict.fromkeys([*turns.inside, *turns.last]))
     branches = []
     for number, key in enumerate(keys):
@@ -61,13 +68,10 @@ def chat_jinja(
     )
     return (
         f"{{%- set ns = namespace(before={literal(START)}) -%}}{said(turns.start)}"
-        f"{every_image(image) if at_start else ''}"
+        f"{every_image(each, image) if at_start else ''}"
         "{%- for m in messages -%}"
         "{%- set ns.pictures = '' -%}{%- set ns.words = '' -%}{%- set ns.every = '' -%}"
-        "{%- if m['content'] is string -%}{%- set ns.words = m['content'] -%}{%- else -%}"
-        "{%- for part in m['content'] -%}{%- if part['type'] == 'image' -%}"
-        f"{'' if at_start else image_in_place(image)}{{%- else -%}}"
-        "{%- set ns.words = ns.words + part['text'] -%}{%- endif -%}{%- endfor -%}{%- endif -%}"
+        f"{each('' if at_start else IMAGE_IN_PLACE, image)}"
         "{%- set ns.words = ns.words | trim -%}"
         f"{''.join(branches)}{{%- else -%}}{{{{- raise_exception({unknown}) -}}}}{{%- endif -%}}"
         "{%- set ns.before = m['role'] -%}{%- endfor -%}"
@@ -75,22 +79,44 @@ def chat_jinja(
     )
 
 
-def every_image(image: str) -> str:
-    """Jinja that writes the images of all messages; `image` is a Jinja string."""
+IMAGE_IN_PLACE = (
+    "{%- set ns.every = ns.every + ns.image -%}{%- if ns.words | trim -%}"
+    "{%- set ns.words = ns.words + ns.image -%}{%- else -%}"
+    "{%- set ns.words = '' -%}{%- set ns.pictures = ns.pictures + ns.image -%}{%- endif -%}"
+)
+"""Jinja that notes the image of a message: one that opens it, or one among its words."""
+
+
+def every_image(each: Callable[[str, str], str], image: str) -> str:
+    """Jinja that writes the images of all messages."""
+    written = each("{{- ns.image -}}", image)
+    return f"{{%- for m in messages -%}}{{%- set ns.words = '' -%}}{written}{{%- endfor -%}}"
+
+
+def each_part(found: str, image: str) -> str:
+    """Jinja that goes through a message's parts: `found` for each image, and its words. image: what
+    stands for one, a Jinja string."""
     return (
-        "{%- for m in messages -%}{%- if m['content'] is not string -%}"
+        "{%- if m['content'] is string -%}{%- set ns.words = m['content'] -%}{%- else -%}"
         "{%- for part in m['content'] -%}{%- if part['type'] == 'image' -%}"
-        f"{{{{- {image} -}}}}{{%- endif -%}}{{%- endfor -%}}{{%- endif -%}}{{%- endfor -%}}"
+        f"{{%- set ns.image = {image} -%}}{found}{{%- else -%}}"
+        "{%- set ns.words = ns.words + part['text'] -%}{%- endif -%}{%- endfor -%}{%- endif -%}"
     )
 
 
-def image_in_place(image: str) -> str:
-    """Jinja that notes an image of a message: one that opens it, or one among its words."""
+def each_marker(found: str, image: str) -> str:
+    """The same where images are marks `<__media…__>` in a message's text, which llama.cpp's server
+    draws by lot; parts that bring marks are joined first."""
     return (
-        f"{{%- set ns.every = ns.every + {image} -%}}{{%- if ns.words | trim -%}}"
-        f"{{%- set ns.words = ns.words + {image} -%}}{{%- else -%}}"
-        f"{{%- set ns.words = '' -%}}{{%- set ns.pictures = ns.pictures + {image} -%}}"
-        "{%- endif -%}"
+        "{%- set ns.given = '' -%}{%- if m['content'] is string -%}"
+        "{%- set ns.given = m['content'] -%}{%- else -%}{%- for part in m['content'] -%}"
+        "{%- set ns.given = ns.given + part['text'] -%}{%- endfor -%}{%- endif -%}"
+        "{%- for piece in ns.given.split('<__media') -%}{%- if loop.first -%}"
+        "{%- set ns.words = piece -%}{%- else -%}"
+        "{%- set ns.image = '<__media' + piece.split('__>')[0] + '__>' -%}"
+        f"{found}"
+        "{%- set ns.words = ns.words + (piece.split('__>')[1:] | join('__>')) -%}"
+        "{%- endif -%}{%- endfor -%}"
     )
 
 

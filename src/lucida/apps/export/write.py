@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_folder
 from lucida.data.jinja import chat_jinja
-from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
+from lucida.model.conversion.fits import OBSTACLES, gguf_obstacles, language_obstacles, nearest
 
 if TYPE_CHECKING:
     from lucida.apps.export.probes import Agreement
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
-Format = Literal["auto", "llava", "llava-next", "remote-code"]
-FORMATS: tuple[Format, ...] = ("auto", "llava", "llava-next", "remote-code")
-TITLES = {"llava": "Llava", "llava-next": "LlavaNext"}
+Format = Literal["auto", "llava", "llava-next", "gguf", "remote-code"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+TITLES = {
+    "llava": "Llava",
+    "llava-next": "LlavaNext",
+    "gguf": "model that llama.cpp runs as it was trained",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the format, why it is no Llava (if it runs on Lucida), how well it
-    agrees."""
+    """What was written: the format, why it is no Llava (if it runs on Lucida), how well it agrees
+    (None where the other program is not at hand), names of files, and what that program does
+    otherwise."""
 
     format: Format
     obstacles: list[str]
-    agreement: Agreement
+    agreement: Agreement | None
+    files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def export(run: Path, out: Path, wanted: Format = "auto") -> Exported:
+def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None = None) -> Exported:
     """Write the trained model of a run as a folder for programs that know nothing of Lucida.
 
     `auto` takes `llava` or `llava-next` where the design fits and `remote-code` otherwise. The
-    folder is reloaded from disk and has to give equal tokens, pixels and logits; then it is renamed
-    to `out`. ModelError with every reason when the design does not fit the format, or when the
-    comparison fails; nothing is left at `out` then.
+    folder is reloaded from disk and has to give equal tokens, pixels and logits (of `gguf` the
+    files are read back, bit by bit); then it is renamed to `out`. quantize: how `gguf` keeps
+    matrices, f16 if None. ModelError with every reason when the design does not fit the format, or
+    when the comparison fails; nothing is left at `out` then.
     """
     from lucida.model.checkpoint import load
 
     if wanted not in FORMATS:
         raise ModelError("unknown export format", expected=", ".join(FORMATS), given=wanted)
+    if quantize is not None and wanted != "gguf":
+        raise ModelError(
+            "only the format gguf keeps weights in fewer bits",
+            given=f"quantize {quantize} with format {wanted}",
+            remedy="add --format gguf, or leave --quantize out",
+        )
     must_be_free(out)
     model, processor = load(run)
     chosen, obstacles = format_of(model, processor, wanted)
-    if wanted in OBSTACLES and obstacles:
+    if wanted in TITLES and obstacles:
         listed = "".join(f"\n  - {each}" for each in obstacles)
         raise ModelError(
             f"this design is no {TITLES[wanted]}:{listed}\n",
             origin=run,
             remedy="export with --format remote-code, which runs on Lucida",
         )
-    if chosen in OBSTACLES:
-        from lucida.model.conversion.llava import write_llava as write
-    else:
-        from lucida.apps.export.remote import write_remote as write
     with atomic_folder(out) as aside:
+        if chosen == "gguf":
+            from lucida.model.conversion.gguf import gguf_notes, write_gguf
+
+            names = [file.name for file in write_gguf(model, processor, aside, quantize or "f16")]
+            return Exported(chosen, [], None, names, gguf_notes(model, processor))
+        if chosen in OBSTACLES:
+            from lucida.model.conversion.llava import write_llava as write
+        else:
+            from lucida.apps.export.remote import write_remote as write
         write(model, processor, aside)
         agreement = check(model, processor, chosen, aside)
     return Exported(chosen, obstacles, agreement)
@@ -84,20 +103,23 @@ def format_of(
     of transformers' (then the reasons are those against the nearest)."""
     if wanted == "remote-code":
         return wanted, []
-    asked = wanted if wanted in OBSTACLES else nearest(model.config.model_spec)
+    asked = wanted if wanted in TITLES else nearest(model.config.model_spec)
     found = reasons(model, processor, asked)
     return ("remote-code" if found else asked), found
 
 
-def reasons(
-    model: LucidaModel, processor: LucidaProcessor, format: Literal["llava", "llava-next"] = "llava"
-) -> list[str]:
-    """Every reason why this model is no Llava (or LlavaNext), those of its weights and template
+def reasons(model: LucidaModel, processor: LucidaProcessor, format: Format) -> list[str]:
+    """Every reason why this model is none of a format, those of its weights, tokenizer and template
     included."""
     config = model.config
     vision = None if model.vision is None else config.vision_config
-    found = OBSTACLES[format](config.model_spec, vision, config.text_config, config.image_size)
-    found += language_obstacles(model.language)
+    facts = config.model_spec, vision, config.text_config, config.image_size
+    if format == "gguf":
+        from lucida.model.conversion.gguf import tokenizer_obstacles
+
+        found = gguf_obstacles(*facts) + tokenizer_obstacles(processor.tokenizer)
+    else:
+        found = OBSTACLES[format](*facts) + language_obstacles(model.language)
     try:
         chat_jinja(
             processor.template, processor.tokenizer, processor.image_token, processor.image_places

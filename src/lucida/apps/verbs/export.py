@@ -16,19 +16,33 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; it must be new.")],
     format: Annotated[
-        Literal["auto", "llava", "llava-next", "remote-code"],
-        typer.Option(help="auto is llava or llava-next where the design fits, else remote-code."),
+        Literal["auto", "llava", "llava-next", "gguf", "remote-code"],
+        typer.Option(
+            help="auto is llava or llava-next where the design fits, else remote-code; gguf is for "
+            "llama.cpp."
+        ),
     ] = "auto",
+    quantize: Annotated[
+        Literal["f32", "f16", "q8_0", "q5_1", "q4_1", "q4_0"] | None,
+        typer.Option(help="How gguf keeps the language model's matrices; f16 if not given."),
+    ] = None,
 ) -> None:
     """Write a trained model for programs that do not know Lucida."""
     must_exist(run)
     from lucida.apps.export.write import export as write
 
-    done = write(run, out, format)
+    done = write(run, out, format, quantize)
     for reason in done.obstacles:
         typer.echo(f"not a Llava: {reason}", err=True)
-    trusted = ", trust_remote_code=True" if done.format == "remote-code" else ""
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)
     found = done.agreement
+    if found is None:
+        language, vision = done.files
+        typer.echo(f"wrote {out} as {done.format}; read back, bit by bit", err=True)
+        typer.echo(f"llama-server -m {out}/{language} --mmproj {out}/{vision} --jinja")
+        return
+    trusted = ", trust_remote_code=True" if done.format == "remote-code" else ""
     typer.echo(
         f"wrote {out} as {done.format}; reloaded and asked {found.prompts} prompts with "
         f"{found.images} images: logits differ by at most {found.logits:.2g}, "

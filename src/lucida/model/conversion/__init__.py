@@ -4,6 +4,7 @@ format.py       Format: a checkpoint opened, its parts and what it answers; shar
 llava.py        transformers' Llava and LlavaNext, both ways; processors.py: their pictures
 original.py     LLaVA's own code: whole models, projectors, adapters
 prismatic.py    Prismatic's runs; timm.py: names of timm's vision transformers
-fits.py         which designs a Llava can hold, known without weights
+gguf.py         two files for llama.cpp
+fits.py         which designs a Llava and llama.cpp can hold, known without weights
 pickles.py      weights in pickles: with consent, tensors only
 """

@@ -1,4 +1,5 @@
-"""Which designs transformers' Llava and LlavaNext can hold: a question of specs and configurations.
+"""Which designs transformers' Llava and LlavaNext, and llama.cpp's files, can hold: a question of
+specs and configurations.
 
 No weights are needed, so `lucida plan` answers it before anything is trained.
 """
@@ -59,18 +60,103 @@ OBSTACLES = {"llava": llava_obstacles, "llava-next": llava_next_obstacles}
 """Formats of transformers -> why a design is none of it."""
 
 
+GGUF_VISION = {"siglip_vision_model": ("gelu_pytorch_tanh", "gelu", "quick_gelu")}
+"""Encoders that llama.cpp runs as they were trained, and their activations."""
+GGUF_LANGUAGES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def gguf_obstacles(
+    spec: ModelSpec,
+    vision: PreTrainedConfig | None,
+    language: PreTrainedConfig | None,
+    image_size: int | None = None,
+) -> list[str]:
+    """Every reason why llama.cpp cannot run a design as it was trained (projector type `mlp`)."""
+    found = joint_obstacles(spec, "llama.cpp")
+    if spec.vision is None:
+        return ["model.vision is null: llama.cpp's mmproj is a vision encoder", *found]
+    if spec.image.policy in ("anyres", "split", "native"):
+        found.append(
+            f"model.image.policy is {spec.image.policy}: one square per picture is written"
+        )
+    if spec.vision.more or spec.vision.normed or spec.vision.take != "patches":
+        found.append("llama.cpp takes the patches of one encoder, before the final norm")
+    projector = spec.projector
+    if projector.kind not in ("linear", "mlp"):
+        found.append(f"model.projector.kind is {projector.kind}: linear and mlp are written")
+    elif projector.kind == "mlp":
+        for name, plain in (("norm", False), ("position", False)):
+            if getattr(projector, name) != plain:
+                found.append(f"model.projector.{name} is true: llama.cpp's `mlp` has none")
+        if projector.depth > 2:
+            found.append(f"model.projector.depth is {projector.depth}: llama.cpp's has two layers")
+        if projector.depth == 2 and projector.activation != "gelu":
+            found.append(
+                f"model.projector.activation is {projector.activation}: llama.cpp's is gelu"
+            )
+    if vision is not None:
+        found += _gguf_vision(vision, image_size)
+    if language is not None:
+        found += _gguf_language(language.get_text_config())
+    return found
+
+
+def _gguf_vision(config: PreTrainedConfig, image_size: int | None) -> list[str]:
+    """What speaks against llama.cpp in an encoder."""
+    kind = config.model_type
+    if kind == "clip_vision_model":
+        return [
+            "clip_vision_model has a class token, which llama.cpp puts behind the patches although "
+            "it counts from the front: every patch would have its neighbour's place "
+            "(its issue 25814, seen in build 11549)"
+        ]
+    if kind not in GGUF_VISION:
+        return [f"{kind} encoders have no names there: {', '.join(GGUF_VISION)} is written"]
+    found = []
+    if config.hidden_act not in GGUF_VISION[kind]:
+        found.append(f"the encoder's activation is {config.hidden_act}")
+    if config.intermediate_size == config.hidden_size:
+        found.append("the encoder's MLP is as wide as the encoder: llama.cpp would take its two "
+                     "matrices for one another")  # fmt: skip
+    if image_size not in (None, config.image_size):
+        found.append(
+            f"images have {image_size} pixels per side and the encoder's positions "
+            f"{config.image_size}: llama.cpp does not interpolate them"
+        )
+    return found
+
+
+def _gguf_language(config: PreTrainedConfig) -> list[str]:
+    """What speaks against llama.cpp in a language model."""
+    kind = config.model_type
+    if kind not in GGUF_LANGUAGES:
+        return [f"language models of type {kind}: {', '.join(GGUF_LANGUAGES)} are written"]
+    found = []
+    if config.hidden_act != "silu":
+        found.append(f"the language model's activation is {config.hidden_act}: there it is silu")
+    rope = config.rope_parameters.get("rope_type", "default")
+    if rope != "default":
+        found.append(f"the language model's rope_type is {rope}: the default is written")
+    if kind == "llama" and (config.attention_bias or config.mlp_bias):
+        found.append("the language model has biases, which a llama has not there")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        found.append(f"the language model's sliding_window is {window}: full attention is written")
+    return found
+
+
 def nearest(spec: ModelSpec) -> Literal["llava", "llava-next"]:
     """The format of transformers that a design comes closest to."""
     return "llava-next" if spec.image.policy == "anyres" else "llava"
 
 
-def joint_obstacles(spec: ModelSpec) -> list[str]:
+def joint_obstacles(spec: ModelSpec, program: str = "Llava") -> list[str]:
     """What speaks against it in the way the parts are joined."""
     found = []
     if spec.attention_mask != "causal":
-        found.append(f"model.attention_mask is {spec.attention_mask}: Llava's is causal")
+        found.append(f"model.attention_mask is {spec.attention_mask}: {program}'s is causal")
     if spec.cross_attention is not None:
-        found.append("model.cross_attention is set: Llava puts visual tokens among the words")
+        found.append(f"model.cross_attention is set: {program} puts visual tokens among the words")
     if spec.language.quantize is not None:
         found.append(
             f"model.language.quantize is {spec.language.quantize}: "

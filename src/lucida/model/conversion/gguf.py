@@ -1,0 +1,370 @@
+"""Two files for llama.cpp: the language model, and the vision encoder with its projector.
+
+    OUT/model-f16.gguf       language model, tokenizer, chat template
+    OUT/mmproj-f16.gguf      `clip`: encoder, projector, how pixels are made
+
+    Lucida                                       llama.cpp's `clip`
+    vision.model.embeddings.patch_embedding      v.patch_embd, v.position_embd
+    vision.model.encoder.layers.3.self_attn.q…   v.blk.3.attn_q, attn_k, attn_v, attn_out
+    …layers.3.layer_norm1 / mlp.fc1              v.blk.3.ln1, ln2, ffn_up, ffn_down
+    projector: linear, GELU, linear              mm.0, mm.2
+    projector: one matrix                        mm.0 = [W; -W], mm.2 = [I, -I]
+
+The last line is exact: gelu(x) - gelu(-x) = x. Hidden states are taken before the final norm, so
+`v.post_ln` is left out, and `clip.vision.feature_layer` names them, counted from the embedding.
+
+Reference: llama.cpp, tools/mtmd (clip.cpp, models/llava.cpp). PyPI's `gguf` names and packs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from lucida.core.errors import ModelError, PartError
+from lucida.data.boxes import box_tokens
+from lucida.data.jinja import chat_jinja
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+QUANTIZED = {
+    "f32": "F32",
+    "f16": "F16",
+    "q8_0": "Q8_0",
+    "q5_1": "Q5_1",
+    "q4_1": "Q4_1",
+    "q4_0": "Q4_0",
+}
+"""How matrices are kept -> gguf's type; vectors, and what is no matrix, stay F32."""
+
+LANGUAGES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
+"""transformers' `model_type` -> gguf's architecture."""
+
+SPLITS = {
+    None: "gpt-2",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
+}
+"""How a byte-level tokenizer splits text before merging (None: as GPT-2) -> llama.cpp's name."""
+
+VISION_NAMES = {
+    "embeddings.patch_embedding": "v.patch_embd",
+    "embeddings.position_embedding.weight": "v.position_embd.weight",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_out",
+    "layer_norm1": "ln1",
+    "layer_norm2": "ln2",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc2": "ffn_down",
+}
+"""transformers' names of SigLIP's encoder (of a layer: within it) -> llama.cpp's."""
+
+
+def gguf_package() -> ModuleType:
+    """PyPI's `gguf`; PartError with what to install where it is missing."""
+    try:
+        return importlib.import_module("gguf")
+    except ImportError as problem:
+        raise PartError(
+            "GGUF files are written by the package gguf, which cannot be imported here",
+            given=str(problem),
+            remedy="pip install 'lucida[gguf]'",
+        ) from problem
+
+
+def write_gguf(
+    model: LucidaModel, processor: LucidaProcessor, folder: Path, quantize: str = "f16"
+) -> list[Path]:
+    """Write both files into a folder that exists, the language model's matrices as `quantize`;
+    the encoder's stay f16 (f32 beside f32), which is what llama.cpp itself does. ModelError when
+    what is read back is not what was written (see `fits` first, which says whether it can be)."""
+    name = "f32" if quantize == "f32" else "f16"
+    files = [folder / f"model-{quantize}.gguf", folder / f"mmproj-{name}.gguf"]
+    write_file(files[0], *language_file(model, processor), quantize)
+    write_file(files[1], *vision_file(model, processor), name)
+    return files
+
+
+Metadata = Mapping[str, Any]
+
+
+def write_file(
+    file: Path, architecture: str, metadata: Metadata, tensors: Mapping[str, Tensor], kind: str
+) -> None:
+    """One file; metadata: GGUFWriter's `add_NAME` -> value, or a key with dots -> value."""
+    gguf = gguf_package()
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_file_type(getattr(gguf.LlamaFileType, file_type(kind)))
+    if kind not in ("f32", "f16"):
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, value in metadata.items():
+        if "." not in key:
+            getattr(writer, f"add_{key}")(value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        else:
+            writer.add_array(key, value)
+    wanted = {}
+    for name, tensor in tensors.items():
+        values = tensor.detach().float().cpu().contiguous().numpy()
+        type_ = type_of(gguf, name, values, kind)
+        packed = gguf.quants.quantize(values, type_)
+        writer.add_tensor(name, packed, raw_dtype=type_)
+        wanted[name] = packed
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read_back(gguf, file, wanted)
+
+
+def file_type(kind: str) -> str:
+    """gguf's name of a file with such matrices."""
+    return {"f32": "ALL_F32", "f16": "MOSTLY_F16"}.get(kind, f"MOSTLY_{QUANTIZED[kind]}")
+
+
+def type_of(gguf: ModuleType, name: str, values: np.ndarray, kind: str) -> Any:
+    """How a tensor is kept: vectors and the table of positions exactly, matrices as `kind`, or in
+    half precision where their rows are no multiple of its block."""
+    types = gguf.GGMLQuantizationType
+    if values.ndim < 2 or name == "v.position_embd.weight":
+        return types.F32
+    type_ = types[QUANTIZED[kind]]
+    block = gguf.GGML_QUANT_SIZES[type_][0]
+    return types.F16 if values.shape[-1] % block else type_
+
+
+def read_back(gguf: ModuleType, file: Path, wanted: Mapping[str, np.ndarray]) -> None:
+    """ModelError unless a file holds these tensors, bit by bit."""
+    found = {each.name: each.data for each in gguf.GGUFReader(file).tensors}
+    for name in wanted.keys() | found.keys():
+        if name not in found or found[name].tobytes() != wanted[name].tobytes():
+            raise ModelError(
+                "what was written is not what is read back", given=name, origin=file.name
+            )
+
+
+def language_file(
+    model: LucidaModel, processor: LucidaProcessor
+) -> tuple[str, Metadata, dict[str, Tensor]]:
+    """Architecture, metadata and tensors of the language model."""
+    gguf = gguf_package()
+    language = model.language
+    config = language.config
+    arch = getattr(gguf.MODEL_ARCH, LANGUAGES[config.model_type])
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    heads, pairs = config.num_attention_heads, config.num_key_value_heads
+    tensors = {}
+    for name, value in language.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue  # llama.cpp takes the embedding
+        named = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if named is None:
+            raise ModelError("llama.cpp has no name for a weight of this model", given=name)
+        if arch == gguf.MODEL_ARCH.LLAMA and "self_attn" in name:
+            if ".q_proj." in name:
+                value = paired(value, heads)
+            elif ".k_proj." in name:
+                value = paired(value, pairs)
+        tensors[named] = value
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    metadata = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "head_count": heads,
+        "head_count_kv": pairs,
+        "key_length": head,
+        "value_length": head,
+        "rope_dimension_count": head,
+        "rope_freq_base": float(config.rope_parameters["rope_theta"]),
+        "layer_norm_rms_eps": config.rms_norm_eps,
+        "vocab_size": len(tensors["token_embd.weight"]),
+        **tokens_of(model, processor, len(tensors["token_embd.weight"])),
+        "chat_template": chat_jinja(
+            processor.template,
+            processor.tokenizer,
+            processor.image_token,
+            processor.image_places,
+            media_marker=True,
+        ),
+    }
+    return gguf.MODEL_ARCH_NAMES[arch], metadata, tensors
+
+
+def paired(weight: Tensor, heads: int) -> Tensor:
+    """Rows of queries or keys in the order of llama.cpp's rotation, which turns neighbours (0, 1),
+    (2, 3), … where transformers turns places (0, n/2), (1, n/2 + 1), … of a head of n."""
+    halves = weight.unflatten(0, (heads, 2, -1))
+    return halves.transpose(1, 2).reshape(weight.shape)
+
+
+def tokens_of(model: LucidaModel, processor: LucidaProcessor, rows: int) -> dict[str, Any]:
+    """The vocabulary as llama.cpp reads it: one token for each row of the embedding."""
+    types = gguf_package().TokenType
+    tokenizer = processor.tokenizer
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    known = {number: text for text, number in tokenizer.get_vocab().items()}
+    added = tokenizer.added_tokens_decoder
+    shown = set(box_tokens(processor.coordinate_bins))  # part of answers, so never hidden
+    texts, kinds = [], []
+    for number in range(rows):
+        text = known.get(number)
+        texts.append(f"[UNUSED{number}]" if text is None else text)
+        if text is None:
+            kinds.append(types.UNUSED)
+        elif number not in added:
+            kinds.append(types.NORMAL)
+        else:
+            control = added[number].special and text not in shown
+            kinds.append(types.CONTROL if control else types.USER_DEFINED)
+    merges = [
+        pair if isinstance(pair, str) else " ".join(pair) for pair in backend["model"]["merges"]
+    ]
+    values = {
+        "tokenizer_model": "gpt2",
+        "tokenizer_pre": split_of(tokenizer),
+        "token_list": texts,
+        "token_types": kinds,
+        "token_merges": merges,
+        "add_bos_token": tokenizer.bos_token_id is not None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    for name, number in (("bos", tokenizer.bos_token_id), ("pad", tokenizer.pad_token_id)):
+        if number is not None and number < rows:
+            values[f"{name}_token_id"] = number
+    ends = model.generation_config.eos_token_id
+    others = (
+        [each for each in ends if each != tokenizer.eos_token_id] if isinstance(ends, list) else []
+    )
+    if others:
+        values["eot_token_id"] = others[0]
+    return values
+
+
+def split_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """llama.cpp's name of how a byte-level tokenizer splits text; None for one that it has not."""
+    if not tokenizer.is_fast:
+        return None
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    first = backend["pre_tokenizer"] or {}
+    steps = first["pretokenizers"] if first.get("type") == "Sequence" else [first]
+    *splits, last = steps
+    if backend["model"]["type"] != "BPE" or last.get("type") != "ByteLevel":
+        return None
+    if last.get("add_prefix_space") or bool(last.get("use_regex", True)) == bool(splits):
+        return None
+    if not splits:
+        return SPLITS[None]
+    (split,) = splits if len(splits) == 1 else ({},)
+    return SPLITS.get(split.get("pattern", {}).get("Regex"))
+
+
+def vision_file(
+    model: LucidaModel, processor: LucidaProcessor
+) -> tuple[str, Metadata, dict[str, Tensor]]:
+    """Architecture, metadata and tensors of the encoder and the projector."""
+    config, policy = model.vision.model.config, processor.image_policy
+    depth = config.num_hidden_layers
+    # Layers count from the end of the encoder as it is cut: -1 is its last hidden state.
+    places = [depth + 1 + layer for layer in model.vision.layers]
+    tensors = {}
+    for name, value in model.vision.model.state_dict().items():
+        named = vision_name(name)
+        if named:
+            tensors[named] = value
+    tensors |= projector_tensors(model, places)
+    metadata = {
+        "clip_has_vision_encoder": True,
+        "clip_projector_type": "mlp",
+        "vision_use_gelu": config.hidden_act != "quick_gelu",
+        "vision_image_size": policy.size,
+        "vision_patch_size": config.patch_size,
+        "vision_embedding_length": config.hidden_size,
+        "vision_feed_forward_length": config.intermediate_size,
+        "vision_block_count": depth,
+        "vision_head_count": config.num_attention_heads,
+        "vision_attention_layernorm_eps": config.layer_norm_eps,
+        "vision_projection_dim": model.language.config.hidden_size,
+        "vision_image_mean": [float(each) for each in policy.mean],
+        "vision_image_std": [float(each) for each in policy.std],
+        "clip.vision.feature_layer": sorted(places),
+    }
+    return "clip", metadata, tensors
+
+
+def vision_name(name: str) -> str | None:
+    """llama.cpp's name of an encoder's weight; None for what no feature needs (pooling, the final
+    norm, numbers of positions)."""
+    front, within = "", name.removeprefix("vision_model.")
+    if within.startswith("encoder.layers."):
+        number, _, within = within.removeprefix("encoder.layers.").partition(".")
+        front = f"v.blk.{number}."
+    for theirs, ours in VISION_NAMES.items():
+        if within == theirs or within.startswith(f"{theirs}."):
+            return front + ours + within.removeprefix(theirs)
+    return None
+
+
+def projector_tensors(model: LucidaModel, places: list[int]) -> dict[str, Tensor]:
+    """The projector as llama.cpp's `mlp`. Features of several layers stand there by ascending
+    layer, so the first matrix is put into that order."""
+    linears = [each for each in model.projector.modules() if isinstance(each, nn.Linear)]
+    order = np.argsort(places).tolist()
+    pairs = [(each.weight.detach(), each.bias.detach()) for each in linears]
+    weight, bias = pairs[0]
+    blocks = weight.chunk(len(places), dim=1)
+    pairs[0] = torch.cat([blocks[number] for number in order], dim=1), bias
+    if len(pairs) == 1:
+        weight, bias = pairs[0]
+        one = torch.eye(len(weight), dtype=weight.dtype)
+        pairs = [
+            (torch.cat([weight, -weight]), torch.cat([bias, -bias])),
+            (torch.cat([one, -one], dim=1), torch.zeros_like(bias)),
+        ]
+    return {
+        f"mm.{2 * number}.{kind}": value
+        for number, pair in enumerate(pairs)
+        for kind, value in zip(("weight", "bias"), pair, strict=True)
+    }
+
+
+def tokenizer_obstacles(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What speaks against llama.cpp in a tokenizer."""
+    if split_of(tokenizer) is None:
+        return [
+            f"the tokenizer ({type(tokenizer).__name__}) splits text in a way that has no name "
+            f"there: byte-level tokenizers that split as {', '.join(SPLITS.values())} are written"
+        ]
+    if tokenizer.eos_token_id is None:
+        return ["the tokenizer has no end token: llama.cpp would never stop"]
+    return []
+
+
+def gguf_notes(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
+    """What llama.cpp does otherwise than Lucida with the same weights."""
+    size, policy = processor.image_policy.size, processor.image_policy.policy
+    found = [
+        f"llama.cpp scales pictures that are not {size} x {size} pixels by its own code, so answers"
+        f" about them may differ (model.image.policy is {policy})"
+    ]
+    projector = model.config.model_spec.projector
+    if model.vision.model.config.hidden_act == "gelu" or projector.kind == "mlp":
+        found.append("llama.cpp computes GELU in its tanh form, from a table in half precision")
+    return found
