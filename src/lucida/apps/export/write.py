@@ -28,13 +28,13 @@ TITLES = {
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What was written: the format, why it is no Llava (if it runs on Lucida), how well it agrees
-    (None where the other program is not at hand), names of files, and what that program does
+    (None where the other program is not at hand), how it is run, and what that program does
     otherwise."""
 
     format: Format
     obstacles: list[str]
     agreement: Agreement | None
-    files: list[str] = field(default_factory=list)
+    commands: str
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,19 +67,41 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
             origin=run,
             remedy="export with --format remote-code, which runs on Lucida",
         )
+    from lucida.apps.export.card import write_card
+
+    agreement, notes = None, []
     with atomic_folder(out) as aside:
         if chosen == "gguf":
             from lucida.model.conversion.gguf import gguf_notes, write_gguf
 
             names = [file.name for file in write_gguf(model, processor, aside, quantize or "f16")]
-            return Exported(chosen, [], None, names, gguf_notes(model, processor))
-        if chosen in OBSTACLES:
-            from lucida.model.conversion.llava import write_llava as write
+            notes = gguf_notes(model, processor)
+            notes.append("scores were measured with the run's own weights, not with these files")
         else:
-            from lucida.apps.export.remote import write_remote as write
-        write(model, processor, aside)
-        agreement = check(model, processor, chosen, aside)
-    return Exported(chosen, obstacles, agreement)
+            names = []
+            if chosen in OBSTACLES:
+                from lucida.model.conversion.llava import write_llava as write
+            else:
+                from lucida.apps.export.remote import write_remote as write
+            write(model, processor, aside)
+            agreement = check(model, processor, chosen, aside)
+        hint = commands_of(chosen, out.name, names)
+        fence = "sh" if chosen == "gguf" else "python"
+        write_card(run, aside, model, chosen, f"```{fence}\n{hint}\n```", notes)
+    return Exported(chosen, obstacles, agreement, commands_of(chosen, str(out), names), notes)
+
+
+def commands_of(format: Format, folder: str, files: list[str]) -> str:
+    """What to type to run an export."""
+    if format == "gguf":
+        language, vision = files
+        return f"llama-server -m {folder}/{language} --mmproj {folder}/{vision} --jinja"
+    trusted = ", trust_remote_code=True" if format == "remote-code" else ""
+    return (
+        "from transformers import AutoModelForImageTextToText as Auto, AutoProcessor\n"
+        f'model = Auto.from_pretrained("{folder}"{trusted})\n'
+        f'processor = AutoProcessor.from_pretrained("{folder}"{trusted})'
+    )
 
 
 def check(

@@ -36,24 +36,14 @@ def export(
         typer.echo(f"not a Llava: {reason}", err=True)
     for note in done.notes:
         typer.echo(f"note: {note}", err=True)
-    found = done.agreement
-    if found is None:
-        language, vision = done.files
-        typer.echo(f"wrote {out} as {done.format}; read back, bit by bit", err=True)
-        typer.echo(f"llama-server -m {out}/{language} --mmproj {out}/{vision} --jinja")
-        return
-    trusted = ", trust_remote_code=True" if done.format == "remote-code" else ""
-    typer.echo(
-        f"wrote {out} as {done.format}; reloaded and asked {found.prompts} prompts with "
-        f"{found.images} images: logits differ by at most {found.logits:.2g}, "
-        f"pixels by {found.pixels:.2g}, tokens not at all",
-        err=True,
-    )
-    typer.echo(
-        f"from transformers import AutoModelForImageTextToText as Auto, AutoProcessor\n"
-        f'model = Auto.from_pretrained("{out}"{trusted})\n'
-        f'processor = AutoProcessor.from_pretrained("{out}"{trusted})'
-    )
+    compared = "read back, bit by bit"
+    if found := done.agreement:
+        compared = (
+            f"reloaded and asked {found.prompts} prompts with {found.images} images: logits differ "
+            f"by at most {found.logits:.2g}, pixels by {found.pixels:.2g}, tokens not at all"
+        )
+    typer.echo(f"wrote {out} as {done.format}, with a model card; {compared}", err=True)
+    typer.echo(done.commands)
 
 
 @app.command("import")
