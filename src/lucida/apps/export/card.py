@@ -230,8 +230,9 @@ def recipe_text(recipe: Recipe | None) -> str:
     values = without_folders(yaml.safe_load(dump_recipe(recipe)))
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
     return (
-        f"Hash `{recipe_hash(recipe)}`; with the places of your files put in, `lucida train FILE` repeats it.\n\n<details>\n"
-        f"<summary>{recipe.name}</summary>\n\n```yaml\n{text}```\n\n</details>"
+        f"Hash `{recipe_hash(recipe)}`; with the places of your files put in, `lucida train FILE` "
+        f"repeats it.\n\n<details>\n<summary>{recipe.name}</summary>\n\n```yaml\n{text}```\n\n"
+        "</details>"
     )
 
 
