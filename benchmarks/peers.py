@@ -60,7 +60,7 @@ from lucida.train.engine import Engine
 from lucida.train.kernels import quicken
 from lucida.train.optim import make_optimizer
 from lucida.train.precision import choose_device, choose_precision
-from lucida.train.step import step
+from lucida.train.step import Stepper
 
 POOL = 3200
 """Samples that the length-grouped sampler sorts: eight of its megabatches."""
@@ -185,11 +185,12 @@ class Sides:
         self.sgd = case.big and self.device.type == "cpu"
         parameters = [p for p, _ in trained.values()]
         spec = OptimSpec(clip=1.0)
-        self.optimizer = (
+        optimizer = (
             torch.optim.SGD(parameters, 0.0) if self.sgd else make_optimizer(trained, spec, model)
         )
-        self.engine = Engine()
-        self.loss_of = self.engine.prepare(model, self.precision)
+        scaler = self.precision.scaler()
+        _, loss_of = Engine().prepare(model, self.precision)
+        self.stepper = Stepper(Engine(), model, loss_of, optimizer, scaler, self.precision, 1.0)
         fast = self.precision.name
         self.tuned = self.trainer(vision, fast, RowsTrainer)
         self.slow = self.trainer(vision, "fp32", Trainer) if case.fp32 else None
@@ -239,17 +240,7 @@ class Sides:
 
     def lucida(self, batch: Batch) -> float:
         """One step of ours."""
-        scaler = self.precision.scaler()
-        return step(
-            self.engine,
-            self.model,
-            self.loss_of,
-            [batch],
-            self.optimizer,
-            scaler,
-            self.precision,
-            1.0,
-        ).loss
+        return self.stepper.step([batch]).loss
 
     def peer(self, trainer: Trainer, rows: dict, only_supervised: bool = False) -> float:
         """One step as Trainer's loop makes it."""

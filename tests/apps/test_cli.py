@@ -85,14 +85,14 @@ finally:
 def test_train_resolves_the_recipe_and_its_folder(verbs, capsys):
     code, _, _ = call(capsys, "train", "mini", "stages.sft.budget.steps=3")
     assert code == 0
-    [(name, recipe, folder, command, watch, gate, accept)] = verbs
+    [(name, recipe, folder, command, observers, accept)] = verbs
     assert accept is False
     assert name == "train"
     assert recipe == load_recipe("mini", ["stages.sft.budget.steps=3"])
     assert folder == Path("runs/mini")
     assert command.split()[0] == "lucida"
-    assert callable(watch)  # for stages with evaluate_every
-    assert gate is None  # the recipe does not ask for text retention after each stage
+    [scores] = observers  # for stages with evaluate_every; of retention the recipe has nothing
+    assert not scores.between_stages
 
 
 def test_train_takes_another_folder(verbs, capsys, tmp_path):

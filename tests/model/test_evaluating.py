@@ -31,12 +31,13 @@ from lucida.eval.answerers.transformers_model import (
 from lucida.eval.answerers.written_box import read_written_box
 from lucida.eval.benchmark import Example
 from lucida.eval.benchmarks import benchmark
+from lucida.eval.during_training import Scores
 from lucida.eval.loss import document_losses
 from lucida.eval.retention import compared, lost, perplexity, require
 from lucida.eval.run import evaluate_target
-from lucida.eval.slim import evaluate_slim
 from lucida.model.checkpoint import save
 from lucida.model.messages import image_source
+from lucida.train.observe import untouched
 
 torch.set_num_threads(1)
 
@@ -221,7 +222,9 @@ def test_training_does_not_notice_an_evaluation():
             loss = model(**inputs, labels=inputs["input_ids"]).loss * noise.abs()
             loss.backward()
             if evaluated:
-                found = evaluate_slim(model, processor, ["attribute", "presence"], 4, step)
+                spec = EvaluationSpec(tasks=["attribute", "presence"], limit=4)
+                with untouched(model):
+                    found = Scores(spec).look(model, processor, step)
                 assert found["step"] == step
                 assert set(found["tasks"]) == {"attribute", "presence"}
                 assert found["tasks"]["presence"]["n"] == 4

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from tiny_training import watch
+from tiny_training import logits, watching
 
 from lucida.core.errors import LucidaError
 from lucida.core.spec import Recipe
@@ -71,20 +71,21 @@ def on_ranks(
 def train(environment: dict[str, str], recipe: str, folder: Path, die_at: int, told: Path) -> None:
     """One rank; what it says goes into the file `told`."""
     from lucida.train import loop
+    from lucida.train.stage_run import StageRun
 
     os.environ.update(environment)
     with told.open("w") as file:
         os.dup2(file.fileno(), 2)
-    true_step = loop.take_step
+    true_step = StageRun.step
 
-    def take_step(training, *more):
-        if training.position.total == die_at:
+    def step(stage):
+        if stage.run.position.total == die_at:
             os._exit(9)
-        true_step(training, *more)
+        true_step(stage)
 
-    loop.take_step = take_step
+    StageRun.step = step
     try:
-        loop.train_run(Recipe.model_validate_json(recipe), folder, watch=watch)
+        loop.train_run(Recipe.model_validate_json(recipe), folder, observers=watching(logits))
     except LucidaError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(1)

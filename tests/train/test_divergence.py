@@ -12,6 +12,7 @@ from lucida.core.spec import Recipe
 from lucida.model.checkpoint import load
 from lucida.train.divergence import Diverged, verdict
 from lucida.train.loop import train_run
+from lucida.train.step import Stepper
 
 WORDS = 512
 NOISE = random.Random(0)
@@ -90,12 +91,10 @@ def test_a_stage_that_diverged_and_was_mended_by_the_next_is_told(recipe, tmp_pa
 def test_a_number_that_is_not_finite_leaves_a_run_that_is_called_diverged(
     recipe, tmp_path, monkeypatch
 ):
-    from lucida.train import loop
-
     def step(*given, **named):
         raise Diverged("training stopped: the weights of x are not finite")
 
-    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(Stepper, "step", step)
     with pytest.raises(RunError, match="not finite"):
         train_run(recipe, tmp_path / "run")
     [summary] = list_runs(tmp_path)

@@ -8,16 +8,17 @@ import pytest
 import torch
 from ranks import on_ranks
 from safetensors.torch import load_file
-from tiny_training import tiny_recipe, watch
+from tiny_training import logits, tiny_recipe, watching
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from lucida.core.errors import RecipeError
 from lucida.core.spec import EngineSpec, Recipe
 from lucida.model.checkpoint import build
-from lucida.train.engine import Engine, choose_engine
+from lucida.train.engine import Engine
 from lucida.train.loop import train_run
 from lucida.train.precision import Precision
+from lucida.train.run import choose_engine
 from lucida.train.sharding import Sharded
 
 
@@ -140,12 +141,12 @@ def test_a_sharded_run_that_died_goes_on_on_any_number_of_ranks(parts, tmp_path,
     """Two ranks die in the second stage, two go on and die, one brings it to the end. On the way
     rank 0 alone asks the model."""
     ours = plain(parts, "fsdp", **stage)
-    whole = train_run(ours, tmp_path / "whole", watch=watch)
+    whole = train_run(ours, tmp_path / "whole", observers=watching(logits))
     folder = tmp_path / "run"
     on_ranks(ours, folder, die_at=9, expected=9)
     told = on_ranks(ours, folder, die_at=11, expected=9)
     assert "going on from step 8" in told
-    train_run(ours, folder, watch=watch)
+    train_run(ours, folder, observers=watching(logits))
     assert_same(whole, folder)
     seen = [
         [record["evaluation"]["logits"] for record in records(each, "evaluation")]
@@ -230,7 +231,7 @@ def stop_after(recipe: Recipe, folder: Path, steps: int) -> None:
     watched["stages"][0] |= {"checkpoint_every": steps, "evaluate_every": steps + 1}
     again = Recipe.model_validate(watched)
     with pytest.raises(Stopped):
-        train_run(again, folder, watch=stop)
+        train_run(again, folder, observers=watching(stop))
     from lucida.core.runs import RunFolder
 
     RunFolder(folder).write_recipe(recipe)
@@ -244,7 +245,7 @@ def group():
     distributed.destroy_process_group()
 
 
-def test_a_model_is_cut_into_parts_and_made_whole_again(parts, group):
+def test_a_copy_is_cut_into_parts_and_the_model_made_whole_again(parts, group):
     model, _ = build(tiny_recipe(parts).model)
     for weight in model.vision.parameters():
         weight.requires_grad_(False)
@@ -261,17 +262,22 @@ def test_a_model_is_cut_into_parts_and_made_whole_again(parts, group):
             assert weight is before[name] and torch.equal(weight, values[name])
 
     for _ in range(2):  # a stage, and the next one
-        engine.prepare(model, fp32)
-        for name, weight in model.named_parameters():
+        cut, _ = engine.prepare(model, fp32)
+        for name, weight in cut.named_parameters():
             assert isinstance(weight, DTensor) != name.startswith("vision."), name
+        assert cut.language.lm_head.weight is cut.language.get_input_embeddings().weight
         hollow = before["language.model.norm.weight"]  # its room is given back
         assert hollow.shape == (16,) and hollow.untyped_storage().nbytes() == 4
-        with engine.whole(model):
+        with engine.whole(cut) as plain:
+            assert plain is model
             assert_plain()
             model(input_ids=torch.arange(9)[None]).logits.sum().backward()
-        assert isinstance(model.language.lm_head.weight, DTensor)
-        assert model.language.lm_head.weight is model.language.get_input_embeddings().weight
-        engine.release(model)
+        assert hollow.untyped_storage().nbytes() == 4
+        moved = next(name for name in before if name.startswith("projector."))
+        with torch.no_grad():
+            cut.get_parameter(moved).add_(1)
+        values[moved] += 1
+        engine.release()
         assert_plain()
 
 

@@ -8,9 +8,9 @@ from tiny_training import tiny_recipe, write_parts
 
 from lucida.core.errors import LucidaError, RunError
 from lucida.core.runs import list_runs
-from lucida.train import loop
 from lucida.train.loop import train_run
 from lucida.train.state import checkpoints
+from lucida.train.step import Stepper
 
 
 class Stop(Exception):
@@ -27,9 +27,9 @@ def stopped(recipe, folder, monkeypatch, after=4):
         taken.append(0)
         return original(*given, **named)
 
-    original = loop.step
+    original = Stepper.step
     with monkeypatch.context() as context:
-        context.setattr(loop, "step", step)
+        context.setattr(Stepper, "step", step)
         with pytest.raises(Stop):
             train_run(recipe, folder)
     return folder

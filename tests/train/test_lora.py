@@ -17,10 +17,10 @@ from lucida.model.checkpoint import build, load
 from lucida.train.engine import Engine
 from lucida.train.feed import stage_feed
 from lucida.train.loop import train_run
+from lucida.train.observe import validation_loss
 from lucida.train.precision import choose_precision
 from lucida.train.stage import plan_stage
 from lucida.train.state import checkpoints
-from lucida.train.validate import validation_loss
 
 
 def with_lora(recipe: Recipe, *loras: dict | None, train: dict | None = None) -> Recipe:

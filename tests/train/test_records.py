@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 from test_loop import changed, records
-from tiny_training import tiny_recipe
+from tiny_training import tiny_recipe, watching
 
 from lucida.core.errors import DataError, RunError
 from lucida.core.runs import RunFolder, list_runs
@@ -54,8 +54,8 @@ def test_what_pages_lose_is_counted_exactly_and_told(parts, tmp_path, capfd):
     folder = tmp_path / "cut"
     for _ in range(2):
         with pytest.raises(Stopped):
-            train_run(watched, folder, watch=stop)
-    train_run(watched, folder, watch=lambda *_: {})
+            train_run(watched, folder, observers=watching(stop))
+    train_run(watched, folder, observers=watching(lambda *_: {}))
     assert RunFolder(folder).dropped.totals() == totals
     assert [r["source_loss"] for r in records(folder)] == [r["source_loss"] for r in records(whole)]
 

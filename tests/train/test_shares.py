@@ -15,7 +15,7 @@ from lucida.data.sample import IGNORED
 from lucida.train.engine import Engine, Objective
 from lucida.train.precision import Precision
 from lucida.train.shares import owners
-from lucida.train.step import step
+from lucida.train.step import Stepper
 
 FP32 = Precision("fp32", torch.device("cpu"), "")
 NAMES = ("pictures", "text", "silent")
@@ -56,17 +56,9 @@ def one_step(passes, engine=None, model=None):
     model = model or FakeVLM()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    result = step(
-        engine or Engine(),
-        model,
-        Objective(model),
-        passes,
-        optimizer,
-        FP32.scaler(),
-        FP32,
-        None,
-        NAMES,
-    )
+    loss_of, scaler = Objective(model), FP32.scaler()
+    stepper = Stepper(engine or Engine(), model, loss_of, optimizer, scaler, FP32, None, NAMES)
+    result = stepper.step(passes)
     return result, {name: before[name] - p.detach() for name, p in model.named_parameters()}
 
 
@@ -117,7 +109,8 @@ def test_watching_sources_changes_no_bit_of_the_step():
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     passes = [lay([SAMPLES[i] for i in group], pack=True) for group in GROUPS["three"]]
-    alone = step(Engine(), model, Objective(model), passes, optimizer, FP32.scaler(), FP32, None)
+    loss_of = Objective(model)
+    alone = Stepper(Engine(), model, loss_of, optimizer, FP32.scaler(), FP32).step(passes)
     assert alone.loss == watched.loss and alone.sources == {}
     for name, parameter in model.named_parameters():
         assert torch.equal(before[name] - parameter.detach(), moved[name]), name

@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_training import watching
 
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.spec import BudgetSpec, OptimSpec, Recipe
 from lucida.model.checkpoint import load
 from lucida.model.vlm import LucidaModel
-from lucida.train import begin, loop
+from lucida.train import stage_run
 from lucida.train.budget import Horizon, horizon
 from lucida.train.loop import train_run
 from lucida.train.optim import schedule, schedule_by_share
@@ -88,13 +89,6 @@ def test_a_template_that_the_tokenizer_cannot_write_is_refused_before_training(r
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
-def test_a_mask_that_is_not_there_is_refused(recipe, monkeypatch):
-    monkeypatch.setattr(begin, "MASKS", {"causal": None})
-    stage = recipe.stages[0].model_copy(update={"attention_mask": "image_block"})
-    with pytest.raises(RecipeError, match="no attention mask 'image_block'"):
-        begin.check_mask(stage, "causal", "stage")
-
-
 @pytest.mark.parametrize("mask", ["prefix", "mutual"])
 def test_shared_images_under_a_mask_that_asks_whole_are_refused_before_the_first_stage(
     recipe, tmp_path, mask
@@ -111,12 +105,12 @@ def test_shared_images_under_a_mask_that_asks_whole_are_refused_before_the_first
     # What is refused, asked one by one, is not; nor is the same under the model's usual mask.
     world["questions"] = 1
     stages = changed(recipe, {}, last).stages
-    begin.check_mask(stages[1], "causal", "stage")
+    stage_run.check_mask(stages[1], "causal", "stage")
     world["questions"] = 3
     shared = changed(recipe, {}, last | {"attention_mask": None}).stages[1]
-    begin.check_mask(shared, "causal", "stage")
+    stage_run.check_mask(shared, "causal", "stage")
     with pytest.raises(RecipeError, match=r"another model\.attention_mask"):
-        begin.check_mask(shared, mask, "stage")
+        stage_run.check_mask(shared, mask, "stage")
 
 
 # Budgets.
@@ -134,7 +128,7 @@ def test_a_budget_of_minutes_follows_the_clock(recipe, tmp_path, monkeypatch):
     """A clock that moves a second at every look: the stage ends with the time, at its last rate."""
     now = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(now)))
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(stage_run, "time", clock)
     ours = changed(recipe, {"budget": {"minutes": 1}}, {"budget": {"steps": 1}})
     folder = train_run(ours, tmp_path / "run")
     align = [record for record in records(folder) if record["stage"] == "align"]
@@ -153,15 +147,15 @@ def test_a_run_by_the_clock_goes_on_with_the_time_that_is_left(recipe, tmp_path,
 
     now = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(now)))
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(stage_run, "time", clock)
     ours = changed(
         recipe,
         {"budget": {"minutes": 1}, "evaluate_every": 7, "checkpoint_every": 6},
         {"budget": {"steps": 1}},
     )
     with pytest.raises(Stopped):
-        train_run(ours, tmp_path / "run", watch=stop)
-    folder = train_run(ours, tmp_path / "run", watch=lambda *_: None)
+        train_run(ours, tmp_path / "run", observers=watching(stop))
+    folder = train_run(ours, tmp_path / "run", observers=watching(lambda *_: None))
     assert sum(record["stage"] == "align" for record in records(folder)) == 15
 
 
@@ -215,7 +209,7 @@ def test_who_looks_on_leaves_no_trace(recipe, tmp_path):
 
     often = {"evaluate_every": 2}
     ours = changed(recipe, often | {"template": "plain"}, often)
-    watched = train_run(ours, tmp_path / "watched", watch=watch)
+    watched = train_run(ours, tmp_path / "watched", observers=watching(watch))
     alone = train_run(changed(recipe, {"template": "plain"}, {}), tmp_path / "alone")
     assert same_bits(watched, alone)
     assert seen == [(2, "plain"), (4, "plain"), (7, "qa"), (9, "qa"), (11, "qa")]

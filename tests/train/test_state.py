@@ -16,7 +16,7 @@ from lucida.train import state
 from lucida.train.optim import make_optimizer
 from lucida.train.reading import load_moments, load_weights, newest, read_checkpoint
 from lucida.train.stage import apply_plan, plan_stage
-from lucida.train.state import Position, Setting, checkpoints, save_checkpoint
+from lucida.train.state import Position, Setting, Snapshot, checkpoints, save_checkpoint
 
 HERE = Setting("fp32", "cpu", 1, torch.__version__)
 
@@ -38,6 +38,10 @@ def new(train=None):
     return model, optimizer, torch.amp.GradScaler("cpu", enabled=False), plan
 
 
+def snapshot(position, model, optimizer, scaler, touched):
+    return Snapshot(position, HERE, model, set(touched), optimizer, scaler)
+
+
 def move(model, optimizer, steps):
     for _ in range(steps):
         model.language(model.projector(model.vision(torch.randn(6, 3)))).square().sum().backward()
@@ -49,7 +53,7 @@ def test_going_on_equals_never_having_stopped(tmp_path):
     model, optimizer, scaler, plan = new()
     move(model, optimizer, 3)
     path = save_checkpoint(
-        tmp_path, Position(0, 3, 3), HERE, model, set(plan.trained), optimizer, scaler
+        tmp_path, snapshot(Position(0, 3, 3), model, optimizer, scaler, plan.trained)
     )
     move(model, optimizer, 4)
 
@@ -84,7 +88,7 @@ def test_only_what_trained_is_stored_and_the_older_checkpoint_goes(tmp_path):
     for step in (1, 2):
         move(model, optimizer, 1)
         position = Position(0, step, step)
-        save_checkpoint(tmp_path, position, HERE, model, set(plan.trained), optimizer, scaler)
+        save_checkpoint(tmp_path, snapshot(position, model, optimizer, scaler, plan.trained))
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000002"]
     weights = load_file(checkpoints(tmp_path)[0] / "weights.safetensors")
     assert not any(name.startswith("vision.0") for name in weights)
@@ -97,7 +101,7 @@ def test_earlier_stages_are_kept_when_their_parameters_are_frozen_later(tmp_path
     touched = {"projector.weight", "projector.bias", *plan.trained}
     with torch.no_grad():
         model.projector.weight.fill_(7)
-    path = save_checkpoint(tmp_path, Position(1, 1, 9), HERE, model, touched, optimizer, scaler)
+    path = save_checkpoint(tmp_path, snapshot(Position(1, 1, 9), model, optimizer, scaler, touched))
     again = Parts()
     load_weights(read_checkpoint(path, 2), again)
     assert (again.projector.weight == 7).all()
@@ -107,7 +111,7 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     model, optimizer, scaler, plan = new()
     move(model, optimizer, 1)
     first = save_checkpoint(
-        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+        tmp_path, snapshot(Position(0, 1, 1), model, optimizer, scaler, plan.trained)
     )
 
     def full(tensors, path):
@@ -117,7 +121,7 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(RunError, match="disk is full"):
         save_checkpoint(
-            tmp_path, Position(0, 2, 2), HERE, model, set(plan.trained), optimizer, scaler
+            tmp_path, snapshot(Position(0, 2, 2), model, optimizer, scaler, plan.trained)
         )
     assert checkpoints(tmp_path) == [first]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
@@ -126,7 +130,7 @@ def test_a_failing_write_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
 def test_other_frozen_parts_are_refused(tmp_path):
     model, optimizer, scaler, plan = new()
     path = save_checkpoint(
-        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+        tmp_path, snapshot(Position(0, 1, 1), model, optimizer, scaler, plan.trained)
     )
     other = Parts()
     with torch.no_grad():
@@ -138,7 +142,7 @@ def test_other_frozen_parts_are_refused(tmp_path):
 def test_another_format_is_refused(tmp_path):
     model, optimizer, scaler, plan = new()
     path = save_checkpoint(
-        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+        tmp_path, snapshot(Position(0, 1, 1), model, optimizer, scaler, plan.trained)
     )
     content = json.loads((path / "state.json").read_text()) | {"format": 99}
     (path / "state.json").write_text(json.dumps(content))
@@ -170,7 +174,7 @@ def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path, name, how):
     model, optimizer, scaler, plan = new()
     move(model, optimizer, 1)
     path = save_checkpoint(
-        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+        tmp_path, snapshot(Position(0, 1, 1), model, optimizer, scaler, plan.trained)
     )
     damage(path / name, how)
     if (name, how) == ("state.json", "turned"):
@@ -185,9 +189,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_this_is_told(tmp_path,
     for step in (1, 2):
         move(model, optimizer, 1)
         position = Position(0, step, step)
-        path = save_checkpoint(
-            tmp_path, position, HERE, model, set(plan.trained), optimizer, scaler
-        )
+        path = save_checkpoint(tmp_path, snapshot(position, model, optimizer, scaler, plan.trained))
         if step == 1:
             path.rename(kept)
     kept.rename(path.with_name("step-000001"))
@@ -206,7 +208,7 @@ def test_whatever_stands_in_the_state_of_a_checkpoint_is_a_run_error_or_fits(tmp
     model, optimizer, scaler, plan = new()
     move(model, optimizer, 1)
     path = save_checkpoint(
-        tmp_path, Position(0, 1, 1), HERE, model, set(plan.trained), optimizer, scaler
+        tmp_path, snapshot(Position(0, 1, 1), model, optimizer, scaler, plan.trained)
     )
     whole = json.loads((path / "state.json").read_text())
     places = [(key,) for key in whole] + [("position", key) for key in whole["position"]]

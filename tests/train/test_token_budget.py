@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from tiny_training import tiny_recipe
+from tiny_training import tiny_recipe, watching
 
 from lucida.core.spec import Recipe
 from lucida.data.order import Order
@@ -52,8 +52,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(parts, tmp_path):
     stage = recipe.stages[0].model_copy(update={"evaluate_every": 1})
     watched = recipe.model_copy(update={"stages": [stage]})
     with pytest.raises(Interrupted):
-        train_run(watched, tmp_path / "cut", watch=stop)
-    train_run(watched, tmp_path / "cut", watch=stop)
+        train_run(watched, tmp_path / "cut", observers=watching(stop))
+    train_run(watched, tmp_path / "cut", observers=watching(stop))
     again = steps(tmp_path / "cut")
     assert [(r["loss"], r["sources"]) for r in again] == [(r["loss"], r["sources"]) for r in whole]
 
@@ -71,15 +71,15 @@ def test_a_resumed_run_plans_only_the_window_it_stands_in(parts, tmp_path, monke
         raise KeyError("stop here")
 
     with pytest.raises(KeyError):
-        train_run(recipe, tmp_path / "cut", watch=stop)
+        train_run(recipe, tmp_path / "cut", observers=watching(stop))
     (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
     position = json.loads((checkpoint / "state.json").read_text())["position"]
     assert position["window"] > 0 < position["window_rows"] <= 2 * position["step"]
     planned = []
     packed = Order._packed
     monkeypatch.setattr(Order, "_packed", lambda o, w: planned.append(w) or packed(o, w))
-    again = steps(train_run(recipe, tmp_path / "cut", watch=lambda *_: {}))
+    again = steps(train_run(recipe, tmp_path / "cut", observers=watching(lambda *_: {})))
     assert planned[0] == position["window"] == min(planned)
-    whole = steps(train_run(recipe, tmp_path / "whole", watch=lambda *_: {}))
+    whole = steps(train_run(recipe, tmp_path / "whole", observers=watching(lambda *_: {})))
     assert [r["loss"] for r in again] == [r["loss"] for r in whole]
     assert 44 <= whole[-1]["samples"] <= 46  # 23 pictures twice, less the rows of no whole step

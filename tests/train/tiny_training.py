@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from lucida.core.spec import Recipe
+from lucida.train.observe import Observer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 
@@ -143,7 +145,21 @@ def adapted_recipe(parts: Path) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def watch(model: torch.nn.Module, processor: object, steps: int) -> dict[str, float]:
-    """What a watcher might find: it asks the model as it stands."""
+class Watching(Observer):
+    """An observer that calls a function of the model, its processor and the steps so far."""
+
+    def __init__(self, find: Callable[..., Mapping[str, object] | None]) -> None:
+        self.find = find
+
+    def look(self, model, processor, step, earlier):
+        return self.find(model, processor, step)
+
+
+def watching(find: Callable[..., Mapping[str, object] | None]) -> list[Observer]:
+    return [Watching(find)]
+
+
+def logits(model: torch.nn.Module, processor: object, steps: int) -> dict[str, float]:
+    """What an observer might find: it asks the model as it stands."""
     logits = model(input_ids=torch.arange(5, 15)[None]).logits
     return {"logits": float(logits.double().square().mean())}

@@ -23,7 +23,7 @@ def check_evaluation(recipe: Recipe, asked: bool = False) -> None:
     files of a task are missing. With `asked` the evaluation is the last step of what was asked for:
     RunError where no task is named, or one of them could not be asked.
     """
-    from lucida.eval.slim import LIMIT
+    from lucida.eval.during_training import LIMIT
 
     spec, origin = recipe.evaluation, f"recipe {recipe.name}"
     if asked and not spec.tasks:

@@ -55,8 +55,7 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
 
 def _train(recipe: Recipe, folder: Path) -> None:
     """Train the recipe and its blind baseline, and keep how long each took."""
-    from lucida.eval.retention import gate
-    from lucida.eval.slim import watcher
+    from lucida.eval.during_training import observers
     from lucida.train.blind import blind_recipe
     from lucida.train.loop import train_alone
 
@@ -67,7 +66,7 @@ def _train(recipe: Recipe, folder: Path) -> None:
     for phase, each, place in phases:
         fresh = not RunFolder(place).exists  # a resumed phase is timed by its metrics instead
         begun = time.monotonic()
-        train_alone(each, place, command_line(), watcher(each.evaluation), gate(each))
+        train_alone(each, place, command_line(), observers(each))
         if fresh:
             taken[phase] = time.monotonic() - begun
     run = RunFolder(folder)

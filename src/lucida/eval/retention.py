@@ -4,7 +4,7 @@
     trained model           ──text──▶ after  ┴▶ loss = share lost ──▶ at most `max_loss`?
 
 Asked of a finished run (`measure_run`), and with `each_stage` of the model in training: before the
-first stage and after every one (`gate`, which `train.between` calls).
+first stage and after every one (`Retention`).
 
 Reference: Lin et al., VILA, 2023, arXiv 2312.07533, section 3.4 (text-only instructions keep MMLU).
 """
@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING
 from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder
 from lucida.core.spec import EvaluationSpec, Recipe, RetentionSpec
+from lucida.train.observe import Observer
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
+
+NAME = "retention"
+"""Under what name the measurements between stages stand in metrics.jsonl."""
 
 
 def perplexity(model: LucidaModel, processor: LucidaProcessor, file: Path | str) -> float:
@@ -96,16 +100,19 @@ def compared(spec: RetentionSpec, before: float, after: float) -> dict:
     }
 
 
-class StageGate:
-    """Text at the boundaries of stages: see `gate`."""
+class Retention(Observer):
+    """Text before the first stage of a run and after every one."""
+
+    name, between_stages = NAME, True
 
     def __init__(self, spec: EvaluationSpec) -> None:
         self.spec = spec
 
-    def measure(
+    def look(
         self,
         model: LucidaModel,
         processor: LucidaProcessor,
+        step: int,
         earlier: Sequence[Mapping[str, object]],
     ) -> dict:
         """`compared` of now with before the first stage, and what the last stage alone has lost.
@@ -130,13 +137,6 @@ class StageGate:
         require(found, origin)
 
 
-def gate(recipe: Recipe) -> StageGate | None:
-    """What measures text between the stages of a run, or None where the recipe does not ask for it
-    (`evaluation.retention.each_stage`)."""
-    retention = recipe.evaluation.retention
-    return StageGate(recipe.evaluation) if retention and retention.each_stage else None
-
-
 def before_training(recipe: Recipe) -> float:
     """The number of the recipe's language model as it was before any stage."""
     from lucida.model.checkpoint import build
@@ -151,7 +151,6 @@ def measure_run(run: RunFolder, data: str | None = None) -> dict:
     results.json and measured once. `stages` are the records of `each_stage`. `data` is the folder
     of published files where it is not the recipe's."""
     from lucida.model.checkpoint import load
-    from lucida.train.between import KEY
     from lucida.train.precision import choose_device
 
     recipe = run.recipe
@@ -166,9 +165,9 @@ def measure_run(run: RunFolder, data: str | None = None) -> dict:
     model, processor = load(run.path, choose_device())
     found = compared(spec, before, text_score(model, processor, recipe.evaluation))
     # The first record is of before any stage; the others are each behind one.
-    _, *behind = [each for each in run.logged if each.get(KEY) is not None] or [None]
+    _, *behind = [each for each in run.logged if each.get(NAME) is not None] or [None]
     if behind:
-        found["stages"] = [{"stage": each.get("stage"), **each[KEY]} for each in behind]
+        found["stages"] = [{"stage": each.get("stage"), **each[NAME]} for each in behind]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -102,6 +103,18 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
     def runs(self, source: ImageSource) -> tuple[int | str, ...]:
         """Numbers of placeholders of an image, and the names of its tiles between them."""
         return self.arrangement.runs(*image_size(source))
+
+    def with_template(self, template: TemplateName | None) -> LucidaProcessor:
+        """This processor, or a copy of it that writes another template; None changes nothing.
+
+        DataError when the tokenizer cannot follow the template.
+        """
+        if template is None or template == self.template:
+            return self
+        other = copy(self)
+        other.template = template
+        other.end_tokens()
+        return other
 
     def encode(self, sample: Sample, loss: LossMode = "answers", **more: Any) -> Tokens:
         """A sample with its targets, as in training; `more` goes to `lucida.data.chat.encode`."""

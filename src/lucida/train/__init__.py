@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lucida.core.spec import Recipe
-    from lucida.train.begin import Watch
-    from lucida.train.between import Gate
+    from lucida.train.observe import Observer
 
 
 class _Train(ModuleType):
@@ -20,18 +20,17 @@ class _Train(ModuleType):
         self,
         recipe: Recipe | str | Path,
         folder: str | Path | None = None,
-        watch: Watch | None = None,
-        gate: Gate | None = None,
+        observers: Sequence[Observer] = (),
         accept: bool = False,
     ) -> Path:
         """Train a recipe (a value, a preset's name or a file), or go on with a run (its folder);
         the default folder is runs/NAME.
 
-        `watch`, `gate` and `accept` as `train.loop.train` takes them.
+        `observers` and `accept` as `train.loop.train` takes them.
         """
         from lucida.train.loop import train
 
-        return train(recipe, folder, watch, gate, accept)
+        return train(recipe, folder, observers, accept)
 
 
 sys.modules[__name__].__class__ = _Train

@@ -26,9 +26,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lucida.core.errors import RecipeError
-from lucida.core.progress import say
-from lucida.core.spec import EngineSpec
+from lucida.core.errors import LucidaError, RunError
 from lucida.data.sample import Batch
 from lucida.train.objective import Losses, token_losses
 from lucida.train.precision import Precision
@@ -64,29 +62,31 @@ class Engine:
         """Is this the process that writes?"""
         return self.rank == 0
 
-    def prepare(self, model: nn.Module, precision: Precision) -> Loss:
-        """The loss of a model whose stage is set: what trains needs gradients, the rest none.
+    def prepare(self, model: nn.Module, precision: Precision) -> tuple[nn.Module, Loss]:
+        """The model that trains, and its loss, of a model whose stage is set: what trains needs
+        gradients, the rest none.
 
-        Its parameters may be others afterwards, by the same names, until `release`.
+        It may be a copy, whose parameters have the same names; until `release` the model itself
+        must then be left alone, except within `whole`.
         """
-        return Objective(model)
+        return model, Objective(model)
 
-    def release(self, model: nn.Module) -> None:
-        """The end of a stage: the model has its own parameters again."""
+    def release(self) -> None:
+        """The end of a stage: the model itself has the weights that were trained."""
 
     @contextmanager
     def looking(self, model: nn.Module) -> Iterator[Loss]:
-        """The loss of the prepared model for a look that trains nothing; all ranks look."""
+        """The loss of the model that trains, for a look that trains nothing; all ranks look."""
         yield Objective(model)
 
     @contextmanager
-    def whole(self, model: nn.Module, everywhere: bool = False) -> Iterator[None]:
-        """Inside, the prepared model has all its weights on rank 0, or everywhere; elsewhere it
-        must be left alone. All ranks have to come."""
-        yield
+    def whole(self, model: nn.Module, everywhere: bool = False) -> Iterator[nn.Module]:
+        """A model like the one that trains, with all its weights, for others to use: on rank 0, or
+        everywhere. All ranks have to come."""
+        yield model
 
-    def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
-        """Around a forward and backward pass: gradients are summed over ranks in the last one."""
+    def last_micro_batch(self, loss: Loss, last: bool) -> AbstractContextManager:
+        """Around the passes of a micro-batch: gradients are summed over ranks in the last one."""
         return nullcontext()
 
     def total(self, *numbers: float) -> list[float]:
@@ -108,6 +108,19 @@ class Engine:
         """The first text that any rank has."""
         return next((each for each in self.gathered(text) if each), None)
 
+    def decided_first(self, act: Callable[[], T], refusal: str) -> T:
+        """What `act` finds on rank 0, on every rank. Where it raises a LucidaError there, rank 0
+        raises that and every other rank a RunError that says `refusal`."""
+        found, problem = None, None
+        if self.main:
+            try:
+                found = act()
+            except LucidaError as refused:
+                problem = refused
+        if any(self.total(problem is not None)):
+            raise problem or RunError(refusal)
+        return self.gathered(found)[0]
+
     def own_randomness(self, *place: int) -> None:
         """On ranks above 0, a generator that follows from the place in the run alone: every rank
         drops out differently, and only rank 0's generator has to be in a checkpoint."""
@@ -122,9 +135,9 @@ class DataParallel(Engine):
         join_group()
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
 
-    def prepare(self, model: nn.Module, precision: Precision) -> Loss:
+    def prepare(self, model: nn.Module, precision: Precision) -> tuple[nn.Module, Loss]:
         device = next(model.parameters()).device
-        return DistributedDataParallel(
+        return model, DistributedDataParallel(
             Objective(model),
             device_ids=[device] if device.type == "cuda" else None,
             # A rank with text only leaves a trained encoder unused; without this the others wait.
@@ -133,7 +146,7 @@ class DataParallel(Engine):
             gradient_as_bucket_view=True,
         )
 
-    def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
+    def last_micro_batch(self, loss: Loss, last: bool) -> AbstractContextManager:
         return nullcontext() if last else loss.no_sync()
 
     def total(self, *numbers: float) -> list[float]:
@@ -170,28 +183,3 @@ def join_group() -> None:
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend)
     atexit.register(distributed.destroy_process_group)
-
-
-def choose_engine(spec: EngineSpec) -> Engine:
-    """The engine that a recipe names, or the one that fits how the process was started.
-
-    RecipeError when a recipe for one process runs under torchrun.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        if spec.kind in ("ddp", "fsdp"):
-            more = "`torchrun --nproc-per-node N -m lucida train …` for more"
-            say(f"engine {spec.kind}: one process; {more}")
-        return Engine()
-    if spec.kind == "single":
-        raise RecipeError(
-            "the recipe is for one process",
-            expected="engine.kind auto, ddp or fsdp under torchrun",
-            given=f"engine.kind=single and {world} processes",
-            remedy="start it without torchrun, or set engine.kind=ddp",
-        )
-    if spec.kind == "fsdp":
-        from lucida.train.sharding import Sharded
-
-        return Sharded()
-    return DataParallel()

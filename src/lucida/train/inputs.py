@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lucida.core.errors import LucidaError, RunError
+from lucida.core.errors import RunError
 from lucida.core.files import atomic_write
 from lucida.core.progress import say
 from lucida.core.runs import RunFolder, read_json
@@ -23,9 +22,7 @@ from lucida.core.spec import Recipe, StageSpec
 from lucida.data.fingerprint import Facts, file_fact, part_facts, source_facts
 from lucida.data.mixture import Source
 from lucida.model.parts import part_path
-
-if TYPE_CHECKING:
-    from lucida.train.begin import Training
+from lucida.train.run import Run
 
 FILE = "inputs.json"
 TOLD = 12
@@ -70,41 +67,37 @@ def differences(before: dict[str, Facts], now: dict[str, Facts]) -> list[str]:
     return lines
 
 
-def check_inputs(training: Training, opened: Opened, accept: bool) -> list[str]:
+def check_inputs(run: Run, opened: Opened, accept: bool) -> list[str]:
     """Compare with what the run was begun with, and write it down; gives what has changed.
 
     RunError on every rank when anything differs, the run has trained, and `accept` is False.
     """
-    problem, changes = None, []
-    if training.engine.main:
-        try:
-            changes = _checked(training, inputs(training.recipe, opened), accept)
-        except LucidaError as refused:
-            problem = refused
-    if any(training.engine.total(problem is not None)):
-        raise problem or RunError("the first process refused the data of this run")
-    return training.engine.gathered(changes)[0]
+
+    def check() -> list[str]:
+        return _checked(run, inputs(run.recipe, opened), accept)
+
+    return run.engine.decided_first(check, "the first process refused the data of this run")
 
 
-def _checked(training: Training, now: dict[str, Facts], accept: bool) -> list[str]:
-    run = training.run
-    before = read_inputs(run)
+def _checked(run: Run, now: dict[str, Facts], accept: bool) -> list[str]:
+    path = run.folder.path
+    before = read_inputs(run.folder)
     changes = [] if before is None else differences(before, now)
-    if before is None and training.saved is not None:
-        say(f"{run.path}: begun before data were written down; they are taken as they are")
+    if before is None and run.saved is not None:
+        say(f"{path}: begun before data were written down; they are taken as they are")
     if changes:
         told = "\n  ".join(changes[:TOLD])
         told += f"\n  and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
-        if training.saved is not None and not accept:
+        if run.saved is not None and not accept:
             raise RunError(
                 f"this run was begun with other data or parts:\n  {told}\n",
-                origin=run.path,
+                origin=path,
                 remedy="bring them back, train in another folder with --run DIR, or go on with "
                 "what is there now: --accept-changes",
             )
-        say(f"{run.path}: data or parts have changed, and it goes on with those of now:\n  {told}")
+        say(f"{path}: data or parts have changed, and it goes on with those of now:\n  {told}")
     if before != now:
-        atomic_write(run.path / FILE, json.dumps(now, indent=2) + "\n")
+        atomic_write(path / FILE, json.dumps(now, indent=2) + "\n")
     return changes
 
 

@@ -26,11 +26,12 @@ from lucida.data.mixture import Source
 from lucida.data.sample import Tokens
 from lucida.data.stage import mixtures
 from lucida.model.configs import skeleton
-from lucida.train.begin import Plan, Training, check_mask, check_quantised, with_template
 from lucida.train.blind import blind_recipe
 from lucida.train.budget import horizon
 from lucida.train.folder import check_folder
+from lucida.train.run import Run, check_quantised
 from lucida.train.stage import plan_stage
+from lucida.train.stage_run import StageRun, check_mask
 
 PROBED = 4
 """Records of a source that are encoded: when all of them are refused, so is the stage."""
@@ -38,26 +39,19 @@ PROBED = 4
 Encode = Callable[..., Tokens]
 
 
-def check_ahead(training: Training, plans: Sequence[Plan]) -> None:
+def check_ahead(run: Run, stages: Sequence[StageRun]) -> None:
     """LucidaError on every rank for what would stop this run, or its blind baseline, later on."""
-    problem = None
-    if training.engine.main:
-        try:
-            _check(training, plans)
-        except LucidaError as refused:
-            problem = refused
-    if any(training.engine.total(problem is not None)):
-        raise problem or RunError("the first process refused the run before its first step")
+    refusal = "the first process refused the run before its first step"
+    run.engine.decided_first(lambda: _check(run, stages), refusal)
 
 
-def _check(training: Training, plans: Sequence[Plan]) -> None:
-    recipe = training.recipe
-    check_text(recipe)
-    check_disk(training, plans)
-    for plan in plans:
-        check_records(plan.stage, plan.feed.loader.mixture.sources, plan.processor.encode)
-    if recipe.blind is not None:
-        check_blind(training, plans)
+def _check(run: Run, stages: Sequence[StageRun]) -> None:
+    check_text(run.recipe)
+    check_disk(run, stages)
+    for stage in stages:
+        check_records(stage.spec, stage.feed.loader.mixture.sources, stage.processor.encode)
+    if run.recipe.blind is not None:
+        check_blind(run, stages)
 
 
 def check_records(stage: StageSpec, sources: Mapping[str, Source], encode: Encode) -> None:
@@ -78,30 +72,28 @@ def check_records(stage: StageSpec, sources: Mapping[str, Source], encode: Encod
             ) from refused[0]
 
 
-def check_blind(training: Training, plans: Sequence[Plan]) -> None:
+def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
     """Everything about the blind baseline that can be known without training it, or having its
     weights: they are asked for by names and shapes alone."""
-    blind = blind_recipe(training.recipe)
+    blind = blind_recipe(run.recipe)
     check_quantised(blind)
-    folder = training.run.path / "blind"
+    folder = run.folder.path / "blind"
     if folder.exists():
         check_folder(RunFolder(folder), blind)
     model = skeleton(blind.model)
-    by_name = {plan.stage.name: plan for plan in plans}
-    for index, stage in enumerate(blind.stages):
-        origin = f"stage {stage.name} of recipe {blind.name}, the blind baseline"
-        plan_stage(model, stage.train, origin, stage.lora)
-        check_mask(stage, blind.model.attention_mask, origin)
+    sources = {stage.spec.name: stage.feed.loader.mixture.sources for stage in stages}
+    for index, spec in enumerate(blind.stages):
+        origin = f"stage {spec.name} of recipe {blind.name}, the blind baseline"
+        plan_stage(model, spec.train, origin, spec.lora)
+        check_mask(spec, blind.model.attention_mask, origin)
         try:
-            horizon(stage.budget, stage.budget.steps).check(stage.optim)
-            processor = with_template(training.processor, stage)
-            processor = copy(processor) if processor is training.processor else processor
+            horizon(spec.budget, spec.budget.steps).check(spec.optim)
+            processor = copy(run.processor.with_template(spec.template))
             processor.visual_tokens = 0
-            encode = partial(processor.encode, loss=stage.loss)
-            sources = by_name[stage.name].feed.loader.mixture.sources
-            check_records(stage, sources, processor.encode)
-            if stage.mixture.by == "image":
-                mixtures(stage.mixture, blind.seed + index, encode)
+            check_records(spec, sources[spec.name], processor.encode)
+            if spec.mixture.by == "image":
+                encode = partial(processor.encode, loss=spec.loss)
+                mixtures(spec.mixture, blind.seed + index, encode)
         except LucidaError as problem:
             remedy = "change the recipe, or train without it: blind=null"
             raise RecipeError(str(problem), origin=origin, remedy=remedy) from problem
@@ -125,23 +117,23 @@ def check_text(recipe: Recipe) -> None:
         raise RunError("the text of evaluation.retention is empty", origin=retention.file)
 
 
-def check_disk(training: Training, plans: Sequence[Plan]) -> None:
+def check_disk(run: Run, stages: Sequence[StageRun]) -> None:
     """RunError when not even one checkpoint and the model fit: weights in fp32, and at least one
     moment for each that trains. What is estimated is the least."""
     trained: dict[str, nn.Parameter] = {}
-    for plan in plans:
-        trained |= {name: parameter for name, (parameter, _) in plan.what.trained.items()}
-    adapters = max((plan.what.adapters for plan in plans), default=0)
+    for stage in stages:
+        trained |= {name: parameter for name, (parameter, _) in stage.what.trained.items()}
+    adapters = max((stage.what.adapters for stage in stages), default=0)
     checkpoint = 8 * (sum(each.numel() for each in trained.values()) + adapters)
-    model = 4 * sum(each.numel() for each in training.model.parameters())
-    free = shutil.disk_usage(training.run.path).free
+    model = 4 * sum(each.numel() for each in run.model.parameters())
+    free = shutil.disk_usage(run.folder.path).free
     if checkpoint + model > free:
         raise RunError(
             "the disk has no room for this run",
             expected=f"at least {told(checkpoint)} for a checkpoint and {told(model)} for the "
             "model",
             given=f"{told(free)} free",
-            origin=training.run.path,
+            origin=run.folder.path,
             remedy="free some space, or train on another disk with --run DIR",
         )
 

@@ -13,25 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from lucida.core.progress import say, table
+from lucida.core.progress import say
 from lucida.core.runs import RunFolder
 from lucida.core.spec import StageSpec
-from lucida.train.begin import Plan, Training
-from lucida.train.divergence import KEY as DIVERGED
-from lucida.train.divergence import REMEDY, stage_verdict
 from lucida.train.state import Position
 from lucida.train.step import StepResult
 
 TENTH = 10
 """The closing table compares the first and the last of so many parts of a stage."""
-
-
-def record(training: Training, stage: StageSpec, values: Mapping[str, object]) -> None:
-    """Write a line of metrics.jsonl, with its place in the run; `step` counts within the stage."""
-    if training.engine.main:
-        position = training.position
-        place = {"stage": stage.name, "step": position.step, "total_step": position.total}
-        training.run.metrics.append(place | dict(values))
 
 
 def step_record(
@@ -67,15 +56,6 @@ def source_record(stage: StageSpec, result: StepResult) -> dict:
     return values
 
 
-def record_left_out(training: Training, current: Plan) -> None:
-    """Record what was cut or left out of the data since the last call, all ranks together."""
-    lost: Counter[tuple[str, str]] = Counter()
-    for each in training.engine.gathered(current.feed.newly_lost()):
-        lost.update(each)
-    if lost:
-        record(training, current.stage, {"left_out": by_source(lost)})
-
-
 def by_source(lost: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     """Source → reason → how many, in the order of their names."""
     found: dict[str, dict[str, int]] = {}
@@ -84,42 +64,15 @@ def by_source(lost: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return found
 
 
-def close(training: Training, current: Plan) -> None:
-    """Tell what a stage used, cut and left out."""
-    if not training.engine.main:
-        return
-    stage = current.stage
-    rows = [row for row in training.run.metrics.read() if row.get("stage") == stage.name]
-    if losses := source_rows(rows):
-        columns = ["source", "samples", "supervised tokens", "loss, first tenth", "last tenth"]
-        table(f"stage {stage.name}: loss by source", columns, losses)
-    for source, reasons in sum_up(training.run, stage, rows).items():
-        said = ", ".join(f"{many:,} {reason}" for reason, many in reasons.items())
-        say(f"stage {stage.name}, {source}: {said}")
-    for line in current.feed.uncomputed():
-        say(f"stage {stage.name}, {line}")
-
-
-def judge(training: Training, current: Plan) -> None:
-    """Record that a stage has diverged, and say so loudly; what follows from it is the run's."""
-    if not training.engine.main:
-        return
-    words = training.model.get_output_embeddings().weight.shape[0]
-    name = current.stage.name
-    if why := stage_verdict(training.run.metrics.read(), name, words):
-        record(training, current.stage, {DIVERGED: f"stage {name}: {why}"})
-        say(f"WARNING: stage {name} has diverged: {why}; {REMEDY}")
-
-
-def sum_up(run: RunFolder, stage: StageSpec, rows: Sequence[Mapping]) -> dict[str, dict[str, int]]:
+def sum_up(run: RunFolder, stage: str, rows: Sequence[Mapping]) -> dict[str, dict[str, int]]:
     """What the steps of a stage cut or left out (source → reason → how many); written down too."""
     lost: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        if row.get("stage") == stage.name:
+        if row.get("stage") == stage:
             for source, reasons in row.get("left_out", {}).items():
                 lost.update({(source, reason): many for reason, many in reasons.items()})
     found = by_source(lost)
-    run.dropped.count(stage.name, "training", found)
+    run.dropped.count(stage, "training", found)
     return found
 
 
@@ -146,13 +99,11 @@ def mean_loss(name: str, steps: Sequence[Mapping]) -> float | None:
     return summed / total
 
 
-def tell_left_out(training: Training) -> None:
-    """Say, once the run is over, what no step has seen whole."""
-    if not training.engine.main:
-        return
-    rows = training.run.metrics.read()
-    for stage in training.recipe.stages:  # one may have ended just before its process was killed
-        sum_up(training.run, stage, rows)
-    for source, reasons in training.run.dropped.totals().items():
+def tell_left_out(run: RunFolder, stages: Sequence[StageSpec]) -> None:
+    """Say, once a run is over, what no step has seen whole."""
+    rows = run.metrics.read()
+    for stage in stages:  # one may have ended just before its process was killed
+        sum_up(run, stage.name, rows)
+    for source, reasons in run.dropped.totals().items():
         said = ", ".join(f"{many:,} × {reason}" for reason, many in reasons.items())
-        say(f"left out of {source}: {said} ({training.run.dropped.path})")
+        say(f"left out of {source}: {said} ({run.dropped.path})")

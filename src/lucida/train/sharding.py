@@ -1,10 +1,11 @@
 """The sharded engine: every rank holds a part of each weight, its gradient and its moments.
 
-    prepare   plain model ─▶ fully_shard: each layer of the language model, each layer of a trained
-                             encoder, and all the rest (embedding, projector, norms) as one unit
+    prepare   plain model ─▶ copy ─▶ fully_shard: each layer of the language model, each layer of a
+                             trained encoder, and all the rest (embedding, projector, norms) as one
     a step    layer by layer: gather the weights ─▶ compute ─▶ drop them; gradients are summed in
               parts, and every rank updates its own
-    whole     the plain model for a moment: other code looks at it, or a stage is over
+    whole     the weights gathered into the plain model for a moment, for other code to look at it
+    release   the same for good: a stage is over
 
 A wholly frozen encoder stays whole on every rank: each rank asks it at its own pace (the cache of
 features does), and gathering needs all of them at once. For the same reason a rank whose samples
@@ -21,12 +22,12 @@ arXiv 2304.11277; Rajbhandari et al., ZeRO, 2020, arXiv 1910.02054.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import _composable_state as composable
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -39,34 +40,6 @@ from lucida.train.engine import DataParallel, Loss, Objective
 from lucida.train.objective import Losses
 from lucida.train.precision import Precision
 from lucida.train.state import whole
-
-HOOKS = "_hooks"
-"""In the name of everything that a module keeps hooks in."""
-
-
-class Face:
-    """How a module looks: its class, its hooks, its weights, and what torch has written on it."""
-
-    def __init__(self, module: nn.Module) -> None:
-        inside = vars(module)
-        self.module, self.kind, self.values = module, type(module), dict(inside)
-        kept = {name: value for name, value in inside.items() if HOOKS in name}
-        self.hooks = {name: dict(value) for name, value in kept.items() if isinstance(value, dict)}
-        self.weights = dict(module._parameters)
-
-    def put_on(self, marks: set[str]) -> None:
-        """Make the module look so again. `marks`: the attributes that sharding sets."""
-        inside = vars(self.module)
-        self.module.__class__ = self.kind
-        for name in marks:
-            if name in self.values:
-                inside[name] = self.values[name]
-            else:
-                inside.pop(name, None)
-        for name, hooks in self.hooks.items():
-            inside[name].clear()
-            inside[name].update(hooks)
-        self.module._parameters.update(self.weights)
 
 
 class ShardedObjective(Objective):
@@ -125,7 +98,8 @@ def blank(encoder: nn.Module, side: int) -> Tensor:
 class Sharded(DataParallel):
     """Weights, gradients and moments in parts, one for each rank (FSDP2).
 
-    plain: how the modules look without it. apart: the weights that stay whole.
+    plain: the model that was prepared. Its parameters hold nothing while `objective` has the copy
+    of it that trains. apart: parameters that both have, because they stay whole.
     """
 
     kind = "fsdp"
@@ -133,12 +107,11 @@ class Sharded(DataParallel):
 
     def __init__(self) -> None:
         super().__init__()
+        self.plain: nn.Module | None = None
         self.objective: ShardedObjective | None = None
-        self.plain: list[Face] = []
         self.apart: set[nn.Parameter] = set()
-        self.marks: set[str] = set()
 
-    def prepare(self, model: nn.Module, precision: Precision) -> Loss:
+    def prepare(self, model: nn.Module, precision: Precision) -> tuple[nn.Module, Loss]:
         if quantised := quantised_layers(model):
             raise RecipeError(
                 "weights in 4 or 8 bits cannot be cut into parts",
@@ -146,88 +119,72 @@ class Sharded(DataParallel):
                 given=f"{len(quantised)} quantised layers, such as {next(iter(quantised))}",
                 remedy="set engine.kind=ddp, or quantize=null",
             )
-        self.plain = [Face(module) for module in model.modules()]
+        self.plain, cut = model, with_same_tensors(model)
         mesh = init_device_mesh(next(model.parameters()).device.type, (self.world,))
-        objective = ShardedObjective(model, self.total)
+        objective = ShardedObjective(cut, self.total)
         if trains(model.vision):
             # A batch of several shapes calls an encoder several times, not as often on every rank.
             in_layers = model.arrangement.policy.one_square
-            for layer in blocks(model.vision).values() if in_layers else ():
+            for layer in blocks(cut.vision).values() if in_layers else ():
                 fully_shard(layer, mesh=mesh)
             self.apart = set()
         else:
             self.apart = set() if model.vision is None else set(model.vision.parameters())
-        for layer in blocks(model.language).values():
+        for layer in blocks(cut.language).values():
             fully_shard(layer, mesh=mesh, mp_policy=policy(precision))
         self.objective = fully_shard(objective, mesh=mesh, ignored_params=self.apart)
-        self.marks = {
-            name for face in self.plain for name in vars(face.module).keys() - face.values
-        }
-        self.forget()
-        return self.objective
+        self.empty()
+        return cut, self.objective
 
-    def last_pass(self, loss: Loss, last: bool) -> AbstractContextManager:
-        """Every pass sums its gradients over ranks: to keep them until the last would take the
-        room of all weights."""
+    def last_micro_batch(self, loss: Loss, last: bool) -> AbstractContextManager:
+        """Every micro-batch sums its gradients over ranks: to keep them until the last would take
+        the room of all weights."""
         return nullcontext()
 
     @contextmanager
     def looking(self, model: nn.Module) -> Iterator[Loss]:
-        if self.objective is None:
-            yield Objective(model)
-            return
         yield self.objective
         self.objective.reshard()
 
     @contextmanager
-    def whole(self, model: nn.Module, everywhere: bool = False) -> Iterator[None]:
-        if self.objective is None:
-            yield
-            return
-        self.objective.reshard()
-        sharded = [Face(module) for module in model.modules()]
+    def whole(self, model: nn.Module, everywhere: bool = False) -> Iterator[nn.Module]:
         self.gather(keep=self.main or everywhere)
         try:
-            yield
+            yield self.plain
         finally:
-            for face in sharded:
-                face.put_on(self.marks)
-            self.forget()
+            self.empty()
 
-    def release(self, model: nn.Module) -> None:
-        if self.objective is None:
-            return
-        self.objective.reshard()
-        self.gather(keep=True)
-        for face in self.plain:
-            # torch would refuse to shard the module a second time, and has no way back itself.
-            composable._module_state_mapping.pop(face.module, None)
-        self.objective, self.plain = None, []
+    def release(self) -> None:
+        if self.objective is not None:
+            self.gather(keep=True)
+        self.objective = self.plain = None
 
     @torch.no_grad()
     def gather(self, keep: bool) -> None:
-        """Make the model plain again, of gathered weights; where they are not kept, of hollow ones.
+        """Fill the plain model with the gathered weights; where they are not kept, only give this
+        rank's parts of them."""
+        self.objective.reshard()
+        parts = dict(self.objective.model.named_parameters())
+        for name, weight in self.plain.named_parameters():
+            if weight not in self.apart:
+                value = whole(parts[name].detach())
+                if keep:
+                    weight.data = value
 
-        The parameters are those that the model had before: the plans of stages know them.
-        """
-        done = set()
-        for face in self.plain:
-            for name, plain in face.weights.items():
-                if plain is None or plain in done or plain in self.apart:
-                    continue
-                now = face.module._parameters[name]
-                value = whole(now.detach())
-                plain.data = value if keep else hollow(value)
-                done.add(plain)
-        for face in self.plain:
-            face.put_on(self.marks)
+    def empty(self) -> None:
+        """Give the room of the plain model's weights back; their shapes stay."""
+        for weight in self.plain.parameters():
+            if weight not in self.apart:
+                weight.data = hollow(weight.data)
 
-    def forget(self) -> None:
-        """Give the room of the plain weights back; the parameters stay, hollow."""
-        for face in self.plain:
-            for plain in face.weights.values():
-                if plain is not None and plain not in self.apart:
-                    plain.data = hollow(plain.data)
+
+def with_same_tensors(model: nn.Module) -> nn.Module:
+    """A copy of a model, hooks and all, with the very same parameters and buffers.
+
+    torch cuts a model in place and has no way back; of this copy the original is the way back.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def hollow(tensor: Tensor) -> Tensor:

@@ -70,6 +70,15 @@ class Position:
     window: int = 0
     window_rows: int = 0
 
+    def advance(self, samples: int, tokens: int, seconds: float) -> None:
+        """Count a step that read so many samples and tokens of them, and took so long."""
+        self.step += 1
+        self.total += 1
+        self.samples += samples
+        self.tokens += tokens
+        self.stage_tokens += tokens
+        self.seconds += seconds
+
     def next_stage(self, index: int) -> None:
         """Move to the beginning of a later stage."""
         self.stage, self.step, self.stage_tokens, self.stage_seconds = index, 0, 0, 0.0
@@ -91,6 +100,30 @@ class Setting:
         names = (each.name for each in fields(self))
         pairs = ((name, getattr(self, name), getattr(now, name)) for name in names)
         return ", ".join(f"{name} {old} → {new}" for name, old, new in pairs if old != new)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a checkpoint is made of, beside the random generators of the process.
+
+    model: the one that trains; touched: names of the parameters that any stage so far has trained;
+    lora: what the adapters of the model are, None when it has none.
+    """
+
+    position: Position
+    setting: Setting
+    model: nn.Module
+    touched: set[str]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    lora: LoraSpec | None = None
+
+
+def seed_everything(seed: int) -> None:
+    """Set Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's code draws from it
+    torch.manual_seed(seed)
 
 
 def random_state() -> tuple[dict, dict[str, torch.Tensor]]:
@@ -195,46 +228,36 @@ def checkpoint_path(folder: Path, position: Position) -> Path:
     return folder / "checkpoints" / f"step-{position.total:06d}"
 
 
-def save_checkpoint(
-    folder: Path,
-    position: Position,
-    setting: Setting,
-    model: nn.Module,
-    touched: set[str],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    lora: LoraSpec | None = None,
-    writes: bool = True,
-) -> Path:
+def save_checkpoint(folder: Path, now: Snapshot, writes: bool = True) -> Path:
     """Write a checkpoint of the run in `folder`, then remove the older ones.
 
-    `lora` describes the adapters of the model, None when it has none. Of a sharded model the file
-    holds whole tensors: all ranks have to call this, and those that do not write only give theirs.
+    Of a sharded model the file holds whole tensors: all ranks have to call this, and those that do
+    not write only give theirs.
     """
-    path = checkpoint_path(folder, position)
+    path = checkpoint_path(folder, now.position)
     older = [each for each in checkpoints(folder) if each != path]
     values, tensors = random_state()
     state = {
         "format": FORMAT,
-        "position": asdict(position),
-        "setting": asdict(setting),
-        "touched": sorted(touched),
-        "frozen_parts": frozen_parts(model, touched),
-        "scaler": scaler.state_dict(),
+        "position": asdict(now.position),
+        "setting": asdict(now.setting),
+        "touched": sorted(now.touched),
+        "frozen_parts": frozen_parts(now.model, now.touched),
+        "scaler": now.scaler.state_dict(),
         "random": values,
     }
-    weights = to_disk(stored_tensors(model, touched), writes)
-    moments = to_disk(optimizer_tensors(optimizer) | tensors, writes)
-    adapters = to_disk(named_adapters(model), writes)
+    weights = to_disk(stored_tensors(now.model, now.touched), writes)
+    moments = to_disk(optimizer_tensors(now.optimizer) | tensors, writes)
+    adapters = to_disk(named_adapters(now.model), writes)
     if not writes:
         return path
     if not path.exists():
         with atomic_folder(path) as aside:
             save_file(weights, aside / "weights.safetensors")
             save_file(moments, aside / "optimizer.safetensors")
-            if lora is not None:
+            if now.lora is not None:
                 (aside / ADAPTER).mkdir()
-                save_adapter(model, aside / ADAPTER, lora, weights=adapters)
+                save_adapter(now.model, aside / ADAPTER, now.lora, weights=adapters)
             state["files"] = hashes(aside)
             (aside / "state.json").write_text(json.dumps(state))
     for each in older:

@@ -1,4 +1,11 @@
-"""One optimizer step: forward and backward passes, the guard, the update."""
+"""One optimizer step.
+
+    micro-batches ─▶ what counts in all of them, on all ranks ─▶ forward and backward of each
+                  ─▶ gradient norm, finite? ─▶ clip ─▶ update
+
+The sum over tokens is divided once, by what counts in the whole step, so a token weighs the same in
+whatever micro-batch, and on whatever rank, it comes.
+"""
 
 from __future__ import annotations
 
@@ -39,117 +46,121 @@ class StepResult:
     sources: dict[str, Share]
 
 
-def step(
-    engine: Engine,
-    model: nn.Module,
-    loss_of: Loss,
-    passes: list[Batch],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    precision: Precision,
-    clip: float | None,
-    names: Sequence[str] = (),
-) -> StepResult:
-    """Move the weights once by the mean gradient over all supervised tokens of passes and ranks.
+@dataclass(slots=True)
+class Stepper:
+    """Moves the weights of a model, a step at a time.
 
-    `loss_of` is the engine's loss of `model`; `names` are the sources to tell apart. Diverged,
-    before anything has moved, when the loss or the gradient is not finite.
+    model: the one that trains, and loss_of its loss, as `Engine.prepare` gives them. names: the
+    sources that a result tells apart.
     """
-    whose = [owners(batch, names) for batch in passes]
-    counting, *counted = engine.total(
-        sum(batch.counting for batch in passes),
-        sum(batch.supervised for batch in passes),
-        sum(int((batch.segment > 0).sum()) for batch in passes),
-        sum(len(batch.origins) for batch in passes),
-        *tally(passes, whose, names),
-    )
-    supervised, tokens, samples = map(int, counted[:3])
-    if supervised == 0:
-        raise DataError(
-            "a step has no supervised token",
-            origin=", ".join(passes[0].origins[:3]),
-            remedy="check the stage's `loss` and its data",
+
+    engine: Engine
+    model: nn.Module
+    loss_of: Loss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: Precision
+    clip: float | None = None
+    names: Sequence[str] = ()
+
+    def step(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """Move the weights once, by the mean gradient over all supervised tokens of the
+        micro-batches of all ranks.
+
+        DataError when they have none. Diverged, before anything has moved, when the loss or the
+        gradient is not finite.
+        """
+        engine, scaler = self.engine, self.scaler
+        whose = [owners(batch, self.names) for batch in micro_batches]
+        counting, supervised, tokens, samples, *by_source = engine.total(
+            sum(batch.counting for batch in micro_batches),
+            sum(batch.supervised for batch in micro_batches),
+            sum(int((batch.segment > 0).sum()) for batch in micro_batches),
+            sum(len(batch.origins) for batch in micro_batches),
+            *tally(micro_batches, whose, self.names),
         )
-    before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
-    summed, by_source = backward(
-        engine, loss_of, passes, whose, len(names), scaler, precision, counting
-    )
-    scaler.unscale_(optimizer)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    norm = whole(nn.utils.get_total_norm(gradients))
-    # The one wait for the device in a step.
-    both = torch.stack([summed / counting, norm.float()]).double()
-    loss, grad_norm, *losses = torch.cat([both, by_source]).tolist()
-    loss, *losses = engine.total(loss, *losses)
+        if supervised == 0:
+            raise DataError(
+                "a step has no supervised token",
+                origin=", ".join(micro_batches[0].origins[:3]),
+                remedy="check the stage's `loss` and its data",
+            )
+        before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
+        summed, source_losses = self.backward(micro_batches, whose, counting)
+        scaler.unscale_(self.optimizer)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        # The one wait for the device in a step: everything that Python needs comes in one tensor.
+        both = torch.stack([summed / counting, norm.float()]).double()
+        loss, grad_norm, *losses = torch.cat([both, source_losses]).tolist()
+        loss, *losses = engine.total(loss, *losses)
 
-    finite = math.isfinite(loss) and math.isfinite(grad_norm)
-    overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
-    if not finite and not overflow:
-        torch.set_rng_state(before)
-        with engine.whole(model, everywhere=True):
-            problem = not_finite(engine, model, passes, precision, loss, grad_norm)
-        raise problem
-    if clip is not None and finite:
-        nn.utils.clip_grads_with_norm_(trained, clip, norm)
-    scaler.step(optimizer)  # leaves the weights alone after an overflow
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    sources, token_loss = shares(names, counted[3:], losses), sum(losses) / supervised
-    return StepResult(loss, token_loss, grad_norm, samples, tokens, supervised, overflow, sources)
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        # A gradient alone that is not finite is fp16's scale, as long as that can still shrink.
+        overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
+        if not finite and not overflow:
+            torch.set_rng_state(before)
+            raise self.not_finite(micro_batches, loss, grad_norm)
+        if self.clip is not None and finite:
+            nn.utils.clip_grads_with_norm_(trained, self.clip, norm)
+        scaler.step(self.optimizer)  # leaves the weights alone after an overflow
+        scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(
+            loss=loss,
+            token_loss=sum(losses) / supervised,
+            grad_norm=grad_norm,
+            samples=int(samples),
+            tokens=int(tokens),
+            supervised=int(supervised),
+            skipped=overflow,
+            sources=shares(self.names, by_source, losses),
+        )
 
+    def backward(
+        self, micro_batches: Sequence[Batch], whose: Sequence[torch.Tensor], counting: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave the gradient of the mean loss in the parameters.
 
-def backward(
-    engine: Engine,
-    loss_of: Loss,
-    passes: list[Batch],
-    whose: list[torch.Tensor],
-    sources: int,
-    scaler: torch.amp.GradScaler,
-    precision: Precision,
-    counting: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave the gradient of the mean loss in the parameters; the sum of the losses as they count,
-    and (float64) of all alike, by source and last that of no named one. Both stay on the device."""
-    summed = torch.zeros((), device=precision.device)
-    # float64: sums over many tokens, on which nothing but the record depends.
-    by_source = torch.zeros(sources + 1, dtype=torch.float64, device=precision.device)
-    for number, (batch, own) in enumerate(zip(passes, whose, strict=True), start=1):
-        batch = batch.to(precision.device)
-        with engine.last_pass(loss_of, number == len(passes)):
-            with precision.autocast():
-                loss, each = loss_of(batch)
-            # Engines average over ranks; the loss is already divided by what all of them hold.
-            scaler.scale(loss * engine.world / counting).backward()
-        summed += loss.detach()
-        by_source.index_add_(0, own.to(precision.device), each.double())
-    return summed, by_source
+        whose: of each micro-batch the `owners`; counting: what all tokens of the step count. Gives
+        the sum of the losses as they count, and (float64 [names + 1]) the sums of all alike, by
+        source and last that of no named one. Both stay on the device.
+        """
+        device = self.precision.device
+        summed = torch.zeros((), device=device)
+        # float64: sums over many tokens, on which nothing but the record depends.
+        by_source = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        for number, (batch, own) in enumerate(zip(micro_batches, whose, strict=True), start=1):
+            batch = batch.to(device)
+            with self.engine.last_micro_batch(self.loss_of, number == len(micro_batches)):
+                with self.precision.autocast():
+                    loss, each = self.loss_of(batch)
+                # Engines average over ranks; the loss is already divided by what all of them hold.
+                self.scaler.scale(loss * self.engine.world / counting).backward()
+            summed += loss.detach()
+            by_source.index_add_(0, own.to(device), each.double())
+        return summed, by_source
 
+    def not_finite(self, micro_batches: Sequence[Batch], loss: float, grad_norm: float) -> Diverged:
+        """The error that names the module at fault and the samples it happened on."""
+        with self.engine.whole(self.model, everywhere=True) as model:
+            for batch in micro_batches:
 
-def not_finite(
-    engine: Engine,
-    model: nn.Module,
-    passes: list[Batch],
-    precision: Precision,
-    loss: float,
-    grad_norm: float,
-) -> Diverged:
-    """The error that names the module at fault and the samples it happened on."""
-    for batch in passes:
+                def forward(batch: Batch = batch) -> torch.Tensor:
+                    with self.precision.autocast():
+                        return supervised_loss(model, batch.to(self.precision.device))[0]
 
-        def forward(batch: Batch = batch) -> torch.Tensor:
-            with precision.autocast():
-                return supervised_loss(model, batch.to(precision.device))[0]
-
-        cause = first_bad_module(model, forward)
-        if cause is not None:
-            break
-    cause = engine.first(cause) or "not reproducibly: a second run of the batch gave finite numbers"
-    shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")
-    return Diverged(
-        f"training stopped: {cause}",
-        given=f"loss {loss:g}, gradient norm {grad_norm:g}, {precision.name}",
-        origin=f"batch with {shown}",
-        remedy="lower the learning rate, lengthen the warm-up, or set precision=fp32; the last "
-        "checkpoint is from before this step",
-    )
+                cause = first_bad_module(model, forward)
+                if cause is not None:
+                    break
+        cause = self.engine.first(cause)
+        cause = cause or "not reproducibly: a second run of the batch gave finite numbers"
+        shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")
+        return Diverged(
+            f"training stopped: {cause}",
+            given=f"loss {loss:g}, gradient norm {grad_norm:g}, {self.precision.name}",
+            origin=f"batch with {shown}",
+            remedy="lower the learning rate, lengthen the warm-up, or set precision=fp32; the last "
+            "checkpoint is from before this step",
+        )

@@ -23,11 +23,11 @@ from lucida.model import adapters
 from lucida.model.checkpoint import build, load
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
-from lucida.train.begin import seed_everything, with_template
 from lucida.train.objective import supervised_loss
+from lucida.train.observe import untouched
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.stage import StagePlan, apply_plan, plan_stage
-from lucida.train.validate import untouched
+from lucida.train.state import seed_everything
 
 SAMPLES = 4
 """Samples of the batch that is examined."""
@@ -109,7 +109,7 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
         adapters.keep_differentiable(model)
     model.to(precision.device)
     model.mask = stage.attention_mask or recipe.model.attention_mask
-    processor = with_template(processor, stage)
+    processor = processor.with_template(stage.template)
     plans = {
         each.name: plan_stage(
             model, each.train, f"stage {each.name} of recipe {recipe.name}", each.lora

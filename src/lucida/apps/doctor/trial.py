@@ -15,7 +15,7 @@ from lucida.model.adapters import named_tensors
 from lucida.train.engine import Engine
 from lucida.train.objective import supervised_loss, token_losses
 from lucida.train.optim import make_optimizer
-from lucida.train.step import step
+from lucida.train.step import Stepper
 
 Digest = tuple[tuple[int, ...], str]
 
@@ -86,21 +86,18 @@ def overfit(patient: Patient, steps: int) -> Iterator[Finding]:
 
 def learn(patient: Patient, batch: Batch, steps: int) -> None:
     """So many steps on one batch at the stage's peak rates."""
-    engine, model = Engine(), patient.model
-    dtype = patient.precision.dtype
-    optimizer = make_optimizer(patient.trained, patient.stage.optim, model, dtype)
-    scaler = patient.precision.scaler()
+    model, precision, optim = patient.model, patient.precision, patient.stage.optim
+    stepper = Stepper(
+        engine=Engine(),
+        model=model,
+        loss_of=lambda each: token_losses(model, each),
+        optimizer=make_optimizer(patient.trained, optim, model, precision.dtype),
+        scaler=precision.scaler(),
+        precision=precision,
+        clip=optim.clip,
+    )
     for _ in range(steps):
-        step(
-            engine,
-            model,
-            lambda each: token_losses(model, each),
-            [batch],
-            optimizer,
-            scaler,
-            patient.precision,
-            patient.stage.optim.clip,
-        )
+        stepper.step([batch])
 
 
 def learned(patient: Patient, steps: int, first: float, last: float) -> Finding:

@@ -19,7 +19,7 @@ from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import LucidaError
 from lucida.data.sample import ImageSource, Views
 from lucida.model.encoders.assembly import load_eyes
-from lucida.train.validate import untouched
+from lucida.train.observe import untouched
 
 ALIKE = 1e-3
 """Two pictures are lost in each other when they differ by less than this share of their size."""

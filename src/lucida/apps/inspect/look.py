@@ -25,7 +25,6 @@ from lucida.data.stage import find_stage, open_stage
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of
 from lucida.model.processing import LucidaProcessor
-from lucida.train.begin import with_template
 
 MASK_TOKENS = 640
 """Longest row whose mask is drawn: whole samples up to here."""
@@ -94,7 +93,7 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     """
     index, stage = find_stage(recipe, stage_name)
     model, processor = build(recipe.model)
-    processor = with_template(processor, stage)
+    processor = processor.with_template(stage.template)
     opening = None if model.vision is None else OpenImages()
     data, _ = open_stage(recipe, index, processor.encode, opening)
     rows, lost = data.step()

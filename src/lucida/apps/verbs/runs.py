@@ -55,13 +55,11 @@ def train(
         _propose(value, folder)
         return
     from lucida.apps.ahead import check_evaluation
-    from lucida.eval.retention import gate
-    from lucida.eval.slim import watcher
+    from lucida.eval.during_training import observers
     from lucida.train.loop import train_run
 
     check_evaluation(value)
-    watch = watcher(value.evaluation)
-    train_run(value, folder, command_line(), watch, gate(value), accept_changes)
+    train_run(value, folder, command_line(), observers(value), accept_changes)
     _propose(value, folder)
 
 

@@ -1,4 +1,6 @@
-"""Looks at the model during training that leave no trace in it; the loss on held-out samples.
+"""Who looks at a model while a run trains it, and how one looks without leaving a trace.
+
+    before stage 1 ─▶ stage 1, every `evaluate_every` steps ─▶ after stage 1 ─▶ stage 2 … ─▶ after
 
 Nothing of the training may depend on when or whether one looks: the random generators and the
 modules' modes are put back, and the held-out batches do not come from the training stream.
@@ -6,8 +8,9 @@ modules' modes are put back, and the held-out batches do not come from the train
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +19,39 @@ from lucida.data.sample import Batch
 from lucida.train.engine import Engine
 from lucida.train.precision import Precision
 from lucida.train.state import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
+    from lucida.model.vlm import LucidaModel
+
+
+class Observer:
+    """Looks at the model of a run; what it finds stands in metrics.jsonl under `name`.
+
+    between_stages: it looks before the first stage and after every one, once each, however often
+    the run is stopped, and may forbid that the run goes on. Otherwise it looks every so many steps,
+    where a stage sets `evaluate_every`.
+    """
+
+    name = "evaluation"
+    between_stages = False
+
+    def look(
+        self,
+        model: LucidaModel,
+        processor: LucidaProcessor,
+        step: int,
+        earlier: Sequence[Mapping[str, object]],
+    ) -> Mapping[str, object] | None:
+        """What is found after `step` steps of the run, as JSON values; None is not recorded.
+
+        processor: as the stage sets it. earlier: between stages, what was found there before.
+        `said` in what is found is a sentence for the log.
+        """
+        raise NotImplementedError
+
+    def require(self, found: Mapping[str, object], origin: object) -> None:
+        """RunError where what was found between two stages forbids to go on."""
 
 
 @contextmanager
@@ -38,7 +74,7 @@ def validation_loss(
     model: nn.Module, batches: Iterable[Batch], precision: Precision, engine: Engine
 ) -> float | None:
     """Mean loss per supervised token over the `batches` of all ranks, without dropout; None when
-    they hold no such token."""
+    they hold no such token. `model` is the one that trains."""
     summed, count = 0.0, 0
     with untouched(model), engine.looking(model) as loss_of, precision.autocast():
         for batch in batches:

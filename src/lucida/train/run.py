@@ -1,0 +1,266 @@
+"""A run under way, from its beginning to the model that is saved.
+
+choose_engine ─▶ build_run: precision, parts, newest checkpoint ─▶ stages ─▶ finish: the model
+                                                                             as it is saved
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lucida.core.errors import RecipeError
+from lucida.core.files import atomic_folder
+from lucida.core.progress import say
+from lucida.core.recipe import diff_recipes
+from lucida.core.runs import RunFolder
+from lucida.core.spec import EngineSpec, Recipe
+from lucida.model import adapters
+from lucida.model.attention import trained_way
+from lucida.model.checkpoint import build, generation_defaults
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+from lucida.train.engine import DataParallel, Engine
+from lucida.train.kernels import quicken
+from lucida.train.layers import able_to_compile, equip
+from lucida.train.observe import Observer
+from lucida.train.precision import Precision, choose_device, choose_precision
+from lucida.train.reading import Saved, check_records, load_weights, newest
+from lucida.train.sharding import Sharded
+from lucida.train.state import Position, Setting, seed_everything
+from lucida.train.stopping import StopRequest
+
+
+@dataclass(slots=True)
+class Run:
+    """What the stages of a run share.
+
+    touched: names of the parameters that any stage so far has trained. saved: the checkpoint that
+    this process continues from, None when it began the run. compiled: whether layers are.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    engine: Engine
+    stop: StopRequest
+    model: LucidaModel
+    processor: LucidaProcessor
+    precision: Precision
+    setting: Setting
+    position: Position
+    touched: set[str]
+    saved: Saved | None
+    compiled: bool
+    observers: Sequence[Observer] = ()
+
+    def record(self, stage: str, values: Mapping[str, object]) -> None:
+        """Write a line of metrics.jsonl, with its place in the run; `step` counts within the
+        stage. Only rank 0 writes."""
+        if self.engine.main:
+            place = {"stage": stage, "step": self.position.step, "total_step": self.position.total}
+            self.folder.metrics.append(place | dict(values))
+
+    def must_stop(self) -> bool:
+        """Whether any rank was asked to stop."""
+        return any(self.engine.total(bool(self.stop)))
+
+    def merge_adapters(self) -> None:
+        """Add the adapters to their matrices; these are then weights that the run has changed."""
+        self.touched |= set(adapters.merge(self.model))
+
+    def write_header(self, command: str, accepted: Sequence[str]) -> None:
+        """Write recipe and environment, and forget what was recorded after the newest checkpoint.
+
+        `accepted` says which data or parts have changed since the run began. RunError when what the
+        run has recorded so far is damaged.
+        """
+        folder, position = self.folder, self.position
+        if not folder.exists or diff_recipes(folder.recipe, self.recipe):
+            folder.write_recipe(self.recipe)
+        rows = folder.metrics.read()
+        check_records(folder.metrics.path, rows)
+        folder.metrics.keep(lambda record: record["total_step"] <= position.total)
+        known = sum("grad_norm" in row and row["total_step"] <= position.total for row in rows)
+        if known != position.total:
+            path = folder.metrics.path
+            say(f"note: {path} holds {known} of the {position.total} steps that were taken")
+        folder.dropped.read()
+        if torn := folder.dropped.torn:
+            say(f"note: {torn} lines of {folder.dropped.path} cannot be read and do not count")
+        folder.environment(
+            command,
+            precision=str(self.precision),
+            device=self.setting.device,
+            threads=self.setting.threads,
+            engine=self.engine.kind,
+            processes=self.engine.world,
+            **({"accepted": list(accepted)} if accepted else {}),
+        )
+
+    def finish(self) -> None:
+        """Make of the trained model what is saved: adapters merged, and asked as it was last
+        trained.
+
+        The adapters of a last stage with `lora` are kept beside it as well, in `adapter/`.
+        """
+        model, processor, last = self.model, self.processor, self.recipe.stages[-1]
+        equip(model, "none", compiled=False)
+        if last.lora is not None:
+            keep_adapter(self)
+        self.merge_adapters()
+        spec = self.recipe.model
+        quantised = spec.language.quantize is not None
+        if quantised:
+            adapters.write_out(model)
+            say("the language model is saved in fp32, quantised matrices written out")
+        if last.template is None and last.attention_mask is None and not quantised:
+            return
+        model.mask = last.attention_mask or spec.attention_mask
+        processor.template = last.template or spec.language.template
+        if quantised:
+            model.config.text_config = forget_quantisation(model.language)
+        changes = {"template": processor.template, "quantize": None}
+        language = spec.language.model_copy(update=changes)
+        told = spec.model_copy(update={"language": language, "attention_mask": model.mask})
+        model.config.spec = told.model_dump(mode="json")
+        model.generation_config = generation_defaults(model.language, processor)
+
+
+def choose_engine(spec: EngineSpec) -> Engine:
+    """The engine that a recipe names, or the one that fits how the process was started.
+
+    RecipeError when a recipe for one process runs under torchrun.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        if spec.kind in ("ddp", "fsdp"):
+            more = "`torchrun --nproc-per-node N -m lucida train …` for more"
+            say(f"engine {spec.kind}: one process; {more}")
+        return Engine()
+    if spec.kind == "single":
+        raise RecipeError(
+            "the recipe is for one process",
+            expected="engine.kind auto, ddp or fsdp under torchrun",
+            given=f"engine.kind=single and {world} processes",
+            remedy="start it without torchrun, or set engine.kind=ddp",
+        )
+    return Sharded() if spec.kind == "fsdp" else DataParallel()
+
+
+def build_run(
+    recipe: Recipe,
+    folder: RunFolder,
+    engine: Engine,
+    stop: StopRequest,
+    observers: Sequence[Observer] = (),
+) -> Run:
+    """Build the model, or take the run up where its newest checkpoint left it (adapters excepted:
+    they come back once the stages are planned, whose patterns name weights without them)."""
+    check_quantised(recipe)
+    saved = newest(folder.path, len(recipe.stages))
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    device = choose_device()
+    precision = agree_on_precision(recipe, folder, saved, engine, device)
+    setting = Setting(
+        precision.name, str(device), torch.get_num_threads(), torch.__version__, engine.world
+    )
+    say(f"precision: {precision}")
+    if engine.world > 1:
+        say(f"engine: {engine.kind}, {engine.world} processes")
+    seed_everything(recipe.seed)
+    model, processor = build(recipe.model)
+    if device.type == "cpu":
+        quicken(model.language)
+        adapters.keep_differentiable(model)
+    position, touched = Position(), set()
+    if saved is not None:
+        position, touched = saved.position, load_weights(saved, model)
+        say(f"going on from step {position.total} of {folder.path}")
+        if changes := saved.setting.differences(setting):
+            say(f"note: {changes}; the last bits of the weights may differ")
+    model.to(device)
+    wanted = recipe.engine.attention
+    model.attention = trained_way(wanted, model.language.config, device, precision.dtype)
+    return Run(
+        recipe=recipe,
+        folder=folder,
+        engine=engine,
+        stop=stop,
+        model=model,
+        processor=processor,
+        precision=precision,
+        setting=setting,
+        position=position,
+        touched=touched,
+        saved=saved,
+        compiled=recipe.engine.compile and able_to_compile(),
+        observers=observers,
+    )
+
+
+def agree_on_precision(
+    recipe: Recipe, folder: RunFolder, saved: Saved | None, engine: Engine, device: torch.device
+) -> Precision:
+    """Rank 0's choice, which is that of the newest checkpoint, its own or for a blind baseline
+    that of the run it belongs to, wherever that was begun."""
+    above = RunFolder(folder.path.parent)
+    if saved is None and folder.path.name == "blind" and above.exists:
+        saved = newest(above.path, len(above.recipe.stages))
+    begun = None if saved is None else saved.setting.precision
+    own = choose_precision(recipe.precision, device, begun)
+    name, reason = engine.gathered((own.name, own.reason))[0]
+    return Precision(name, device, reason)
+
+
+def forget_quantisation(language: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of a language model whose matrices were written out; it is changed."""
+    config = language.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    language.is_quantized = False
+    language.hf_quantizer = None
+    return config
+
+
+def check_quantised(recipe: Recipe) -> None:
+    """RecipeError when adapters on quantised weights would be merged before the end: a checkpoint
+    of the next stage could not say what lies under its own."""
+    if recipe.model.language.quantize is None:
+        return
+    for stage, after in itertools.pairwise(recipe.stages):
+        if stage.lora is not None and stage.lora != after.lora:
+            raise RecipeError(
+                "adapters on a quantised language model last to the end of the run",
+                expected=f"the `lora` of stage {stage.name} in stage {after.name} as well",
+                given=after.lora.model_dump() if after.lora else "none",
+                origin=f"recipe {recipe.name}",
+                remedy="give both stages the same `lora`, or set model.language.quantize=null",
+            )
+
+
+def keep_adapter(run: Run) -> None:
+    """Write the last stage's adapters into `adapter/`, for PEFT to put onto the parts again.
+
+    Adapters of the language model alone are laid out for it, and name it as their base. They are
+    left out, and this is said, when another stage has changed the weights that they belong to.
+    """
+    lora, model = run.recipe.stages[-1].lora, run.model
+    layers = adapters.adapted_layers(model)
+    below = "language" if all(name.startswith("language.") for name in layers) else ""
+    tops = {name.split(".")[0] for name in layers}
+    changed = sorted(name for name in run.touched if name.split(".")[0] in tops)
+    if changed:
+        say(
+            f"no adapter/ beside the model: its base is not a published part, the run changed "
+            f"{changed[0]} too ({len(changed)} tensors)"
+        )
+        return
+    base = run.recipe.model.language.path if below else None
+    with atomic_folder(run.folder.path / "adapter") as aside:
+        adapters.save_adapter(model, aside, lora, below, base)

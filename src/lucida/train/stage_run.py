@@ -1,0 +1,321 @@
+"""One stage of a run: planned before the first step of all, opened when its turn comes.
+
+plan_stage_run: patterns, sources, end ─▶ open: mask, adapters, what is frozen, optimizer
+                                          ─▶ step, validate, observe, checkpoint … ─▶ close
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lucida.core.errors import RecipeError
+from lucida.core.progress import Progress, say, table
+from lucida.core.runs import plain
+from lucida.core.spec import StageSpec
+from lucida.core.spec.data import WorldSourceSpec
+from lucida.data.sample import Batch
+from lucida.data.sources.world import WorldSource
+from lucida.model import adapters
+from lucida.model.masks import ASK_WHOLE
+from lucida.model.processing import LucidaProcessor
+from lucida.model.vlm import LucidaModel
+from lucida.train import state
+from lucida.train.budget import Horizon, horizon
+from lucida.train.divergence import KEY as DIVERGED
+from lucida.train.divergence import REMEDY, Diverged, stage_verdict
+from lucida.train.feed import Feed, stage_feed
+from lucida.train.layers import equip
+from lucida.train.muon import Muon
+from lucida.train.observe import Observer, untouched, validation_loss
+from lucida.train.optim import make_optimizer, set_learning_rate
+from lucida.train.reading import damaged, load_adapters, load_moments
+from lucida.train.records import by_source, source_record, source_rows, step_record, sum_up
+from lucida.train.run import Run
+from lucida.train.stage import StagePlan, apply_plan, describe, plan_stage
+from lucida.train.step import Stepper
+
+
+@dataclass(slots=True)
+class StageRun:
+    """One stage: what it trains (`what`), reads (`feed`) and when it ends; `processor` writes its
+    template. The last four are there while it is open."""
+
+    run: Run
+    index: int
+    spec: StageSpec
+    what: StagePlan
+    feed: Feed
+    horizon: Horizon
+    processor: LucidaProcessor
+    stepper: Stepper | None = None
+    stream: Iterator[list[Batch]] | None = None
+    progress: Progress | None = None
+    begun: float = 0.0
+    """When it would have begun, had it never been stopped; by the clock of this process."""
+
+    @property
+    def over(self) -> bool:
+        """Does the run stand at or behind the end of this stage?"""
+        position = self.run.position
+        behind = self.index < position.stage
+        return behind or (self.index == position.stage and self.horizon.over(position))
+
+    def record(self, values: Mapping[str, object]) -> None:
+        """Write a line of metrics.jsonl."""
+        self.run.record(self.spec.name, values)
+
+    def say(self, what: str) -> None:
+        """Tell something about this stage."""
+        say(f"stage {self.spec.name}: {what}")
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Inside, the model is set for this stage and its data flow."""
+        run, position = self.run, self.run.position
+        self.set_model()
+        self.say_plan()
+        self.begun = time.perf_counter() - position.stage_seconds
+        stream = self.feed.batches(position.step, (position.window, position.window_rows))
+        label = f"train {self.spec.name}"
+        with (
+            closing(stream) as self.stream,
+            Progress(label, self.horizon.steps, "step", done=position.step) as self.progress,
+        ):
+            yield
+        run.engine.release()
+        self.stepper = None
+
+    def set_model(self) -> None:
+        """Set mask, adapters, what is frozen, how layers compute, and the optimizer, which is
+        restored when the newest checkpoint is of this stage."""
+        run, spec, model, position = self.run, self.spec, self.run.model, self.run.position
+        seed = run.recipe.seed + 1000 * (self.index + 1)
+        if position.stage < self.index:
+            if run.recipe.stages[position.stage].lora != spec.lora:
+                run.merge_adapters()
+            position.next_stage(self.index)
+        model.mask = spec.attention_mask or run.recipe.model.attention_mask
+        if spec.lora is not None and not adapters.adapted_layers(model):
+            state.seed_everything(seed + 1)
+            adapters.attach(model, self.what.adapted, spec.lora)
+        rates = {name: rate for name, (_, rate) in self.what.trained.items()}
+        if spec.lora is not None:
+            rates |= dict.fromkeys(adapters.named_adapters(model), spec.lora.rate)
+        apply_plan(model, with_rates(model, rates))
+        run.touched |= set(self.what.trained)
+        model, loss_of = run.engine.prepare(model, run.precision)
+        equip(model, spec.batch.checkpointing, run.compiled)
+        trained = with_rates(model, rates)
+        optimizer = make_optimizer(trained, spec.optim, model, run.precision.dtype)
+        scaler = run.precision.scaler()
+        if position.step == 0:
+            # Its own seed: how many numbers the stage before drew does not matter.
+            state.seed_everything(seed)
+        else:
+            load_moments(run.saved, optimizer, scaler)
+        self.stepper = Stepper(
+            engine=run.engine,
+            model=model,
+            loss_of=loss_of,
+            optimizer=optimizer,
+            scaler=scaler,
+            precision=run.precision,
+            clip=spec.optim.clip,
+            names=self.feed.names,
+        )
+
+    def say_plan(self) -> None:
+        """Tell what the stage trains and reads, and what of its recipe has no effect."""
+        trained, every = self.what.counts
+        spec, optimizer = self.spec, self.stepper.optimizer
+        table(
+            f"stage {spec.name}: {self.horizon}, {trained:,} of {every:,} parameters train",
+            ["pattern", "learning rate", "tensors", "parameters"],
+            describe(self.what),
+        )
+        if (most := self.feed.most) is not None:
+            self.say(f"budgets of its sources end it after {most} steps at most")
+        if self.feed.held_out is None:
+            say("no validation: the sources are too small to hold samples out")
+        if isinstance(optimizer, Muon):
+            self.say(optimizer.describe())
+        elif spec.optim.kind == "muon":
+            self.say("no matrix of a linear layer trains, AdamW moves everything")
+        if spec.evaluate_every is not None and not self.observers:
+            self.say("evaluate_every has no effect here, nobody watches this training")
+
+    def step(self) -> None:
+        """Read a step's micro-batches, move the weights, and record it."""
+        run, spec, position = self.run, self.spec, self.run.position
+        begun = time.perf_counter()
+        micro_batches = next(self.stream)
+        waited = time.perf_counter() - begun
+        optimizer = self.stepper.optimizer
+        lr = set_learning_rate(optimizer, self.horizon.factor(position, spec.optim))
+        run.engine.own_randomness(run.recipe.seed, self.index, position.step)
+        try:
+            result = self.stepper.step(micro_batches)
+        except Diverged as problem:
+            values = {"step": position.step + 1, "total_step": position.total + 1}
+            self.record(values | {DIVERGED: str(problem)})
+            raise
+        seconds = time.perf_counter() - begun
+        position.advance(result.samples, result.tokens, seconds)
+        values = step_record(position, result, lr, seconds, waited)
+        self.record(values | source_record(spec, result))
+        shown = {"loss": result.loss}
+        if self.horizon.steps is None:
+            shown["done"] = f"{self.horizon.share(position):.0%}"
+        self.progress.advance(**shown)
+        position.stage_seconds = run.engine.agreed(time.perf_counter() - self.begun)
+
+    def validate(self) -> None:
+        """Record the loss on the held-out samples, when there are any."""
+        run, model = self.run, self.stepper.model
+        if batches := self.feed.validation():
+            loss = validation_loss(model, batches, run.precision, run.engine)
+            self.record({"validation_loss": loss})
+            self.progress.advance(0, validation="no token" if loss is None else loss)
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Those that look every so many steps."""
+        return [each for each in self.run.observers if not each.between_stages]
+
+    def observe(self) -> None:
+        """Let the observers look, on rank 0, and record what they find."""
+        engine = self.run.engine
+        for observer in self.observers:
+            with engine.whole(self.stepper.model) as model:
+                found = self.look(observer, model) if engine.main else None
+            if found:
+                self.record({observer.name: plain(dict(found))})
+        engine.wait()
+
+    def look(
+        self, observer: Observer, model: LucidaModel, earlier: Sequence[Mapping[str, object]] = ()
+    ) -> Mapping[str, object] | None:
+        """What an observer finds now; the training does not notice."""
+        with untouched(model), self.run.precision.autocast():
+            return observer.look(model, self.processor, self.run.position.total, earlier)
+
+    def checkpoint(self) -> Path:
+        """Save all that a resumption needs, and record what was cut or left out of the data since
+        the last time; rank 0 writes."""
+        run, position, stepper = self.run, self.run.position, self.stepper
+        lost: Counter[tuple[str, str]] = Counter()
+        for each in run.engine.gathered(self.feed.newly_lost()):
+            lost.update(each)
+        if lost:
+            self.record({"left_out": by_source(lost)})
+        position.window, position.window_rows = self.feed.loader.bookmark(position.step)
+        if not run.engine.main and not run.engine.shards:
+            return state.checkpoint_path(run.folder.path, position)
+        now = state.Snapshot(
+            position=position,
+            setting=run.setting,
+            model=stepper.model,
+            touched=run.touched,
+            optimizer=stepper.optimizer,
+            scaler=stepper.scaler,
+            lora=self.spec.lora,
+        )
+        return state.save_checkpoint(run.folder.path, now, run.engine.main)
+
+    def close(self) -> None:
+        """Tell what the stage used, cut and left out, and whether it has diverged; what follows
+        from that is the run's."""
+        run, name = self.run, self.spec.name
+        if not run.engine.main:
+            return
+        rows = [row for row in run.folder.metrics.read() if row.get("stage") == name]
+        if losses := source_rows(rows):
+            columns = ["source", "samples", "supervised tokens", "loss, first tenth", "last tenth"]
+            table(f"stage {name}: loss by source", columns, losses)
+        for source, reasons in sum_up(run.folder, name, rows).items():
+            said = ", ".join(f"{many:,} {reason}" for reason, many in reasons.items())
+            say(f"stage {name}, {source}: {said}")
+        for line in self.feed.uncomputed():
+            say(f"stage {name}, {line}")
+        words = run.model.get_output_embeddings().weight.shape[0]
+        if why := stage_verdict(rows, name, words):
+            self.record({DIVERGED: f"stage {name}: {why}"})
+            say(f"WARNING: stage {name} has diverged: {why}; {REMEDY}")
+
+
+def with_rates(model: LucidaModel, rates: Mapping[str, float]) -> dict[str, tuple]:
+    """Name → (parameter, learning rate), of a model's own weights and adapters by those names."""
+    named = dict(adapters.named_weights(model)) | adapters.named_adapters(model)
+    return {name: (named[name], rate) for name, rate in rates.items()}
+
+
+def plan_stage_run(run: Run, index: int) -> StageRun:
+    """What stage number `index` does, checked without changing anything.
+
+    The model has no adapters yet: patterns name its weights as they are without.
+    """
+    recipe, spec = run.recipe, run.recipe.stages[index]
+    origin = f"stage {spec.name} of recipe {recipe.name}"
+    what = plan_stage(run.model, spec.train, origin, spec.lora)
+    if spec.lora is not None:
+        adapters.lora_config(spec.lora, what.adapted)  # is PEFT there?
+    check_mask(spec, recipe.model.attention_mask, origin)
+    processor = run.processor.with_template(spec.template)
+    feed = stage_feed(
+        recipe,
+        index,
+        what,
+        run.model,
+        processor,
+        run.precision,
+        run.folder.dropped.path,
+        run.engine,
+    )
+    end = horizon(spec.budget, feed.steps, feed.most)
+    end.check(spec.optim)
+    return StageRun(run, index, spec, what, feed, end, processor)
+
+
+def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
+    """Bring back the adapters of the newest checkpoint, which was of a stage with `lora`."""
+    if run.saved is None or not (run.saved.path / state.ADAPTER).is_dir():
+        return
+    current = stages[run.position.stage]
+    if current.spec.lora is None:
+        raise damaged(run.saved.path / state.ADAPTER, f"stage {current.spec.name} has no adapters")
+    adapters.attach(run.model, current.what.adapted, current.spec.lora)
+    load_adapters(run.saved, run.model, current.spec.lora)
+
+
+def check_mask(spec: StageSpec, usual: str, origin: str) -> None:
+    """RecipeError for a mask that this stage's data do not fit; `usual` is the model's.
+
+    Pictures of the world with several isolated questions, the only samples with branches, are
+    refused here, before any stage trains, and not at their first batch.
+    """
+    name = spec.attention_mask or usual
+    if name not in ASK_WHOLE:
+        return
+    for source, each in spec.mixture.sources.items():
+        if isinstance(each, WorldSourceSpec) and (several := most_branches(each)) > 1:
+            key = f"stages.{spec.name}.mixture.sources.{source}.questions"
+            mask = f"stages.{spec.name}" if spec.attention_mask else "model"
+            raise RecipeError(
+                f"under the attention mask `{name}` an image sees the question: several isolated "
+                "questions cannot share one",
+                expected=f"{key}=1",
+                given=f"{several} questions behind an image",
+                origin=origin,
+                remedy=f"set {key}=1, or choose another {mask}.attention_mask",
+            )
+
+
+def most_branches(spec: WorldSourceSpec) -> int:
+    """The most isolated questions behind one picture, among the first samples of a source."""
+    source = WorldSource(spec.tasks, spec.split, spec.count, spec.questions, spec.size, spec.seed)
+    return max(len(source[index].branches) for index in range(min(16, len(source))))
