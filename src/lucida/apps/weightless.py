@@ -38,7 +38,6 @@ def weightless_processor(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
     from lucida.model.configs import skeleton
     from lucida.model.language import add_tokens
     from lucida.model.processing import LucidaProcessor
-    from lucida.train.begin import with_template
 
     spec = recipe.model
     tokenizer = tokenizer_of(spec.language.path)
@@ -60,4 +59,4 @@ def weightless_processor(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
         coordinate_bins=spec.coordinate_bins,
         max_length=spec.language.max_length,
     )
-    return with_template(processor, stage)
+    return processor.with_template(stage.template)
