@@ -10,11 +10,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lucida.apps.command import app
-from lucida.apps.data.figures import Surveyed, facts, shares
+from lucida.apps.data.figures import facts, shares
 from lucida.apps.data.guess import opened
 from lucida.apps.data.histogram import histogram, quantile, wide
-from lucida.apps.data.survey import PLAIN, chosen, looked, survey, texts
-from lucida.apps.data.surveyed import surveyed
+from lucida.apps.data.survey import (
+    PLAIN,
+    Surveyed,
+    choose_records,
+    survey,
+    survey_block,
+    survey_sources,
+    texts,
+)
 from lucida.apps.verbs import data
 from lucida.core.errors import LucidaError, RecipeError
 from lucida.core.recipe import dump_recipe, load_recipe
@@ -141,7 +148,7 @@ def test_processes_find_what_one_finds(folder, monkeypatch):
     monkeypatch.setattr("lucida.apps.data.survey.BLOCK", 2)
     (found,) = opened(str(pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")), [])
     numbers = list(range(5))
-    assert survey(found.source, numbers, PLAIN, 2) == looked(found.source, numbers)
+    assert survey(found.source, numbers, PLAIN, 2) == survey_block(found.source, numbers)
 
 
 def test_stats_of_a_recipe(folder):
@@ -172,7 +179,7 @@ def test_tokens_are_those_that_training_makes(folder, design):
     recipe = load_recipe("mini", changes)
     _, processor = build(recipe.model)
     (each,) = opened("mini", changes, every=True)
-    found = surveyed([each], None, None, 1)[0].found
+    found = survey_sources([each], None, None, 1)[0].found
     every = [processor.encode(each.source[number], loss="answers") for number in range(2)]
     assert found.tokens == Counter(len(tokens) for tokens in every)
     assert found.visual == Counter(int((tokens.image > 0).sum()) for tokens in every)
@@ -202,7 +209,7 @@ def recipe(folder):
 
 
 def test_what_is_cut_and_met_again_is_counted(recipe):
-    pictures, notes = surveyed(opened(str(recipe), [], every=True), 100, None, 1)
+    pictures, notes = survey_sources(opened(str(recipe), [], every=True), 100, None, 1)
     told = facts(notes)
     assert told["samples that are cut"] == "1 (25.00%)"
     assert max(notes.found.tokens) == 100
@@ -217,7 +224,7 @@ def test_what_is_cut_and_met_again_is_counted(recipe):
 
 
 def test_shares_of_a_mixture(recipe):
-    found = surveyed(opened(str(recipe), [], every=True), 100, None, 1)
+    found = survey_sources(opened(str(recipe), [], every=True), 100, None, 1)
     pictures, notes = shares(found[0].each.stage, found)
     assert pictures.tokens == pytest.approx(0.75)
     assert notes.images == 0
@@ -244,7 +251,7 @@ def test_the_page_holds_the_figures(recipe, folder):
 
 def test_a_recipe_without_its_tokenizer_is_counted_in_words(recipe):
     (each, _) = opened(str(recipe), ["model.language.path=nobody/nothing"], every=True)
-    (found,) = surveyed([each], 100, None, 1)
+    (found,) = survey_sources([each], 100, None, 1)
     assert "words, because tokens cannot be counted" in found.counted
     assert found.found.words
     assert not found.found.tokens
@@ -253,14 +260,15 @@ def test_a_recipe_without_its_tokenizer_is_counted_in_words(recipe):
 def test_a_source_that_two_stages_read_alike_is_read_once(folder, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "lucida.apps.data.surveyed.survey", lambda *given: read.append(given) or looked(*given[:3])
+        "lucida.apps.data.survey.survey",
+        lambda *given: read.append(given) or survey_block(*given[:3]),
     )
     same = "{kind: world, tasks: [caption], count: 4}"
     changes = [
         "stages.align.mixture.sources.captions=" + same,
         "stages.sft.mixture.sources.world=" + same,
     ]
-    found = surveyed(opened("mini-two-stage", changes, every=True), 4, None, 1)
+    found = survey_sources(opened("mini-two-stage", changes, every=True), 4, None, 1)
     assert [each.each.name for each in found] == ["align/captions", "sft/world"]
     assert len(read) == 1
     assert len(opened("mini-two-stage", changes)) == 1
@@ -285,8 +293,8 @@ def test_figures():
     assert quantile(counts, 0.5) == 1
     assert quantile(counts, 0.99) == 9
     assert histogram("words", counts).summary == "mean 3.2, median 1, 99% 9, longest 9"
-    assert chosen(5, None) == chosen(5, 9) == [0, 1, 2, 3, 4]
-    assert len(set(chosen(100, 10))) == 10
+    assert choose_records(5, None) == choose_records(5, 9) == [0, 1, 2, 3, 4]
+    assert len(set(choose_records(100, 10))) == 10
     assert histogram("words", Counter({7: 3})).summary == "always 7"
     far = histogram("words", Counter({10: 500, 19: 495, 9000: 5}))
     assert far.bars[-1].name == "20 and more"
@@ -308,7 +316,7 @@ def test_every_value_stands_in_its_bar(counts):
 def test_facts_name_what_filters_left_out(folder):
     (each,) = opened(str(pairs(folder, "a.png", "b.png")), [])
     each.source.dropped = {"score below 3": 7}
-    told = facts(Surveyed(each, looked(each.source, [0, 1])))
+    told = facts(Surveyed(each, survey_block(each.source, [0, 1])))
     assert told["filtered: score below 3"] == 7
 
 

@@ -20,7 +20,7 @@ from lucida.apps.inspect.terminal import SIGHT, mask_image, show
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
 from lucida.data.loader import Loader
-from lucida.data.mixture import fetched
+from lucida.data.mixture import fetch
 from lucida.data.sample import IGNORED
 from lucida.data.stage import StageData, mixtures
 from lucida.model.checkpoint import build
@@ -292,7 +292,7 @@ def test_what_pages_leave_out_is_counted(tmp_path):
         ],
     )
     mixture, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
-    left_out = fetched(mixture.sources["pages"], 0)[1]
+    left_out = fetch(mixture.sources["pages"], 0)[1]
     assert sum(left_out.values()) > 0
     counts = look(recipe, None, 1).counts
     for reason, count in left_out.items():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucida.core.errors import DataError
-from lucida.data.mixture import Mixture, permuted
+from lucida.data.mixture import Mixture, permute
 
 weights_of = st.lists(st.floats(0.1, 20), min_size=1, max_size=5)
 
@@ -61,7 +61,7 @@ def slow_draw(mixed, n):
 
 @given(st.integers(1, 600), st.integers(0, 2**64 - 1))
 def test_permutations_permute_as_the_slow_version_does(size, key):
-    found = permuted(np.arange(size), size, np.full(size, key, dtype=np.uint64)).tolist()
+    found = permute(np.arange(size), size, np.full(size, key, dtype=np.uint64)).tolist()
     assert sorted(found) == list(range(size))
     places = range(0, size, 37)
     assert [found[place] for place in places] == [slow_permuted(p, size, key) for p in places]

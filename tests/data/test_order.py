@@ -13,7 +13,7 @@ from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.lengths import Lengths, Measuring
 from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
-from lucida.data.order import by_length, by_modality, dealt
+from lucida.data.order import deal, group_by_length, group_by_modality
 from lucida.data.sample import ImageSource, Sample, Tokens
 from lucida.data.stage import StageData
 
@@ -93,7 +93,7 @@ def test_split_modality_is_the_slow_version(data, samples, steps):
     size = samples * steps
     shows = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     lengths = np.array(data.draw(st.lists(st.integers(1, 9), min_size=size, max_size=size)))
-    found = by_modality(lengths, shows, samples)
+    found = group_by_modality(lengths, shows, samples)
     key = sorted
     assert key(map(sorted, found)) == key(map(sorted, slow_modality(lengths, shows, samples)))
     assert all(len(step) == samples for step in found)
@@ -104,7 +104,7 @@ def test_split_modality_is_the_slow_version(data, samples, steps):
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 7))
 def test_steps_of_like_length_are_the_slow_version(lengths, samples):
     slow = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    assert by_length(lengths, samples) == [
+    assert group_by_length(lengths, samples) == [
         slow[at : at + samples] for at in range(0, len(slow), samples)
     ]
 
@@ -112,7 +112,7 @@ def test_steps_of_like_length_are_the_slow_version(lengths, samples):
 @given(st.integers(0, 30), st.integers(1, 7))
 def test_dealing_keeps_all_and_balances_parts(many, parts):
     items = list(range(many, 0, -1))
-    found = dealt(items, parts)
+    found = deal(items, parts)
     assert sorted(found) == sorted(items)
     bounds = [many * part // parts for part in range(parts + 1)]
     sums = [sum(found[a:b]) for a, b in itertools.pairwise(bounds) if b - a == -(-many // parts)]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucida.data.collate import collate, collate_rows
-from lucida.data.pack import best_fit, closing, pack, waste
+from lucida.data.pack import best_fit, close_rows, pack, waste
 from lucida.data.sample import IGNORED, Tokens
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=60)
@@ -55,7 +55,7 @@ def test_rows_are_as_full_as_those_of_the_slow_way(lengths, capacity):
 
 @given(LENGTHS, st.integers(40, 100))
 def test_closed_rows_hold_every_item_once_and_leave_no_room_for_one_more(lengths, capacity):
-    rows = closing(np.array(lengths, dtype=np.int64), capacity)
+    rows = close_rows(np.array(lengths, dtype=np.int64), capacity)
     assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
     for place, row in enumerate(rows):
         room = capacity - sum(lengths[item] for item in row)

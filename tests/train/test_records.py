@@ -9,7 +9,7 @@ from tiny_training import tiny_recipe, watching
 
 from lucida.core.errors import DataError, RunError
 from lucida.core.runs import RunFolder, list_runs
-from lucida.data.mixture import fetched, own_number
+from lucida.data.mixture import fetch, own_number
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.stage import Capped, Spread, mixtures
 from lucida.train.loop import train_run
@@ -83,11 +83,11 @@ def test_a_part_of_a_source_tells_what_its_records_lost(tmp_path):
     source = InterleavedSource(spec["path"], missing="drop")
     part = Capped(Spread(source, 7, held_out=False), 9, seed=1)
     for index in range(len(part)):
-        sample, lost = fetched(part, index)
+        sample, lost = fetch(part, index)
         number = int(sample.branches[0][0].parts[-1].split()[-1])
         assert part[index].origin == sample.origin
         assert lost == ({"pictures that are missing": 1} if number % 3 == 0 else {})
-    assert fetched([7, 8], 1) == (8, {})
+    assert fetch([7, 8], 1) == (8, {})
 
 
 def test_the_closing_table_weighs_by_tokens():

@@ -61,7 +61,7 @@ class Part(ABC):
         """The same, for a number that there is."""
 
 
-def fetched(source: Source, index: int) -> tuple[Sample, Mapping[str, int]]:
+def fetch(source: Source, index: int) -> tuple[Sample, Mapping[str, int]]:
     """A record, and how much the source left out of it by reason, where it tells."""
     while isinstance(source, Part):
         source, index = source.source, source.place(index)
@@ -117,8 +117,8 @@ class Mixture:
         """Draws that there are; None is without end."""
         self._begins = [phase.begin for phase in self.phases]
         self.weights = dict(weights)
-        self._key = keyed("mixture", seed)
-        self._source_keys = tuple(keyed("source", seed, name) for name in self.names)
+        self._key = make_key("mixture", seed)
+        self._source_keys = tuple(make_key("source", seed, name) for name in self.names)
 
     def __len__(self) -> int:
         """Records of all sources together: what is called one epoch of the mixture."""
@@ -149,8 +149,8 @@ class Mixture:
             if not here.any():
                 continue
             epochs[here], place = np.divmod(earlier[here], size)
-            keys = _mixed(np.uint64(self._source_keys[source]) ^ epochs[here].astype(np.uint64))
-            index[here] = permuted(place, size, keys)
+            keys = _mix_bits(np.uint64(self._source_keys[source]) ^ epochs[here].astype(np.uint64))
+            index[here] = permute(place, size, keys)
         return which, index, epochs
 
     def _slots_of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,8 +161,8 @@ class Mixture:
             phase, here = self.phases[number], phase_of == number
             block, slot = np.divmod(numbers[here] - phase.begin, phase.size)
             blocks, row = np.unique(block, return_inverse=True)
-            keys = _mixed(np.uint64(self._key) ^ (phase.block + blocks).astype(np.uint64))
-            arranged = [_arranged(int(key), phase.slots) for key in keys]
+            keys = _mix_bits(np.uint64(self._key) ^ (phase.block + blocks).astype(np.uint64))
+            arranged = [_arrange_block(int(key), phase.slots) for key in keys]
             # One row of these tables for each block that is asked for.
             whose, before = (np.stack(table) for table in zip(*arranged, strict=True))
             mine = whose[row, slot]
@@ -173,11 +173,11 @@ class Mixture:
 
     def lots(self, window: int, count: int) -> np.ndarray:
         """Numbers to shuffle `count` things by, uint64: the same ones whenever `window` is."""
-        key = _mixed(np.uint64(self._key) ^ _mixed(np.array([window + 1])))
-        return _mixed(np.arange(count, dtype=np.uint64) + key)
+        key = _mix_bits(np.uint64(self._key) ^ _mix_bits(np.array([window + 1])))
+        return _mix_bits(np.arange(count, dtype=np.uint64) + key)
 
 
-def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+def permute(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """Where keyed permutations of range(size) send `places`, each by its key (uint64); no table is
     stored.
 
@@ -196,7 +196,7 @@ def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
         key = keys[outside]
         left, right = found[outside] >> half, found[outside] & low
         for turn in range(_ROUNDS):
-            mixed = _mixed(key + np.uint64(turn) + (right << np.uint64(8)))
+            mixed = _mix_bits(key + np.uint64(turn) + (right << np.uint64(8)))
             left, right = right, left ^ (mixed & low)
         found[outside] = left << half | right
         outside = outside[found[outside] >= size]
@@ -204,20 +204,20 @@ def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _arranged(key: int, slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _arrange_block(key: int, slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """For each slot of a block: whose it is, and how many slots of the same source are before it.
 
     Counting in the order of the stream is what makes an epoch end before the next one begins.
     """
     lots = np.arange(sum(slots), dtype=np.uint64) + np.uint64(key)
-    whose = np.repeat(np.arange(len(slots)), slots)[np.argsort(_mixed(lots), kind="stable")]
+    whose = np.repeat(np.arange(len(slots)), slots)[np.argsort(_mix_bits(lots), kind="stable")]
     earlier = np.empty(len(whose), dtype=np.int64)
     for which, count in enumerate(slots):
         earlier[whose == which] = np.arange(count)
     return whose, earlier
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
+def _mix_bits(values: np.ndarray) -> np.ndarray:
     """64 well-mixed bits of each value (splitmix64's finaliser); uint64 wraps around by itself."""
     values = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
@@ -225,7 +225,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ values >> np.uint64(31)
 
 
-def keyed(*parts: object) -> int:
+def make_key(*parts: object) -> int:
     """64 bits that belong to these parts, the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -8,9 +8,17 @@
 All but the first look at a window of consecutive draws, so they need the length of every record:
 `Lengths`. What a window holds follows from its number, so the whole state is the number of the
 step: a stream is resumed without reading a sample, and is the same for any number of ranks and
-workers. Rows run on over the ends of windows, so finding a step needs to know how many came before;
-a `Bookmark` says so, and without one the windows before are planned again, a few microseconds for a
-sample. A mixture that ends makes an order that ends, with its last whole step.
+workers. A mixture that ends makes an order that ends, with its last whole step.
+
+    window     0                   1                      2
+    draws      0 ... 16383         16384 ... 32767        32768 ...
+    rows       0 ... 4090          4091 ... 8179          8180 ...      as they are packed
+    bookmarks  (0, 0)              (1, 4091)              (2, 8180)
+    steps      of 256 rows: step 15 has the last 251 rows of window 0 and the first 5 of window 1
+
+Rows run on over the ends of windows, so finding a step needs to know how many came before; a
+`Bookmark` says so, and without one the windows before are planned again, a few microseconds for a
+sample.
 
 Reference: Liu et al., Improved Baselines with Visual Instruction Tuning, 2023, arXiv 2310.03744,
 code (group by modality); Karamcheti et al., Prismatic VLMs, 2024, arXiv 2402.07865, code.
@@ -22,6 +30,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,10 +86,9 @@ class Order:
         if mark > self._bookmarks[-1]:
             self._bookmarks.append(mark)
         for step in self._steps(from_step):
-            many, parts = len(step), self.batch.accumulate
-            for part in range(parts):
-                cut = step[many * part // parts : many * (part + 1) // parts]
-                yield cut if self.capacity is not None else [cut]
+            for begin, end in part_bounds(len(step), self.batch.accumulate):
+                part = step[begin:end]
+                yield part if self.capacity is not None else [part]
 
     def steps(self, draws: float) -> int:
         """Steps that so many draws make, at most all there are; by tokens, as many as at the rate
@@ -138,7 +146,7 @@ class Order:
     def _by_rows(self, from_step: int) -> Iterator[list[Row]]:
         skipped = from_step * self.rows
         window, before = self.bookmark(from_step)
-        waiting: list[Row] = []
+        waiting: list[Row] = []  # rows of windows so far that do not make a whole step yet
         while rows := self._packed(window):
             waiting += rows[max(0, skipped - before) :]
             window, before = window + 1, before + len(rows)
@@ -161,9 +169,9 @@ class Order:
         whole = len(lengths) - len(lengths) % samples  # less only where the mixture ends
         lengths, shows = lengths[:whole], shows[:whole]
         if self.batch.order == "modality":
-            steps = by_modality(lengths, shows, samples, self.batch.accumulate)
+            steps = group_by_modality(lengths, shows, samples, self.batch.accumulate)
         else:
-            steps = by_length(lengths, samples)
+            steps = group_by_length(lengths, samples)
         return [[begin + i for i in steps[place]] for place in self._shuffled(window, len(steps))]
 
     def _lengths(self, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +197,7 @@ def window_size(batch: BatchSpec, records: int) -> int:
     return max(1, most // batch.samples) * batch.samples
 
 
-def by_modality(
+def group_by_modality(
     lengths: np.ndarray, shows: np.ndarray, samples: int, parts: int = 1
 ) -> list[list[int]]:
     """Steps of samples that all have images or all have none, cut in the order they come.
@@ -206,16 +214,24 @@ def by_modality(
         steps += [kind[at : at + samples] for at in range(0, whole, samples)]
         left += kind[whole:]
     steps += [left[at : at + samples] for at in range(0, len(left), samples)]
-    return [dealt(sorted(step, key=lambda i: (-lengths[i], i)), parts) for step in steps]
+    return [deal(sorted(step, key=lambda i: (-lengths[i], i)), parts) for step in steps]
 
 
-def dealt(items: list[int], parts: int) -> list[int]:
+def part_bounds(count: int, parts: int) -> list[tuple[int, int]]:
+    """Where the parts of `count` things begin and end; the last ones are the larger.
+
+    Worked example: 5 things in 2 parts: (0, 2) and (2, 5).
+    """
+    edges = [count * part // parts for part in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+def deal(items: list[int], parts: int) -> list[int]:
     """Items so placed that each of the parts a step is cut into has every parts-th of them.
 
-    Worked example: dealt([5, 4, 3, 2, 1], 2), cut after 2 items, gives 4 2 and 5 3 1.
+    Worked example: deal([5, 4, 3, 2, 1], 2), cut after 2 items, gives 4 2 and 5 3 1.
     """
-    many = len(items)
-    sizes = [many * (part + 1) // parts - many * part // parts for part in range(parts)]
+    sizes = [end - begin for begin, end in part_bounds(len(items), parts)]
     hands: list[list[int]] = [[] for _ in range(parts)]
     turn = 0
     # The last parts are the larger ones, so they are served first.
@@ -227,7 +243,7 @@ def dealt(items: list[int], parts: int) -> list[int]:
     return [item for hand in hands for item in hand]
 
 
-def by_length(lengths: np.ndarray, samples: int) -> list[list[int]]:
+def group_by_length(lengths: np.ndarray, samples: int) -> list[list[int]]:
     """Steps of samples of like length, longest first; equal ones in the order they come.
 
     Worked example: lengths [3, 9, 4, 9] in steps of 2 give [1, 3] and [2, 0].

@@ -47,7 +47,7 @@ def pack(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
     fewest = -(-int(sizes.sum()) // capacity)
     if len(rows) > max(fewest, fewest / (1 - ENOUGH)):
         plain, closed, rest = sizes.tolist(), [], []
-        for row in closing(sizes, capacity):
+        for row in close_rows(sizes, capacity):
             full = sum(plain[item] for item in row) >= (1 - ENOUGH) * capacity
             closed.append(row) if full else rest.extend(row)
         closed += [[rest[place] for place in row] for row in best_fit(sizes[rest], capacity)]
@@ -108,7 +108,7 @@ class _Stock:
         return (self.there & -self.there).bit_length() - 1
 
 
-def closing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+def close_rows(sizes: np.ndarray, capacity: int) -> list[list[int]]:
     """Rows that begin with the longest item left and are ended by two that fill them."""
     stock, offers = _Stock(sizes, capacity), cycle(sizes.tolist())
     rows = []
@@ -116,14 +116,14 @@ def closing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
         lengths = [stock.longest(capacity)]
         row, room = [stock.take(lengths[0])], capacity - lengths[0]
         while stock.there and room >= stock.shortest:
-            lengths = following(stock, room, offers)
+            lengths = choose_next(stock, room, offers)
             row += [stock.take(length) for length in lengths]
             room -= sum(lengths)
         rows.append(row)
     return rows
 
 
-def following(stock: _Stock, room: int, offers: Iterator[int]) -> tuple[int, ...]:
+def choose_next(stock: _Stock, room: int, offers: Iterator[int]) -> tuple[int, ...]:
     """Lengths to place next in a row with this room: one or two that fill it, else one that leaves
     room for two, else what fills most of it."""
     one, shortest = stock.longest(room), stock.shortest

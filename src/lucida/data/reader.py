@@ -17,7 +17,7 @@ from typing import Any
 
 from lucida.core.errors import DataError
 from lucida.data.collate import Images, Pixels
-from lucida.data.mixture import Source, fetched, own_number
+from lucida.data.mixture import Source, fetch, own_number
 from lucida.data.sample import Sample, Tokens
 
 Encode = Callable[..., Tokens]
@@ -81,7 +81,7 @@ class Reader:
         cut: Counter[str] = Counter()
         tokens = seen = None
         try:
-            sample, left_out = fetched(source, index)
+            sample, left_out = fetch(source, index)
             if self.encode is not None:
                 tokens = self.encode(sample, counts=cut)
                 if self.capacity is not None and len(tokens) > self.capacity:

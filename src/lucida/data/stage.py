@@ -28,7 +28,7 @@ from lucida.core.progress import say
 from lucida.core.spec import BatchSpec, MixtureSpec, Recipe, SourceBudgetSpec, SourceSpec, StageSpec
 from lucida.core.spec.data import WorldSourceSpec
 from lucida.data.lengths import Lengths, Measuring
-from lucida.data.mixture import Mixture, Part, Source, keyed, permuted
+from lucida.data.mixture import Mixture, Part, Source, make_key, permute
 from lucida.data.order import Order, capacity, check_rows, needs_lengths
 from lucida.data.reader import Encode, Encoded, Look, Reader, Unusable
 from lucida.data.sources import open_source
@@ -294,8 +294,8 @@ class Capped(Part):
     def _place(self, index: int) -> int:
         if len(self) == len(self.source):
             return index
-        key = np.array([keyed("cap", self.seed)], dtype=np.uint64)
-        return int(permuted(np.array([index]), len(self.source), key)[0])
+        key = np.array([make_key("cap", self.seed)], dtype=np.uint64)
+        return int(permute(np.array([index]), len(self.source), key)[0])
 
 
 def capped(sources: Mapping[str, Source], caps: Mapping[str, int], seed: int) -> dict[str, Source]:

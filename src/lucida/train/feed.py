@@ -131,7 +131,7 @@ def stage_feed(
     steps = loader.steps(stage.budget) if counted else None
     # Asked only where there is an end: by tokens the order measures every record first.
     most = None if data.mixture.end is None else loader.order.end
-    found = {"opening": told(data.mixture, "dropped"), "noted": told(data.mixture, "noted")}
+    found = {"opening": left_out(data.mixture, "dropped"), "noted": left_out(data.mixture, "noted")}
     return Feed(loader, validation, steps, features, found, most)
 
 
@@ -145,7 +145,7 @@ def vision_is_frozen(plan: StagePlan) -> bool:
     return not plan.touches("vision")
 
 
-def told(mixture: Mixture, what: Literal["dropped", "noted"]) -> dict[str, dict[str, int]]:
+def left_out(mixture: Mixture, what: Literal["dropped", "noted"]) -> dict[str, dict[str, int]]:
     """Source → reason → rows that the source's own filters keep out (`dropped`), or what there is
     and is not read (`noted`)."""
     found = {}

@@ -10,7 +10,7 @@ import pytest
 from tiny_files import opened, png, tar
 
 from lucida.core.errors import DataError
-from lucida.data.mixture import fetched
+from lucida.data.mixture import fetch
 from lucida.data.sources import SOURCES
 from lucida.data.sources.declared import MOST, OTHERS, unread
 
@@ -40,7 +40,7 @@ def told(source):
     """Everything that a source tells of its files and of its records."""
     found = [*getattr(source, "dropped", {}), *getattr(source, "noted", {})]
     for number in range(len(source)):
-        found += fetched(source, number)[1]
+        found += fetch(source, number)[1]
     return found
 
 
@@ -147,7 +147,7 @@ def test_ratings_and_captions_are_keys_that_are_read(folder):
 
 def test_a_record_of_a_million_keys_is_told_in_few_words(folder):
     source = opened("pairs", line(folder, PAIR | {f"key{n}": n for n in range(3000)}))
-    lost = fetched(source, 0)[1]
+    lost = fetch(source, 0)[1]
     assert len(lost) == MOST + 1 and lost[OTHERS] == 3000 - MOST
 
 

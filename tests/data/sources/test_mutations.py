@@ -14,7 +14,7 @@ import pytest
 from tiny_files import opened, png, tar
 
 from lucida.core.errors import LucidaError
-from lucida.data.mixture import fetched
+from lucida.data.mixture import fetch
 
 RECORDS = 6
 DAMAGES = 150
@@ -151,7 +151,7 @@ def read(folder, path, fields, skip):
     given = refused = 0
     for number in range(len(source)):
         try:
-            sample, lost = fetched(source, number)
+            sample, lost = fetch(source, number)
             for image in sample.images:
                 image.load()
             given += 1

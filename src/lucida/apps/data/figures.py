@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lucida.apps.data.guess import Opened
 from lucida.apps.data.histogram import Histogram, histogram
-from lucida.apps.data.survey import Findings, again
+from lucida.apps.data.survey import Findings, Surveyed, count_repeated
 from lucida.core.files import atomic_write
 from lucida.core.spec import StageSpec
 
@@ -31,15 +30,6 @@ CUT_AWAY = {
     "branches_dropped": "questions dropped for lack of room",
     "images_dropped": "pictures dropped for lack of room",
 }
-
-
-@dataclass(frozen=True)
-class Surveyed:
-    """A source and what was found in it. counted: how tokens were counted, or why they were not."""
-
-    each: Opened
-    found: Findings
-    counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +57,8 @@ def facts(surveyed: Surveyed) -> dict[str, int | str]:
         "duplicates (picture, text)": found.duplicates,
     }
     if found.pictures:
-        told["pictures met again"] = again(found.pictures)
-        told["answers met again"] = again(found.said)
+        told["pictures met again"] = count_repeated(found.pictures)
+        told["answers met again"] = count_repeated(found.said)
     told["pictures"] = sum(many * n for many, n in found.images.items())
     told["without pictures"] = shared(found.images[0], usable)
     if found.tokens:

@@ -1,6 +1,8 @@
 """Everything of a source read once, in parallel processes: what it holds and what is wrong with it.
 
-    numbers ─blocks─▶ processes ─▶ Findings ─added up─▶ one Findings
+    sources ─ a Reader for each: a stage's, or of text alone ─▶ survey ─▶ Surveyed
+
+    survey:  numbers ─blocks─▶ processes ─▶ Findings ─added up─▶ one Findings
 
 Nothing is kept of a record but its figures, so memory stays that of the figures: 32 bytes for each.
 """
@@ -12,16 +14,21 @@ import multiprocessing
 import random
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lucida.core.errors import DataError, RunError
+from lucida.apps.data.guess import Opened
+from lucida.apps.weightless import tokenizer_of, weightless_processor
+from lucida.core.errors import DataError, LucidaError, ModelError, RunError
 from lucida.data.mixture import Source
+from lucida.data.order import capacity
 from lucida.data.reader import Reader, Unusable
 from lucida.data.sample import IGNORED, ImagePart, Sample, Tokens, Turn
 
@@ -74,7 +81,7 @@ class Findings:
     @property
     def duplicates(self) -> int:
         """Records whose like, pictures and text, was met before."""
-        return again(self.content)
+        return count_repeated(self.content)
 
     def groups(self, most: int = 10) -> list[list[int]]:
         """Records with equal content, the largest groups first."""
@@ -85,7 +92,7 @@ class Findings:
         return [records[which == group].tolist() for group in largest if many[group] > 1]
 
 
-def again(hashes: array) -> int:
+def count_repeated(hashes: array) -> int:
     """How many of them were met before."""
     return len(hashes) - len(set(hashes))
 
@@ -116,7 +123,7 @@ class TakeFigures:
     def __call__(self, sample: Sample, tokens: Tokens | None) -> Figures:
         """DataError for a picture that cannot be opened, or answers that training would refuse."""
         pictures = [image.load() for image in sample.images]
-        keys = "|".join(map(pixels_of, pictures))
+        keys = "|".join(map(hash_pixels, pictures))
         empty_answers(sample)
         written = "\n".join(texts(sample))
         count = supervised = visual = None
@@ -133,9 +140,9 @@ class TakeFigures:
             images=len(pictures),
             turns=sum(len(branch) for branch in sample.branches),
             sides=[max(picture.size) for picture in pictures],
-            content=hashed(keys + "\n" + written),
-            pictures=hashed(keys) if pictures else None,
-            said=hashed("\n".join(texts(sample, answers=True))),
+            content=hash_text(keys + "\n" + written),
+            pictures=hash_text(keys) if pictures else None,
+            said=hash_text("\n".join(texts(sample, answers=True))),
         )
 
 
@@ -154,7 +161,7 @@ def survey(
     blocks = [numbers[at : at + BLOCK] for at in range(0, len(numbers), BLOCK)]
     if processes <= 1 or len(blocks) <= 1:
         for block in blocks:
-            whole.add(looked(source, block, reader))
+            whole.add(survey_block(source, block, reader))
         return whole
     # Spawned: a fork would copy the threads of libraries that are loaded already.
     context = multiprocessing.get_context("spawn")
@@ -179,10 +186,10 @@ def _begin(*given: object) -> None:
 
 def _block(numbers: list[int]) -> Findings:
     source, reader = _given
-    return looked(source, numbers, reader)
+    return survey_block(source, numbers, reader)
 
 
-def looked(source: Source, numbers: list[int], reader: Reader = PLAIN) -> Findings:
+def survey_block(source: Source, numbers: list[int], reader: Reader = PLAIN) -> Findings:
     """Findings of some records, in this process. Two records are equal when their pictures have
     the same pixels and their turns the same text."""
     found = Findings()
@@ -245,19 +252,108 @@ def empty_answers(sample: Sample) -> None:
         raise DataError(what, origin=sample.origin, remedy=remedy)
 
 
-def pixels_of(image: Image.Image) -> str:
+def hash_pixels(image: Image.Image) -> str:
     """What is equal for pictures with equal pixels, whatever their files are called."""
     return hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() + str(image.size)
 
 
-def hashed(content: str) -> int:
+def hash_text(content: str) -> int:
     """64 bits that are equal for equal content."""
     digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
-def chosen(many: int, limit: int | None, seed: int = 0) -> list[int]:
+def choose_records(many: int, limit: int | None, seed: int = 0) -> list[int]:
     """Numbers of the records to read: all, or `limit` of them drawn at random, in order."""
     if limit is None or limit >= many:
         return list(range(many))
     return sorted(random.Random(seed).sample(range(many), limit))
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A source and what was found in it. counted: how tokens were counted, or why they were not."""
+
+    each: Opened
+    found: Findings
+    counted: str = ""
+
+
+def survey_sources(
+    sources: Sequence[Opened],
+    samples: int | None,
+    tokenizer: str | None,
+    processes: int,
+    every: bool = False,
+) -> list[Surveyed]:
+    """What is found in up to `samples` records of each source (None: all), drawn at random.
+
+    Tokens are counted by `tokenizer` (its path; text alone), or by the recipe that a source is of.
+    A source that two stages read in the same way is read once. With `every` a recipe's records have
+    to be encoded as in training: LucidaError when that cannot be done here.
+    """
+    done: dict[str, Findings] = {}
+    readers: dict[str, tuple[Reader, str]] = {}
+    found = []
+    for each in sources:
+        way = _way(each)
+        if way not in readers:
+            readers[way] = reader_of(each, tokenizer, every)
+        reader, counted = readers[way]
+        key = f"{way} {each.spec!r}"
+        if key not in done:
+            numbers = choose_records(len(each.source), samples)
+            done[key] = survey(each.source, numbers, reader, processes)
+        found.append(Surveyed(each, done[key], counted))
+    return found
+
+
+def _way(each: Opened) -> str:
+    """What of a stage changes the tokens of a sample."""
+    if each.stage is None:
+        return ""
+    return f"{each.stage.template} {each.stage.loss} {capacity(each.stage.batch)}"
+
+
+def reader_of(each: Opened, tokenizer: str | None, needed: bool = False) -> tuple[Reader, str]:
+    """What reads the records of a source, and in words how their tokens are counted, or why they
+    are not (ModelError when they are `needed`)."""
+    if tokenizer is not None:
+        words = TakeFigures(tokenizer_of(tokenizer))
+        return Reader(None, look=words), f"tokens of text alone, by {tokenizer}"
+    if each.recipe is None or each.stage is None:
+        return PLAIN, ""
+    try:
+        processor = weightless_processor(each.recipe, each.stage)
+    except (LucidaError, OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0][:160]
+        if needed:
+            raise ModelError(
+                f"the records cannot be encoded as training would: {reason}",
+                origin=f"stage {each.stage.name} of recipe {each.recipe.name}",
+                remedy="get the tokenizer and the parts, or check each source by its path",
+            ) from problem
+        return PLAIN, f"words, because tokens cannot be counted: {reason}"
+    told = (
+        f"tokens as in training: template {processor.template}, loss {each.stage.loss}, "
+        f"at most {processor.max_length:,}"
+    )
+    if (row := capacity(each.stage.batch)) is not None:
+        told += f", rows of {row:,}"
+    return Reader(partial(processor.encode, loss=each.stage.loss), row, TakeFigures()), told
+
+
+def consequence(each: Surveyed) -> str:
+    """What training makes of the records that cannot be used; empty where there are none, or where
+    the source is of no recipe."""
+    lost, records = len(each.found.errors), each.found.read
+    if each.each.stage is None or not lost:
+        return ""
+    mixture, stage = each.each.stage.mixture, each.each.stage.name
+    if mixture.on_error == "error":
+        return f"stage {stage} stops at the first of {lost:,} records that it meets"
+    share = f"{lost:,} of {records:,} records ({lost / records:.1%}) by others"
+    if lost > mixture.max_dropped * records:
+        limit = f"max_dropped allows {mixture.max_dropped:.1%}"
+        return f"stage {stage} would replace {share}, and stops on the way: {limit}"
+    return f"stage {stage} replaces {share}"

@@ -30,7 +30,7 @@ class Filling:
     step_samples: float
 
 
-def filling(stage: StageSpec, found: Lengths, count: int) -> Filling:
+def fill_step(stage: StageSpec, found: Lengths, count: int) -> Filling:
     """How a step is cut among `count` devices. RecipeError when some would get nothing.
 
     Worked example: 16,384 tokens in rows of 4,096, two passes, two devices: one row in each pass.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucida.apps.plan.batch import filling, shape_of, steps_of
+from lucida.apps.plan.batch import fill_step, shape_of, steps_of
 from lucida.apps.plan.devices import Device
 from lucida.apps.plan.fitting import cuts
-from lucida.apps.plan.lengths import Lengths, Sampled, lengths, take_samples
+from lucida.apps.plan.lengths import Lengths, Sampled, mean_lengths, take_samples
 from lucida.apps.plan.pictures import Pictures, encoder_sides, pictures_of
 from lucida.core.spec import Recipe, StageSpec
 
@@ -108,8 +108,8 @@ def plan_one(
 
     model = skeleton(recipe.model)
     what = plan_stage(model, stage.train, f"stage {stage.name} of {recipe.name}", stage.lora)
-    found = lengths(recipe, stage, pictures, sampled)
-    filled = filling(stage, found, count)
+    found = mean_lengths(recipe, stage, pictures, sampled)
+    filled = fill_step(stage, found, count)
     sides = encoder_sides(recipe, pictures, found.side)
     shape = shape_of(recipe, stage, what, found, filled, sides)
     precision = precision_of(recipe, device)

@@ -90,7 +90,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sample
         encode = partial(processor.encode, loss=stage.loss)
         sources, _ = open_parts(stage.mixture, seed)
         found = {
-            name: count_records(Reader(encode).spread(name, source, LOOKED_AT), stage, pictures)
+            name: count_samples(Reader(encode).spread(name, source, LOOKED_AT), stage, pictures)
             for name, source in sources.items()
         }
     except (LucidaError, OSError, ValueError) as problem:
@@ -100,7 +100,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sample
     return Sampled(found, shares, sum(map(len, sources.values())))
 
 
-def count_records(
+def count_samples(
     records: Sequence[Encoded | Unusable], stage: StageSpec, pictures: Pictures
 ) -> list[Counted]:
     """The usable ones. DataError where training would stop at another, or none can be used."""
@@ -110,10 +110,10 @@ def count_records(
             raise record.reason
     if not usable:
         raise DataError("the source has no records")
-    return [counted(record.tokens, pictures) for record in usable]
+    return [count_sample(record.tokens, pictures) for record in usable]
 
 
-def counted(tokens: Tokens, pictures: Pictures) -> Counted:
+def count_sample(tokens: Tokens, pictures: Pictures) -> Counted:
     """What a sample consists of."""
     # A policy of one square asks for no size, so that no picture has to be opened.
     one_square = pictures.arrangement.policy.one_square
@@ -128,7 +128,7 @@ def counted(tokens: Tokens, pictures: Pictures) -> Counted:
     )
 
 
-def lengths(
+def mean_lengths(
     recipe: Recipe, stage: StageSpec, pictures: Pictures, sampled: Sampled | str
 ) -> Lengths:
     """Means over the stage's samples that a row can hold; or assumed ones, with the reason said.
@@ -136,8 +136,8 @@ def lengths(
     DataError for a record that is longer than a row of the batch, unless such are skipped.
     """
     if isinstance(sampled, str):
-        return assumed(recipe, stage, pictures, sampled)
-    usable = {name: fitting(name, found, stage) for name, found in sampled.samples.items()}
+        return assume_lengths(recipe, stage, pictures, sampled)
+    usable = {name: keep_fitting(name, found, stage) for name, found in sampled.samples.items()}
     if not any(usable.values()):
         raise DataError(
             "no sample of the stage fits into a row of the batch",
@@ -146,10 +146,10 @@ def lengths(
             origin=f"stage {stage.name} of {recipe.name}",
             remedy="raise batch.row",
         )
-    return averaged(usable, sampled, stage, pictures)
+    return average(usable, sampled, stage, pictures)
 
 
-def assumed(recipe: Recipe, stage: StageSpec, pictures: Pictures, problem: str) -> Lengths:
+def assume_lengths(recipe: Recipe, stage: StageSpec, pictures: Pictures, problem: str) -> Lengths:
     """One picture at its most and a text of usual length, with the reason."""
     seen = recipe.model.vision is not None
     room = max(0, recipe.model.language.max_length - TEXT)
@@ -171,7 +171,7 @@ def assumed(recipe: Recipe, stage: StageSpec, pictures: Pictures, problem: str) 
     )
 
 
-def fitting(name: str, samples: list[Counted], stage: StageSpec) -> list[Counted]:
+def keep_fitting(name: str, samples: list[Counted], stage: StageSpec) -> list[Counted]:
     """The samples that a row can hold; DataError for another unless the mixture skips such."""
     room = capacity(stage.batch)
     if room is None:
@@ -182,7 +182,7 @@ def fitting(name: str, samples: list[Counted], stage: StageSpec) -> list[Counted
     return [each for each in samples if each.length <= room]
 
 
-def averaged(
+def average(
     usable: dict[str, list[Counted]], sampled: Sampled, stage: StageSpec, pictures: Pictures
 ) -> Lengths:
     """Means over sources by their shares of the samples."""

@@ -73,9 +73,9 @@ def stats(
     """Count text, tokens and pictures, what is cut, duplicates and unusable records."""
     from lucida.apps.data.figures import show, write_figures
     from lucida.apps.data.guess import opened
-    from lucida.apps.data.surveyed import surveyed
+    from lucida.apps.data.survey import survey_sources
 
-    found = surveyed(opened(what, fields or [], every=True), samples, tokenizer, workers)
+    found = survey_sources(opened(what, fields or [], every=True), samples, tokenizer, workers)
     show(found, output())
     if html is not None:
         write_figures(what, found, html)
@@ -98,11 +98,11 @@ def check(
     """
     from lucida.apps.data.figures import show_findings, write_report
     from lucida.apps.data.guess import opened
-    from lucida.apps.data.surveyed import consequence, surveyed
+    from lucida.apps.data.survey import consequence, survey_sources
 
     console = output()
     sources = opened(what, fields or [], every=True)
-    found = surveyed(sources, None, None, workers, every=True)
+    found = survey_sources(sources, None, None, workers, every=True)
     for each in found:
         show_findings(each, console)
         if told := consequence(each):
