@@ -161,7 +161,7 @@ def check_flex(config: PreTrainedConfig, device: torch.device, dtype: torch.dtyp
         raise unfit(f"it failed ({next(iter(str(problem).splitlines()), '')})", given) from problem
     for expected, got in zip(*found, strict=True):
         error = float((expected - got).float().norm() / expected.float().norm())
-        if not error < 0.02:
+        if not error < max(0.02, 8 * torch.finfo(dtype).eps):  # a wrong mask parts by far more
             raise unfit(f"it differs from attention by segment by {error:.1%}", given)
 
 
