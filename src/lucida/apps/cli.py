@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from lucida.apps.command import app
@@ -25,6 +26,8 @@ VERBS = (runs, evaluation, recipes, plan, inspect, data, doctor, benchmarks, exp
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `lucida` command."""
     given = sys.argv[1:] if arguments is None else arguments
+    # Read when torch is imported. DDP, told to look for unused parameters, warns if all are used.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # One place for --debug wherever it was typed.
     rest = [word for word in given if word != "--debug"]
     app(args=["--debug", *rest] if len(rest) < len(given) else rest, prog_name="lucida")

@@ -17,6 +17,7 @@ Reference: Li et al., PyTorch Distributed, 2020, arXiv 2006.15704, section 3.
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,6 +33,12 @@ from lucida.train.objective import Losses, token_losses
 from lucida.train.precision import Precision
 
 T = TypeVar("T")
+
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the latter is deprecated in 2.13
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
 
 Loss = Callable[[Batch], Losses]
 """From a batch to the sum of its losses, and the losses themselves."""
@@ -142,7 +149,7 @@ class DataParallel(Engine):
             device_ids=[device] if device.type == "cuda" else None,
             # A rank with text only leaves a trained encoder unused; without this the others wait.
             find_unused_parameters=True,
-            broadcast_buffers=False,
+            **{SYNC_BUFFERS: False},
             gradient_as_bucket_view=True,
         )
 
