@@ -89,6 +89,19 @@ def test_records_that_the_last_stage_cannot_use_are_refused_first(recipe, tmp_pa
     refused(Recipe.model_validate(values), tmp_path / "run", DataError, "none of 4 records")
 
 
+def test_pictures_of_the_last_stage_that_cannot_be_opened_are_refused_first(recipe, tmp_path):
+    """Their records encode well, so that training would learn of it in its last stage."""
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
+    (tmp_path / "d.json").write_text(
+        json.dumps([{"image": "cut.png", "conversations": turns}] * 30)
+    )
+    values = recipe.model_dump(mode="json")
+    source = {"kind": "llava", "path": str(tmp_path / "d.json")}
+    values["stages"][-1]["mixture"]["sources"]["more"] = source
+    refused(Recipe.model_validate(values), tmp_path / "run", DataError, "none of 4 records")
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
 def test_a_text_of_retention_that_cannot_be_read_is_refused_first(content, recipe, tmp_path):
     path = tmp_path / "text.txt"

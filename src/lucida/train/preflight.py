@@ -1,6 +1,6 @@
 """What would be refused later is refused before the first step.
 
-    plans of all stages ─┬─ a few records of every source, encoded as the stage will
+    plans of all stages ─┬─ a few records of every source, read as the stage will, images opened
                          ├─ the blind baseline: recipe, folder, patterns, warm-up, the same records
                          ├─ the text of evaluation.retention
                          └─ room on the disk for a checkpoint and the model
@@ -11,9 +11,9 @@ Tasks of the evaluation are looked up by the verbs (`lucida.eval`), which know t
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from lucida.core.errors import DataError, LucidaError, RecipeError, RunError
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
 from lucida.data.mixture import Source
-from lucida.data.sample import Tokens
+from lucida.data.reader import OpenImages, Reader, Unusable
 from lucida.data.stage import mixtures
 from lucida.model.configs import skeleton
 from lucida.train.blind import blind_recipe
@@ -36,8 +36,6 @@ from lucida.train.stage_run import StageRun, check_mask
 PROBED = 4
 """Records of a source that are encoded: when all of them are refused, so is the stage."""
 
-Encode = Callable[..., Tokens]
-
 
 def check_ahead(run: Run, stages: Sequence[StageRun]) -> None:
     """LucidaError on every rank for what would stop this run, or its blind baseline, later on."""
@@ -49,27 +47,23 @@ def _check(run: Run, stages: Sequence[StageRun]) -> None:
     check_text(run.recipe)
     check_disk(run, stages)
     for stage in stages:
-        check_records(stage.spec, stage.feed.loader.mixture.sources, stage.processor.encode)
+        data, seen = stage.feed.loader.data, run.model.vision is not None
+        reader = replace(data.reader, look=OpenImages() if seen else None)
+        check_records(stage.spec, data.mixture.sources, reader)
     if run.recipe.blind is not None:
         check_blind(run, stages)
 
 
-def check_records(stage: StageSpec, sources: Mapping[str, Source], encode: Encode) -> None:
-    """DataError when none of a source's first and evenly spread records can be used."""
+def check_records(stage: StageSpec, sources: Mapping[str, Source], reader: Reader) -> None:
+    """DataError when none of a source's evenly spread records can be used."""
     for name, source in sources.items():
-        many = min(PROBED, len(source))
-        refused: list[DataError] = []
-        for place in range(many):
-            try:
-                encode(source[place * len(source) // many], loss=stage.loss, counts=Counter())
-            except DataError as problem:
-                refused.append(problem)
-        if many and len(refused) == many:
+        found = reader.spread(name, source, PROBED)
+        if found and all(isinstance(record, Unusable) for record in found):
             raise DataError(
-                f"none of {many} records of source {name} can be used in stage {stage.name}; the "
-                f"first of them: {refused[0]}",
+                f"none of {len(found)} records of source {name} can be used in stage {stage.name}; "
+                f"the first of them: {found[0].reason}",
                 remedy="`lucida data check RECIPE` looks at all of them",
-            ) from refused[0]
+            ) from found[0].reason
 
 
 def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
@@ -90,9 +84,9 @@ def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
             horizon(spec.budget, spec.budget.steps).check(spec.optim)
             processor = copy(run.processor.with_template(spec.template))
             processor.visual_tokens = 0
-            check_records(spec, sources[spec.name], processor.encode)
+            encode = partial(processor.encode, loss=spec.loss)
+            check_records(spec, sources[spec.name], Reader(encode))
             if spec.mixture.by == "image":
-                encode = partial(processor.encode, loss=spec.loss)
                 mixtures(spec.mixture, blind.seed + index, encode)
         except LucidaError as problem:
             remedy = "change the recipe, or train without it: blind=null"
