@@ -9,7 +9,7 @@ STAMP := .venv/lucida-stamp
 JOBS ?= 2
 SHARED := -n $(JOBS) --dist worksteal
 
-.PHONY: setup demo test elsewhere slow bench lint format
+.PHONY: setup demo test quick elsewhere slow bench lint format
 
 setup: $(STAMP)
 
@@ -19,9 +19,16 @@ $(STAMP): pyproject.toml constraints.txt scripts/bootstrap.py
 demo: $(STAMP)
 	$(BIN)/lucida demo
 
-test: export OMP_NUM_THREADS = 1
+test quick: export OMP_NUM_THREADS = 1
 test: $(STAMP)
 	$(BIN)/python -m pytest $(SHARED)
+
+# About a minute, while writing: rules of the house, recipes, data, masks and other contracts.
+QUICK := tests/core tests/world tests/contract $(wildcard tests/data/test_*.py) tests/model/test_masks.py \
+	tests/test_architecture.py tests/test_options.py
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest -q $(SHARED) $(QUICK)
 
 # The tests as on other machines; PROFILE=plain runs one of them.
 elsewhere: $(STAMP)
