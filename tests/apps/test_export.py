@@ -123,6 +123,7 @@ def test_the_verb_says_what_was_compared(tmp_path, capsys):
     printed = capsys.readouterr()
     assert not caught.value.code, printed.err
     assert "as llava" in printed.err and "6 prompts" in printed.err
+    assert "vllm serve out --max-model-len 200" in printed.err
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llava"
 
 

@@ -21,7 +21,7 @@ from lucida.core.errors import ModelError
 from lucida.data.sample import Views
 from lucida.model.checkpoint import load, save
 from lucida.model.conversion import llava
-from lucida.model.conversion.fits import llava_next_obstacles
+from lucida.model.conversion.fits import llava_next_obstacles, vllm_obstacles
 from lucida.model.encoders.encoder import vision_config
 
 TILES = {"policy": "anyres", "grids": [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]}
@@ -147,3 +147,17 @@ def test_views_of_every_kind_go_with_their_own_code(tmp_path):
         assert isinstance(processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image", "image": tiny.picture()}]}], **ASK
         )["pixel_values"], Views)  # fmt: skip
+
+
+def test_what_vllm_runs():
+    def reasons(kind: str, projector: dict, format: str = "llava", layer: object = -2) -> str:
+        vision = {"path": tiny.encoder_folder(kind), "feature_layer": layer}
+        spec = tiny.spec(vision, image={"policy": "resize"}, projector=projector)
+        return " ".join(vllm_obstacles(spec, format, vision_config(vision["path"])))
+
+    mlp = {"kind": "mlp"}
+    assert reasons("clip", mlp) == reasons("siglip", mlp, "llava-next") == ""
+    assert "dinov2 encoders" in reasons("dinov2", mlp)
+    assert "one matrix" in reasons("clip", {"kind": "linear"})
+    assert "several layers" in reasons("clip", mlp, layer=[-1, -2])
+    assert "none of its formats" in reasons("clip", mlp, "remote-code")

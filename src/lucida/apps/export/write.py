@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_folder
 from lucida.data.jinja import chat_jinja
-from lucida.model.conversion.fits import OBSTACLES, gguf_obstacles, language_obstacles, nearest
+from lucida.model.conversion.fits import (
+    OBSTACLES,
+    gguf_obstacles,
+    language_obstacles,
+    nearest,
+    vllm_obstacles,
+)
 
 if TYPE_CHECKING:
     from lucida.apps.export.probes import Agreement
@@ -85,10 +91,23 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
                 from lucida.apps.export.remote import write_remote as write
             write(model, processor, aside)
             agreement = check(model, processor, chosen, aside)
+        vllm = vllm_note(model, processor, chosen, out.name)
         hint = commands_of(chosen, out.name, names)
         fence = "sh" if chosen == "gguf" else "python"
-        write_card(run, aside, model, chosen, f"```{fence}\n{hint}\n```", notes)
-    return Exported(chosen, obstacles, agreement, commands_of(chosen, str(out), names), notes)
+        write_card(run, aside, model, chosen, f"```{fence}\n{hint}\n```\n\n{vllm}.", notes)
+    commands = commands_of(chosen, str(out), names)
+    return Exported(chosen, obstacles, agreement, commands, [*notes, vllm])
+
+
+def vllm_note(model: LucidaModel, processor: LucidaProcessor, format: Format, folder: str) -> str:
+    """Whether vLLM runs an export, and by which command."""
+    spec = model.config.model_spec
+    vision = None if model.vision is None else model.config.vision_config
+    found = vllm_obstacles(spec, format, vision)
+    if found:
+        return f"vLLM does not run it natively: {'; '.join(found)}"
+    command = f"vllm serve {folder} --max-model-len {processor.max_length}"
+    return f"vLLM runs it natively, by its source (not tried): {command}"
 
 
 def commands_of(format: Format, folder: str, files: list[str]) -> str:

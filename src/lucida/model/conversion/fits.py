@@ -145,6 +145,27 @@ def _gguf_language(config: PreTrainedConfig) -> list[str]:
     return found
 
 
+VLLM_VISION = ("clip_vision_model", "siglip_vision_model")
+
+
+def vllm_obstacles(spec: ModelSpec, format: str, vision: PreTrainedConfig | None) -> list[str]:
+    """Every reason why vLLM does not run an export natively; empty when it does.
+
+    Reference: vLLM 0.33, model_executor/models/llava.py and llava_next.py: two types of encoder, a
+    projector as wide as one feature layer, and activations that it knows by name.
+    """
+    if format not in OBSTACLES:
+        return [f"{format} is none of its formats: it runs Llava and LlavaNext"]
+    found = []
+    if vision is not None and vision.model_type not in VLLM_VISION:
+        found.append(f"{vision.model_type} encoders: it has {', '.join(VLLM_VISION)}")
+    if isinstance(spec.vision.feature_layer, list) and len(spec.vision.feature_layer) > 1:
+        found.append("features of several layers: it has those of one")
+    if spec.projector.kind == "linear" or spec.projector.depth == 1:
+        found.append("a projector of one matrix: written with an activation that it does not know")
+    return found
+
+
 def nearest(spec: ModelSpec) -> Literal["llava", "llava-next"]:
     """The format of transformers that a design comes closest to."""
     return "llava-next" if spec.image.policy == "anyres" else "llava"
