@@ -106,7 +106,7 @@ def vllm_note(model: LucidaModel, processor: LucidaProcessor, format: Format, fo
     found = vllm_obstacles(spec, format, vision)
     if found:
         return f"vLLM does not run it natively: {'; '.join(found)}"
-    command = f"vllm serve {folder} --max-model-len {processor.max_length}"
+    command = f"`vllm serve {folder} --max-model-len {processor.max_length}`"
     return f"vLLM runs it natively, by its source (not tried): {command}"
 
 
