@@ -67,6 +67,17 @@ def test_scores_data_and_recipe(run, tmp_path):
     assert "name: mini" in text and done.commands.splitlines()[0] in text
 
 
+def test_a_damaged_file_costs_its_part_only(run, tmp_path):
+    (run / "results.json").write_text("{")
+    (run / "recipe.yaml").write_text("no_such_key: 1")
+    done = export(run, tmp_path / "out")
+    told = [note for note in done.notes if "lacks a part" in note]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert len(told) == 2 and "no_such_key" in told[0] and "results.json" in told[1]
+    assert all(note.splitlines()[0] in text for note in told)
+    assert "Nothing was measured" in text and "None was found" in text
+
+
 def test_what_is_not_known_is_said(tmp_path):
     save(*make(), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
@@ -76,17 +87,15 @@ def test_what_is_not_known_is_said(tmp_path):
         assert sentence in text
 
 
-def test_a_model_of_lucidas_own_parts(tmp_path):
+def test_a_model_of_lucidas_own_parts():
     """Its terms are Lucida's; its card says that it knows no photographs."""
     from lucida.apps.export.card import licence, limits, metadata
 
-    recipe, folder = load_recipe("mini"), RunFolder(tmp_path / "run")
-    folder.prepare()
-    folder.write_recipe(recipe)
+    recipe = load_recipe("mini")
     data = metadata("mini", recipe.model, recipe, {}, "remote-code")
     assert data.license == "apache-2.0" and data.base_model is None and data.eval_results is None
     assert "Apache-2.0" in licence(recipe.model, recipe)
-    assert "no photographs" in limits(recipe.model, folder, recipe, {}, [])
+    assert "no photographs" in limits(recipe.model, recipe, {}, [])
     assert metadata("mini", recipe.model, None, {}, "gguf").library_name == "llama.cpp"
     assert metadata("mini", recipe.model, None, {}, "gguf").license == "other"
 

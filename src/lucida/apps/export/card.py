@@ -8,14 +8,15 @@ names as missing; it makes nothing up. Places on this machine are written withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from lucida import __version__
+from lucida.core.errors import LucidaError
 from lucida.core.files import atomic_write
 from lucida.core.recipe import dump_recipe, recipe_hash
 from lucida.core.runs import RunFolder
@@ -25,6 +26,7 @@ from lucida.eval.shown import asked, better, shown
 if TYPE_CHECKING:
     from lucida.model.vlm import LucidaModel
 
+Read = TypeVar("Read")
 TASK = "image-text-to-text"
 LIBRARIES = {"gguf": "llama.cpp"}
 """Format -> the Hub's name of what loads it; transformers otherwise."""
@@ -38,12 +40,17 @@ def write_card(
     written: str,
     commands: str,
     notes: Sequence[str] = (),
-) -> None:
+) -> list[str]:
     """Write README.md into `out`. written: the export's format. commands: how it is run, as text.
-    notes: what the other program does otherwise. RunError for a damaged recipe or results.json."""
+    notes: what the other program does otherwise. A damaged file of the run costs its part of the
+    card, not the export: what could not be read stands in the card and is given back."""
     folder = RunFolder(run)
-    recipe = folder.recipe if folder.exists else None
-    tasks = folder.results.get("tasks", {})
+    problems: list[str] = []
+    recipe = read_or_note(lambda: folder.recipe if folder.exists else None, problems)
+    tasks = (read_or_note(lambda: folder.results, problems) or {}).get("tasks", {})
+    diverged = read_or_note(lambda: folder.diverged if recipe else None, problems)
+    if diverged:
+        notes = [*notes, f"Its training diverged: {diverged}"]
     spec = model.config.model_spec
     name = recipe.name if recipe else run.resolve().name
     parts = [
@@ -55,11 +62,21 @@ def write_card(
         f"## Scores\n\n{scores(tasks)}",
         f"## Model\n\n{design(model, spec)}",
         f"## Data\n\n{data(recipe)}",
-        f"## Limits\n\n{limits(spec, folder, recipe, tasks, notes)}",
+        f"## Limits\n\n{limits(spec, recipe, tasks, [*notes, *problems])}",
         f"## Licence\n\n{licence(spec, recipe)}",
         f"## Recipe\n\n{recipe_text(recipe)}",
     ]
     atomic_write(out / "README.md", "\n\n".join(parts) + "\n")
+    return problems
+
+
+def read_or_note(read: Callable[[], Read], problems: list[str]) -> Read | None:
+    """What a file of the run says; None for a damaged one, whose message joins `problems`."""
+    try:
+        return read()
+    except LucidaError as problem:
+        problems.append(f"the card lacks a part: {problem}")
+        return None
 
 
 def metadata(
@@ -188,11 +205,7 @@ def data(recipe: Recipe | None) -> str:
 
 
 def limits(
-    spec: ModelSpec,
-    folder: RunFolder,
-    recipe: Recipe | None,
-    tasks: Mapping[str, Any],
-    notes: Sequence[str],
+    spec: ModelSpec, recipe: Recipe | None, tasks: Mapping[str, Any], notes: Sequence[str]
 ) -> str:
     """What is known to be missing or otherwise."""
     found = [
@@ -207,8 +220,6 @@ def limits(
         found.append(f"On {', '.join(blind)} it is not surely better than without the picture.")
     if recipe and is_own(spec, recipe):
         found.append("It knows a miniature world of drawn shapes, and no photographs.")
-    if recipe and folder.diverged:
-        found.append(f"Its training diverged: {folder.diverged}")
     return "\n".join(f"* {each}" for each in [*found, *notes])
 
 

@@ -94,9 +94,11 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
         vllm = vllm_note(model, processor, chosen, out.name)
         hint = commands_of(chosen, out.name, names)
         fence = "sh" if chosen == "gguf" else "python"
-        write_card(run, aside, model, chosen, f"```{fence}\n{hint}\n```\n\n{vllm}.", notes)
+        missing = write_card(
+            run, aside, model, chosen, f"```{fence}\n{hint}\n```\n\n{vllm}.", notes
+        )
     commands = commands_of(chosen, str(out), names)
-    return Exported(chosen, obstacles, agreement, commands, [*notes, vllm])
+    return Exported(chosen, obstacles, agreement, commands, [*notes, vllm, *missing])
 
 
 def vllm_note(model: LucidaModel, processor: LucidaProcessor, format: Format, folder: str) -> str:
