@@ -33,7 +33,7 @@ from timing import alternate, ratio
 
 from lucida.core.progress import table
 from lucida.data.sample import Sample
-from lucida.model.decode import greedy_tokens
+from lucida.model.decode import write
 
 Ways = dict[str, Callable[[], list[list[int]]]]
 
@@ -122,7 +122,8 @@ def mixed_ways(case: Case, asked: list[Sample], new: int) -> Ways:
 def answered(case: Case, asked: list[Sample], new: int) -> list[list[int]]:
     """Lucida's answers."""
     prompts = [case.processor.prompt(one) for one in asked]
-    return greedy_tokens(case.model, case.processor, prompts, new)
+    written = dict(write(case.model, case.processor, prompts, new))
+    return [written[number].ids for number in range(len(prompts))]
 
 
 if __name__ == "__main__":

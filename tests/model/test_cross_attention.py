@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import LANGUAGES, language_folder, picture, tiny_model
+from tiny import LANGUAGES, greedy_tokens, language_folder, picture, tiny_model
 from torch import nn
 
 from closeness import close
@@ -23,7 +23,6 @@ from lucida.model.cross_attention import (
     images_of,
     visible,
 )
-from lucida.model.decode import greedy_tokens
 from lucida.model.language import load_language
 from lucida.model.masks import Fields
 from lucida.model.messages import image_source

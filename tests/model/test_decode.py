@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import picture, tiny_model
+from tiny import greedy_tokens, picture, tiny_model
 
 from lucida.data.sample import ImagePart, Sample, Turn
-from lucida.model.decode import batches, greedy, greedy_tokens, length, request
+from lucida.model.decode import greedy, length, request, row_batches, write
 from lucida.model.masks import MASKS
 from lucida.model.messages import image_source, sample_of
 
@@ -68,7 +68,7 @@ def test_batches_hold_rows_of_one_stem_each_within_the_limit():
     _, processor = tiny_model()
     requests = [request(n, processor.prompt(sample)) for n, sample in enumerate(SAMPLES)]
     met = []
-    for batch in batches(requests, new=5, batch_tokens=150):
+    for batch in row_batches(requests, new=5, budget=150):
         size = len(batch) * (max(map(length, batch)) + 5 * max(map(len, batch)))
         assert len(batch) == 1 or size <= 150
         for row in batch:
@@ -88,7 +88,29 @@ def test_prompts_with_different_numbers_of_images_share_a_batch():
     prompts = [processor.prompt(sample) for sample in samples]
     requests = [request(n, prompt) for n, prompt in enumerate(prompts)]
     assert len({asked.cut for asked in requests}) == 2
-    assert len(list(batches(requests, 5, 10_000))) == 1
+    assert len(list(row_batches(requests, 5, 10_000))) == 1
     written = greedy_tokens(model, processor, prompts, 5)
     for prompt, ids in zip(prompts, written, strict=True):
         assert ids == greedy_tokens(model, processor, [prompt], 5)[0]
+
+
+def test_log_probabilities_are_those_of_the_words_that_were_written():
+    model, processor = tiny_model()
+    model.generation_config.eos_token_id = [2, *range(40, 110)]  # some answers end, others do not
+    model.eval()
+    prompts = [processor.prompt(sample) for sample in SAMPLES]
+    found = dict(write(model, processor, prompts, 7))
+    assert {each.ended for each in found.values()} == {True, False}
+    for number, prompt in enumerate(prompts):
+        one = found[number]
+        assert len(one.log_probabilities) == len(one.ids) + one.ended
+        given = processor.batch([prompt])
+        text = torch.cat([given["input_ids"], torch.tensor([one.ids], dtype=torch.long)], dim=1)
+        given |= {"input_ids": text, "attention_mask": torch.ones_like(text)}
+        with torch.no_grad():
+            logits = model(**given).logits[0, len(prompt) - 1 :].float()
+        scores = logits.log_softmax(-1)[: len(one.log_probabilities)]
+        allowed = scores.clone()
+        allowed[:, model.generation_config.suppress_tokens] = -torch.inf
+        expected = scores.gather(1, allowed.argmax(-1, keepdim=True))[:, 0]
+        assert one.log_probabilities == pytest.approx(expected.tolist(), abs=1e-4)

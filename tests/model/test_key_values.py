@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import picture, tiny_model
+from tiny import greedy_tokens, picture, tiny_model
 from torch import nn
 from transformers.cache_utils import DynamicLayer
 
 from closeness import close
 from lucida.data.sample import ImagePart, Sample, Turn
-from lucida.model.decode import batches, greedy_tokens, request
+from lucida.model.decode import request, row_batches
 from lucida.model.evaluating import evaluating
 from lucida.model.key_values import Given, Roomy, given_once
 from lucida.model.masks import Fields
@@ -79,7 +79,7 @@ def test_rows_of_one_length_need_no_mask(monkeypatch):
     ]
     prompts = [processor.prompt(sample) for sample in samples]
     assert len({len(prompt) for prompt in prompts}) == 1
-    (batch,) = batches([request(n, prompt) for n, prompt in enumerate(prompts)], 7, 16_384)
+    (batch,) = row_batches([request(n, prompt) for n, prompt in enumerate(prompts)], 7, 16_384)
     assert len(batch) == 8
     masks = []
     forward = model.language.forward

@@ -91,7 +91,7 @@ def grown(longest: int):
 
 
 def test_questions_about_a_picture_are_one_tree(monkeypatch):
-    monkeypatch.setattr(likelihood, "LEAST", 1000)
+    monkeypatch.setattr("lucida.model.trees.LEAST", 1000)
     joined = {tuple(sorted(each.index for each in tree.questions)): tree for tree in grown(8192)}
     assert set(joined) == {(0, 2, 4), (1,), (3,)}
     tree = joined[0, 2, 4]

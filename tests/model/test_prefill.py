@@ -6,13 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import picture, tiny_model
+from tiny import greedy_tokens, picture, tiny_model
 
 from closeness import close
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, ImagePart, Sample, Tokens, Turn
 from lucida.model import prefill as module
-from lucida.model.decode import greedy_tokens
 from lucida.model.last_layer import SPARED, only_at
 from lucida.model.messages import image_source
 from lucida.model.prefill import Request, length, places, segment, trees_of

@@ -45,6 +45,7 @@ from transformers import (
 from lucida.core.spec import ModelSpec
 from lucida.data.boxes import box_tokens
 from lucida.model.checkpoint import build
+from lucida.model.decode import write
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 
@@ -207,3 +208,9 @@ def picture(seed: int = 0, width: int = 20, height: int = 16) -> Image.Image:
 
 
 BOXES = box_tokens(8)
+
+
+def greedy_tokens(model, processor, prompts, max_new_tokens, *more):
+    """What the model writes behind each prompt, as ids."""
+    written = dict(write(model, processor, prompts, max_new_tokens, *more))
+    return [written[number].ids for number in range(len(prompts))]

@@ -26,7 +26,19 @@ from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
 from lucida.model.evaluating import evaluating
 from lucida.model.masks import ASK_WHOLE, TWIG
-from lucida.model.prefill import LEAST, PASS_TOKENS, SPREAD, Branch, branched, with_images
+from lucida.model.trees import (
+    PASS_TOKENS,
+    Beginning,
+    Branch,
+    batches,
+    beginning,
+    branched,
+    group_by_beginning,
+    in_order,
+    shared_length,
+    total_length,
+    with_images,
+)
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -74,14 +86,12 @@ class Question:
     @property
     def cut(self) -> int:
         """Where what other questions may begin with as well ends, 0 where nothing is shared."""
-        shared = np.flatnonzero((self.stem.image > 0) | (self.stem.branch == 0))
-        return min(int(shared[-1]) + 1, len(self.stem) - 1) if len(shared) else 0
+        return shared_length(self.stem)
 
     @property
-    def beginning(self) -> tuple[tuple[str, ...], bytes]:
+    def beginning(self) -> Beginning:
         """What must be equal for two questions to share it: pictures, and ids up to `cut`."""
-        images = tuple(source.key for source in self.stem.images)
-        return images, self.stem.input_ids[: self.cut].tobytes()
+        return beginning(self.stem, self.cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +124,12 @@ def likelihoods(
     about the picture, "how many?" and "1", it is image | is it red? | yes | no | how many? | 1 with
     branches 0, 1, T + 1, 2 T + 1, 2, T + 2 (T: `masks.TWIG`).
     """
-    found: list[list[Likelihood]] = [[] for _ in samples]
-    for number, scored in stream(model, processor, samples, candidates, batch_tokens):
-        found[number] = scored
-    return found
+    scored = score_candidates(model, processor, samples, candidates, batch_tokens)
+    return in_order(scored, len(samples))
 
 
 @torch.no_grad()
-def stream(
+def score_candidates(
     model: LucidaModel,
     processor: LucidaProcessor,
     samples: Sequence[Sample],
@@ -142,8 +150,9 @@ def stream(
     found: dict[int, dict[int, list[Likelihood]]] = {}
     window = getattr(model.config.text_config, "sliding_window", None) or batch_tokens
     grown = trees(questions, 0 if alone else min(window, batch_tokens))
-    small = model.device.type == "cpu"  # trees as large, but fewer at a time
-    for batch in batches(grown, min(batch_tokens, PASS_TOKENS) if small else batch_tokens):
+    if model.device.type == "cpu":  # trees as large, but fewer at a time
+        batch_tokens = min(batch_tokens, PASS_TOKENS)
+    for batch in batches(grown, total_length, batch_tokens):
         with evaluating(model):
             done = scored_batch(model, processor, batch)
         for each, scored in done:
@@ -222,35 +231,20 @@ def _end(tokens: Tokens) -> int:
 
 
 def trees(questions: Sequence[Question], longest: int) -> list[Tree]:
-    """Questions joined where they begin alike, into trees of at most `longest` positions.
-
-    As many positions stand behind a beginning as in decode.py: questions score one another in vain.
-    """
-    grown: list[Tree] = []
-    order = sorted(questions, key=lambda each: (each.beginning, len(each)))
-    for each in order:
-        cut = each.cut
-        last = grown[-1] if grown else None
-        if last and cut and last.questions[0].beginning == each.beginning:
-            joined = Tree(cut, (*last.questions, each))
-            if len(joined) <= min(longest, cut + SPREAD * cut + LEAST):
-                grown[-1] = joined
-                continue
-        grown.append(Tree(len(each.stem), (each,)))
-    return grown
-
-
-def batches(grown: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
-    """Trees within the budget, those of similar length together; a picture's side by side."""
-    order = sorted(grown, key=lambda tree: (len(tree), tree.questions[0].beginning[0]))
-    batch: list[Tree] = []
-    for tree in order:
-        if batch and sum(map(len, batch)) + len(tree) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(tree)
-    if batch:
-        yield batch
+    """Questions joined where they begin alike, into trees of at most `longest` positions; those of
+    a picture side by side among trees of similar length."""
+    groups = group_by_beginning(
+        sorted(questions, key=lambda each: (each.beginning, len(each))),
+        key=lambda each: each.beginning,
+        cut=lambda each: each.cut,
+        behind=lambda each: each.cut and len(each) - each.cut,
+        longest=longest,
+    )
+    grown = [
+        Tree(group[0].cut if len(group) > 1 else len(group[0].stem), tuple(group))
+        for group in groups
+    ]
+    return sorted(grown, key=lambda tree: (len(tree), tree.questions[0].beginning[0]))
 
 
 def packed(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:

@@ -14,6 +14,7 @@ from lucida.data.collate import collate
 from lucida.data.sample import Sample, Tokens
 from lucida.eval.likelihood import BATCH_TOKENS, log_probabilities
 from lucida.model.evaluating import evaluating
+from lucida.model.trees import batches
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -38,7 +39,8 @@ def document_losses(
         windows += [(number, window) for window in windows_of(processor, sample)]
     waiting = np.bincount([number for number, _ in windows], minlength=len(samples))
     nats, counts = np.zeros(len(samples)), np.zeros(len(samples), dtype=np.int64)
-    for batch in batches(windows, batch_tokens):
+    windows.sort(key=lambda pair: len(pair[1]))  # similar lengths together
+    for batch in batches(windows, lambda pairs: sum(len(w) for _, w in pairs), batch_tokens):
         with evaluating(model):
             losses = batch_losses(model, processor, batch)
         for (number, window), loss in zip(batch, losses, strict=True):
@@ -84,20 +86,6 @@ def plain(ids: np.ndarray, origin: str) -> Tokens:
     nothing = np.zeros(len(ids), dtype=np.int64)
     target = np.append(ids[1:], -100)
     return Tokens(origin, (), ids, nothing + 1, np.arange(len(ids)), nothing, target)
-
-
-def batches(windows: list[tuple[int, Tokens]], budget: int) -> Iterator[list[tuple[int, Tokens]]]:
-    """Windows within the budget, those of similar length together."""
-    batch: list[tuple[int, Tokens]] = []
-    filled = 0
-    for number, window in sorted(windows, key=lambda pair: len(pair[1])):
-        if batch and filled + len(window) > budget:
-            yield batch
-            batch, filled = [], 0
-        batch.append((number, window))
-        filled += len(window)
-    if batch:
-        yield batch
 
 
 def batch_losses(

@@ -16,11 +16,11 @@ prompt is a stem of its own, run whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache
@@ -30,7 +30,8 @@ from lucida.data.sample import Sample, Tokens
 from lucida.model.cross_attention import select_rows
 from lucida.model.evaluating import evaluating
 from lucida.model.masks import ASK_WHOLE
-from lucida.model.prefill import LEAST, SPREAD, Request, Row, length, prefill
+from lucida.model.prefill import Request, Row, length, prefill
+from lucida.model.trees import batches, group_by_beginning, in_order, shared_length
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -44,6 +45,20 @@ KEEP = 0.75
 dropping copies the cache, so doing it for every row would cost more than it saves."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written behind one prompt, greedily.
+
+    ids: tokens without the end token. log_probabilities: of each of them (nats, as `likelihoods`
+    gives them), and of the end token as well where `ended`; without it the answer stopped at its
+    longest length.
+    """
+
+    ids: list[int]
+    log_probabilities: list[float]
+    ended: bool
+
+
 def greedy(
     model: LucidaModel,
     processor: LucidaProcessor,
@@ -52,59 +67,32 @@ def greedy(
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[str]:
     """The most likely continuation of each sample, as text, in the order of the samples."""
-    texts = [""] * len(samples)
-    for index, text in stream(model, processor, samples, max_new_tokens, batch_tokens):
-        texts[index] = text
-    return texts
-
-
-def stream(
-    model: LucidaModel,
-    processor: LucidaProcessor,
-    samples: Sequence[Sample],
-    max_new_tokens: int,
-    batch_tokens: int = BATCH_TOKENS,
-) -> Iterator[tuple[int, str]]:
-    """The same as batches are done: (number of the sample, its text)."""
     prompts = [processor.prompt(sample) for sample in samples]
-    for index, ids in token_stream(model, processor, prompts, max_new_tokens, batch_tokens):
-        yield index, processor.tokenizer.decode(ids, skip_special_tokens=True)
+    written = in_order(write(model, processor, prompts, max_new_tokens, batch_tokens), len(prompts))
+    return [processor.tokenizer.decode(each.ids, skip_special_tokens=True) for each in written]
 
 
-def greedy_tokens(
+def write(
     model: LucidaModel,
     processor: LucidaProcessor,
     prompts: Sequence[Tokens],
     max_new_tokens: int,
     batch_tokens: int = BATCH_TOKENS,
-) -> list[list[int]]:
-    """The same for prompts of one branch each, as ids without the end token.
+) -> Iterator[tuple[int, Written]]:
+    """The most likely continuation of each prompt (of one branch), as batches are done: its number
+    and what was written. The model's mode is as before in between.
 
     Nothing is cut: an answer ends with an end token of the model's generation settings, or at
     `max_new_tokens`.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
-    for index, ids in token_stream(model, processor, prompts, max_new_tokens, batch_tokens):
-        answers[index] = ids
-    return answers
-
-
-def token_stream(
-    model: LucidaModel,
-    processor: LucidaProcessor,
-    prompts: Sequence[Tokens],
-    max_new_tokens: int,
-    batch_tokens: int = BATCH_TOKENS,
-) -> Iterator[tuple[int, list[int]]]:
-    """(number of the prompt, ids), batch by batch. The model's mode is as before in between."""
     whole = model.mask in ASK_WHOLE
     requests = [request(index, prompt, whole) for index, prompt in enumerate(prompts)]
-    for batch in batches(requests, max_new_tokens, batch_tokens):
+    for batch in row_batches(requests, max_new_tokens, batch_tokens):
         with evaluating(model), torch.no_grad():
             written = answer(model, processor, batch, max_new_tokens)
         for row, answers in zip(batch, written, strict=True):
-            for asked, ids in zip(row, answers, strict=False):
-                yield asked.index, [token for token in ids if token >= 0]
+            for asked, each in zip(row, answers, strict=False):
+                yield asked.index, each
 
 
 def request(index: int, prompt: Tokens, whole: bool = False) -> Request:
@@ -119,24 +107,16 @@ def request(index: int, prompt: Tokens, whole: bool = False) -> Request:
         )
     if whole or len(prompt) == 1:
         return Request(index, prompt, len(prompt))
-    shared = np.flatnonzero((prompt.image > 0) | (prompt.branch == 0))
-    cut = int(shared[-1]) + 1 if len(shared) else 1
-    return Request(index, prompt, min(cut, len(prompt) - 1))
+    return Request(index, prompt, max(1, shared_length(prompt)))
 
 
-def batches(requests: Sequence[Request], new: int, batch_tokens: int) -> Iterator[list[Row]]:
+def row_batches(requests: Sequence[Request], new: int, budget: int) -> Iterator[list[Row]]:
     """Rows of similar length within the budget, which counts the cache with its padding."""
-    batch: list[Row] = []
-    widest = most = 0
-    for row in rows_of(requests, new):
-        wide, many = max(widest, length(row)), max(most, len(row))
-        if batch and (len(batch) + 1) * (wide + many * new) > batch_tokens:
-            yield batch
-            batch, wide, many = [], length(row), len(row)
-        batch.append(row)
-        widest, most = wide, many
-    if batch:
-        yield batch
+
+    def cache_positions(rows: Sequence[Row]) -> int:
+        return len(rows) * (max(map(length, rows)) + new * max(map(len, rows)))
+
+    return batches(rows_of(requests, new), cache_positions, budget)
 
 
 def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
@@ -144,21 +124,13 @@ def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
 
     An uncut prompt is a row of its own: what it says first stands at its stem's end.
     """
-    order = sorted(requests, key=lambda asked: (asked.stem, len(asked.prompt)))
-    rows: list[Row] = []
-    filled = 0
-    for asked in order:
-        taken = asked.rest + new
-        room = SPREAD * asked.cut + LEAST
-        same = rows and rows[-1][0].stem == asked.stem
-        if same and asked.rest and filled + taken <= room:
-            rows[-1].append(asked)
-            filled += taken
-        else:
-            rows.append([asked])
-            filled = taken
-    rows.sort(key=lambda row: (length(row), len(row), row[0].stem))
-    return rows
+    rows = group_by_beginning(
+        sorted(requests, key=lambda asked: (asked.stem, len(asked.prompt))),
+        key=lambda asked: asked.stem,
+        cut=lambda asked: asked.cut,
+        behind=lambda asked: asked.rest and asked.rest + new,
+    )
+    return sorted(rows, key=lambda row: (length(row), len(row), row[0].stem))
 
 
 @dataclass(slots=True)
@@ -211,8 +183,8 @@ class State:
 
 def answer(
     model: LucidaModel, processor: LucidaProcessor, batch: list[Row], new: int
-) -> list[list[list[int]]]:
-    """Answers of one batch, by row and question; -1 behind an end."""
+) -> list[list[Written]]:
+    """Answers of one batch, by row and question; arbitrary where a row has fewer questions."""
     read = prefill(model, processor, batch, max(0, new - 1))
     count = max(map(len, batch))
     plain = count == 1 and len({length(row) for row in batch}) == 1
@@ -220,7 +192,8 @@ def answer(
     device = model.device
     ends = torch.tensor(model.generation_config.eos_token_id, device=device)
     never = model.generation_config.suppress_tokens or []
-    written = torch.full((len(batch), count, new), -1, device=device)
+    written = torch.full((len(batch), count, new), -1, device=device)  # -1: nothing is written
+    logs = torch.full(written.shape, torch.nan, device=device)
     alive = torch.arange(len(batch), device=device)[:, None]  # rows of `written`
     slot = torch.arange(count, device=device).repeat(len(batch), 1)  # questions of `written`
     size = torch.tensor([len(row) for row in batch], device=device)
@@ -229,8 +202,12 @@ def answer(
     for number, row in enumerate(batch):
         begin[number, : len(row)] = torch.tensor([len(asked.prompt) for asked in row])
     for step in range(new):
+        total = scores.float().logsumexp(-1)  # of the model itself: before any word is suppressed
         scores[..., never] = -torch.inf
         chosen = scores.argmax(-1)
+        best = scores.gather(-1, chosen[..., None]).squeeze(-1).float()
+        row, column = alive.expand_as(slot)[going], slot[going]
+        logs[row, column, step] = (best - total)[going]  # ends included
         going = going & ~torch.isin(chosen, ends)
         written[alive.expand_as(slot)[going], slot[going], step] = chosen[going]
         left = going.any(1)
@@ -246,4 +223,14 @@ def answer(
         slot, going, chosen, begin = (x.gather(1, first) for x in (slot, going, chosen, begin))
         owner = torch.where(going, slot + 1, -1)
         scores = state.forward(chosen, owner, begin + step, keep=chosen.shape[1])
-    return written.tolist()
+    return [
+        [_written(*pair) for pair in zip(ids, log, strict=True)]
+        for ids, log in zip(written.tolist(), logs.tolist(), strict=True)
+    ]
+
+
+def _written(ids: Sequence[int], logs: Sequence[float]) -> Written:
+    """One row of the tables as an answer. The end token has a log-probability and no id."""
+    kept = [token for token in ids if token >= 0]
+    known = [value for value in logs if not math.isnan(value)]
+    return Written(kept, known, ended=len(known) > len(kept))

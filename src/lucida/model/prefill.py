@@ -12,8 +12,10 @@ stem runs once for all its questions, whatever stands in the batch beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,24 +23,23 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from lucida.data.collate import collate, images_of
-from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
+from lucida.data.collate import collate
+from lucida.data.sample import Tokens
 from lucida.model.cross_attention import SEEN
 from lucida.model.key_values import Roomy, cache_of, given_once
+from lucida.model.trees import (
+    PASS_TOKENS,
+    Beginning,
+    batches,
+    beginning,
+    branched,
+    group_by_beginning,
+    with_images,
+)
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
-
-SPREAD = 2
-"""Positions behind a stem, as a multiple of its length (and `LEAST` more), that share one row.
-Questions of a row score each other's positions in vain, which grows with their square."""
-
-LEAST = 64
-
-PASS_TOKENS = 1024
-"""Positions of one forward on a CPU, whose caches larger ones leave: per position 31 µs at 1,024
-and 36 µs at 4,096 (`mini`, one core). A GPU takes everything at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +54,15 @@ class Request:
     cut: int
 
     @property
-    def stem(self) -> tuple[tuple[str, ...], bytes]:
+    def stem(self) -> Beginning:
         """What must be equal for two requests to share their beginning."""
-        images = tuple(source.key for source in self.prompt.images)
-        return images, self.prompt.input_ids[: self.cut].tobytes()
+        return beginning(self.prompt, self.cut)
 
     @property
     def rest(self) -> int:
         """Positions behind the stem."""
         return len(self.prompt) - self.cut
 
-
-Branch = tuple[np.ndarray, int, int]
-"""Ids behind a stem, the number of their branch, the position of the first."""
 
 Row = list[Request]
 """Requests of one stem that share a row of the cache."""
@@ -106,7 +103,9 @@ def prefill(
     layers: list[Roomy] = []
     owners = torch.full((len(batch), width), -1, device=device)
     hidden = None
-    for trees in passes(trees_of(batch, packed), batch, packed and device.type == "cpu"):
+    size = partial(tree_length, batch)
+    budget = PASS_TOKENS if packed and device.type == "cpu" else math.inf
+    for trees in batches(trees_of(batch, packed), size, budget):
         tokens = [segment([asked for n in tree for asked in batch[n]]) for tree in trees]
         fields = collate(tokens, packed, processor.tokenizer.pad_token_id)
         with_images(fields, model, processor, tokens)
@@ -139,37 +138,23 @@ def alone(batch: Sequence[Row], tree: Sequence[int]) -> bool:
     return len(tree) == 1 and len(batch[tree[0]]) == 1
 
 
-def passes(
-    trees: Sequence[list[int]], batch: Sequence[Row], small: bool
-) -> Iterator[list[list[int]]]:
-    """The trees of each forward: all of them, or `small` ones."""
-    group: list[list[int]] = []
-    filled = 0
-    for tree in trees:
-        size = batch[tree[0]][0].cut + sum(length(batch[n]) - batch[n][0].cut for n in tree)
-        if small and group and filled + size > PASS_TOKENS:
-            yield group
-            group, filled = [], 0
-        group.append(tree)
-        filled += size
-    yield group
+def tree_length(batch: Sequence[Row], trees: Sequence[Sequence[int]]) -> int:
+    """Positions of these trees: what their rows share is counted once."""
+    rows = [[batch[number] for number in tree] for tree in trees]
+    return sum(tree[0][0].cut + sum(asked.rest for row in tree for asked in row) for tree in rows)
 
 
 def trees_of(batch: Sequence[Row], joined: bool) -> list[list[int]]:
-    """Rows that are read as one tree, by number: those of equal stems, as long as not too much
-    stands behind the stem. Every row by itself where they are not to be `joined`."""
-    trees: list[list[int]] = []
-    last: dict[tuple, tuple[list[int], int]] = {}
-    for number, row in enumerate(batch):
-        behind = sum(asked.rest for asked in row)
-        tree, filled = last.get(row[0].stem, ([], 0))
-        room = SPREAD * row[0].cut + LEAST
-        if not (joined and tree and behind and filled + behind <= room):
-            tree, filled = [], 0
-            trees.append(tree)
-        tree.append(number)
-        last[row[0].stem] = tree, filled + behind
-    return trees
+    """Rows that are read as one tree, by number: those of equal stems. Every row by itself where
+    they are not to be `joined`."""
+    if not joined:
+        return [[number] for number in range(len(batch))]
+    return group_by_beginning(
+        range(len(batch)),
+        key=lambda number: batch[number][0].stem,
+        cut=lambda number: batch[number][0].cut,
+        behind=lambda number: sum(asked.rest for asked in batch[number]),
+    )
 
 
 def segment(asked: Sequence[Request]) -> Tokens:
@@ -177,33 +162,6 @@ def segment(asked: Sequence[Request]) -> Tokens:
     stem, cut = asked[0].prompt, asked[0].cut
     behind = [(each.prompt.input_ids[cut:], n, cut) for n, each in enumerate(asked, 1)]
     return branched(stem, cut, behind, cut - 1 + np.cumsum([each.rest for each in asked]))
-
-
-def branched(
-    stem: Tokens, cut: int, behind: Sequence[Branch], ends: Sequence[int] | np.ndarray
-) -> Tokens:
-    """The first `cut` positions of a prompt and what stands behind them. `ends`: where the prompts
-    end, so that masks know what is prompt.
-
-    Worked example: of AAAb the first 3 with (b, 1, 3) and (cd, 2, 3) are AAAbcd in the branches
-    0 0 0 1 2 2 at the positions 0 1 2 3 3 4; the prompts end at 3 and 5.
-    """
-    ids = [stem.input_ids[:cut], *(ids for ids, _, _ in behind)]
-    branch = [np.zeros(cut, np.int64), *(np.full(len(ids), number) for ids, number, _ in behind)]
-    position = [np.arange(cut), *(first + np.arange(len(ids)) for ids, _, first in behind)]
-    total = sum(map(len, ids))
-    image, target = np.zeros(total, np.int64), np.full(total, IGNORED, np.int64)
-    image[:cut] = stem.image[:cut]
-    target[ends] = 0  # any token: masks take what stands before it for the prompt
-    return Tokens(
-        origin=stem.origin,
-        images=stem.images,
-        input_ids=np.concatenate(ids),
-        branch=np.concatenate(branch),
-        position=np.concatenate(position),
-        image=image,
-        target=target,
-    )
 
 
 def places(
@@ -245,20 +203,3 @@ def gathered(states: Tensor, place: Tensor) -> Tensor:
     every = states.transpose(1, 2).reshape(-1, heads, size)
     rows = every.index_select(0, place.flatten()).view(*place.shape, heads, size)
     return rows.transpose(1, 2)
-
-
-def with_images(
-    batch: Batch, model: LucidaModel, processor: LucidaProcessor, rows: Sequence[Tokens]
-) -> None:
-    """Give a batch of these rows the features of their images; each picture is encoded once."""
-    sources = images_of(rows)
-    first: dict[str, ImageSource] = {source.key: source for source in sources}
-    pixels = processor.pixels(list(first.values()))
-    if pixels is None:
-        return
-    if isinstance(pixels, Views):  # the model arranges their features by the size of each
-        batch.pixel_values = pixels if len(first) == len(sources) else processor.pixels(sources)
-        return
-    number = {key: place for place, key in enumerate(first)}
-    own = torch.tensor([number[source.key] for source in sources], device=model.device)
-    batch.features = model.encode_images(pixels.to(model.device))[own]

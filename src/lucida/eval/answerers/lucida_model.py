@@ -39,17 +39,18 @@ class LucidaAnswerer:
     ) -> Iterator[tuple[int, Said]]:
         """Answers as batches are done."""
         if way == "generate":
-            from lucida.model.decode import stream
+            from lucida.model.decode import write
 
-            samples = [example.sample for example in examples]
-            for index, text in stream(self.model, self.processor, samples, max_new_tokens):
+            prompts = [self.processor.prompt(example.sample) for example in examples]
+            for index, each in write(self.model, self.processor, prompts, max_new_tokens):
+                text = self.processor.tokenizer.decode(each.ids, skip_special_tokens=True)
                 yield index, Said(text)
         elif way == "likelihood":
-            from lucida.eval.likelihood import stream
+            from lucida.eval.likelihood import score_candidates
 
             samples = [example.sample for example in examples]
             candidates = [example.candidates for example in examples]
-            for index, found in stream(self.model, self.processor, samples, candidates):
+            for index, found in score_candidates(self.model, self.processor, samples, candidates):
                 yield index, chosen(candidates[index], found)
         else:
             from lucida.eval.loss import document_losses
