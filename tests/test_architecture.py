@@ -144,3 +144,131 @@ def test_nothing_shipped_names_a_private_place():
     for path in shipped:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"/(home|root|Users|work|opt)/", text), label(path)
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imported_files(tree, modules):
+    """Modules of the package that a file needs when it runs, wherever in it the import stands."""
+    pending, found = [tree], set()
+    while pending:
+        node = pending.pop()
+        pending += [] if is_type_checking(node) else ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= below & modules or {node.module}
+    return found & modules
+
+
+def test_no_file_needs_itself():
+    """Imports inside functions count: of two files that need each other one is in the wrong place.
+    What only annotations name does not."""
+    names = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    needs = {
+        name: imported_files(parsed[path], set(names)) - {name} for name, path in names.items()
+    }
+    free = set()
+    while ready := {name for name in needs.keys() - free if needs[name] <= free}:
+        free |= ready
+    # Whatever only leads into a circle is no part of it.
+    circles = needs.keys() - free
+    while outer := {name for name in circles if not any(name in needs[user] for user in circles)}:
+        circles -= outer
+    refuse(f"{name} -> {', '.join(sorted(needs[name] & circles))}" for name in sorted(circles))
+
+
+FOREIGN = {
+    ("apps/plan/recomputed.py", "torch.utils._python_dispatch"): "where torch keeps its dispatch "
+    "modes; it documents them, and has no other name for them",
+    (
+        "apps/plan/step.py",
+        "torch._subclasses.fake_tensor",
+    ): "tensors without numbers",
+    (
+        "apps/plan/step.py",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    ): "an operator that torch's FLOP counter does not know",
+    ("apps/plan/step.py", "_scaled_dot_product_flash_attention_for_cpu_backward"): "its gradient",
+    ("apps/plan/step.py", "forward ="): "the cheaper norms of train/kernels.py, on fake tensors",
+    ("data/sources/published.py", "_Unpickler"): "Python's own: C's reserves whatever memory a "
+    "damaged annotation file claims",
+    ("data/transport.py", "_config"): "how long the addresses of multiprocessing's sockets get",
+    ("data/transport.py", "_new_shared"): "torch's shared memory without a copy",
+    ("model/conversing.py", "_get_template_variables"): "which arguments a chat template uses, "
+    "exactly as transformers finds them",
+    ("model/flex.py", "torch._dynamo.exc"): "what a compiler that does not work raises",
+    ("model/last_layer.py", "_compiled_call_impl"): "whether a layer is compiled: no other way to "
+    "know",
+    ("model/vlm.py", "_attn_implementation"): "transformers' contract for models of other people",
+    ("model/vlm.py", "_is_hf_initialized"): "transformers' contract for weights that are set",
+    ("model/encoders/encoder.py", "_out_features"): "a backbone's own field for its outputs",
+    ("train/kernels.py", "forward ="): "a third of a small model's step on a CPU",
+    (
+        "train/layers.py",
+        "forward =",
+    ): "layers computed again, of any class; `equip` undoes it",
+    ("train/__init__.py", "__class__ ="): "`lucida.train` is a package and a verb",
+    ("train/layers.py", "torch._dynamo.exc"): "what a compiler that does not work raises",
+}
+"""Every use of what other packages keep to themselves, and why it stays. The list only shrinks."""
+
+DOCUMENTED = {"_replace", "_asdict", "_exit"}
+"""Public in Python, in spite of their names: of named tuples, and of os."""
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__") and name not in DOCUMENTED
+
+
+def foreign_privates(tree, own):
+    """Names that another package keeps to itself, import hooks, and forwards or classes put in the
+    place of an object's own."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=("forward" | "__class__") as name, ctx=ast.Store()):
+                yield f"{name} ="
+            case ast.Attribute(attr=name) if is_private(name) and name not in own:
+                yield name
+            case ast.Attribute(attr="meta_path" | "path_hooks"):
+                yield node.attr
+            case ast.ImportFrom(module=module) if not module.startswith(("lucida", "__future__")):
+                yield from [module] if any(map(is_private, module.split("."))) else []
+                yield from (alias.name for alias in node.names if is_private(alias.name))
+            case ast.Call(func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, name, *_]):
+                text = name.value if isinstance(name, ast.Constant) else ""
+                yield from [text] if is_private(text) and text not in own else []
+
+
+def own_names(tree):
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+
+
+def test_what_others_keep_to_themselves_is_left_alone():
+    own = {name for path in FILES for name in own_names(parsed[path])}
+    found = {
+        (path.relative_to(SOURCE).as_posix(), name)
+        for path in FILES
+        for name in foreign_privates(parsed[path], own)
+    }
+    refuse(f"{path} uses {name}" for path, name in sorted(found - FOREIGN.keys()))
+    refuse(
+        f"no longer used, take it off: {path}, {name}"
+        for path, name in FOREIGN
+        if (path, name) not in found
+    )

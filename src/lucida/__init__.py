@@ -6,10 +6,9 @@
     results = lucida.evaluate(run)
     model, processor = lucida.load(run)
 
-After `import lucida`, transformers' `AutoModelForImageTextToText.from_pretrained(run)` and
+After `lucida.register()`, transformers' `AutoModelForImageTextToText.from_pretrained(run)` and
 `AutoProcessor.from_pretrained(run)` work too. Importing Lucida imports neither torch nor
-transformers: the names below load on first use, and the Auto classes learn about Lucida's model
-at the moment they are imported (`lucida.core.import_hook`).
+transformers: the names below load on first use.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from lucida.core.import_hook import after_import
-
 if TYPE_CHECKING:
     from lucida.core.errors import LucidaError as LucidaError
     from lucida.core.recipe import load_recipe as load_recipe
     from lucida.core.spec import Recipe as Recipe
     from lucida.eval.run import evaluate_run as evaluate
     from lucida.model.checkpoint import load as load
+    from lucida.model.registration import register as register
     from lucida.train.loop import train as train
 
 __version__ = "0.1.0"
 
-__all__ = ["LucidaError", "Recipe", "evaluate", "load", "load_recipe", "train"]
+__all__ = ["LucidaError", "Recipe", "evaluate", "load", "load_recipe", "register", "train"]
 
 _HOMES = {
     "LucidaError": "lucida.core.errors:LucidaError",
@@ -37,6 +35,7 @@ _HOMES = {
     "evaluate": "lucida.eval.run:evaluate_run",
     "load": "lucida.model.checkpoint:load",
     "load_recipe": "lucida.core.recipe:load_recipe",
+    "register": "lucida.model.registration:register",
 }
 
 
@@ -54,15 +53,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _register() -> None:
-    importlib.import_module("lucida.model.registration").register()
-
-
-after_import(
-    "transformers.models.auto.modeling_auto",
-    ("transformers", "lucida"),
-    _register,
-    caller=__name__,
-)

@@ -12,6 +12,7 @@ from tiny_training import watching
 
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.spec import BudgetSpec, OptimSpec, Recipe
+from lucida.data.sources.world import WorldSource
 from lucida.model.checkpoint import load
 from lucida.model.vlm import LucidaModel
 from lucida.train import stage_run
@@ -104,13 +105,13 @@ def test_shared_images_under_a_mask_that_asks_whole_are_refused_before_the_first
     assert not (tmp_path / "run" / "recipe.yaml").exists()
     # What is refused, asked one by one, is not; nor is the same under the model's usual mask.
     world["questions"] = 1
-    stages = changed(recipe, {}, last).stages
-    stage_run.check_mask(stages[1], "causal", "stage")
-    world["questions"] = 3
-    shared = changed(recipe, {}, last | {"attention_mask": None}).stages[1]
-    stage_run.check_mask(shared, "causal", "stage")
+    one, three = ({"world": WorldSource(["presence"], questions=count)} for count in (1, 3))
+    stage = changed(recipe, {}, last).stages[1]
+    stage_run.check_mask(stage, "causal", "stage", one)
+    shared, several = stage.model_copy(update={"attention_mask": None}), three
+    stage_run.check_mask(shared, "causal", "stage", several)
     with pytest.raises(RecipeError, match=r"another model\.attention_mask"):
-        stage_run.check_mask(shared, mask, "stage")
+        stage_run.check_mask(shared, mask, "stage", several)
 
 
 # Budgets.

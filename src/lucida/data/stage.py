@@ -26,7 +26,6 @@ import numpy as np
 from lucida.core.errors import DataError, RecipeError, suggestion
 from lucida.core.progress import say
 from lucida.core.spec import BatchSpec, MixtureSpec, Recipe, SourceBudgetSpec, SourceSpec, StageSpec
-from lucida.core.spec.data import WorldSourceSpec
 from lucida.data.lengths import Lengths, Measuring
 from lucida.data.mixture import Mixture, Part, Source, make_key, permute
 from lucida.data.order import Order, capacity, check_rows, needs_lengths
@@ -188,12 +187,11 @@ def open_parts(spec: MixtureSpec, seed: int) -> tuple[dict[str, Source], dict[st
 
 
 def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Source]:
-    """The training and the held-out part of a source; the world has a split of its own. `skip` as
-    in `open_source`."""
-    if isinstance(spec, WorldSourceSpec):
-        other = {"split": "validation", "count": min(spec.count, HELD_OUT)}
-        return open_source(spec), open_source(spec.model_copy(update=other))
+    """The training and the held-out part of a source, which may have records of its own to hold
+    out. `skip` as in `open_source`."""
     source = open_source(spec, skip)
+    if hasattr(source, "held_out"):
+        return source, source.held_out(HELD_OUT)
     for reason, count in getattr(source, "dropped", {}).items():
         say(f"source {name}: {count:,} rows left out by its filters: {reason}")
     for what, count in getattr(source, "noted", {}).items():

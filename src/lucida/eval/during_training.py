@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lucida.core.spec import EvaluationSpec, Recipe
 from lucida.eval.retention import Retention
+from lucida.eval.run import evaluate
 from lucida.train.observe import Observer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def observers(recipe: Recipe) -> list[Observer]:
     spec = recipe.evaluation
     found: list[Observer] = [Scores(spec)] if spec.tasks else []
     if spec.retention is not None and spec.retention.each_stage:
-        found.append(Retention(spec))
+        found.append(Retention(spec, evaluate))
     return found
 
 
@@ -44,8 +45,6 @@ class Scores(Observer):
         earlier: Sequence[Mapping[str, object]] = (),
     ) -> dict:
         """`{"step", "tasks": {name: {"score", "interval", "n"}}, "seconds"}`."""
-        from lucida.eval.run import evaluate
-
         found = evaluate(
             model,
             processor,

@@ -12,7 +12,7 @@ Reference: Lin et al., VILA, 2023, arXiv 2312.07533, section 3.4 (text-only inst
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,9 @@ from lucida.train.observe import Observer
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
+
+Evaluate = Callable[..., dict]
+"""`lucida.eval.run.evaluate`, which asks a model a benchmark."""
 
 NAME = "retention"
 """Under what name the measurements between stages stand in metrics.jsonl."""
@@ -54,13 +57,13 @@ def perplexity(model: LucidaModel, processor: LucidaProcessor, file: Path | str)
     return math.exp(min(700.0, nats / tokens))
 
 
-def text_score(model: LucidaModel, processor: LucidaProcessor, spec: EvaluationSpec) -> float:
+def text_score(
+    model: LucidaModel, processor: LucidaProcessor, spec: EvaluationSpec, evaluate: Evaluate
+) -> float:
     """The number that is compared: the perplexity of the file, or the benchmark's score."""
     retention = spec.retention
     if retention.file is not None:
         return perplexity(model, processor, retention.file)
-    from lucida.eval.run import evaluate
-
     results = evaluate(
         model,
         processor,
@@ -105,8 +108,8 @@ class Retention(Observer):
 
     name, between_stages = NAME, True
 
-    def __init__(self, spec: EvaluationSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: EvaluationSpec, evaluate: Evaluate) -> None:
+        self.spec, self.evaluate = spec, evaluate
 
     def look(
         self,
@@ -121,7 +124,7 @@ class Retention(Observer):
         the last record has before 20, after 23.1, lost 0.155, stage_before 21, stage_lost 0.1.
         """
         retention = self.spec.retention
-        now = text_score(model, processor, self.spec)
+        now = text_score(model, processor, self.spec, self.evaluate)
         first = earlier[0]["after"] if earlier else now
         previous = earlier[-1]["after"] if earlier else now
         found = compared(retention, first, now)
@@ -137,16 +140,16 @@ class Retention(Observer):
         require(found, origin)
 
 
-def before_training(recipe: Recipe) -> float:
+def before_training(recipe: Recipe, evaluate: Evaluate) -> float:
     """The number of the recipe's language model as it was before any stage."""
     from lucida.model.checkpoint import build
 
     blind = recipe.model.model_copy(update={"vision": None})
     model, processor = build(blind)
-    return text_score(model, processor, recipe.evaluation)
+    return text_score(model, processor, recipe.evaluation, evaluate)
 
 
-def measure_run(run: RunFolder, data: str | None = None) -> dict:
+def measure_run(run: RunFolder, data: str | None, evaluate: Evaluate) -> dict:
     """Before against after for a trained run whose recipe asks for it; the number before is kept in
     results.json and measured once. `stages` are the records of `each_stage`. `data` is the folder
     of published files where it is not the recipe's."""
@@ -161,9 +164,9 @@ def measure_run(run: RunFolder, data: str | None = None) -> dict:
     known = run.results.get("retention", {})
     before = known.get("before") if known.get("of") == (spec.file or spec.task) else None
     if before is None:
-        before = before_training(recipe)
+        before = before_training(recipe, evaluate)
     model, processor = load(run.path, choose_device())
-    found = compared(spec, before, text_score(model, processor, recipe.evaluation))
+    found = compared(spec, before, text_score(model, processor, recipe.evaluation, evaluate))
     # The first record is of before any stage; the others are each behind one.
     _, *behind = [each for each in run.logged if each.get(NAME) is not None] or [None]
     if behind:

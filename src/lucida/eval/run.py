@@ -118,7 +118,7 @@ def evaluate_run(
         blind_identity = run_identity(blind_run)
         Store(blind_run.path).check(wanted.score_keys(), blind_identity)
     if spec.retention is not None and rank() == 0:  # it needs files of its own: before the asking
-        results["retention"] = measure_run(run, wanted.spec.data)
+        results["retention"] = measure_run(run, wanted.spec.data, evaluate)
     sighted = ask(run.path, wanted, load_answerer, identity, results)
     if blind_identity is not None:
         blind = ask(

@@ -204,11 +204,18 @@ class GatedCrossAttention(nn.Module):
         self.shown: tuple[Tensor, Tensor | None] | None = None
         self.images: Images | None = None
         self.reading: tuple[Tensor, Tensor] | None = None
-        owner.register_forward_pre_hook(self.begin, with_kwargs=True)
-        owner.register_forward_hook(self.end)
+        self.hooks = [
+            owner.register_forward_pre_hook(self.begin, with_kwargs=True),
+            owner.register_forward_hook(self.end),
+        ]
         for number in self.layers:
-            before = partial(self.before, number)
-            decoder[int(number)].register_forward_pre_hook(before, with_kwargs=True)
+            layer, before = decoder[int(number)], partial(self.before, number)
+            self.hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+
+    def unhook(self) -> None:
+        """Leave the language model to itself."""
+        for hook in self.hooks:
+            hook.remove()
 
     def show(self, marker: Bool[Tensor, "rows length"], visual: Tensor | None) -> None:
         """What the next forward shows: one marker for each image, in reading order."""

@@ -79,7 +79,7 @@ def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
     for index, spec in enumerate(blind.stages):
         origin = f"stage {spec.name} of recipe {blind.name}, the blind baseline"
         plan_stage(model, spec.train, origin, spec.lora)
-        check_mask(spec, blind.model.attention_mask, origin)
+        check_mask(spec, blind.model.attention_mask, origin, sources[spec.name])
         try:
             horizon(spec.budget, spec.budget.steps).check(spec.optim)
             processor = copy(run.processor.with_template(spec.template))

@@ -17,9 +17,8 @@ from lucida.core.errors import RecipeError
 from lucida.core.progress import Progress, say, table
 from lucida.core.runs import plain
 from lucida.core.spec import StageSpec
-from lucida.core.spec.data import WorldSourceSpec
+from lucida.data.mixture import Part, Source
 from lucida.data.sample import Batch
-from lucida.data.sources.world import WorldSource
 from lucida.model import adapters
 from lucida.model.masks import ASK_WHOLE
 from lucida.model.processing import LucidaProcessor
@@ -264,7 +263,6 @@ def plan_stage_run(run: Run, index: int) -> StageRun:
     what = plan_stage(run.model, spec.train, origin, spec.lora)
     if spec.lora is not None:
         adapters.lora_config(spec.lora, what.adapted)  # is PEFT there?
-    check_mask(spec, recipe.model.attention_mask, origin)
     processor = run.processor.with_template(spec.template)
     feed = stage_feed(
         recipe,
@@ -276,6 +274,7 @@ def plan_stage_run(run: Run, index: int) -> StageRun:
         run.folder.dropped.path,
         run.engine,
     )
+    check_mask(spec, recipe.model.attention_mask, origin, feed.loader.mixture.sources)
     end = horizon(spec.budget, feed.steps, feed.most)
     end.check(spec.optim)
     return StageRun(run, index, spec, what, feed, end, processor)
@@ -292,18 +291,20 @@ def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
     load_adapters(run.saved, run.model, current.spec.lora)
 
 
-def check_mask(spec: StageSpec, usual: str, origin: str) -> None:
+def check_mask(spec: StageSpec, usual: str, origin: str, sources: Mapping[str, Source]) -> None:
     """RecipeError for a mask that this stage's data do not fit; `usual` is the model's.
 
-    Pictures of the world with several isolated questions, the only samples with branches, are
-    refused here, before any stage trains, and not at their first batch.
+    Pictures with several isolated questions (a source says how many `branches` its samples have)
+    are refused here, before any stage trains, and not at their first batch.
     """
     name = spec.attention_mask or usual
     if name not in ASK_WHOLE:
         return
-    for source, each in spec.mixture.sources.items():
-        if isinstance(each, WorldSourceSpec) and (several := most_branches(each)) > 1:
-            key = f"stages.{spec.name}.mixture.sources.{source}.questions"
+    for where, source in sources.items():
+        while isinstance(source, Part):
+            source = source.source
+        if (several := getattr(source, "branches", 1)) > 1:
+            key = f"stages.{spec.name}.mixture.sources.{where}.questions"
             mask = f"stages.{spec.name}" if spec.attention_mask else "model"
             raise RecipeError(
                 f"under the attention mask `{name}` an image sees the question: several isolated "
@@ -313,9 +314,3 @@ def check_mask(spec: StageSpec, usual: str, origin: str) -> None:
                 origin=origin,
                 remedy=f"set {key}=1, or choose another {mask}.attention_mask",
             )
-
-
-def most_branches(spec: WorldSourceSpec) -> int:
-    """The most isolated questions behind one picture, among the first samples of a source."""
-    source = WorldSource(spec.tasks, spec.split, spec.count, spec.questions, spec.size, spec.seed)
-    return max(len(source[index].branches) for index in range(min(16, len(source))))

@@ -17,6 +17,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from lucida.apps.plan.attention import NAME, attending, plain_loss
@@ -98,7 +99,7 @@ class Keeping:
 
 def storage(tensor: Tensor) -> int:
     """What two views of the same memory have in common."""
-    return tensor.untyped_storage()._cdata
+    return StorageWeakRef(tensor.untyped_storage()).cdata
 
 
 def run_pass(
@@ -212,13 +213,10 @@ def gated(together: int, visual: Tensor, layer: nn.Module, states: Tensor) -> Te
 def hang(model: nn.Module) -> None:
     """Put the gated layers in front of their decoder layers, without what they do in training to
     find out who reads what: it looks at numbers, and here are none."""
-    owner, decoder = decoder_layers(model.language)
-    owner._forward_pre_hooks.clear()
-    owner._forward_hooks.clear()
+    _, decoder = decoder_layers(model.language)
+    model.cross_attention.unhook()
     model.cross_attention.read = None
     for number, layer in model.cross_attention.layers.items():
-        below = decoder[int(number)]
-        below._forward_pre_hooks.clear()
 
         def before(
             module: nn.Module, args: tuple, kwargs: dict, layer: nn.Module = layer
@@ -230,7 +228,7 @@ def hang(model: nn.Module) -> None:
                 return (states, *args[1:]), kwargs
             return args, kwargs | {"hidden_states": states}
 
-        below.register_forward_pre_hook(before, with_kwargs=True)
+        decoder[int(number)].register_forward_pre_hook(before, with_kwargs=True)
 
 
 def weights_kept(shape: Shape, gpu: bool) -> bool:

@@ -47,6 +47,16 @@ class WorldSource:
     def __len__(self) -> int:
         return self.count
 
+    def held_out(self, at_most: int) -> WorldSource:
+        """Records that training never sees, at most so many: the world has a split of them."""
+        names, count = [task.name for task in self.tasks], min(self.count, at_most)
+        return WorldSource(names, "validation", count, self.questions, self.size, self.seed)
+
+    @property
+    def branches(self) -> int:
+        """The most isolated questions behind one picture, among the first records."""
+        return max(len(self[index].branches) for index in range(min(16, len(self))))
+
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(index)

@@ -211,8 +211,10 @@ def load_answerer(path: str, boxes: str | None = None) -> TransformersAnswerer |
     from lucida.model.folder import check_folder
     from lucida.model.loading import complete, quiet_loading, refusing
     from lucida.model.processing import LucidaProcessor
+    from lucida.model.registration import register
     from lucida.train.precision import choose_device
 
+    register()
     if Path(path).is_dir():
         check_folder(Path(path))
     what = "this is no image-text-to-text model that transformers can load"
