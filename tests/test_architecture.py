@@ -210,7 +210,6 @@ FOREIGN = {
     "know",
     ("model/vlm.py", "_attn_implementation"): "transformers' contract for models of other people",
     ("model/vlm.py", "_is_hf_initialized"): "transformers' contract for weights that are set",
-    ("model/encoders/encoder.py", "_out_features"): "a backbone's own field for its outputs",
     ("train/kernels.py", "forward ="): "a third of a small model's step on a CPU",
     (
         "train/layers.py",
