@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lucida.apps.command import app
 from lucida.apps.data.figures import facts, shares
-from lucida.apps.data.guess import opened
+from lucida.apps.data.guess import open_sources
 from lucida.apps.data.histogram import histogram, quantile, wide
 from lucida.apps.data.survey import (
     PLAIN,
@@ -65,7 +65,7 @@ GUESSES = {
 def test_kinds_are_guessed_and_said(folder, name):
     content, kind = GUESSES[name]
     (folder / name).write_text(content)
-    (found,) = opened(name, []) if "/" in name else opened(str(folder / name), [])
+    (found,) = open_sources(name, []) if "/" in name else open_sources(str(folder / name), [])
     assert found.spec.kind == kind
     assert "because" in found.found
 
@@ -83,18 +83,18 @@ def test_tables_are_told_apart_by_their_columns(folder, row, kind):
     (folder / "set").mkdir()
     pq.write_table(pa.Table.from_pylist([row]), folder / "set" / "x.parquet")
     for path in (folder / "set", folder / "set" / "x.parquet"):
-        (found,) = opened(str(path), [])
+        (found,) = open_sources(str(path), [])
         assert found.spec.kind == kind
 
 
 def test_what_cannot_be_guessed(folder):
     (folder / "odd.jsonl").write_text('{"x": 1}')
     with pytest.raises(LucidaError, match="tells no kind"):
-        opened(str(folder / "odd.jsonl"), [])
+        open_sources(str(folder / "odd.jsonl"), [])
     with pytest.raises(LucidaError, match="key=value"):
-        opened(str(folder / "odd.jsonl"), ["kind"])
+        open_sources(str(folder / "odd.jsonl"), ["kind"])
     with pytest.raises(LucidaError, match="colour"):
-        opened(str(folder / "odd.jsonl"), ["kind=text", "colour=7"])
+        open_sources(str(folder / "odd.jsonl"), ["kind=text", "colour=7"])
 
 
 @pytest.mark.parametrize("indent", [None, 1, "\t"])
@@ -103,11 +103,11 @@ def test_annotation_files_name_their_kind(folder, indent, key):
     path = folder / "captions_val2014.json"
     path.write_text(json.dumps({"info": {"year": 2014}, key: [{"image_id": 7}]}, indent=indent))
     with pytest.raises(LucidaError, match="kind=annotations layout=") as error:
-        opened(str(path), [])
+        open_sources(str(path), [])
     assert "broken" not in str(error.value)
     path.write_text('{"image": "a.png", "te\n{"image": "b.png", "text": "b"}')
     with pytest.raises(LucidaError, match="broken JSON"):
-        opened(str(path), [])
+        open_sources(str(path), [])
 
 
 def test_show(folder):
@@ -146,7 +146,9 @@ def test_check_reads_everything_and_names_what_is_wrong(folder):
 
 def test_processes_find_what_one_finds(folder, monkeypatch):
     monkeypatch.setattr("lucida.apps.data.survey.BLOCK", 2)
-    (found,) = opened(str(pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")), [])
+    (found,) = open_sources(
+        str(pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")), []
+    )
     numbers = list(range(5))
     assert survey(found.source, numbers, PLAIN, 2) == survey_block(found.source, numbers)
 
@@ -178,7 +180,7 @@ def test_tokens_are_those_that_training_makes(folder, design):
     ]  # fmt: skip
     recipe = load_recipe("mini", changes)
     _, processor = build(recipe.model)
-    (each,) = opened("mini", changes, every=True)
+    (each,) = open_sources("mini", changes, every=True)
     found = survey_sources([each], None, None, 1)[0].found
     every = [processor.encode(each.source[number], loss="answers") for number in range(2)]
     assert found.tokens == Counter(len(tokens) for tokens in every)
@@ -209,7 +211,7 @@ def recipe(folder):
 
 
 def test_what_is_cut_and_met_again_is_counted(recipe):
-    pictures, notes = survey_sources(opened(str(recipe), [], every=True), 100, None, 1)
+    pictures, notes = survey_sources(open_sources(str(recipe), [], every=True), 100, None, 1)
     told = facts(notes)
     assert told["samples that are cut"] == "1 (25.00%)"
     assert max(notes.found.tokens) == 100
@@ -224,7 +226,7 @@ def test_what_is_cut_and_met_again_is_counted(recipe):
 
 
 def test_shares_of_a_mixture(recipe):
-    found = survey_sources(opened(str(recipe), [], every=True), 100, None, 1)
+    found = survey_sources(open_sources(str(recipe), [], every=True), 100, None, 1)
     pictures, notes = shares(found[0].each.stage, found)
     assert pictures.tokens == pytest.approx(0.75)
     assert notes.images == 0
@@ -250,7 +252,7 @@ def test_the_page_holds_the_figures(recipe, folder):
 
 
 def test_a_recipe_without_its_tokenizer_is_counted_in_words(recipe):
-    (each, _) = opened(str(recipe), ["model.language.path=nobody/nothing"], every=True)
+    (each, _) = open_sources(str(recipe), ["model.language.path=nobody/nothing"], every=True)
     (found,) = survey_sources([each], 100, None, 1)
     assert "words, because tokens cannot be counted" in found.counted
     assert found.found.words
@@ -268,10 +270,10 @@ def test_a_source_that_two_stages_read_alike_is_read_once(folder, monkeypatch):
         "stages.align.mixture.sources.captions=" + same,
         "stages.sft.mixture.sources.world=" + same,
     ]
-    found = survey_sources(opened("mini-two-stage", changes, every=True), 4, None, 1)
+    found = survey_sources(open_sources("mini-two-stage", changes, every=True), 4, None, 1)
     assert [each.each.name for each in found] == ["align/captions", "sft/world"]
     assert len(read) == 1
-    assert len(opened("mini-two-stage", changes)) == 1
+    assert len(open_sources("mini-two-stage", changes)) == 1
 
 
 def test_text_alone_is_counted_with_any_tokenizer(folder):
@@ -314,7 +316,7 @@ def test_every_value_stands_in_its_bar(counts):
 
 
 def test_facts_name_what_filters_left_out(folder):
-    (each,) = opened(str(pairs(folder, "a.png", "b.png")), [])
+    (each,) = open_sources(str(pairs(folder, "a.png", "b.png")), [])
     each.source.dropped = {"score below 3": 7}
     told = facts(Surveyed(each, survey_block(each.source, [0, 1])))
     assert told["filtered: score below 3"] == 7
@@ -341,7 +343,7 @@ def test_own_captions_that_stay_are_not_filtered(folder):
 )
 def test_a_mistaken_field_is_named_with_the_nearest(folder, field, said):
     with pytest.raises(RecipeError) as error:
-        opened(str(pairs(folder, "a.png")), [field])
+        open_sources(str(pairs(folder, "a.png")), [field])
     assert said in str(error.value)
 
 

@@ -22,7 +22,7 @@ from lucida.core.recipe import load_recipe
 from lucida.data.loader import Loader
 from lucida.data.mixture import fetch
 from lucida.data.sample import IGNORED
-from lucida.data.stage import StageData, mixtures
+from lucida.data.stage import StageData, open_mixtures
 from lucida.model.checkpoint import build
 from lucida.train.engine import Engine
 from lucida.train.feed import stage_feed
@@ -39,7 +39,7 @@ def seen():
 
 
 def test_the_samples_are_those_of_the_first_step(seen):
-    mixture, _ = mixtures(seen.stage.mixture, seen.recipe.seed)
+    mixture, _ = open_mixtures(seen.stage.mixture, seen.recipe.seed)
     origins = []
     for number in range(3):
         draw = mixture.draw(number)
@@ -67,7 +67,7 @@ def test_every_way_to_fill_a_batch_shows_what_training_reads(batch):
     recipe = load_recipe("mini", [*SMALL[1:], *changes])
     stage = recipe.stages[0]
     _, processor = build(recipe.model)
-    mixture, _ = mixtures(stage.mixture, recipe.seed)
+    mixture, _ = open_mixtures(stage.mixture, recipe.seed)
     encode = partial(processor.encode, loss=stage.loss)
     loader = Loader(StageData(mixture, encode, stage.batch), pad_id=0)
     stream = loader.batches()
@@ -291,7 +291,7 @@ def test_what_pages_leave_out_is_counted(tmp_path):
             "stages.sft.batch.samples=2",
         ],
     )
-    mixture, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
+    mixture, _ = open_mixtures(recipe.stages[0].mixture, recipe.seed)
     left_out = fetch(mixture.sources["pages"], 0)[1]
     assert sum(left_out.values()) > 0
     counts = look(recipe, None, 1).counts

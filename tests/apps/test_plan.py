@@ -27,7 +27,7 @@ from lucida.data.pack import fullness
 from lucida.data.reader import take_pixels
 from lucida.data.sample import IGNORED
 from lucida.data.sources import open_source
-from lucida.data.stage import StageData, mixtures
+from lucida.data.stage import StageData, open_mixtures
 from lucida.model.checkpoint import build
 from lucida.model.configs import skeleton
 from lucida.train.objective import supervised_loss
@@ -127,7 +127,7 @@ def in_training(recipe):
     torch.manual_seed(0)
     model, processor = build(recipe.model)
     stage = recipe.stages[0]
-    mixture, _ = mixtures(stage.mixture, recipe.seed, processor.encode)
+    mixture, _ = open_mixtures(stage.mixture, recipe.seed, processor.encode)
     look = partial(take_pixels, processor.pixels)
     data = StageData(mixture, processor.encode, stage.batch, look=look)
     loader = Loader(data, pad_id=0)
@@ -337,7 +337,7 @@ def test_tokens_are_those_that_the_stage_encodes(case):
     changes = [*SMALL, *COUNTED[case], f"stages.sft.mixture.sources={{a: {source}}}"]
     recipe = load_recipe("mini", changes)
     _, processor = build(recipe.model)
-    mixture, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
+    mixture, _ = open_mixtures(recipe.stages[0].mixture, recipe.seed)
     samples = (mixture.sources["a"][number] for number in range(40))
     every = [processor.encode(sample, loss=recipe.stages[0].loss) for sample in samples]
     found = plan_recipe(recipe, SLOW)["stages"][0]["lengths"]

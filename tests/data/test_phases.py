@@ -16,7 +16,7 @@ from lucida.data.mixture import Draw, Mixture
 from lucida.data.order import Order
 from lucida.data.phases import phases
 from lucida.data.sample import Sample, Tokens
-from lucida.data.stage import StageData, sample_limits
+from lucida.data.stage import StageData, limit_samples
 
 WEIGHTS = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 LIMIT = st.one_of(st.none(), st.integers(1, 500))
@@ -163,11 +163,11 @@ def test_limits_of_budgets():
         "c": SourceBudgetSpec(tokens=1000),
     }
     mean = np.mean([1 + n % 7 for n in range(40)])
-    found = sample_limits(budgets, sources, encode)
+    found = limit_samples(budgets, sources, encode)
     assert found == {"a": 7, "b": 60, "c": int(1000 / mean)}
-    assert sample_limits({"a": SourceBudgetSpec(epochs=0.001)}, sources, None) == {"a": 1}
+    assert limit_samples({"a": SourceBudgetSpec(epochs=0.001)}, sources, None) == {"a": 1}
     with pytest.raises(ValueError, match="need `encode`"):
-        sample_limits(budgets, sources, None)
+        limit_samples(budgets, sources, None)
 
 
 @pytest.mark.parametrize(

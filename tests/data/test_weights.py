@@ -9,7 +9,7 @@ from lucida.core.errors import DataError
 from lucida.core.spec import MixtureSpec
 from lucida.data.mixture import Mixture
 from lucida.data.sample import ImageSource, Sample, Tokens
-from lucida.data.stage import Capped, capped, sample_weights
+from lucida.data.stage import Capped, cap_sources, weigh_samples
 
 
 class Records:
@@ -38,7 +38,7 @@ SOURCES = {"long": Records(50, 400, 1), "short": Records(999, 100, 4, broken=Tru
 
 @pytest.mark.parametrize("by", ["sample", "image", "token"])
 def test_shares_of_the_stream_are_the_weights(by):
-    weights = sample_weights({"long": 3.0, "short": 1.0}, by, SOURCES, encode)
+    weights = weigh_samples({"long": 3.0, "short": 1.0}, by, SOURCES, encode)
     mixture = Mixture(SOURCES, weights, seed=0)
     got = Counter()
     for which in mixture.draws(range(20_000))[0].tolist():
@@ -51,10 +51,10 @@ def test_shares_of_the_stream_are_the_weights(by):
 def test_a_source_without_images_has_no_share_of_them():
     sources = {"text": Records(9, 10, 0), "seen": Records(9, 10, 1)}
     with pytest.raises(DataError, match="text: the source has no images"):
-        sample_weights({"text": 1.0, "seen": 1.0}, "image", sources, encode)
+        weigh_samples({"text": 1.0, "seen": 1.0}, "image", sources, encode)
     sources = {"lost": Records(1, 10, 1, broken=True)}
     with pytest.raises(DataError, match="0 usable records"):
-        sample_weights({"lost": 1.0}, "token", sources, encode)
+        weigh_samples({"lost": 1.0}, "token", sources, encode)
 
 
 def test_a_cap_keeps_the_same_records():
@@ -71,7 +71,7 @@ def test_a_cap_keeps_the_same_records():
 
 
 def test_caps_are_by_name():
-    found = capped({"a": range(9), "b": range(9)}, {"a": 3}, seed=0)
+    found = cap_sources({"a": range(9), "b": range(9)}, {"a": 3}, seed=0)
     assert (len(found["a"]), found["b"]) == (3, range(9))
     source = {"kind": "world", "tasks": ["attribute"]}
     with pytest.raises(ValueError, match="caps for sources that are not there"):

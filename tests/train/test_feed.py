@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lucida.core.spec import BatchSpec, HubSourceSpec, MixtureSpec, WorldSourceSpec
 from lucida.data.sources import open_source
-from lucida.data.stage import Spread, mixtures, parts
+from lucida.data.stage import Spread, open_mixtures, parts
 from lucida.model.checkpoint import build
 from lucida.train.engine import Engine
 from lucida.train.feed import FrozenFeatures, pixels_of, stage_feed
@@ -82,13 +82,13 @@ def test_without_a_cache_that_can_be_written_features_are_kept_for_the_process_a
 
 def test_a_source_that_is_too_small_holds_nothing_out(recipe, parts):
     spec = recipe.stages[0].mixture
-    training, held = mixtures(spec, seed=0)
+    training, held = open_mixtures(spec, seed=0)
     assert (len(training), len(held)) == (23, 1)
     short = parts / "pictures" / "short.json"
     whole = (parts / "pictures" / "pictures.json").read_text()
     short.write_text(whole[: whole.index("}]}") + 3] + "]")
     one = {"kind": "llava", "path": str(short)}
-    assert mixtures(MixtureSpec.model_validate({"sources": {"one": one}}), 0)[1] is None
+    assert open_mixtures(MixtureSpec.model_validate({"sources": {"one": one}}), 0)[1] is None
 
 
 @pytest.mark.kernels

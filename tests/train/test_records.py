@@ -11,7 +11,7 @@ from lucida.core.errors import DataError, RunError
 from lucida.core.runs import RunFolder, list_runs
 from lucida.data.mixture import fetch, own_number
 from lucida.data.sources.interleaved import InterleavedSource
-from lucida.data.stage import Capped, Spread, mixtures
+from lucida.data.stage import Capped, Spread, open_mixtures
 from lucida.train.loop import train_run
 from lucida.train.records import mean_loss, source_rows
 
@@ -130,7 +130,7 @@ def test_a_run_that_a_bad_record_stopped_goes_on_skipping_it(parts, tmp_path):
     source = {"kind": "text", "path": str(path)}
     stages = {"mixture": {"sources": {"words": source}}, "checkpoint_every": 2}
     recipe = changed(tiny_recipe(parts), stages)
-    stream, _ = mixtures(recipe.stages[0].mixture, recipe.seed)
+    stream, _ = open_mixtures(recipe.stages[0].mixture, recipe.seed)
     late = stream.draw(4 * recipe.stages[0].batch.samples - 1)  # the end of the fourth step
     rows[own_number(stream.sources["words"], late.index)] = {"text": 0}
     path.write_text("\n".join(map(json.dumps, rows)))

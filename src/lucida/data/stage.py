@@ -154,12 +154,12 @@ def open_stage(
     of a processor with the stage's template."""
     stage = recipe.stages[index]
     encode = partial(encode, loss=stage.loss)
-    training, held_out = mixtures(stage.mixture, recipe.seed + index, encode)
+    training, held_out = open_mixtures(stage.mixture, recipe.seed + index, encode)
     skip = stage.mixture.on_error == "skip"
     return StageData(training, encode, stage.batch, skip=skip, look=look), held_out
 
 
-def mixtures(
+def open_mixtures(
     spec: MixtureSpec, seed: int, encode: Encode | None = None
 ) -> tuple[Mixture, Mixture | None]:
     """The training mixture and the held-out one, None when no source can spare a record.
@@ -168,8 +168,8 @@ def mixtures(
     """
     training, held_out = open_parts(spec, seed)
     weights = {name: source.weight for name, source in spec.sources.items()}
-    weights = sample_weights(weights, spec.by, training, encode)
-    limits = sample_limits(spec.budgets, training, encode)
+    weights = weigh_samples(weights, spec.by, training, encode)
+    limits = limit_samples(spec.budgets, training, encode)
     stream = Mixture(training, weights, seed, limits)
     kept = {name: source for name, source in held_out.items() if len(source)}
     if not kept:
@@ -182,7 +182,7 @@ def open_parts(spec: MixtureSpec, seed: int) -> tuple[dict[str, Source], dict[st
     """The training and the held-out part of every source, capped."""
     skip = spec.on_error == "skip"
     opened = {name: parts(source, name, skip) for name, source in spec.sources.items()}
-    training = capped({name: pair[0] for name, pair in opened.items()}, spec.caps, seed)
+    training = cap_sources({name: pair[0] for name, pair in opened.items()}, spec.caps, seed)
     return training, {name: pair[1] for name, pair in opened.items()}
 
 
@@ -200,7 +200,7 @@ def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Sour
     return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
 
 
-def sample_weights(
+def weigh_samples(
     weights: Mapping[str, float],
     by: By,
     sources: Mapping[str, Source],
@@ -218,10 +218,12 @@ def sample_weights(
         return dict(weights)
     if encode is None:
         raise ValueError(f"shares of {by}s need `encode` to count them")
-    return {name: weights[name] / mean_size(name, sources[name], by, encode) for name in weights}
+    return {
+        name: weights[name] / measure_mean_size(name, sources[name], by, encode) for name in weights
+    }
 
 
-def mean_size(name: str, source: Source, by: By, encode: Encode) -> float:
+def measure_mean_size(name: str, source: Source, by: By, encode: Encode) -> float:
     """Images or tokens of a record, on average over `PROBED` of them that can be used; the others
     the loader counts, or stops there, by the policy of the mixture."""
     probed = Reader(encode).spread(name, source, PROBED)
@@ -238,7 +240,7 @@ def mean_size(name: str, source: Source, by: By, encode: Encode) -> float:
     return sum(sizes) / len(sizes)
 
 
-def sample_limits(
+def limit_samples(
     budgets: Mapping[str, SourceBudgetSpec],
     sources: Mapping[str, Source],
     encode: Encode | None,
@@ -257,7 +259,9 @@ def sample_limits(
         elif encode is None:
             raise ValueError("budgets of tokens need `encode` to count them")
         else:
-            many = math.floor(budget.tokens / mean_size(name, sources[name], "token", encode))
+            many = math.floor(
+                budget.tokens / measure_mean_size(name, sources[name], "token", encode)
+            )
         found[name] = max(1, many)
     return found
 
@@ -296,7 +300,9 @@ class Capped(Part):
         return int(permute(np.array([index]), len(self.source), key)[0])
 
 
-def capped(sources: Mapping[str, Source], caps: Mapping[str, int], seed: int) -> dict[str, Source]:
+def cap_sources(
+    sources: Mapping[str, Source], caps: Mapping[str, int], seed: int
+) -> dict[str, Source]:
     """The sources, those with a cap cut to so many records."""
     return {
         name: Capped(source, caps[name], seed) if name in caps else source

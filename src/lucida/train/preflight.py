@@ -24,7 +24,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe, StageSpec
 from lucida.data.mixture import Source
 from lucida.data.reader import OpenImages, Reader, Unusable
-from lucida.data.stage import mixtures
+from lucida.data.stage import open_mixtures
 from lucida.model.configs import skeleton
 from lucida.train.blind import blind_recipe
 from lucida.train.budget import horizon
@@ -87,7 +87,7 @@ def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
             encode = partial(processor.encode, loss=spec.loss)
             check_records(spec, sources[spec.name], Reader(encode))
             if spec.mixture.by == "image":
-                mixtures(spec.mixture, blind.seed + index, encode)
+                open_mixtures(spec.mixture, blind.seed + index, encode)
         except LucidaError as problem:
             remedy = "change the recipe, or train without it: blind=null"
             raise RecipeError(str(problem), origin=origin, remedy=remedy) from problem

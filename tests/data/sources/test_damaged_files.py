@@ -184,11 +184,11 @@ def test_a_damaged_row_group_is_lost_and_no_other(tmp_path):
 
 def test_a_run_that_skips_opens_damaged_files_and_one_that_does_not_refuses(tmp_path):
     from lucida.core.spec import MixtureSpec
-    from lucida.data.stage import mixtures
+    from lucida.data.stage import open_mixtures
 
     folder = shards(tmp_path, 0.3)
     spec = {"sources": {"web": {"kind": "webdataset", "path": str(folder)}}}
     with pytest.raises(DataError, match=r"1\.tar"):
-        mixtures(MixtureSpec.model_validate(spec), 0, None)
-    stream, _ = mixtures(MixtureSpec.model_validate(spec | {"on_error": "skip"}), 0, None)
+        open_mixtures(MixtureSpec.model_validate(spec), 0, None)
+    stream, _ = open_mixtures(MixtureSpec.model_validate(spec | {"on_error": "skip"}), 0, None)
     assert len(stream) > 15

@@ -35,7 +35,7 @@ class Opened:
     stage: StageSpec | None = None
 
 
-def opened(what: str, overrides: list[str], every: bool = False) -> list[Opened]:
+def open_sources(what: str, overrides: list[str], every: bool = False) -> list[Opened]:
     """The sources of a path or of a recipe, of each stage; the same one once, unless `every`.
 
     For a path the overrides are fields of its source, such as `kind=pairs text=caption`.

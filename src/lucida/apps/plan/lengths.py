@@ -16,7 +16,7 @@ from lucida.data.order import capacity
 from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Reader, Unusable, too_long
 from lucida.data.sample import IGNORED, Tokens
-from lucida.data.stage import find_stage, open_parts, sample_weights
+from lucida.data.stage import find_stage, open_parts, weigh_samples
 
 LOOKED_AT = 64
 """Samples of each source that are counted."""
@@ -96,7 +96,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sample
     except (LucidaError, OSError, ValueError) as problem:
         return str(problem)
     weights = {name: spec.weight for name, spec in stage.mixture.sources.items()}
-    shares = sample_weights(weights, stage.mixture.by, sources, encode)
+    shares = weigh_samples(weights, stage.mixture.by, sources, encode)
     return Sampled(found, shares, sum(map(len, sources.values())))
 
 

@@ -37,10 +37,10 @@ def show(
     ] = None,
 ) -> None:
     """Show samples with their pictures."""
-    from lucida.apps.data.guess import opened
+    from lucida.apps.data.guess import open_sources
     from lucida.apps.data.show import beyond, show_samples, write_page
 
-    sources = opened(what, fields or [])
+    sources = open_sources(what, fields or [])
     numbers = [list(range(len(each.source))[begin : begin + samples]) for each in sources]
     if not any(numbers):
         raise beyond(begin, sources)
@@ -72,10 +72,12 @@ def stats(
 ) -> None:
     """Count text, tokens and pictures, what is cut, duplicates and unusable records."""
     from lucida.apps.data.figures import show, write_figures
-    from lucida.apps.data.guess import opened
+    from lucida.apps.data.guess import open_sources
     from lucida.apps.data.survey import survey_sources
 
-    found = survey_sources(opened(what, fields or [], every=True), samples, tokenizer, workers)
+    found = survey_sources(
+        open_sources(what, fields or [], every=True), samples, tokenizer, workers
+    )
     show(found, output())
     if html is not None:
         write_figures(what, found, html)
@@ -97,11 +99,11 @@ def check(
     Records of a recipe are also encoded as each of its stages does: template, pictures, lengths.
     """
     from lucida.apps.data.figures import show_findings, write_report
-    from lucida.apps.data.guess import opened
+    from lucida.apps.data.guess import open_sources
     from lucida.apps.data.survey import consequence, survey_sources
 
     console = output()
-    sources = opened(what, fields or [], every=True)
+    sources = open_sources(what, fields or [], every=True)
     found = survey_sources(sources, None, None, workers, every=True)
     for each in found:
         show_findings(each, console)
