@@ -39,6 +39,20 @@ class Memory:
     peak: float
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedPass:
+    """One pass of a stage on each of `count` devices: what stands there and what it costs."""
+
+    recipe: Recipe
+    stage: StageSpec
+    model: Skeleton
+    what: StagePlan
+    shape: Shape
+    cost: Cost
+    count: int
+    precision: str
+
+
 def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any]:
     """All of it as plain values; no weights are read and nothing is fetched.
 
@@ -114,6 +128,7 @@ def plan_one(
     shape = shape_of(recipe, stage, what, found, filled, sides)
     precision = precision_of(recipe, device)
     cost = cost_of(model, stage, what, shape, precision, device.gpu)
+    planned = PlannedPass(recipe, stage, model, what, shape, cost, count, precision)
     passes = stage.batch.accumulate * count
     flops = cost.total * passes
     seconds = flops / (device.peak * device.share * count)
@@ -136,9 +151,7 @@ def plan_one(
         "steps": steps,
         "hours": None if steps is None else steps * seconds / 3600,
         "memory": {
-            engine: as_dict(
-                memory(recipe, model, what, cost, shape, stage, count, engine, precision)
-            )
+            engine: as_dict(memory(planned, engine))
             for engine in (("single",) if count == 1 else ("ddp", "fsdp"))
         },
     }
@@ -194,18 +207,10 @@ def cost_of(
     return run_pass(model, shape, precision, gpu, mode, stage.batch.checkpointing)
 
 
-def memory(
-    recipe: Recipe,
-    model: Skeleton,
-    what: StagePlan,
-    cost: Cost,
-    shape: Shape,
-    stage: StageSpec,
-    count: int,
-    engine: EngineName,
-    precision: str,
-) -> Memory:
+def memory(planned: PlannedPass, engine: EngineName) -> Memory:
     """Bytes on one device; FSDP divides weights, gradients and moments."""
+    recipe, stage, model, what = planned.recipe, planned.stage, planned.model, planned.what
+    cost, count = planned.cost, planned.count
     quantised = BITS.get(recipe.model.language.quantize or "", FP32)
     weights = {name: sized(part) * FP32 for name, part in parts(model).items()}
     weights["language"] += (sized(model.language) - what.adapters) * (quantised - FP32)
@@ -213,12 +218,12 @@ def memory(
     share = 1
     if engine == "fsdp":
         share = count
-        held = sharded(model, what, weights, count, precision)
+        held = sharded(planned, weights)
     trained = {name: size * FP32 / share for name, size in trained_by_part(what).items()}
     trained["language"] = trained.get("language", 0) + trained.pop("adapters", 0)
     gradients = sum(trained.values())
-    moments = 2 * gradients - muon_saves(model, what, stage) * FP32 / share
-    logits = cost.kept.get("head", 0) + head_transient(model, shape, precision)
+    moments = 2 * gradients - muon_saves(planned) * FP32 / share
+    logits = cost.kept.get("head", 0) + head_transient(planned)
     kept = {name: cost.kept.get(name, 0) for name in BACKWARDS}
     together = stage.batch.accumulate > 1 or engine != "single"
     moving = most_at_once(kept, cost.working, {} if together else trained, logits)
@@ -227,15 +232,15 @@ def memory(
     return Memory(held, gradients, moments, activations, logits, peak)
 
 
-def muon_saves(model: Skeleton, what: StagePlan, stage: StageSpec) -> int:
+def muon_saves(planned: PlannedPass) -> int:
     """Numbers that Muon does not keep: of a matrix it has one moment, where AdamW has two."""
     from lucida.train.muon import find_matrices
 
-    if stage.optim.kind != "muon":
+    if planned.stage.optim.kind != "muon":
         return 0
-    matrices = find_matrices(model)
-    own = [weight.numel() for weight, _ in what.trained.values() if weight in matrices]
-    return sum(own) + what.adapters
+    matrices = find_matrices(planned.model)
+    own = [weight.numel() for weight, _ in planned.what.trained.values() if weight in matrices]
+    return sum(own) + planned.what.adapters
 
 
 def sized(module: nn.Module) -> int:
@@ -243,22 +248,21 @@ def sized(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def sharded(
-    model: Skeleton, what: StagePlan, weights: dict[str, float], count: int, precision: str
-) -> float:
+def sharded(planned: PlannedPass, weights: dict[str, float]) -> float:
     """Bytes of weights on one rank (`train.sharding`): a frozen encoder whole, a part of all else,
     and what is gathered: all that stands in no layer, and two layers at a time."""
     from lucida.train.blocks import blocks
 
+    model = planned.model
     divided = {name: size for name, size in weights.items() if name != "vision"}
     layers = list(blocks(model.language).values())
-    if what.touches("vision"):
+    if planned.what.touches("vision"):
         divided = weights
         layers += blocks(model.vision).values()
     outside = sum(divided.values()) - sum(map(sized, layers)) * FP32
-    two = 2 * max(map(sized, layers)) * (FP32 if precision == "fp32" else FP32 / 2)
+    two = 2 * max(map(sized, layers)) * (FP32 if planned.precision == "fp32" else FP32 / 2)
     whole = sum(weights.values()) - sum(divided.values())
-    return whole + sum(divided.values()) / count + max(0.0, outside) + two
+    return whole + sum(divided.values()) / planned.count + max(0.0, outside) + two
 
 
 BACKWARDS = ("language", "projector", "vision")
@@ -291,13 +295,14 @@ def most_at_once(
     return most
 
 
-def head_transient(model: Skeleton, shape: Shape, precision: str) -> float:
+def head_transient(planned: PlannedPass) -> float:
     """The gradient of the logits while the head is differentiated; of a chunk of them where there
     are several, and these logits themselves, which are computed again."""
     from lucida.train.objective import CHUNK_LOGITS
 
-    every = shape.supervised * model.language.get_output_embeddings().weight.shape[0]
-    each = FP32 if precision == "fp32" else FP32 / 2
+    vocabulary = planned.model.language.get_output_embeddings().weight.shape[0]
+    every = planned.shape.supervised * vocabulary
+    each = FP32 if planned.precision == "fp32" else FP32 / 2
     return every * each if every <= CHUNK_LOGITS else 2 * CHUNK_LOGITS * each
 
 
