@@ -5,6 +5,7 @@
     run = lucida.train("mini")                    # or a Recipe, or a recipe file
     results = lucida.evaluate(run)
     model, processor = lucida.load(run)
+    answers = lucida.ask(run, [("cat.png", "what is it?"), "and what is 2 + 2?"])
 
 After `lucida.register()`, transformers' `AutoModelForImageTextToText.from_pretrained(run)` and
 `AutoProcessor.from_pretrained(run)` work too. Importing Lucida imports neither torch nor
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from lucida.core.errors import LucidaError as LucidaError
     from lucida.core.recipe import load_recipe as load_recipe
     from lucida.core.spec import Recipe as Recipe
+    from lucida.eval.questions import ask as ask
+    from lucida.eval.questions import likelihoods as likelihoods
+    from lucida.eval.questions import stream_answers as stream_answers
     from lucida.eval.run import evaluate_run as evaluate
     from lucida.model.checkpoint import load as load
     from lucida.model.registration import register as register
@@ -27,11 +31,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["LucidaError", "Recipe", "evaluate", "load", "load_recipe", "register", "train"]
+__all__ = [
+    "LucidaError",
+    "Recipe",
+    "ask",
+    "evaluate",
+    "likelihoods",
+    "load",
+    "load_recipe",
+    "register",
+    "stream_answers",
+    "train",
+]
 
 _HOMES = {
     "LucidaError": "lucida.core.errors:LucidaError",
     "Recipe": "lucida.core.spec:Recipe",
+    "ask": "lucida.eval.questions:ask",
+    "likelihoods": "lucida.eval.questions:likelihoods",
+    "stream_answers": "lucida.eval.questions:stream_answers",
     "evaluate": "lucida.eval.run:evaluate_run",
     "load": "lucida.model.checkpoint:load",
     "load_recipe": "lucida.core.recipe:load_recipe",

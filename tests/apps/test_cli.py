@@ -41,6 +41,7 @@ def verbs(monkeypatch):
     module("lucida.train.loop", train_run=record("train"))
     module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {}}))
     module("lucida.apps.chat", main=record("chat"))
+    module("lucida.apps.ask", main=record("ask"))
     module("lucida.apps.demo", main=record("demo"), show_scores=record("scores"))
     return calls
 
@@ -141,6 +142,11 @@ def test_chat_and_demo_pass_what_was_typed(verbs, capsys, tmp_path):
         ("chat", tmp_path, [Path("a.png"), Path("b.png")], None, 64, 0.0),
         ("demo", tmp_path, "mini", ["seed=1"]),
     ]
+
+
+def test_ask_passes_what_was_typed(verbs, capsys, tmp_path):
+    assert call(capsys, "ask", str(tmp_path), "--questions", "q.csv", "--out", "a.jsonl")[0] == 0
+    assert verbs == [("ask", tmp_path, Path("q.csv"), Path("a.jsonl"), 64)]
 
 
 def test_show_prints_a_whole_recipe(capsys):

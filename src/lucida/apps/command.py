@@ -95,7 +95,7 @@ def _explain_exit(problem: BaseException) -> int:
 
 
 def _resumable() -> str:
-    if sys.argv[1:2] in (["train"], ["demo"], ["eval"]):
+    if sys.argv[1:2] in (["train"], ["demo"], ["eval"], ["ask"]):
         return f"`{command_line()}` continues from what is saved"
     return ""
 

@@ -1,4 +1,4 @@
-"""Verbs that make and use runs: train, chat, runs, demo."""
+"""Verbs that make and use runs: train, chat, ask, runs, demo."""
 
 from __future__ import annotations
 
@@ -93,6 +93,28 @@ def chat(
     from lucida.apps.chat import main as talk
 
     talk(run, image or [], prompt, max_new_tokens, temperature)
+
+
+@app.command()
+@guarded
+def ask(
+    run: Run,
+    questions: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL, CSV or TSV with `question`, and `image` or `images` (paths from its "
+            "folder).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL with a row for each question.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+) -> None:
+    """Ask a run every question of a file; a stopped one goes on."""
+    must_exist(run)
+    from lucida.apps.ask import main as ask_file
+
+    ask_file(run, questions, out, max_new_tokens)
 
 
 @app.command()
