@@ -17,9 +17,10 @@ from lucida.apps.verbs import (
     plan,
     recipes,
     runs,
+    study,
 )
 
-VERBS = (runs, evaluation, recipes, plan, inspect, data, doctor, benchmarks, export, parts)
+VERBS = (runs, evaluation, study, recipes, plan, inspect, data, doctor, benchmarks, export, parts)
 """Importing a file of verbs puts them on the command line, in this order."""
 
 

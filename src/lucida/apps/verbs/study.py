@@ -1,0 +1,190 @@
+"""Verbs that compare designs: study, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lucida.apps.command import app, guarded, must_exist
+from lucida.core.errors import RunError
+
+if TYPE_CHECKING:
+    from lucida.study.analysis import Analysis
+    from lucida.study.design import Design
+    from lucida.study.execute import StudyFolder
+
+study = typer.Typer(no_args_is_help=True, help="Put a design choice to the test, over seeds.")
+app.add_typer(study, name="study")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A shipped study, a study file or its folder.")
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the study.", show_default="studies/N")
+]
+
+
+@study.command("list")
+@guarded
+def list_studies() -> None:
+    """The studies that ship."""
+    from lucida.core.progress import table
+    from lucida.study.design import load_design, studies
+
+    rows = []
+    for name in studies():
+        design = load_design(name)
+        rows.append([name, len(design.arms), len(design.study.seeds), design.study.question])
+    table("studies", ["name", "arms", "seeds", "question"], rows)
+
+
+@study.command("plan")
+@guarded
+def plan(
+    name: Name,
+    out: Out = None,
+    effect: Annotated[
+        float, typer.Option(min=0.1, metavar="POINTS", help="A difference that must be found.")
+    ] = 3.0,
+) -> None:
+    """Arms, their differences, and what the study can find before it runs."""
+    from lucida.core.progress import table
+    from lucida.study.analysis import known_noise
+    from lucida.study.statistics import cheapest, smallest_effect
+
+    design, folder = _opened(name, out)
+    given = design.study
+    rows = [[arm, "; ".join(design.differences(arm))] for arm in design.arms]
+    table(f"{given.name}: {len(rows)} arms × {len(given.seeds)} seeds", ["arm", "differs"], rows)
+    typer.echo(
+        f"primary: {given.primary.outcome}, arms {', '.join(design.contrasts)}, "
+        f"margin ±{given.primary.margin:g} points; hash {design.hash}"
+    )
+    for note in design.notes:
+        typer.echo(f"note: {note}")
+    noise = known_noise(design, folder.path.parent / "noise.json")
+    if noise is None:
+        typer.echo(
+            "the noise of this baseline is not known: finish a study of it, or say `noise` in the "
+            "file; nothing can be said about what this study can find"
+        )
+        return
+    parts, origin = noise
+    limit = given.evaluation.limit or 1000
+    pictures = limit * (len(given.evaluation.tasks) if given.primary.outcome == "mean" else 1)
+    alpha = (1 - given.primary.confidence) / len(design.contrasts)
+    smallest = smallest_effect(parts, len(given.seeds), pictures, alpha=alpha)
+    typer.echo(
+        f"noise in points: {parts.seed:.2f} between seeds, {parts.picture:.1f} between pictures, "
+        f"{parts.rest:.1f} beyond both ({origin})"
+    )
+    typer.echo(f"found with 80% probability: a difference of {smallest:.1f} points or more")
+    best = cheapest(effect, parts, train=1.0, ask=0.0, most_pictures=pictures)
+    typer.echo(
+        f"for {effect:g} points: "
+        + (f"{best[0]} seeds and {best[1]} questions" if best else "more than 30 seeds")
+        + " are enough where a picture costs nothing beside a training"
+    )
+
+
+@study.command("run")
+@guarded
+def run(
+    name: Name,
+    out: Out = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
+    executor: Annotated[
+        str, typer.Option(metavar="local|submitit", help="Who starts the runs.")
+    ] = "local",
+    again: Annotated[bool, typer.Option("--again", help="Try failed runs once more.")] = False,
+) -> None:
+    """Train and evaluate every arm and seed; what was done is not done again."""
+    from lucida.study.execute import EXECUTORS, run_study
+
+    if executor not in EXECUTORS:
+        raise RunError("unknown executor", expected=" or ".join(EXECUTORS), given=executor)
+    design, folder = _opened(name, out)
+    run_study(design, folder, jobs, again, executor)
+    _report(design, folder)
+
+
+@study.command("status")
+@guarded
+def status(name: Name, out: Out = None) -> None:
+    """How far every run is."""
+    from lucida.core.progress import table
+    from lucida.study.execute import states
+
+    design, folder = _opened(name, out)
+    columns = ["arm", "seed", "state", "step", "seconds", "why"]
+    table(str(folder.path), columns, states(design, folder))
+
+
+@study.command("report")
+@guarded
+def report(name: Name, out: Out = None) -> None:
+    """Verdicts in the terminal; report.html, report.md, results.csv, results.json."""
+    _report(*_opened(name, out))
+
+
+@app.command()
+@guarded
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN…", help="Evaluated run folders; the first's design is the "
+                       "baseline, runs that differ in seed alone are one arm."),
+    ],
+    margin: Annotated[float, typer.Option(min=0.1, help="Points that do not matter.")] = 3.0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the report.")
+    ] = Path("comparison"),
+) -> None:  # fmt: skip
+    """Compare runs that exist, over their seeds, with a report."""
+    for folder in runs:
+        must_exist(folder)
+    from lucida.study.existing import compare_runs
+    from lucida.study.report import write_report
+
+    analysis = compare_runs(runs, margin)
+    _tell(analysis)
+    out.mkdir(parents=True, exist_ok=True)
+    typer.echo(f"page    {write_report(analysis, out)}")
+
+
+def _opened(name: str, out: Path | None) -> tuple[Design, StudyFolder]:
+    from lucida.study.design import load_design
+    from lucida.study.execute import StudyFolder
+
+    design = load_design(name)
+    if out is None:
+        out = Path(name) if Path(name).is_dir() else Path("studies") / design.study.name
+    return design, StudyFolder(out)
+
+
+def _report(design: Design, folder: StudyFolder) -> None:
+    from lucida.study.analysis import analyse, learn_noise
+    from lucida.study.report import write_report
+
+    analysis = analyse(design, folder)
+    if not folder.to_do(design):
+        learn_noise(analysis, folder.path.parent / "noise.json")
+    _tell(analysis)
+    typer.echo(f"page    {write_report(analysis, folder.path)}")
+
+
+def _tell(analysis: Analysis) -> None:
+    from lucida.study.report import sentence
+
+    margin = analysis.design.study.primary.margin
+    for found in analysis.findings:
+        typer.echo(sentence(found, margin) + ("" if found.primary else " (exploratory)"))
+    for each in analysis.lost:
+        typer.echo(f"{each['arm']} seed {each['seed']} {each['state']}: {each.get('why', '')}")
+    for task, why in analysis.flagged.items():
+        typer.echo(f"{task} is left out of aggregates ({why})")
+    for each in analysis.ends:
+        if each["state"] in ("waiting", "begun"):
+            typer.echo(f"{each['arm']} seed {each['seed']}: not finished")

@@ -1,0 +1,5 @@
+"""Studies: one change at a time against a baseline, over seeds, with honest statistics.
+
+study file ──design──▶ arms × seeds ──execute──▶ run folders ──measure──▶ paired differences
+                                                    report.html ◀──analysis──┘
+"""

@@ -1,0 +1,309 @@
+"""From runs to verdicts: every arm against the baseline, with the noise that it takes into account.
+
+runs ──measure──▶ paired differences by seed and picture ──▶ Finding for each arm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lucida.core.errors import RunError
+from lucida.core.files import atomic_write
+from lucida.core.runs import plain, read_json
+from lucida.study import statistics as s
+from lucida.study.design import BASELINE, MEAN, Design
+from lucida.study.execute import StudyFolder
+from lucida.study.measure import Measured, how_soon, measure, paired
+
+CEILING, FLOOR = 98.0, 3.0
+"""Points above which, and points over chance below which, a task tells designs apart no more."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One arm against the baseline on one outcome; points, positive is better."""
+
+    arm: str
+    outcome: str
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_equivalent: float
+    verdict: str
+    primary: bool
+    seeds: int
+    pictures: int
+    own_interval: tuple[float, float]
+    """t interval with this arm's own seed noise."""
+    bootstrap: tuple[float, float]
+    stabilised: tuple[float, float] | None
+    """On the arcsine scale, seeds only, where a mean lies beyond 5 or 95 points."""
+    noise: list[s.Components]
+    differences: list[float]
+    """By seed."""
+
+
+@dataclass
+class Analysis:
+    """A whole study."""
+
+    design: Design
+    runs: dict[str, dict[int, Measured]]
+    """Arm → seed → what was measured."""
+    ends: list[dict]
+    """How every run ended: arm, seed, state, why."""
+    findings: list[Finding]
+    tasks: list[Finding]
+    """Exploratory: every arm on every task, not corrected."""
+    flagged: dict[str, str]
+    """Task → why it is left out of aggregates."""
+    aggregates: dict[str, dict[str, float]] = field(default_factory=dict)
+    soon: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> list[dict]:
+        """Runs that failed or diverged."""
+        return [each for each in self.ends if each["state"] in ("failed", "diverged")]
+
+
+def analyse(design: Design, folder: StudyFolder) -> Analysis:
+    """Everything that the runs so far tell; RunError when no arm can be compared."""
+    folder.check(design)
+    asked, runs, ends = design.study.evaluation.tasks, {}, []
+    for arm, seed in design.runs:
+        outcome = folder.outcome(arm, seed)
+        ends.append({"arm": arm, "seed": seed} | outcome)
+        if outcome["state"] == "done" or (
+            outcome["state"] == "diverged" and folder.run(arm, seed).results
+        ):
+            runs.setdefault(arm, {})[seed] = measure(folder.run(arm, seed).path, asked)
+    if BASELINE not in runs or len(runs) < 2:
+        raise RunError(
+            "there is nothing to compare yet: the baseline and an arm need a finished run",
+            given=", ".join(f"{each['arm']}-seed{each['seed']} {each['state']}" for each in ends),
+            origin=folder.path,
+            remedy="`lucida study run` goes on",
+        )
+    found = compare(design, runs)
+    found.ends = ends
+    return found
+
+
+def compare(design: Design, runs: dict[str, dict[int, Measured]]) -> Analysis:
+    """Findings of runs that are there; an arm without a seed of the baseline's has none."""
+    primary = design.study.primary
+    tasks = design.study.evaluation.tasks
+    arms = [arm for arm in design.arms if arm != BASELINE and common(runs, arm)]
+    alpha = 1 - primary.confidence
+    raw = {arm: estimate(runs, arm, primary.outcome, tasks, design.study.pooled) for arm in arms}
+    counted = [arm for arm in arms if arm in design.contrasts]
+    # An arm without runs still counts as a comparison that was declared.
+    missing = [1.0] * (len(design.contrasts) - len(counted))
+    different = s.holm([raw[arm][0].p for arm in counted] + missing)
+    equal = s.holm([raw[arm][0].p_equivalent(primary.margin) for arm in counted] + missing)
+    findings = []
+    for arm in arms:
+        own = raw[arm][0].p, raw[arm][0].p_equivalent(primary.margin)
+        if arm in counted:
+            own = different[counted.index(arm)], equal[counted.index(arm)]
+        findings.append(finding(design, runs, arm, primary.outcome, raw[arm], own, alpha))
+    exploratory = []
+    for name in tasks if len(tasks) > 1 else ():
+        for arm in arms:
+            found = estimate(runs, arm, name, tasks, design.study.pooled)
+            own = found[0].p, found[0].p_equivalent(primary.margin)
+            exploratory.append(finding(design, runs, arm, name, found, own, alpha))
+    flagged = saturated(runs, tasks)
+    analysis = Analysis(design, runs, [], findings, exploratory, flagged)
+    analysis.aggregates = aggregates(runs, [task for task in tasks if task not in flagged])
+    analysis.soon = {arm: _soon(list(of.values())) for arm, of in runs.items()}
+    return analysis
+
+
+def common(runs: Mapping[str, Mapping[int, Measured]], arm: str) -> list[int]:
+    """Seeds that an arm and the baseline have."""
+    return [seed for seed in runs.get(BASELINE, {}) if seed in runs.get(arm, {})]
+
+
+Raw = tuple[s.Estimate, s.Estimate, list[s.Components], list[np.ndarray]]
+
+
+def estimate(
+    runs: Mapping[str, Mapping[int, Measured]],
+    arm: str,
+    outcome: str,
+    tasks: Sequence[str],
+    pooled: bool,
+) -> Raw:
+    """(with pooled seed noise where wanted and possible, with the arm's own, noise, differences)"""
+    seeds = common(runs, arm)
+    names = tasks if outcome == MEAN else [outcome]
+    tables = [
+        paired(
+            [runs[BASELINE][seed].tasks[name] for seed in seeds],
+            [runs[arm][seed].tasks[name] for seed in seeds],
+        )
+        for name in names
+    ]
+    own, noise = s.contrast(tables)
+    shared = [seed for seed in runs[BASELINE] if all(seed in of for of in runs.values())]
+    if not pooled or len(runs) < 3 or len(shared) < 2:
+        return own, own, noise, tables
+    values = [[of[seed].outcome(outcome, tasks) for seed in shared] for of in runs.values()]
+    together, _ = s.contrast(tables, s.pooled_variance(np.array(values)))
+    return together, own, noise, tables
+
+
+def finding(
+    design: Design,
+    runs: Mapping[str, Mapping[int, Measured]],
+    arm: str,
+    outcome: str,
+    raw: Raw,
+    p: tuple[float, float],
+    alpha: float,
+) -> Finding:
+    """What can be said about an arm; `p` are both adjusted p values."""
+    found, own, noise, tables = raw
+    primary = design.study.primary
+    counted = outcome == primary.outcome and arm in design.contrasts
+    seeds, tasks = common(runs, arm), design.study.evaluation.tasks
+    shares = [
+        [runs[each][seed].outcome(outcome, tasks) / 100 for seed in seeds]
+        for each in (BASELINE, arm)
+    ]
+    extreme = any(not 0.05 <= np.mean(each) <= 0.95 for each in shares)
+    bounded = all(0 <= share <= 1 for each in shares for share in each)
+    steady = tuple(100 * end for end in s.stabilised(*shares)) if extreme and bounded else None
+    low, high = found.interval(primary.confidence)
+    return Finding(
+        arm=arm,
+        outcome=outcome,
+        mean=found.mean,
+        low=low,
+        high=high,
+        p=p[0],
+        p_equivalent=p[1],
+        verdict=s.verdict(found, primary.margin, alpha, *p),
+        primary=counted,
+        seeds=found.seeds,
+        pictures=found.pictures,
+        own_interval=own.interval(primary.confidence),
+        bootstrap=s.hierarchical_bootstrap(tables, confidence=primary.confidence),
+        stabilised=steady,
+        noise=noise,
+        differences=np.mean([each.mean(axis=1) for each in tables], axis=0).tolist(),
+    )
+
+
+def saturated(runs: Mapping[str, Mapping[int, Measured]], tasks: Sequence[str]) -> dict[str, str]:
+    """Tasks on which all arms are at the floor, or all at the ceiling."""
+    found = {}
+    for name in tasks:
+        each = [run.tasks[name] for of in runs.values() for run in of.values()]
+        if not each[0].higher:
+            continue
+        if all(one.score > CEILING for one in each):
+            found[name] = f"ceiling: every run is above {CEILING:g}"
+        elif all(one.score < one.floor + FLOOR for one in each):
+            found[name] = f"floor: no run is {FLOOR:g} points above its blind baseline or chance"
+    return found
+
+
+def aggregates(
+    runs: Mapping[str, Mapping[int, Measured]], tasks: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Arm → mean and interquartile mean of normalised scores ((score − floor) / (100 − floor), in
+    points), probability that a run beats one of the baseline (mean over tasks), and Prismatic's
+    mean z over arms. Tasks where less is better are left out."""
+    first = next(iter(runs[BASELINE].values()))
+    tasks = [name for name in tasks if first.tasks[name].higher and first.tasks[name].floor < 100]
+    if not tasks:
+        return {}
+    means = {
+        arm: [np.mean([run.tasks[name].score for run in of.values()]) for name in tasks]
+        for arm, of in runs.items()
+    }
+    table = np.array(list(means.values()))
+    spread = table.std(axis=0)
+    z = np.divide(table - table.mean(axis=0), spread, np.zeros_like(table), where=spread > 0)
+    found = {}
+    for place, (arm, of) in enumerate(runs.items()):
+        normal = [
+            100 * (run.tasks[n].score - run.tasks[n].floor) / (100 - run.tasks[n].floor)
+            for run in of.values()
+            for n in tasks
+        ]
+        better = [
+            s.probability_of_improvement(
+                [run.tasks[name].score for run in runs[BASELINE].values()],
+                [run.tasks[name].score for run in of.values()],
+            )
+            for name in tasks
+        ]
+        found[arm] = {
+            "normalised": float(np.mean(normal)),
+            "iqm": s.interquartile_mean(normal),
+            "improvement": float(np.mean(better)),
+            "z": float(z[place].mean()),
+        }
+    return found
+
+
+def _soon(runs: Sequence[Measured]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for name, value in how_soon(run.curve).items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def learn_noise(analysis: Analysis, file: Path) -> None:
+    """Keep the noise of a finished study, by its baseline and outcome, for planning."""
+    known = read_json(file) if file.is_file() else {}
+    first = analysis.design.recipes[BASELINE]
+    entry = known.setdefault(analysis.design.study.baseline, {})
+    for each in [*analysis.findings, *analysis.tasks]:
+        if each.seeds < 2:
+            continue
+        total = combined(each.noise)
+        key = f"{each.outcome}: {analysis.design.study.name}, {each.arm}"
+        entry[key] = asdict(total) | {
+            "outcome": each.outcome,
+            "seeds": each.seeds,
+            "steps": [stage.budget.steps for stage in first.stages],
+        }
+    atomic_write(file, _json(known))
+
+
+def combined(noise: Sequence[s.Components]) -> s.Components:
+    """Noise of the mean over tasks that are asked equally many pictures, per picture of all."""
+    count = len(noise)
+    seed = sum(each.seed**2 for each in noise) ** 0.5 / count
+    picture = (sum(each.picture**2 for each in noise) / count) ** 0.5
+    return s.Components(seed, picture, (sum(each.rest**2 for each in noise) / count) ** 0.5)
+
+
+def known_noise(design: Design, file: Path) -> tuple[s.Components, str] | None:
+    """Noise for planning and where it comes from: measured studies of this baseline (root mean
+    square over arms), else what the study file says."""
+    known = read_json(file).get(design.study.baseline, {}) if file.is_file() else {}
+    rows = [row for row in known.values() if row["outcome"] == design.study.primary.outcome]
+    if rows:
+        parts = [(np.mean([row[n] ** 2 for row in rows])) ** 0.5 for n in
+                 ("seed", "picture", "rest")]  # fmt: skip
+        return s.Components(*map(float, parts)), f"{len(rows)} measured contrasts in {file}"
+    if design.study.noise is not None:
+        return s.Components(**design.study.noise.model_dump()), "the study file"
+    return None
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(plain(value), indent=2) + "\n"

@@ -1,0 +1,200 @@
+"""The runs of a study: one process each, a few at a time, taken up again where they stopped.
+
+STUDIES/NAME/
+  study.yaml, declared.json   what was declared, and its hash, written before the first run
+  recipes/ARM-seedK.yaml      resolved
+  runs/ARM-seedK/             run folders as `lucida train` and `lucida eval` make them
+  runs/ARM-seedK/outcome.json done, failed or diverged, with the reason; without it: to do
+  noise.json                  in STUDIES: what finished studies measured, for planning
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from lucida.core.environment import describe
+from lucida.core.errors import RunError
+from lucida.core.files import atomic_write, make_folder
+from lucida.core.locking import sole_writer
+from lucida.core.progress import say
+from lucida.core.recipe import dump_recipe
+from lucida.core.runs import RunFolder, read_json
+from lucida.study.design import Design, study_text
+
+OUTCOME = "outcome.json"
+LOG = "worker.log"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where a study lives on disk."""
+
+    path: Path
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        """The run folder of an arm and a seed."""
+        return RunFolder(self.path / "runs" / f"{arm}-seed{seed}")
+
+    def recipe(self, arm: str, seed: int) -> Path:
+        """The resolved recipe of that run."""
+        return self.path / "recipes" / f"{arm}-seed{seed}.yaml"
+
+    def outcome(self, arm: str, seed: int) -> dict:
+        """`{"state": done | failed | diverged | begun | waiting, "why", "seconds", "memory"}`."""
+        run = self.run(arm, seed)
+        file = run.path / OUTCOME
+        if file.is_file():
+            return read_json(file)
+        return {"state": "begun" if run.exists else "waiting"}
+
+    def declare(self, design: Design) -> dict:
+        """Write the study down before its first run; RunError when another was declared here."""
+        make_folder(self.path / "recipes")
+        file = self.path / "declared.json"
+        if file.is_file():
+            before = read_json(file)
+            if before.get("hash") != design.hash:
+                raise RunError(
+                    "another study was declared in this folder",
+                    expected=before.get("hash"),
+                    given=design.hash,
+                    origin=self.path,
+                    remedy="name another folder with --out DIR: what was declared before the first "
+                    "run cannot change afterwards",
+                )
+            return before
+        for arm, seed in design.runs:
+            atomic_write(self.recipe(arm, seed), dump_recipe(design.recipe(arm, seed)))
+        atomic_write(self.path / "study.yaml", study_text(design.study))
+        entry = {"hash": design.hash, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        entry |= {"environment": describe(" ".join(["lucida", *sys.argv[1:]]))}
+        atomic_write(file, json.dumps(entry, indent=2) + "\n")
+        return entry
+
+    def check(self, design: Design) -> None:
+        """RunError unless this study was declared here."""
+        if not (self.path / "declared.json").is_file():
+            raise RunError(
+                "this study has not begun", origin=self.path, remedy="`lucida study run` begins it"
+            )
+        self.declare(design)
+
+    def to_do(self, design: Design, again: bool = False) -> list[tuple[str, int]]:
+        """Runs without an outcome; with `again` failed ones as well."""
+        open_states = ("waiting", "begun", "failed") if again else ("waiting", "begun")
+        return [each for each in design.runs if self.outcome(*each)["state"] in open_states]
+
+
+Launch = Callable[[StudyFolder, list[tuple[str, int]], int], None]
+
+
+def run_study(
+    design: Design,
+    folder: StudyFolder,
+    jobs: int = 1,
+    again: bool = False,
+    executor: str = "local",
+) -> None:
+    """Every run that has no outcome yet, `jobs` at a time; RunError when another process runs this
+    study, or when workers died (what they trained is kept, another call goes on)."""
+    with sole_writer(folder.path):
+        folder.declare(design)
+        todo = folder.to_do(design, again)
+        for arm, seed in todo:
+            (folder.run(arm, seed).path / OUTCOME).unlink(missing_ok=True)
+        total = len(list(design.runs))
+        say(f"{design.study.name}: {total} runs, {total - len(todo)} have an outcome already")
+        if todo:
+            EXECUTORS[executor](folder, todo, jobs)
+        if left := folder.to_do(design):
+            names = ", ".join(f"{arm}-seed{seed}" for arm, seed in left)
+            raise RunError(
+                f"{len(left)} of {total} runs ended without an outcome: {names}",
+                origin=folder.path / "runs",
+                remedy=f"their {LOG} says why; `lucida study run` goes on where they stopped",
+            )
+
+
+def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
+    """On this machine, a process of one thread for each run. Ending this process ends them."""
+    waiting, running = list(reversed(todo)), {}
+    done = 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                arm, seed = waiting.pop()
+                running[arm, seed] = _start(folder, arm, seed)
+            time.sleep(0.2)
+            for key, (process, log) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                log.close()
+                del running[key]
+                done += 1
+                state = folder.outcome(*key)["state"]
+                if state in ("begun", "waiting"):
+                    state = f"ended without an outcome (exit code {process.returncode})"
+                say(f"{done}/{len(todo)} {key[0]} seed {key[1]}: {state}")
+    finally:
+        for process, log in running.values():
+            process.terminate()  # training writes a checkpoint
+            process.wait()
+            log.close()
+
+
+def _start(folder: StudyFolder, arm: str, seed: int) -> tuple[subprocess.Popen, IO[bytes]]:
+    run = folder.run(arm, seed).path
+    make_folder(run)
+    log = (run / LOG).open("ab")
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    words = [sys.executable, "-m", "lucida.study.worker", *map(str, _paths(folder, arm, seed))]
+    process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    return process, log
+
+
+def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
+    """Through submitit: SLURM where there is one, else its local executor."""
+    try:
+        import submitit
+    except ImportError as problem:
+        raise RunError(
+            "submitit is not installed", remedy="pip install submitit, or leave --executor out"
+        ) from problem
+    executor = submitit.AutoExecutor(folder=folder.path / "submitit")
+    executor.update_parameters(cpus_per_task=1, timeout_min=24 * 60, slurm_array_parallelism=jobs)
+    from lucida.study.worker import work
+
+    step = len(todo) if executor.cluster == "slurm" else jobs  # a local one starts all at once
+    for start in range(0, len(todo), step):
+        part = todo[start : start + step]
+        with executor.batch():
+            handles = [executor.submit(work, *_paths(folder, *each)) for each in part]
+        for (arm, seed), handle in zip(part, handles, strict=True):
+            problem = handle.exception()
+            state = folder.outcome(arm, seed)["state"] if problem is None else problem
+            say(f"{arm} seed {seed}: {state}")
+
+
+EXECUTORS: dict[str, Launch] = {"local": run_here, "submitit": run_by_submitit}
+
+
+def _paths(folder: StudyFolder, arm: str, seed: int) -> tuple[Path, Path]:
+    return folder.recipe(arm, seed), folder.run(arm, seed).path
+
+
+def states(design: Design, folder: StudyFolder) -> Iterator[list[object]]:
+    """A row for every run: arm, seed, state, steps, seconds, why."""
+    for arm, seed in design.runs:
+        outcome = folder.outcome(arm, seed)
+        rows = folder.run(arm, seed).metrics.read()
+        step = max((row["total_step"] for row in rows if row.get("total_step")), default=None)
+        seconds = outcome.get("seconds")
+        yield [arm, seed, outcome["state"], step, seconds, outcome.get("why", "")]

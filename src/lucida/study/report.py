@@ -1,0 +1,164 @@
+"""A study to read: report.html (one file), report.md, results.csv, results.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from lucida.core.files import atomic_write
+from lucida.core.runs import plain, read_json
+from lucida.study import charts
+from lucida.study.analysis import Analysis, Finding
+from lucida.study.design import BASELINE, MEAN
+
+WORDS = {
+    "better": "is better than the baseline",
+    "worse": "is worse than the baseline",
+    "equivalent": "does as well as the baseline, within ±{margin:g} points",
+    "cannot tell": "cannot be told from the baseline",
+}
+
+
+def sentence(found: Finding, margin: float) -> str:
+    """One finding in plain words."""
+    said = WORDS[found.verdict].format(margin=margin)
+    outcome = "on the mean over tasks" if found.outcome == MEAN else f"on {found.outcome}"
+    if not math.isfinite(found.low):
+        return f"{found.arm} {said} {outcome}: {found.mean:+.1f} points from one seed, which says "\
+            "nothing about chance"  # fmt: skip
+    return (
+        f"{found.arm} {said} {outcome}: {found.mean:+.1f} points "
+        f"({found.low:+.1f} to {found.high:+.1f}; {found.seeds} seeds, {found.pictures} pictures)"
+    )
+
+
+def write_report(analysis: Analysis, folder: Path) -> Path:
+    """Writes all four files into `folder`; gives the page's path."""
+    data = content(analysis, folder)
+    atomic_write(folder / "results.json", json.dumps(plain(data), indent=2) + "\n")
+    atomic_write(folder / "results.csv", table_text(analysis))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lucida.study", "."),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["points"] = _points
+    text = environment.get_template("report.md.j2").render(data)
+    atomic_write(folder / "report.md", text)
+    page = folder / "report.html"
+    text = environment.get_template("report.html").render(data, charts=_charts(analysis))
+    atomic_write(page, text)
+    return page
+
+
+def content(analysis: Analysis, folder: Path) -> dict:
+    """What the files say, as plain data."""
+    design = analysis.design
+    study, primary = design.study, design.study.primary
+    declared = folder / "declared.json"
+    arms = list(analysis.runs)
+    scores = {
+        arm: {task: _over_seeds(analysis, arm, task) for task in study.evaluation.tasks}
+        for arm in arms
+    }
+    return {
+        "name": study.name,
+        "question": study.question,
+        "baseline": study.baseline,
+        "primary": primary.model_dump() | {"contrast": design.contrasts},
+        "tasks": study.evaluation.tasks,
+        "hash": design.hash,
+        "declared": read_json(declared) if declared.is_file() else None,
+        "seeds": study.seeds,
+        "sentences": [sentence(each, primary.margin) for each in analysis.findings],
+        "findings": [asdict(each) for each in analysis.findings],
+        "exploratory": [asdict(each) for each in analysis.tasks],
+        "scores": scores,
+        "flagged": analysis.flagged,
+        "aggregates": analysis.aggregates,
+        "soon": {arm: {n: float(np.mean(v)) for n, v in s.items()}
+                 for arm, s in analysis.soon.items()},
+        "cost": {arm: _cost(analysis, arm) for arm in arms},
+        "ends": analysis.ends,
+        "lost": analysis.lost,
+        "notes": design.notes,
+        "differences": {arm: design.differences(arm) for arm in design.arms if arm != BASELINE},
+        "machine": _machine(analysis),
+    }  # fmt: skip
+
+
+def table_text(analysis: Analysis) -> str:
+    """A row for each run and task: what somebody else's statistics start from."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["arm", "seed", "task", "metric", "points", "examples", "floor"])
+    for arm, of in analysis.runs.items():
+        for seed, run in of.items():
+            for name, task in run.tasks.items():
+                row = [arm, seed, name, task.metric, f"{task.score:.6g}", len(task.rows)]
+                writer.writerow([*row, f"{task.floor:.6g}"])
+    return stream.getvalue()
+
+
+def _over_seeds(analysis: Analysis, arm: str, task: str) -> dict:
+    values = [run.tasks[task].score for run in analysis.runs[arm].values()]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": spread, "values": values}
+
+
+def _cost(analysis: Analysis, arm: str) -> dict[str, float]:
+    runs = list(analysis.runs[arm].values())
+    names = [name for name in runs[0].cost if all(name in run.cost for run in runs)]
+    return {name: float(np.mean([run.cost[name] for run in runs])) for name in names}
+
+
+def _charts(analysis: Analysis) -> dict:
+    tasks = analysis.design.study.evaluation.tasks
+    shares = [t for t in tasks if next(iter(analysis.runs[BASELINE].values())).tasks[t].higher]
+    by_arm = {
+        arm: [_over_seeds(analysis, arm, task)["mean"] for task in shares]
+        for arm in analysis.runs
+    }  # fmt: skip
+    rows = [(f.arm, f.mean, f.low, f.high, f.verdict) for f in analysis.findings]
+    learning = {
+        arm: [
+            [(seen, float(np.mean(list(t.values())))) for seen, t in run.curve if t]
+            for run in of.values()
+        ]
+        for arm, of in analysis.runs.items()
+    }
+    cost = {
+        arm: (_cost(analysis, arm)["seconds"], float(np.mean(by_arm[arm])))
+        for arm in analysis.runs
+        if by_arm[arm]
+    }
+    return {
+        "differences": charts.differences(rows, analysis.design.study.primary.margin),
+        "radar": charts.radar(shares, by_arm),
+        "curves": charts.curves(learning),
+        "costs": charts.costs(cost, "seconds of training") if cost else "",
+        "legend": [(arm, number % charts.COLOURS) for number, arm in enumerate(by_arm)],
+    }
+
+
+def _machine(analysis: Analysis) -> dict:
+    """Command and environment of the first run."""
+    run = next(iter(analysis.runs[BASELINE].values()))
+    file = run.folder / "environment.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _points(value: float | None, signed: bool = False) -> str:
+    """Points with one digit; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–" if value is None else "−∞" if value < 0 else "∞"
+    return f"{value:+.1f}" if signed else f"{value:.1f}"

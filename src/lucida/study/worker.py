@@ -1,0 +1,54 @@
+"""One run of a study in a process of its own: train, evaluate, write down how it ended."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from lucida.core.errors import LucidaError
+from lucida.core.files import atomic_write
+from lucida.core.recipe import load_recipe
+from lucida.core.runs import RunFolder
+from lucida.study.execute import OUTCOME
+
+
+def work(recipe_file: Path, folder: Path) -> None:
+    """Train and evaluate the recipe in `folder`, and write outcome.json there.
+
+    What Lucida refuses is an outcome, `failed`; a signal, a full disk or a bug leaves none, so that
+    the run is taken up again.
+    """
+    from lucida.eval.retention import gate
+    from lucida.eval.run import evaluate_run
+    from lucida.eval.slim import watcher
+    from lucida.train.divergence import Diverged
+    from lucida.train.loop import train_run
+    from lucida.train.stopping import Interrupted
+
+    started = time.monotonic()
+    recipe, run = load_recipe(recipe_file), RunFolder(folder)
+    outcome: dict[str, object] = {"state": "done"}
+    try:
+        command = f"lucida train {recipe_file} --run {folder}"
+        train_run(recipe, folder, command, watcher(recipe.evaluation), gate(recipe))
+        evaluate_run(folder)
+        if (why := run.diverged) is not None:
+            outcome = {"state": "diverged", "why": why}
+    except Interrupted:
+        raise
+    except LucidaError as problem:
+        if isinstance(problem.__cause__, OSError):  # the disk's or the machine's, not the arm's
+            raise
+        state = "diverged" if isinstance(problem, Diverged) else "failed"
+        outcome = {"state": state, "why": str(problem)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    megabytes = peak / (1e6 if sys.platform == "darwin" else 1e3)
+    outcome |= {"seconds": time.monotonic() - started, "memory_mb": megabytes}
+    atomic_write(folder / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    work(*map(Path, sys.argv[1:3]))

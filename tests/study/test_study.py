@@ -1,0 +1,182 @@
+"""One real study from file to report, and what happens when runs fail, die or are started twice."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lucida.apps.command import app
+from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs there
+from lucida.core.errors import RunError
+from lucida.core.files import atomic_write
+from lucida.core.locking import sole_writer
+from lucida.core.runs import RunFolder
+from lucida.study import execute
+from lucida.study.analysis import analyse
+from lucida.study.design import BASELINE, load_design
+from lucida.study.execute import OUTCOME, StudyFolder, run_study
+from lucida.study.measure import how_soon
+
+TEXT = """
+name: probe
+question: Does the projector need positions?
+baseline: mini
+common:
+  stages.sft.budget.steps: 2
+  stages.sft.batch.samples: 2
+  stages.sft.mixture.sources.world.count: 32
+changes: {without: {model.projector.position: false}}
+seeds: %s
+evaluation: {tasks: [attribute, presence-adversarial], limit: 6}
+primary: {margin: 3}
+"""
+
+
+@pytest.fixture
+def design(tmp_path):
+    def make(seeds="[0]"):
+        file = tmp_path / "probe.yaml"
+        file.write_text(TEXT % seeds)
+        return load_design(file)
+
+    return make
+
+
+def write_run(folder, arm, seed, score, recipe, ids=4):
+    """A run folder as training and evaluation leave it, with `score` of `ids` answers right."""
+    run = RunFolder(folder.run(arm, seed).path).prepare()
+    run.write_recipe(recipe)
+    tasks = {}
+    for task in recipe.evaluation.tasks:
+        rows = [
+            {"id": f"{task}/{n}", "cluster": f"{task}/{n // 2}", "prompt": "?", "output": "",
+             "score": float((n + seed) % ids < score)}
+            for n in range(ids)
+        ]  # fmt: skip
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (run.path / "predictions").mkdir(exist_ok=True)
+        atomic_write(run.path / "predictions" / f"{task}.jsonl", text)
+        tasks[task] = {"score": score / ids, "interval": [0, 1], "metric": "accuracy",
+                       "n": ids, "chance": 0.25}  # fmt: skip
+    run.write_results({"tasks": tasks, "seconds": {"train": 1.0}})
+
+
+def finish(folder, arm, seed, **outcome):
+    path = folder.run(arm, seed).path
+    path.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"state": "done", "seconds": 1.0, "memory_mb": 1.0} | outcome)
+    (path / OUTCOME).write_text(text)
+
+
+def fill(design, folder, scores):
+    """All runs of a design, written rather than trained; a text is why one failed."""
+    folder.declare(design)
+    for arm, seed in design.runs:
+        score = scores[arm][seed]
+        if isinstance(score, str):
+            finish(folder, arm, seed, state="failed", why=score)
+        else:
+            write_run(folder, arm, seed, score, design.recipe(arm, seed))
+            finish(folder, arm, seed)
+
+
+def test_a_study_from_file_to_report(tmp_path, design):
+    """Two arms, trained for real in processes of their own, side by side."""
+    design()
+    out, file = tmp_path / "out", tmp_path / "probe.yaml"
+    words = ["study", "run", str(file), "--out", str(out), "--jobs", "2"]
+    first = CliRunner().invoke(app, words)
+    logs = [log.read_text() for log in out.glob("runs/*/worker.log")]
+    assert first.exit_code == 0, (first.output, logs)
+    assert "without cannot be told from the baseline" in first.output
+    assert "which says nothing about chance" in first.output
+    results = json.loads((out / "results.json").read_text())
+    assert [each["state"] for each in results["ends"]] == ["done", "done"]
+    assert results["cost"]["without"]["samples"] == 4
+    page = (out / "report.html").read_text()
+    assert "model.projector.position: true -&gt; false" in page and "http" not in page
+    inputs = [json.loads(f.read_text()) for f in out.glob("runs/*/inputs.json")]
+    assert inputs[0] == inputs[1]
+    times = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*")}
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert times == {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*")}
+    runs = [str(out / "runs" / f"{arm}-seed0") for arm in (BASELINE, "without")]
+    words = ["compare", *runs, "--out", str(tmp_path / "both")]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert "(exploratory)" in said.output
+
+
+def test_failed_runs_are_results(tmp_path, design):
+    probe, folder = design("[0, 1, 2]"), StudyFolder(tmp_path / "out")
+    fill(probe, folder, {BASELINE: [1, 2, 2], "without": [3, "the loss was not finite", 3]})
+    found = analyse(probe, folder)
+    assert [each["why"] for each in found.lost] == ["the loss was not finite"]
+    assert found.findings[0].seeds == 2
+    assert found.findings[0].differences == pytest.approx([50, 25])
+    assert found.findings[0].mean == pytest.approx(37.5)
+    assert folder.to_do(probe) == []
+    assert folder.to_do(probe, again=True) == [("without", 1)]
+
+
+def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch):
+    probe, folder = design(), StudyFolder(tmp_path / "out")
+    monkeypatch.setattr(execute, "_paths", lambda *each: ("/dev/null/none", tmp_path / "nowhere"))
+    with pytest.raises(RunError, match="2 of 2 runs ended without an outcome") as told:
+        run_study(probe, folder, jobs=2)
+    assert "goes on where they stopped" in str(told.value)
+    assert folder.to_do(probe) == list(probe.runs)
+
+
+def test_two_launches_and_another_declaration_are_refused(tmp_path, design):
+    folder = StudyFolder(tmp_path / "out")
+    folder.declare(design())
+    with pytest.raises(RunError, match="another study was declared"):
+        run_study(design("[0, 1]"), folder)
+    code = "import sys; from lucida.core.locking import sole_writer; from pathlib import Path\n"
+    code += "with sole_writer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    import subprocess
+    import sys
+
+    words = [sys.executable, "-c", code, str(folder.path)]
+    other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(RunError, match=f"process {other.pid} is writing"):
+            run_study(design(), folder)
+    finally:
+        other.communicate()
+    with sole_writer(folder.path):
+        pass
+
+
+def test_other_examples_are_refused(tmp_path, design):
+    probe, folder = design(), StudyFolder(tmp_path / "out")
+    fill(probe, folder, {BASELINE: [1], "without": [2]})
+    write_run(folder, "without", 0, 2, probe.recipe("without", 0), ids=6)
+    with pytest.raises(RunError, match="asked different examples"):
+        analyse(probe, folder)
+
+
+def test_nothing_to_compare_is_said(tmp_path, design):
+    probe, folder = design(), StudyFolder(tmp_path / "out")
+    with pytest.raises(RunError, match="has not begun"):
+        analyse(probe, folder)
+    fill(probe, folder, {BASELINE: [1], "without": ["broken"]})
+    with pytest.raises(RunError, match="without-seed0 failed"):
+        analyse(probe, folder)
+
+
+def test_a_saturated_task_is_left_out_of_aggregates(tmp_path, design):
+    probe, folder = design("[0, 1]"), StudyFolder(tmp_path / "out")
+    fill(probe, folder, {BASELINE: [4, 4], "without": [4, 4]})
+    found = analyse(probe, folder)
+    assert set(found.flagged) == set(probe.study.evaluation.tasks)
+    assert found.aggregates == {}
+    assert found.findings[0].verdict == "equivalent"
+
+
+def test_how_soon_as_worked_out_by_hand():
+    found = how_soon([(100, {"a": 0.0}), (200, {"a": 50.0}), (300, {"a": 60.0})])
+    assert found == pytest.approx({"half": 160, "ninety": 240, "area": 40})
+    assert how_soon([(100, {"a": 1.0})]) == {}
