@@ -21,6 +21,7 @@ def work(recipe_file: Path, folder: Path) -> None:
     What Lucida refuses is an outcome, `failed`; a signal, a full disk or a bug leaves none, so that
     the run is taken up again.
     """
+    recipe, run = load_recipe(recipe_file), RunFolder(folder)  # before seconds of imports
     from lucida.eval.retention import gate
     from lucida.eval.run import evaluate_run
     from lucida.eval.slim import watcher
@@ -29,7 +30,6 @@ def work(recipe_file: Path, folder: Path) -> None:
     from lucida.train.stopping import Interrupted
 
     started = time.monotonic()
-    recipe, run = load_recipe(recipe_file), RunFolder(folder)
     outcome: dict[str, object] = {"state": "done"}
     try:
         command = f"lucida train {recipe_file} --run {folder}"
