@@ -14,8 +14,9 @@ from lucida.core.runs import RunFolder
 from lucida.study import execute
 from lucida.study.analysis import analyse
 from lucida.study.design import BASELINE, load_design
-from lucida.study.execute import OUTCOME, StudyFolder, run_study
+from lucida.study.execute import StudyFolder, run_study
 from lucida.study.measure import how_soon
+from lucida.study.worker import OUTCOME
 
 TEXT = """
 name: probe

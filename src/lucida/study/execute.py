@@ -28,8 +28,8 @@ from lucida.core.progress import say
 from lucida.core.recipe import dump_recipe
 from lucida.core.runs import RunFolder, read_json
 from lucida.study.design import Design, study_text
+from lucida.study.worker import OUTCOME, work
 
-OUTCOME = "outcome.json"
 LOG = "worker.log"
 
 
@@ -170,8 +170,6 @@ def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int)
         ) from problem
     executor = submitit.AutoExecutor(folder=folder.path / "submitit")
     executor.update_parameters(cpus_per_task=1, timeout_min=24 * 60, slurm_array_parallelism=jobs)
-    from lucida.study.worker import work
-
     step = len(todo) if executor.cluster == "slurm" else jobs  # a local one starts all at once
     for start in range(0, len(todo), step):
         part = todo[start : start + step]

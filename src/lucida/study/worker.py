@@ -12,7 +12,9 @@ from lucida.core.errors import LucidaError
 from lucida.core.files import atomic_write
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
-from lucida.study.execute import OUTCOME
+
+OUTCOME = "outcome.json"
+"""How a run ended, in its folder; without it the run is to do."""
 
 
 def work(recipe_file: Path, folder: Path) -> None:
