@@ -1,4 +1,23 @@
-"""Training. The module itself is callable: `lucida.train(recipe)` gives the run folder."""
+"""Training. The module itself is callable: `lucida.train(recipe)` gives the run folder.
+
+loop         a run, its stages, their steps: read this first
+run          Run: what stages share, from its beginning to the model that is saved
+stage_run    StageRun: a stage planned, opened, stepped, validated, saved, closed
+step         Stepper: one optimizer step
+observe      Observer: who looks at the model on the way; looking without a trace
+
+stage, blocks              patterns ─▶ learning rates; layers of any architecture
+feed, features             what a stage reads; features of frozen encoders, kept
+budget, optim, muon        when a stage ends; schedules; what moves the weights
+objective, cross_entropy   the loss, at supervised positions only
+shares, records            what each source had in a step; what is written down
+engine, sharding           one process, DDP, FSDP2
+precision, layers, kernels numbers of the products; layers again or compiled; faster norms
+state, reading             checkpoints, written and read
+folder, inputs, preflight  what is refused before the first step
+divergence, diagnose       training that fell apart, and where
+blind, stopping            the baseline without images; SIGTERM
+"""
 
 from __future__ import annotations
 
