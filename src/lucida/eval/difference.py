@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from lucida.core.errors import RunError
+from lucida.core.pages import render_page
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
@@ -161,13 +160,6 @@ def _examples(task: Benchmark, ids: list[str]) -> list[Example]:
 
 def write_page(first: Path, second: Path, found: list[Difference], page: Path) -> Path:
     """A page with every task and the examples that changed, with pictures; gives its path."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lucida.eval", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     tasks = [
         {
             "name": each.task,
@@ -185,7 +177,8 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
         }
         for each in found
     ]
-    text = environment.get_template("difference.html").render(
+    text = render_page(
+        "eval/difference.html",
         first=str(first),
         second=str(second),
         tasks=tasks,

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 
 from lucida.core.errors import LucidaError
+from lucida.core.pages import render_page
 from lucida.core.recipe import dump_recipe
 from lucida.core.results import check_whole
 from lucida.core.runs import RunFolder, atomic_write
@@ -84,7 +84,8 @@ def write_report(folder: Path) -> Path:
         facts = [(key, str(value)) for key, value in run.environment_entry.items()]
     except LucidaError as problem:
         problems.append(f"device and precision: {problem}")
-    page = _template().render(
+    page = render_page(
+        "eval/report.html",
         name=name,
         description=description,
         facts=_facts(results) + [fact for fact in facts if fact[0] in ("device", "precision")],
@@ -127,17 +128,6 @@ def _heading(run: RunFolder) -> tuple[str, str, str]:
         return recipe.name, recipe.description, dump_recipe(recipe)
     target, spec = target_of(run.path)
     return target, "", json.dumps(spec.model_dump(mode="json"), indent=2)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lucida.eval", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html")
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:

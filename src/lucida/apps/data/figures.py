@@ -8,11 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +17,7 @@ from rich.text import Text
 from lucida.apps.data.histogram import Histogram, histogram
 from lucida.apps.data.survey import Findings, Surveyed, count_repeated
 from lucida.core.files import atomic_write
+from lucida.core.pages import render_page
 from lucida.core.spec import StageSpec
 
 BAR = 32
@@ -226,18 +224,11 @@ def write_figures(title: str, surveyed: Sequence[Surveyed], path: Path) -> None:
         )
         for stage, group in staged(surveyed)
     ]
-    page = _template().render(title=title, groups=groups, percent=percent, shown=ERRORS)
+    page = render_page(
+        "apps/data/figures.html", title=title, groups=groups, percent=percent, shown=ERRORS
+    )
     atomic_write(path, page)
 
 
 def _errors(surveyed: Surveyed) -> list[tuple[int, str]]:
     return sorted(surveyed.found.errors)
-
-
-@cache
-def _template() -> jinja2.Template:
-    source = files("lucida.apps.data").joinpath("figures.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source)

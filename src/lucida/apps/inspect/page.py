@@ -8,16 +8,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 from lucida.apps.inspect.look import Look, Seen
 from lucida.apps.inspect.terminal import SIGHT, mask_image
 from lucida.core.files import atomic_write
+from lucida.core.pages import render_page
 
 MASK_SIDE = 720
 """Pixels that a mask is enlarged towards."""
@@ -50,7 +48,8 @@ def page(look: Look) -> str:
     pixel = max(1, MASK_SIDE // max(1, len(look.mask)))
     kinds = sorted(set(look.mask.ravel().tolist()) | {0})
     tokens = max(1, look.counts["tokens"])
-    return _template().render(
+    return render_page(
+        "apps/inspect/page.html",
         recipe=look.recipe.name,
         stage=look.stage.name,
         facts=[
@@ -97,12 +96,3 @@ def drawing(image: Image.Image, words: str) -> Drawing:
 
 def _is_share(name: str) -> bool:
     return name in ("visual tokens", "supervised")
-
-
-@cache
-def _template() -> jinja2.Template:
-    source = files("lucida.apps.inspect").joinpath("page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source)
