@@ -2,9 +2,18 @@
 
 import pytest
 
+from lucida.core.document import read_document
 from lucida.core.errors import RecipeError
 from lucida.core.recipe import load_recipe
-from lucida.study.design import BASELINE, Study, factorial, load_design, make_design, studies
+from lucida.study.design import (
+    BASELINE,
+    STUDIES,
+    Study,
+    factorial,
+    load_design,
+    make_design,
+    studies,
+)
 
 ASKED = {"tasks": ["attribute", "presence-adversarial"], "limit": 8}
 WITHOUT = {"model.projector.position": False}
@@ -95,3 +104,14 @@ def test_shipped_studies_resolve(name):
     assert shipped.study.name == name
     assert len(shipped.study.seeds) >= 3
     assert load_recipe(shipped.study.baseline)
+
+
+def test_every_claim_names_its_study_or_why_there_is_none():
+    claims = read_document(STUDIES / "claims.yaml").data["claims"]
+    assert len({claim["id"] for claim in claims}) == len(claims) == 20
+    tested = {claim["study"] for claim in claims if claim["study"]}
+    assert tested == set(studies())
+    assert all(claim["study"] or claim["why"] for claim in claims)
+    for name in tested:
+        claimed = load_design(name).study.claim
+        assert [c["study"] for c in claims if c["id"] == claimed] == [name]
