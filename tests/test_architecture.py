@@ -10,7 +10,7 @@ from lucida.core.shapes import AXES
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "lucida"
-LAYERS = ["core", "world", "data", "model", "train", "eval", "parts", "study", "apps"]
+LAYERS = ["core", "world", "data", "model", "train", "eval", "parts", "study", "serve", "apps"]
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "matplotlib"}

@@ -17,10 +17,24 @@ from lucida.apps.verbs import (
     plan,
     recipes,
     runs,
+    serve,
     study,
 )
 
-VERBS = (runs, evaluation, study, recipes, plan, inspect, data, doctor, benchmarks, export, parts)
+VERBS = (
+    runs,
+    evaluation,
+    study,
+    serve,
+    recipes,
+    plan,
+    inspect,
+    data,
+    doctor,
+    benchmarks,
+    export,
+    parts,
+)
 """Importing a file of verbs puts them on the command line, in this order."""
 
 

@@ -197,5 +197,6 @@ def show_endings(folder: Path, results: dict, shot: Shot | None, took: float) ->
         shot.images[0].save(example)
         shown_to = ["--image", str(example)]
     print(f"chat    {shlex.join([*command(), 'chat', str(folder), *shown_to])}")
+    print(f"page    {shlex.join([*command(), 'web', str(folder)])}")
     if shot is not None:
         print(f'        and ask, for instance: "{shot.question}"')

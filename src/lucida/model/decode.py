@@ -17,7 +17,7 @@ prompt is a stem of its own, run whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,6 +133,12 @@ def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
     return sorted(rows, key=lambda row: (length(row), len(row), row[0].stem))
 
 
+Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""From scores [rows, questions, words], the rows and questions of the batch that they belong to
+and which of them are still written (all [rows, questions]), to the next tokens [rows, questions];
+-1 ends an answer. Called once a step, so it may also tell somebody what is written so far."""
+
+
 @dataclass(slots=True)
 class State:
     """Rows while they are being answered. owner [rows, positions]: 0 the stem, k question k,
@@ -182,9 +188,16 @@ class State:
 
 
 def answer(
-    model: LucidaModel, processor: LucidaProcessor, batch: list[Row], new: int
+    model: LucidaModel,
+    processor: LucidaProcessor,
+    batch: list[Row],
+    new: int,
+    choose: Choose | None = None,
 ) -> list[list[Written]]:
-    """Answers of one batch, by row and question; arbitrary where a row has fewer questions."""
+    """Answers of one batch, by row and question; arbitrary where a row has fewer questions.
+
+    choose: what takes the next tokens in place of the likeliest.
+    """
     read = prefill(model, processor, batch, max(0, new - 1))
     count = max(map(len, batch))
     plain = count == 1 and len({length(row) for row in batch}) == 1
@@ -204,8 +217,12 @@ def answer(
     for step in range(new):
         total = scores.float().logsumexp(-1)  # of the model itself: before any word is suppressed
         scores[..., never] = -torch.inf
-        chosen = scores.argmax(-1)
-        best = scores.gather(-1, chosen[..., None]).squeeze(-1).float()
+        if choose is None:
+            chosen = scores.argmax(-1)
+        else:
+            chosen = choose(scores, alive.expand_as(slot), slot, going)
+            going = going & (chosen >= 0)
+        best = scores.gather(-1, chosen.clamp(min=0)[..., None]).squeeze(-1).float()
         row, column = alive.expand_as(slot)[going], slot[going]
         logs[row, column, step] = (best - total)[going]  # ends included
         going = going & ~torch.isin(chosen, ends)

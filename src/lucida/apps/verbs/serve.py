@@ -1,0 +1,49 @@
+"""Verbs that put a model behind an address: serve, web."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucida.apps.command import app, guarded, must_exist
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")]
+
+
+@app.command()
+@guarded
+def serve(
+    run: Runs,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Port = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="LUCIDA_API_KEY", metavar="KEY", help="Clients must send it."),
+    ] = None,
+    most_waiting: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait; more get 429.")
+    ] = 256,
+) -> None:
+    """Answer OpenAI's clients and people: /v1/chat/completions, and a page at /.
+
+    Several runs are served side by side, each by its folder's name; a run's blind model as NAME/blind.
+    """
+    for each in run:
+        must_exist(each)
+    from lucida.serve.start import start
+
+    start(run, host, port, api_key, most_waiting)
+
+
+@app.command()
+@guarded
+def web(run: Runs, port: Port = 0) -> None:
+    """Serve runs on this machine and open the page in a browser."""
+    for each in run:
+        must_exist(each)
+    from lucida.serve.start import start
+
+    start(run, "127.0.0.1", port, None, 256, browser=True)

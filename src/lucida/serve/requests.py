@@ -1,0 +1,212 @@
+"""What a client of OpenAI's interface sends, checked: messages and options, or `Refused`.
+
+A field that Lucida does not know is ignored and named in the answer's header `x-lucida-ignored`; a
+known one whose effect cannot be had is refused by name, as an answer without it would be another.
+Pictures come inside the request, as `data:` addresses: a server that fetched addresses or opened
+paths for its clients would read what is not theirs.
+
+Source: the OpenAI API reference, `POST /v1/chat/completions` and `POST /v1/completions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lucida.core.errors import LucidaError
+from lucida.data.encoded import is_address
+from lucida.data.sample import ImageSource
+from lucida.model.messages import image_source
+
+MOST_IMAGES = 16
+"""Pictures of one request."""
+
+
+class Refused(Exception):
+    """A request that is not answered: the status, and OpenAI's error object."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "authentication_error" if status == 401 else "invalid_request_error"
+        kind = "rate_limit_error" if status == 429 else kind
+        kind = "server_error" if status >= 500 else kind
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    model_config = ConfigDict(extra="allow")
+    include_usage: bool = False
+
+
+class Asked(BaseModel):
+    """What both kinds of request have in common."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    n: int | None = None
+
+
+class ChatRequest(Asked):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+
+
+class TextRequest(Asked):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str]
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    echo: bool | None = None
+
+
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "suffix": (None, ""),
+    "best_of": (None, 1),
+    "web_search_options": (None,),
+    "reasoning_effort": (None, "none"),
+}
+"""Fields whose effect cannot be had, and the values that ask for none."""
+
+KNOWN_AND_IDLE = {"user", "store", "metadata", "service_tier", "parallel_tool_calls"}
+"""Fields that clients send without expecting another answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one answer is written.
+
+    most: its longest length in tokens, None for what the context has room for. temperature: 0 takes
+    the likeliest token. top_p: the smallest set of likeliest tokens that has this probability.
+    stop: texts before which it ends. top: how many alternatives each token tells, None for no
+    log-probabilities at all.
+    """
+
+    most: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top: int | None = None
+
+
+def read_options(asked: ChatRequest | TextRequest) -> Options:
+    """The options of a request; Refused for what cannot be done. Without a temperature the likeliest
+    answer is given (OpenAI's default is 1): small models are tools more often than poets."""
+    for name, idle in WITHOUT_EFFECT.items():
+        value = getattr(asked, name, None)
+        if value not in idle:
+            raise Refused(f"`{name}` is not supported by this server: leave it out", name)
+    most, top = asked.max_tokens, asked.logprobs
+    if isinstance(asked, ChatRequest):
+        most = asked.max_completion_tokens if most is None else most
+        top = (asked.top_logprobs or 0) if asked.logprobs else None
+        if asked.top_logprobs and not asked.logprobs:
+            raise Refused("`top_logprobs` needs `logprobs: true`", "top_logprobs")
+        if most == 0:
+            raise Refused("`max_tokens` must be at least 1", "max_tokens")
+    stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    if len(stop) > 4 or not all(stop):
+        raise Refused("`stop` takes up to 4 texts that are not empty", "stop")
+    return Options(most, asked.temperature or 0.0, asked.top_p or 1.0, asked.seed, tuple(stop), top)
+
+
+def list_ignored(asked: BaseModel) -> list[str]:
+    """Fields that nobody here reads."""
+    return sorted(set(asked.model_extra or ()) - set(WITHOUT_EFFECT) - KNOWN_AND_IDLE)
+
+
+def read_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as `lucida.model.messages` has them, pictures read; Refused for anything else."""
+    number = 0
+    found = []
+    for place, message in enumerate(messages):
+        where = f"messages[{place}]"
+        role, content = message.get("role"), message.get("content")
+        role = "system" if role == "developer" else role
+        if role not in ("system", "user", "assistant"):
+            raise Refused("`role` is system, developer, user or assistant", f"{where}.role")
+        for name in ("tool_calls", "function_call", "audio"):
+            if message.get(name):
+                raise Refused(f"`{name}` is not supported by this server", f"{where}.{name}")
+        if isinstance(content, str):
+            found.append({"role": role, "content": content})
+            continue
+        if not isinstance(content, list):
+            raise Refused("`content` is a text or a list of parts", f"{where}.content")
+        parts = []
+        for k, part in enumerate(content):
+            kind, value = read_part(part, f"{where}.content[{k}]")
+            if kind == "text":
+                parts.append({"type": "text", "text": value})
+                continue
+            number += 1
+            if number > MOST_IMAGES:
+                raise Refused(f"at most {MOST_IMAGES} pictures in a request", f"{where}.content")
+            parts.append({"type": "image", "image": open_address(value, number, where)})
+        found.append({"role": role, "content": parts})
+    return found
+
+
+def read_part(part: object, where: str) -> tuple[Literal["text", "image"], str]:
+    """The kind of a part, and its text or the picture's address."""
+    if isinstance(part, str):
+        return "text", part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return "text", part["text"]
+    if kind in ("image_url", "input_image", "image"):
+        address = part.get("image_url", part.get("image"))
+        address = address.get("url") if isinstance(address, Mapping) else address
+        if isinstance(address, str):
+            return "image", address
+    raise Refused(
+        'a part is {"type": "text", "text": …} or {"type": "image_url", "image_url": {"url": …}}',
+        where,
+    )
+
+
+def open_address(address: str, number: int, where: str) -> ImageSource:
+    """The picture of a `data:` address, decoded to its end: a damaged one is the client's fault."""
+    if not is_address(address):
+        raise Refused(
+            "pictures are sent in the request as `data:image/…;base64,…`; this server fetches "
+            "nothing and opens no files",
+            f"{where}.image_url",
+        )
+    try:
+        source = image_source(address, number)
+        source.load()
+    except LucidaError as problem:
+        raise Refused(str(problem), f"{where}.image_url", code="invalid_image") from problem
+    return source

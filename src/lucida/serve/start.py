@@ -1,0 +1,80 @@
+"""From run folders to a server that listens."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from lucida.core.errors import LucidaError
+from lucida.core.progress import say
+
+DRAIN = 30
+"""Seconds that answers under way may take after SIGTERM."""
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def start(
+    runs: Sequence[Path],
+    host: str,
+    port: int,
+    key: str | None,
+    most_waiting: int,
+    browser: bool = False,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, which let what is under way come to its end. LucidaError when
+    the port is taken or the extra is missing."""
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as problem:
+        raise LucidaError(
+            f"serving needs packages that are not installed ({problem.name})",
+            remedy="pip install 'lucida[serve]'",
+        ) from problem
+    from lucida.serve.batching import load_engines
+    from lucida.serve.server import make_app
+
+    listener = listen(host, port)
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    engines = load_engines(runs, most_waiting)
+    say(f"serving {', '.join(engines)} at {address} (programs: {address}/v1)")
+    if host not in LOCAL and key is None:
+        say("note: anybody who reaches this address may ask; --api-key KEY asks for a key")
+    if browser:
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    config = uvicorn.Config(
+        make_app(engines, key),
+        log_level="warning",
+        timeout_graceful_shutdown=DRAIN,
+        server_header=False,
+    )
+    begun = time.monotonic()
+    try:
+        uvicorn.Server(config).run([listener])
+    finally:
+        for engine in engines.values():
+            engine.close()
+        asked = sum(engine.counts["answer_tokens"] for engine in engines.values())
+        say(f"served for {time.monotonic() - begun:.0f} s, {asked:,} tokens written")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before models are loaded: a port that is taken is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as problem:
+        listener.close()
+        raise LucidaError(
+            f"cannot listen at {host}, port {port}: {problem.strerror}",
+            remedy="take another with --port, or --port 0 for any that is free",
+        ) from problem
+    return listener
