@@ -222,7 +222,8 @@ def answer(
         else:
             chosen = choose(scores, alive.expand_as(slot), slot, going)
             going = going & (chosen >= 0)
-        best = scores.gather(-1, chosen.clamp(min=0)[..., None]).squeeze(-1).float()
+            chosen = chosen.clamp(min=0)  # what has ended may still share a row with what has not
+        best = scores.gather(-1, chosen[..., None]).squeeze(-1).float()
         row, column = alive.expand_as(slot)[going], slot[going]
         logs[row, column, step] = (best - total)[going]  # ends included
         going = going & ~torch.isin(chosen, ends)

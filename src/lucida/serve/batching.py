@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lucida.core.errors import LucidaError
 from lucida.data.sample import Tokens
-from lucida.model.decode import BATCH_TOKENS, Row, answer, request, row_batches
+from lucida.model.decode import BATCH_TOKENS, answer, request, row_batches
 from lucida.model.evaluating import evaluating
 from lucida.model.masks import ASK_WHOLE
 from lucida.serve.requests import Options, Refused
@@ -256,7 +256,8 @@ def load_engines(
         name = run.resolve().name
         if name in engines:
             raise LucidaError(
-                "two models have one name", given=f"{run} and {engines[name].folder}",
+                "two models have one name",
+                given=f"{run} and {engines[name].folder}",
                 remedy="rename one of the folders",
             )
         for suffix, folder in (("", run), ("/blind", run / "blind")):

@@ -121,8 +121,8 @@ class Options:
 
 
 def read_options(asked: ChatRequest | TextRequest) -> Options:
-    """The options of a request; Refused for what cannot be done. Without a temperature the likeliest
-    answer is given (OpenAI's default is 1): small models are tools more often than poets."""
+    """The options of a request; Refused for what cannot be done. Without a temperature the
+    likeliest answer is given, where OpenAI's default would draw one."""
     for name, idle in WITHOUT_EFFECT.items():
         value = getattr(asked, name, None)
         if value not in idle:

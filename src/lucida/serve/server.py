@@ -189,9 +189,7 @@ PAGE_HEADERS = {
 class Answer:
     """One answer on its way from the model's thread to a client."""
 
-    def __init__(
-        self, engine: Engine, prompt: Tokens, options: Options, request: Request
-    ) -> None:
+    def __init__(self, engine: Engine, prompt: Tokens, options: Options, request: Request) -> None:
         self.engine, self.prompt, self.options, self.request = engine, prompt, options, request
         self.loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[Event] = asyncio.Queue()
@@ -259,14 +257,14 @@ def make_prompt(engine: Engine, asked: ChatRequest) -> tuple[Tokens, Any]:
             return []
         width, height = image_size(sample.images[0])
         corners = processor.image_policy.from_frame(box, width, height)
-        return [[round(value, 1) for value in corners]]
+        most = (width, height, width, height)
+        inside = [min(max(value, 0.0), end) for value, end in zip(corners, most, strict=True)]
+        return [[round(value, 1) for value in inside]]
 
     return prompt, boxes
 
 
-async def stream_chat(
-    answer: Answer, model: str, usage: bool, boxes: Any
-) -> AsyncIterator[str]:
+async def stream_chat(answer: Answer, model: str, usage: bool, boxes: Any) -> AsyncIterator[str]:
     """Server-sent events as OpenAI's library reads them."""
     common = head("chat.completion.chunk", model)
     whole = ""

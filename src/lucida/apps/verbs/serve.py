@@ -29,7 +29,8 @@ def serve(
 ) -> None:
     """Answer OpenAI's clients and people: /v1/chat/completions, and a page at /.
 
-    Several runs are served side by side, each by its folder's name; a run's blind model as NAME/blind.
+    Several runs are served side by side, each by its folder's name; the blind model of one as
+    NAME/blind.
     """
     for each in run:
         must_exist(each)
