@@ -1,0 +1,325 @@
+"""A served model: OpenAI's client unchanged, answers equal to those asked directly, bad requests."""
+
+import base64
+import io
+import json
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import picture, tiny_model
+
+pytest.importorskip("fastapi")
+uvicorn = pytest.importorskip("uvicorn")
+openai = pytest.importorskip("openai")
+
+from fastapi.testclient import TestClient
+
+from lucida.core.errors import LucidaError
+from lucida.model.decode import greedy
+from lucida.model.messages import sample_of
+from lucida.serve.batching import Engine, held_back
+from lucida.serve.requests import MOST_IMAGES, Options
+from lucida.serve.server import make_app
+from lucida.serve.start import listen
+
+torch.set_num_threads(1)
+KEY = "a secret"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model, processor = tiny_model()
+    model.generation_config.suppress_tokens = [*range(3), *model.generation_config.suppress_tokens]
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="module")
+def engine(parts):
+    engine = Engine("tiny", *parts)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def web(engine):
+    with TestClient(make_app({"tiny": engine}, most_bytes=200_000)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(engine):
+    """OpenAI's own library, over a real connection."""
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(make_app({"tiny": engine}, KEY), log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    with openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60) as library:
+        yield library
+    server.should_exit = True
+    thread.join(10)
+
+
+def data_address(image):
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def ask(text, *images):
+    parts = [{"type": "image_url", "image_url": {"url": data_address(each)}} for each in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def answer_directly(parts, messages, count):
+    return greedy(*parts, [sample_of(messages)], count)[0].strip()
+
+
+def prompt_of(engine, text, *images):
+    return engine.processor.prompt(sample_of(ask(text, *images)))
+
+
+def test_the_library_gets_what_the_model_says(client, parts):
+    assert [each.id for each in client.models.list()] == ["tiny"]
+    messages = ask("what?", picture(1), picture(2))
+    found = client.chat.completions.create(model="tiny", messages=messages, max_tokens=6)
+    assert found.choices[0].message.content == answer_directly(parts, messages, 6)
+    assert found.choices[0].finish_reason == "length"
+    assert found.usage.completion_tokens == 6
+    pieces = client.chat.completions.create(
+        model="tiny",
+        messages=messages,
+        max_completion_tokens=6,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    text, usage = "", None
+    for piece in pieces:
+        usage = piece.usage or usage
+        text += "".join(choice.delta.content or "" for choice in piece.choices)
+    assert text.strip() == found.choices[0].message.content
+    assert usage.total_tokens == found.usage.total_tokens
+
+
+def test_a_conversation_is_the_one_that_was_sent(client, parts):
+    messages = [
+        {"role": "developer", "content": "be short"},
+        *ask("what?", picture(1)),
+        {"role": "assistant", "content": "a thing"},
+        *ask("and this?", picture(2)),
+    ]
+    found = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
+    messages[0] = {"role": "system", "content": "be short"}
+    assert found.choices[0].message.content == answer_directly(parts, messages, 4)
+
+
+def test_requests_that_wait_are_answered_together_and_alike(engine, parts):
+    questions = [(f"what {k}?", picture(k % 2)) for k in range(6)]
+    alone = [answer_directly(parts, ask(*each), 5) for each in questions]
+    found, ended, lock = {}, [], threading.Event()
+
+    def listener(index):
+        def hear(event):
+            found[index] = found.get(index, "") + event.text
+            if event.finish:
+                ended.append(index)
+
+        return hear
+
+    before = engine.counts["batches"]
+    engine.submit(prompt_of(engine, "hold"), Options(most=1), lambda event: lock.wait(20))
+    for index, each in enumerate(questions):
+        engine.submit(prompt_of(engine, *each), Options(most=5), listener(index))
+    lock.set()
+    deadline = time.monotonic() + 60
+    while len(ended) < 6 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [found[index].strip() for index in range(6)] == alone
+    assert engine.counts["batches"] - before <= 3  # one for what held them up, few for six
+
+
+def test_log_probabilities_are_the_models(client, parts):
+    model, processor = parts
+    messages = ask("what?", picture(3))
+    found = client.chat.completions.create(
+        model="tiny", messages=messages, max_tokens=2, logprobs=True, top_logprobs=3
+    )
+    first, second = found.choices[0].logprobs.content
+    inputs = processor.batch([processor.prompt(sample_of(messages))])
+    with torch.no_grad():
+        logs = model(**inputs).logits[0, -1].log_softmax(-1)
+    tops = [each.logprob for each in first.top_logprobs]
+    assert tops == pytest.approx(logs.topk(3).values.tolist(), abs=1e-4)
+    assert second.logprob <= 0
+
+
+def test_likelihoods_of_a_text(client, parts):
+    model, processor = parts
+    found = client.completions.create(
+        model="tiny", prompt="a b", max_tokens=0, echo=True, logprobs=1
+    )
+    tokens = processor.raw("a b", ())
+    with torch.no_grad():
+        logs = model(input_ids=torch.from_numpy(tokens.input_ids)[None]).logits[0].log_softmax(-1)
+    shown = found.choices[0].logprobs.token_logprobs
+    expected = [float(logs[k, word]) for k, word in enumerate(tokens.input_ids[1:].tolist())]
+    assert shown[0] is None
+    assert shown[1:] == pytest.approx(expected, abs=1e-4)
+
+
+def test_drawn_answers_follow_the_seed(client):
+    def draw(**options):
+        found = client.chat.completions.create(
+            model="tiny", messages=ask("say"), max_tokens=8, **options
+        )
+        return found.choices[0].message.content
+
+    assert draw(temperature=1.5, seed=1) == draw(temperature=1.5, seed=1)
+    assert len({draw(temperature=1.5, seed=seed) for seed in range(6)}) > 1
+    assert draw(temperature=1.0, top_p=1e-9, seed=3) == draw()
+
+
+def test_an_answer_ends_before_a_stop(client):
+    def say(**options):
+        return client.chat.completions.create(
+            model="tiny", messages=ask("say"), max_tokens=8, **options
+        ).choices[0]
+
+    text = say().message.content
+    stop = text[len(text) // 2 :][:2]
+    found = say(stop=[stop])
+    assert found.message.content == text[: text.find(stop)].strip()
+    assert found.finish_reason == "stop"
+
+
+@given(
+    st.text("abc\ufffd", max_size=12), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
+)
+@settings(max_examples=200, deadline=None)
+def test_nothing_is_told_that_may_be_taken_back(text, stops):
+    told = text[: held_back(text, stops)]
+    assert not told.endswith("\ufffd")
+    for stop in stops:  # whatever comes next, a stop that begins in what is kept back is whole
+        for size in range(1, len(stop)):
+            if text.rstrip("\ufffd").endswith(stop[:size]):
+                assert len(told) <= len(text.rstrip("\ufffd")) - size
+
+
+BAD = {
+    "no model": ({"model": "other"}, 404, "model"),
+    "several answers": ({"n": 2}, 400, "n"),
+    "tools": ({"tools": [{"type": "function"}]}, 400, "tools"),
+    "a schema": ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
+    "no messages": ({"messages": []}, 400, "messages"),
+    "a role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
+    "no text": ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
+    "hot": ({"temperature": 3}, 400, "temperature"),
+    "not a number": ({"max_tokens": "many"}, 400, "max_tokens"),
+    "nothing": ({"max_tokens": 0}, 400, "max_tokens"),
+    "endless": ({"max_tokens": 10**9}, 400, "messages"),
+    "long": ({"messages": [{"role": "user", "content": "a " * 5000}]}, 400, "messages"),
+    "empty stop": ({"stop": [""]}, 400, "stop"),
+    "an answer last": ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_a_client_does_wrong_is_named(web, case):
+    changes, status, param = BAD[case]
+    found = web.post(CHAT, json={"model": "tiny", "messages": ask("what?")} | changes)
+    error = found.json()["error"]
+    assert (found.status_code, error["param"], bool(error["message"])) == (status, param, True)
+
+
+@pytest.mark.parametrize(
+    "place", ["http://169.254.169.254/x.png", "/etc/passwd", "file:///etc/passwd", "data:,AA"]
+)
+def test_nothing_is_fetched_or_opened(web, place):
+    part = {"type": "image_url", "image_url": {"url": place}}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": [part]}]}
+    assert web.post(CHAT, json=body).status_code == 400
+
+
+def test_limits_of_body_and_pictures(web):
+    found = web.post(CHAT, json={"model": "tiny", "messages": ask("x" * 300_000)})
+    assert (found.status_code, found.json()["error"]["type"]) == (413, "invalid_request_error")
+    many = ask("what?", *[picture(1)] * (MOST_IMAGES + 1))
+    assert web.post(CHAT, json={"model": "tiny", "messages": many}).status_code == 400
+
+
+WORDS = ["model", "messages", "role", "content", "type", "text", "image_url", "stop", "prompt"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=100, deadline=None)
+def test_no_request_is_the_servers_fault(web, content):
+    for path in (CHAT, TEXT):
+        found = web.post(path, content=content, headers={"content-type": "application/json"})
+        assert 400 <= found.status_code < 500
+        assert found.json()["error"]["message"]
+
+
+def test_unknown_fields_are_ignored_and_named(web):
+    body = {"model": "tiny", "messages": ask("what?"), "max_tokens": 1, "min_p": 0.1, "user": "me"}
+    found = web.post(CHAT, json=body)
+    assert (found.status_code, found.headers["x-lucida-ignored"]) == (200, "min_p")
+
+
+def test_without_the_key_nothing_is_answered(client):
+    stranger = openai.OpenAI(base_url=str(client.base_url), api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+    with pytest.raises(openai.AuthenticationError):
+        stranger.chat.completions.create(model="tiny", messages=ask("what?"))
+
+
+def test_too_many_get_429_and_may_come_back(parts):
+    engine = Engine("full", *parts, most_waiting=0)
+    with TestClient(make_app({"full": engine})) as web:
+        found = web.post(CHAT, json={"model": "full", "messages": ask("what?")})
+    engine.close()
+    assert (found.status_code, found.headers["retry-after"]) == (429, "1")
+
+
+def test_who_leaves_ends_the_answer(engine):
+    heard = threading.Event()
+    job = engine.submit(prompt_of(engine, "say"), Options(most=100), lambda event: heard.set())
+    job.left.set()
+    deadline = time.monotonic() + 30
+    after = engine.submit(prompt_of(engine, "next"), Options(most=1), lambda event: None)
+    while not after.done and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert after.done
+    assert len(job.ids) < 100
+
+
+def test_page_health_and_counts(web):
+    assert "<title>Lucida</title>" in web.get("/").text
+    assert web.get("/health").json() == {"status": "ok"}
+    assert web.get("/nowhere").json()["error"]["message"]
+    assert 'lucida_requests_total{path="/health",code="200"}' in web.get("/metrics").text
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(LucidaError, match="cannot listen"):
+            listen("127.0.0.1", taken.getsockname()[1])
