@@ -133,10 +133,11 @@ def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
     return sorted(rows, key=lambda row: (length(row), len(row), row[0].stem))
 
 
-Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From scores [rows, questions, words], the rows and questions of the batch that they belong to
-and which of them are still written (all [rows, questions]), to the next tokens [rows, questions];
--1 ends an answer. Called once a step, so it may also tell somebody what is written so far."""
+Choose = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""The next tokens [rows, questions], -1 to end an answer, from: scores [rows, questions, words];
+the logarithm of what their exponentials sum to, before any word is suppressed; row and question of
+the batch that each belongs to; and which are still written (all [rows, questions]). Called once a
+step, so it may also tell somebody what is written so far."""
 
 
 @dataclass(slots=True)
@@ -220,7 +221,7 @@ def answer(
         if choose is None:
             chosen = scores.argmax(-1)
         else:
-            chosen = choose(scores, alive.expand_as(slot), slot, going)
+            chosen = choose(scores, total, alive.expand_as(slot), slot, going)
             going = going & (chosen >= 0)
             chosen = chosen.clamp(min=0)  # what has ended may still share a row with what has not
         best = scores.gather(-1, chosen[..., None]).squeeze(-1).float()

@@ -112,7 +112,6 @@ class Engine:
         self.counts = {"batches": 0, "prompt_tokens": 0, "answer_tokens": 0, "requests": 0}
         self.running = 0
         self.ends = set(model.generation_config.eos_token_id)
-        self.never = list(model.generation_config.suppress_tokens or [])
         self.context = model.config.text_config.max_position_embeddings
         self.thread = threading.Thread(target=self.run, name=f"lucida {name}", daemon=True)
         self.thread.start()
@@ -181,10 +180,11 @@ class Engine:
     def chooser(self, members: list[list[Job]]) -> Callable[..., Tensor]:
         """What `decode.answer` asks for the next tokens of these jobs."""
 
-        def choose(scores: Tensor, rows: Tensor, columns: Tensor, going: Tensor) -> Tensor:
+        def choose(
+            scores: Tensor, total: Tensor, rows: Tensor, columns: Tensor, going: Tensor
+        ) -> Tensor:
             chosen = torch.full(going.shape, -1, device=going.device)
-            logs = scores.float().log_softmax(-1)
-            scores[..., self.never] = -torch.inf
+            logs = scores.float() - total[..., None]
             for row, column in going.nonzero().tolist():
                 job = members[int(rows[row, column])][int(columns[row, column])]
                 token = job.draw(scores[row, column])
@@ -233,13 +233,9 @@ def held_back(text: str, stops: Sequence[str]) -> int:
 
     Worked example: of `the red st` with the stop `star`, `the red ` can be told.
     """
-    safe = len(text.rstrip(HALF))
-    for stop in stops:
-        for size in range(min(len(stop) - 1, safe), 0, -1):
-            if text[:safe].endswith(stop[:size]):
-                safe -= size
-                break
-    return safe
+    whole = text.rstrip(HALF)
+    begun = [size for stop in stops for size in range(1, len(stop)) if whole.endswith(stop[:size])]
+    return len(whole) - max(begun, default=0)
 
 
 def load_engines(

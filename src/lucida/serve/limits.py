@@ -20,29 +20,23 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        size, begun = 0, False
-
-        class TooLarge(Exception):
-            pass
+        size, over = 0, False
 
         async def count() -> Message:
-            nonlocal size
+            nonlocal size, over
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.most:
-                raise TooLarge
+                over = True
+                return {"type": "http.disconnect"}  # nobody reads on
             return message
 
-        async def note(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+        async def answer(message: Message) -> None:
+            if not over:
+                await send(message)
 
-        try:
-            await self.app(scope, count, note)
-        except TooLarge:
-            if begun:
-                raise
+        await self.app(scope, count, answer)
+        if over:
             problem = Refused(f"the request has more than {self.most:,} bytes", status=413)
             body = json.dumps(problem.body).encode()
             headers = [(b"content-type", b"application/json"), (b"connection", b"close")]

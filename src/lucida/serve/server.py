@@ -14,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import time
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -36,16 +34,19 @@ from lucida.data.images import image_size
 from lucida.data.sample import Tokens
 from lucida.model.messages import sample_of
 from lucida.serve.batching import Engine, Event, Token
+from lucida.serve.forms import add_token, head, ignored_headers, write_metrics, write_token
 from lucida.serve.limits import BodyLimit
 from lucida.serve.requests import (
     ChatRequest,
     Options,
     Refused,
     TextRequest,
-    list_ignored,
     read_messages,
     read_options,
 )
+
+MOST_TEXTS = 64
+"""Texts of one request."""
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -87,23 +88,9 @@ def make_app(
     """The application. key: what clients must send; most_bytes: of a request's body."""
     server = Server(engines, key)
     app = FastAPI(title="Lucida", docs_url=None, redoc_url=None)
-    app.state.server = server
     app.add_middleware(BodyLimit, most=most_bytes)
-
-    @app.exception_handler(Refused)
-    async def refuse(request: Request, problem: Refused) -> Response:
-        headers = {"Retry-After": "1"} if problem.status == 429 else {}
-        return tell(server, request, problem, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_form(request: Request, problem: RequestValidationError) -> Response:
-        first = problem.errors()[0]
-        place = ".".join(str(each) for each in first["loc"][1:])
-        return tell(server, request, Refused(f"{place or 'body'}: {first['msg']}", place or None))
-
-    @app.exception_handler(HTTPException)
-    async def refuse_address(request: Request, problem: HTTPException) -> Response:
-        return tell(server, request, Refused(str(problem.detail), status=problem.status_code))
+    add_refusals(app)
+    add_looks(app, server)
 
     @app.middleware("http")
     async def count(request: Request, proceed: Any) -> Response:
@@ -112,71 +99,103 @@ def make_app(
         server.answered[getattr(route, "path", "unknown"), response.status_code] += 1
         return response
 
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request, asked: ChatRequest) -> Response:
+        server.check_key(request)
+        return await answer_chat(server.find(asked.model), asked, request)
+
+    @app.post("/v1/completions")
+    async def complete(request: Request, asked: TextRequest) -> Response:
+        server.check_key(request)
+        return await complete_texts(server.find(asked.model), asked, request)
+
+    return app
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Every error as OpenAI's object."""
+
+    def tell(problem: Refused) -> JSONResponse:
+        headers = {"Retry-After": "1"} if problem.status == 429 else {}
+        return JSONResponse(problem.body, problem.status, headers=headers)
+
+    @app.exception_handler(Refused)
+    async def refuse(request: Request, problem: Refused) -> Response:
+        return tell(problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_form(request: Request, problem: RequestValidationError) -> Response:
+        first = problem.errors()[0]
+        place = ".".join(str(each) for each in first["loc"][1:])
+        return tell(Refused(f"{place or 'body'}: {first['msg']}", place or None))
+
+    @app.exception_handler(HTTPException)
+    async def refuse_address(request: Request, problem: HTTPException) -> Response:
+        return tell(Refused(str(problem.detail), status=problem.status_code))
+
+
+def add_looks(app: FastAPI, server: Server) -> None:
+    """Addresses that ask no model."""
+
     @app.get("/", response_class=HTMLResponse)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        alive = all(engine.thread.is_alive() for engine in engines.values())
+        alive = all(engine.thread.is_alive() for engine in server.engines.values())
         return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(write_metrics(server))
+        return PlainTextResponse(write_metrics(server.answered, server.engines))
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         server.check_key(request)
         data = [
             {"id": name, "object": "model", "created": engine.created, "owned_by": "lucida"}
-            for name, engine in engines.items()
+            for name, engine in server.engines.items()
         ]
         return {"object": "list", "data": data}
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request, asked: ChatRequest) -> Response:
-        server.check_key(request)
-        engine, options = server.find(asked.model), read_options(asked)
-        prompt, boxes = await run_in_threadpool(make_prompt, engine, asked)
-        answer = Answer(engine, prompt, options, request)
-        headers = ignored_headers(asked)
-        answer.submit()
-        if asked.stream:
-            usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            pieces = stream_chat(answer, asked.model, usage, boxes)
-            return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
-        text, tokens, finish = await answer.whole()
-        message = {"role": "assistant", "content": text, "refusal": None}
-        if found := boxes(text):
-            message["lucida_boxes"] = found
-        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
-        if options.top is not None:
-            choice["logprobs"] = {"content": [write_token(each) for each in tokens]}
-        body = head("chat.completion", asked.model) | {
-            "choices": [choice],
-            "usage": answer.usage(),
-        }
-        return JSONResponse(body, headers=headers)
 
-    @app.post("/v1/completions")
-    async def complete(request: Request, asked: TextRequest) -> Response:
-        server.check_key(request)
-        engine, options = server.find(asked.model), read_options(asked)
-        if asked.stream:
-            raise Refused("`stream` is for /v1/chat/completions here", "stream")
-        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        if not 0 < len(prompts) <= 64 or not all(prompts):
-            raise Refused("`prompt` takes 1 to 64 texts that are not empty", "prompt")
-        choices, used = [], Counter()
-        for index, text in enumerate(prompts):
-            choice, usage = await complete_text(engine, text, asked, options, request)
-            choices.append({"index": index} | choice)
-            used.update(usage)
-        body = head("text_completion", asked.model) | {"choices": choices, "usage": dict(used)}
-        return JSONResponse(body, headers=ignored_headers(asked))
+async def answer_chat(engine: Engine, asked: ChatRequest, request: Request) -> Response:
+    """One answer, whole or as a stream."""
+    options = read_options(asked)
+    prompt, boxes = await run_in_threadpool(make_prompt, engine, asked)
+    answer, headers = Answer(engine, prompt, options, request), ignored_headers(asked)
+    answer.submit()
+    if asked.stream:
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        pieces = stream_chat(answer, asked.model, usage, boxes)
+        return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
+    text, tokens, finish = await answer.whole()
+    message = {"role": "assistant", "content": text, "refusal": None}
+    if found := boxes(text):
+        message["lucida_boxes"] = found
+    choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+    if options.top is not None:
+        choice["logprobs"] = {"content": [write_token(each) for each in tokens]}
+    more = {"choices": [choice], "usage": answer.usage()}
+    return JSONResponse(head("chat.completion", asked.model) | more, headers=headers)
 
-    return app
+
+async def complete_texts(engine: Engine, asked: TextRequest, request: Request) -> Response:
+    """What follows each text, one after the other."""
+    options = read_options(asked)
+    if asked.stream:
+        raise Refused("`stream` is for /v1/chat/completions here", "stream")
+    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    if not 0 < len(prompts) <= MOST_TEXTS or not all(prompts):
+        raise Refused(f"`prompt` takes 1 to {MOST_TEXTS} texts that are not empty", "prompt")
+    choices, used = [], Counter()
+    for index, text in enumerate(prompts):
+        choice, usage = await complete_text(engine, text, asked, options, request)
+        choices.append({"index": index} | choice)
+        used.update(usage)
+    body = head("text_completion", asked.model) | {"choices": choices, "usage": dict(used)}
+    return JSONResponse(body, headers=ignored_headers(asked))
 
 
 PAGE_HEADERS = {
@@ -344,58 +363,3 @@ def score_prompt(engine: Engine, prompt: Tokens, top: int) -> list[Token]:
         alternatives = tuple((decode([each]), value) for each, value in pairs)
         found.append(Token(decode([word]), float(logs[place, word]), alternatives))
     return found
-
-
-def add_token(shown: dict[str, list], token: Token) -> None:
-    """A token in the form of `/v1/completions`."""
-    known = token.log_probability == token.log_probability  # not nan
-    offset = sum(map(len, shown["tokens"]))
-    shown["tokens"].append(token.text)
-    shown["token_logprobs"].append(token.log_probability if known else None)
-    shown["top_logprobs"].append(dict(token.top) if known else None)
-    shown["text_offset"].append(offset)
-
-
-def write_token(token: Token) -> dict[str, Any]:
-    """A token in the form of `/v1/chat/completions`."""
-
-    def entry(text: str, value: float) -> dict[str, Any]:
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
-
-    tops = [entry(text, value) for text, value in token.top]
-    return entry(token.text, token.log_probability) | {"top_logprobs": tops}
-
-
-def head(kind: str, model: str) -> dict[str, Any]:
-    """What every answer begins with."""
-    name = "chatcmpl" if kind.startswith("chat") else "cmpl"
-    ident = f"{name}-{uuid.uuid4().hex}"
-    return {"id": ident, "object": kind, "created": int(time.time()), "model": model}
-
-
-def ignored_headers(asked: ChatRequest | TextRequest) -> dict[str, str]:
-    """Names of the fields that were ignored, as far as a header can hold them."""
-    names = [name for name in list_ignored(asked) if name.isascii() and name.isprintable()]
-    return {"x-lucida-ignored": ", ".join(names)[:500]} if names else {}
-
-
-def tell(
-    server: Server, request: Request, problem: Refused, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """The answer to a request that is refused."""
-    return JSONResponse(problem.body, problem.status, headers=dict(headers or {}))
-
-
-def write_metrics(server: Server) -> str:
-    """Counts in Prometheus' text form."""
-    lines = ["# TYPE lucida_requests_total counter"]
-    for (path, code), number in sorted(server.answered.items()):
-        lines.append(f'lucida_requests_total{{path="{path}",code="{code}"}} {number}')
-    for name in ("prompt_tokens", "answer_tokens", "batches"):
-        lines.append(f"# TYPE lucida_{name}_total counter")
-        for model, engine in server.engines.items():
-            lines.append(f'lucida_{name}_total{{model="{model}"}} {engine.counts[name]}')
-    lines.append("# TYPE lucida_waiting gauge")
-    for model, engine in server.engines.items():
-        lines.append(f'lucida_waiting{{model="{model}"}} {engine.waiting.qsize()}')
-    return "\n".join(lines) + "\n"
