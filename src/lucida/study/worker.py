@@ -24,9 +24,8 @@ def work(recipe_file: Path, folder: Path) -> None:
     the run is taken up again.
     """
     recipe, run = load_recipe(recipe_file), RunFolder(folder)  # before seconds of imports
-    from lucida.eval.retention import gate
+    from lucida.eval.during_training import observers
     from lucida.eval.run import evaluate_run
-    from lucida.eval.slim import watcher
     from lucida.train.divergence import Diverged
     from lucida.train.loop import train_run
     from lucida.train.stopping import Interrupted
@@ -35,7 +34,7 @@ def work(recipe_file: Path, folder: Path) -> None:
     outcome: dict[str, object] = {"state": "done"}
     try:
         command = f"lucida train {recipe_file} --run {folder}"
-        train_run(recipe, folder, command, watcher(recipe.evaluation), gate(recipe))
+        train_run(recipe, folder, command, observers(recipe))
         evaluate_run(folder)
         if (why := run.diverged) is not None:
             outcome = {"state": "diverged", "why": why}
