@@ -351,21 +351,21 @@ def test_rates_that_explode_are_found(recipe):
 
 
 def test_a_frozen_part_that_moves_is_found(patient, monkeypatch):
-    real = trial.step
+    real = trial.Stepper.step
 
-    def meddling(engine, model, *rest):
+    def meddling(stepper, micro_batches):
         with torch.no_grad():
-            next(model.vision.parameters()).add_(1e-6)
-        return real(engine, model, *rest)
+            next(stepper.model.vision.parameters()).add_(1e-6)
+        return real(stepper, micro_batches)
 
-    monkeypatch.setattr(trial, "step", meddling)
+    monkeypatch.setattr(trial.Stepper, "step", meddling)
     findings = found(trial.overfit(patient, 2))
     assert findings["frozen parts"].state == "broken"
     assert "vision." in findings["frozen parts"].measured
 
 
 def test_a_trained_weight_that_stays_is_told(patient, monkeypatch):
-    monkeypatch.setattr(trial, "step", lambda *everything: None)
+    monkeypatch.setattr(trial.Stepper, "step", lambda *everything: None)
     assert found(trial.overfit(patient, 1))["frozen parts"].state == "warn"
 
 
