@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from lucida.core.recipe import load_recipe
 from lucida.data.sample import IGNORED, Sample
 from lucida.data.sources.world import WorldSource
-from lucida.eval.likelihood import continued
+from lucida.eval.likelihood import append_candidate
 from lucida.model.checkpoint import build
 from lucida.model.conversion.llava import llava_config
 from lucida.model.conversion.processors import llava_processor
@@ -80,7 +80,7 @@ class Case:
     @torch.no_grad()
     def padded(self, sample: Sample, texts: Sequence[str]) -> list[float]:
         """Log-likelihoods of candidates: one batch padded on the right, logits everywhere."""
-        rows = [continued(self.processor, sample, text) for text in texts]
+        rows = [append_candidate(self.processor, sample, text) for text in texts]
         length = max(map(len, rows))
         ids = torch.full((len(rows), length), self.processor.tokenizer.pad_token_id)
         seen, target = torch.zeros_like(ids), torch.full_like(ids, IGNORED)

@@ -27,9 +27,9 @@ from lucida.core.spec import ModelSpec
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
 from lucida.model.config import LucidaConfig
-from lucida.model.configs import known_config
+from lucida.model.configs import find_known_config
 from lucida.model.conversion.llava import llava_config, llava_state
-from lucida.model.encoders.encoder import VisionEncoder, new_model, truncated
+from lucida.model.encoders.encoder import VisionEncoder, new_model, truncate_config
 from lucida.model.vlm import LucidaModel
 
 FEATURE_LAYER = -2
@@ -60,12 +60,12 @@ def toy_parts(grid: int = 8) -> tuple[PreTrainedConfig, PreTrainedConfig]:
 
 def parts(vision: str, language: str) -> tuple[PreTrainedConfig, PreTrainedConfig]:
     """The shapes of two published checkpoints."""
-    return known_config(vision), known_config(language)
+    return find_known_config(vision), find_known_config(language)
 
 
 def lucida_model(vision: PreTrainedConfig, text: PreTrainedConfig) -> LucidaModel:
     """Lucida's model of these shapes with random weights; projector: LLaVA's of two layers."""
-    shorter, layers = truncated(vision, FEATURE_LAYER)
+    shorter, layers = truncate_config(vision, FEATURE_LAYER)
     encoder = VisionEncoder(new_model(shorter), False, "patches", layers)
     patches = (vision.image_size // vision.patch_size) ** 2
     named = {"path": "random", "feature_layer": FEATURE_LAYER}

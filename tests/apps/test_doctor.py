@@ -230,13 +230,13 @@ def states(findings):
 
 
 def test_the_way_of_a_picture_is_whole(patient):
-    found = states(way.carried(patient))
+    found = states(way.follow_image(patient))
     assert found == {"pictures": "warn", "vision": "ok", "projector": "ok"}  # one has one colour
 
 
 def test_blank_pictures_are_at_fault_and_no_part(patient):
     patient.tokens = with_blank_pictures(patient.tokens)
-    (finding,) = way.carried(patient)
+    (finding,) = way.follow_image(patient)
     assert (finding.name, finding.state) == ("pictures", "broken")
     assert "4 of one colour" in finding.measured
 
@@ -254,7 +254,7 @@ def test_copies_of_one_picture_are_at_fault(patient):
 def test_an_encoder_that_sees_nothing_is_at_fault(patient):
     with torch.no_grad():
         patient.model.vision.model.embeddings.patch_embedding.weight.zero_()
-    found = states(way.carried(patient))
+    found = states(way.follow_image(patient))
     assert found == {"pictures": "warn", "vision": "broken"}
 
 
@@ -262,7 +262,7 @@ def test_a_projector_that_has_collapsed_is_at_fault(patient):
     with torch.no_grad():
         for weight in patient.model.projector.parameters():
             weight.zero_()
-    found = states(way.carried(patient))
+    found = states(way.follow_image(patient))
     assert found == {"pictures": "warn", "vision": "ok", "projector": "broken"}
 
 

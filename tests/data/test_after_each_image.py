@@ -14,7 +14,7 @@ from lucida.core.errors import DataError
 from lucida.data.chat import encode
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, ImageSource, Sample, Turn
-from lucida.data.transforms import Shown, arranged, document, matched
+from lucida.data.transforms import Shown, arrange_items, document, match_sentences
 
 POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 BYTES = bytes_tokenizer()
@@ -104,7 +104,7 @@ def test_words_of_two_sentences_may_share_a_token():
 def test_of_any_page_exactly_the_matched_sentences(sentences, places, order):
     places = [place % len(sentences) for place in places]
     found = [(Shown(number), place) for number, place in enumerate(places)]
-    items, _ = arranged(matched(sentences, found), order)
+    items, _ = arrange_items(match_sentences(sentences, found), order)
     parts, numbers = document(items)
     images = tuple(map(picture, range(len(numbers))))
     sample = Sample("r", images, (), ((Turn("text", parts),),))

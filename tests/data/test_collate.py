@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucida.core.errors import DataError
-from lucida.data.collate import FIELDS, collate, rounded
+from lucida.data.collate import FIELDS, collate, round_length
 from lucida.data.sample import IGNORED, ImageSource, Tokens
 
 
@@ -84,7 +84,7 @@ def test_placeholders_have_to_fit_the_images(marks):
 
 @given(st.integers(1, 100_000))
 def test_a_long_row_ends_at_few_lengths_and_wastes_little(length):
-    end = rounded(length)
+    end = round_length(length)
     assert length <= end <= length * 17 / 16
     assert end == length if length < 1024 else end % 64 == 0
 

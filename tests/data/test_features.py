@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lucida.core.errors import ModelError, RunError
-from lucida.data.features import FeatureCache, ViewCache, told_bytes
+from lucida.data.features import FeatureCache, ViewCache, format_bytes
 from lucida.data.sample import ImageSource, ViewFeatures
 
 SHAPE = (4, 6)
@@ -111,7 +111,7 @@ def test_a_size_limit_computes_the_rest_each_time(tmp_path):
 
 def test_bytes_are_told_in_the_largest_unit_that_is_reached():
     many = (0, 999, 1000, 999_999, 2_500_000, 10**9, 12_340_000_000, 5 * 10**12)
-    assert [told_bytes(each) for each in many] == [
+    assert [format_bytes(each) for each in many] == [
         "0 bytes", "999 bytes", "1 kB", "1000 kB", "2.5 MB", "1 GB", "12.34 GB", "5 TB",
     ]  # fmt: skip
 

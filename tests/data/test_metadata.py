@@ -13,7 +13,7 @@ from PIL import Image
 
 from lucida.core.errors import DataError
 from lucida.data import decoding
-from lucida.data.images import bytes_source, file_source, image_size, measured, open_image
+from lucida.data.images import bytes_source, file_source, image_size, measure_image, open_image
 from lucida.data.metadata import without_metadata
 
 WIDE, HIGH = (32, 16), (16, 32)
@@ -150,7 +150,7 @@ def test_damaged_metadata_costs_no_picture(name):
     started = time.process_time()
     size = HIGH if name in TURNED else WIDE
     assert open_image(content, name).size == size
-    assert measured(content, name) == size
+    assert measure_image(content, name) == size
     assert open_image(content, name, (4, 4)).width <= size[0]
     assert time.process_time() - started < 10
 
@@ -186,7 +186,7 @@ def test_the_header_promises_the_size_that_comes(kind, value, tmp_path):
     size = HIGH if 5 <= value <= 8 else WIDE
     for source in (bytes_source(content, "bytes"), file_source(path)):
         assert image_size(source) == source.load().size == size
-    assert measured(path) == size
+    assert measure_image(path) == size
     shape = open_image(content, least=(size[0] // 2, size[1] // 2)).size
     assert shape == (size if kind != "JPEG" else (size[0] // 2, size[1] // 2))
 
@@ -213,7 +213,7 @@ def test_a_png_is_measured_without_its_pixels(tmp_path):
     content = saved("PNG")
     path = tmp_path / "cut.png"
     path.write_bytes(content[: len(content) // 2])
-    assert measured(path) == WIDE
+    assert measure_image(path) == WIDE
     with pytest.raises(DataError, match="damaged"):
         open_image(path)
 
@@ -228,7 +228,7 @@ def test_other_formats_are_never_tried(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     path = tmp_path / "picture.png"
     path.write_bytes(saved(kind))
-    for read in (open_image, measured, lambda file: open_image(file.read_bytes())):
+    for read in (open_image, measure_image, lambda file: open_image(file.read_bytes())):
         with pytest.raises(DataError, match="no image format") as caught:
             read(path)
         assert all(name in str(caught.value) for name in ("JPEG", "PNG", "WebP", "TIFF", "AVIF"))
@@ -250,7 +250,7 @@ def test_every_format_that_is_named_is_read():
     for kind in decoding.FORMATS:
         content = saved(kind)
         assert decoding.format_of(content[:16]) == kind
-        assert open_image(content).size == measured(content) == WIDE
+        assert open_image(content).size == measure_image(content) == WIDE
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_every_format_that_is_named_is_read():
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_be_are_errors(content, words):
-    for read in (open_image, measured):
+    for read in (open_image, measure_image):
         with pytest.raises(DataError, match=words):
             read(content)
 
@@ -283,7 +283,7 @@ def test_sizes_in_a_tiff_that_nothing_backs():
             content = in_tiff(entry, **options)
             started = time.process_time()
             with contextlib.suppress(DataError):
-                assert open_image(content).size == measured(content)
+                assert open_image(content).size == measure_image(content)
             assert time.process_time() - started < 5
 
 

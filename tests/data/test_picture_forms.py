@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lucida.core.errors import DataError
-from lucida.data.encoded import encoded_source, held_source, looks_encoded, read_base64
+from lucida.data.encoded import encoded_source, find_held_source, looks_encoded, read_base64
 from lucida.data.images import image_size, open_image
 from lucida.model.messages import image_source, sample_of
 
@@ -202,9 +202,9 @@ def test_paths_are_not_taken_for_base64():
 def test_a_value_holds_its_picture_or_only_names_it():
     content = FILES["RGB"]
     for value in (content, {"bytes": content, "path": "a.png"}, base64.b64encode(content).decode()):
-        assert held_source(value, "row 1").load().size == (36, 24)
+        assert find_held_source(value, "row 1").load().size == (36, 24)
     for value in ("a.png", {"path": "a.png"}, None, 7, ["a"]):
-        assert held_source(value, "row 1") is None
+        assert find_held_source(value, "row 1") is None
     assert "row 1" in encoded_source(base64.b64encode(content[:99]).decode(), "row 1").origin
 
 

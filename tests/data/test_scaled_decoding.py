@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from lucida.core.errors import DataError
 from lucida.data.images import file_source, open_image
-from lucida.data.policies import ImagePolicy, decode, opened
+from lucida.data.policies import ImagePolicy, decode, open_for_policies
 from lucida.data.sample import ImageSource
 from lucida.data.sources.pictures import bytes_source
 
@@ -56,7 +56,10 @@ def test_views_have_the_same_shape_and_nearly_the_same_pixels(policy, shape, tmp
     file.write_bytes(jpeg(smooth(*shape)))
     source = file_source(file)
     grid = views.grid(*shape)
-    whole, scaled = opened(source, [views]), opened(source, [views], scaled=True)
+    whole, scaled = (
+        open_for_policies(source, [views]),
+        open_for_policies(source, [views], scaled=True),
+    )
     if max(shape) > 1000 and views.one_square:
         assert scaled.width < whole.width
     exact, near = views.stack(whole, grid), views.stack(scaled, grid)

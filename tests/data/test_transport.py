@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lucida.core.errors import RunError
-from lucida.data.collate import joined
+from lucida.data.collate import join_images
 from lucida.data.policies import ImagePolicy, decode, squares
 from lucida.data.sample import Batch, ImageSource, Views
 from lucida.data.transport import LONGEST_FOLDER, Parcel, keep_addresses_short, room
@@ -51,7 +51,7 @@ def made(number):
     """Batches of every kind; number 3 has nothing but integers."""
     tiles = tuple(torch.rand(views, 3, 4, 4) for views in (1, 3, 2))
     views = Views((tiles, tiles[::-1]), ((9, 4), (3, 8), (5, 5)))
-    pixels = joined([squares(pictures(2), POLICY), squares(pictures(1), POLICY)])
+    pixels = join_images([squares(pictures(2), POLICY), squares(pictures(1), POLICY)])
     weight, features = torch.rand(2, 5), torch.rand(2, 7, 3, dtype=torch.float16)
     return [batch(pixels, weight), batch(views), batch(features=features), batch()][number]
 
@@ -111,5 +111,5 @@ def test_no_place_to_meet_is_told(long_folder, tmp_path):
 def test_pixels_are_those_of_each_image_alone():
     sources = pictures(5)
     parts = [squares(sources[:2], POLICY), squares(sources[2:], POLICY)]
-    assert np.array_equal(joined(parts).numpy(), decode(sources, POLICY))
+    assert np.array_equal(join_images(parts).numpy(), decode(sources, POLICY))
     assert decode([], POLICY).shape == (0, 3, 24, 24)

@@ -11,14 +11,16 @@ from lucida.eval.asking import Said
 from lucida.eval.difference import differences, write_page
 from lucida.eval.report import write_report
 from lucida.eval.run import evaluate_target
-from lucida.eval.shown import better, shown
+from lucida.eval.shown import better, format_score
 
 BITS = {"higher_is_better": False}
 
 
 def test_worked_examples():
-    assert shown({}, 0.714) == "71.4" and shown({}, 0.714, signed=True) == "+71.4"
-    assert shown(BITS, 1.2345) == "1.234" and shown(BITS, -0.1, signed=True) == "-0.100"
+    assert format_score({}, 0.714) == "71.4" and format_score({}, 0.714, signed=True) == "+71.4"
+    assert (
+        format_score(BITS, 1.2345) == "1.234" and format_score(BITS, -0.1, signed=True) == "-0.100"
+    )
     assert better({}, {"interval": [0.1, 0.2]}) and not better({}, {"interval": [-0.1, 0.2]})
     assert not better({"clusters": 1}, {"interval": [0.1, 0.2]})
     assert better(BITS, {"interval": [-0.2, -0.1]}) and not better(BITS, {"interval": [0.1, 0.2]})

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucida.eval.statistics import bootstrap, paired
+from lucida.eval.statistics import bootstrap, compare_paired
 
 score_lists = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=40)
 
@@ -32,14 +32,14 @@ def test_repeating_questions_within_images_adds_no_certainty(scores, times):
 @settings(deadline=None, max_examples=50)
 @given(score_lists)
 def test_paired_with_itself_is_exactly_zero(scores):
-    interval = paired(scores, scores, samples=200)
+    interval = compare_paired(scores, scores, samples=200)
     assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
 
 
 @settings(deadline=None, max_examples=50)
 @given(score_lists, st.floats(-1, 1, width=32))
 def test_paired_of_a_shifted_list_is_the_shift(scores, shift):
-    interval = paired([score + shift for score in scores], scores, samples=200)
+    interval = compare_paired([score + shift for score in scores], scores, samples=200)
     assert (interval.low, interval.high) == pytest.approx((shift, shift), abs=1e-6)
 
 
@@ -83,4 +83,4 @@ def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="2 scores but 1 cluster"):
         bootstrap([1, 0], ["a"])
     with pytest.raises(ValueError, match="1 and 2"):
-        paired([1], [1, 0])
+        compare_paired([1], [1, 0])

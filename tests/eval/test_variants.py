@@ -12,7 +12,7 @@ from lucida.core.errors import RunError
 from lucida.data.sample import BoxPart, ImagePart
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.difference import differences, tasks_of_one, write_page
-from lucida.eval.few_shot import chosen, demonstrated, spread
+from lucida.eval.few_shot import add_demonstrations, chosen, spread
 from lucida.eval.gallery import extremes, predictions
 from lucida.eval.run import evaluate_run
 from lucida.eval.store import Answered
@@ -22,7 +22,7 @@ from lucida.eval.variant import (
     Variant,
     aloud,
     conclusion,
-    shuffled,
+    shuffle_images,
     without_pictures,
 )
 from lucida.eval.wanted import Options
@@ -34,8 +34,8 @@ def test_pictures_removed_and_shuffled():
         assert after.sample.images == ()
         assert not any(isinstance(p, ImagePart) for t in after.sample.stem for p in t.parts)
         assert after.sample.branches == before.sample.branches
-    wrong = shuffled(examples, 3)
-    assert wrong == shuffled(examples, 3) != shuffled(examples, 4)
+    wrong = shuffle_images(examples, 3)
+    assert wrong == shuffle_images(examples, 3) != shuffle_images(examples, 4)
     keys = [tuple(s.key for s in e.sample.images) for e in examples]
     other = [tuple(s.key for s in e.sample.images) for e in wrong]
     assert all(a != b for a, b in zip(keys, other, strict=True))
@@ -77,7 +77,7 @@ def test_reasoning_has_room(run, monkeypatch):
 def test_demonstrations_are_interleaved_in_order(name):
     task = benchmark(name)
     examples = task.examples(6)
-    asked = demonstrated(task, examples, 2, seed=1)
+    asked = add_demonstrations(task, examples, 2, seed=1)
     for before, after in zip(examples, asked, strict=True):
         (turns,) = after.sample.branches
         roles = [turn.role for turn in turns]
@@ -92,10 +92,10 @@ def test_demonstrations_are_interleaved_in_order(name):
         else:
             assert all(answers)
         assert before.question in after.question
-    again = demonstrated(task, examples[3:], 2, seed=1)
+    again = add_demonstrations(task, examples[3:], 2, seed=1)
     prompts = [each.question for each in asked]
     assert [each.question for each in again] == prompts[3:], "the same whatever else is asked"
-    assert [each.question for each in demonstrated(task, examples, 2, seed=2)] != prompts
+    assert [each.question for each in add_demonstrations(task, examples, 2, seed=2)] != prompts
 
 
 def test_no_demonstration_shows_the_questions_picture():

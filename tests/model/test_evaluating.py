@@ -24,9 +24,9 @@ from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
 from lucida.eval.answerers.lucida_model import LucidaAnswerer
 from lucida.eval.answerers.transformers_model import (
     TransformersAnswerer,
+    list_images,
     load_answerer,
     messages,
-    shown_images,
 )
 from lucida.eval.answerers.written_box import read_written_box
 from lucida.eval.benchmark import Example
@@ -37,7 +37,7 @@ from lucida.eval.retention import compared, lost, perplexity, require
 from lucida.eval.run import evaluate_target
 from lucida.model.checkpoint import save
 from lucida.model.messages import image_source
-from lucida.train.observe import untouched
+from lucida.train.observe import leave_untouched
 
 torch.set_num_threads(1)
 
@@ -186,7 +186,7 @@ def test_pictures_and_boxes_of_demonstrations_follow_the_turns():
     turn = Turn("user", (ImagePart(1), "look", ImagePart(0)))
     box = Turn("assistant", (BoxPart(1, 0, 0, width / 2, height / 4),))
     sample = Sample("test", sources, (), ((turn, box),))
-    assert [source.key for source in shown_images(sample)] == [s.key for s in sources[::-1]]
+    assert [source.key for source in list_images(sample)] == [s.key for s in sources[::-1]]
     for unit, words in (
         ("shares", "[0.000, 0.000, 0.500, 0.250]"), ("thousandths", "[0, 0, 500, 250]"),
         ("thousandths-yx", "[0, 0, 250, 500]"), ("hundredths", "[0, 0, 50, 25]"),
@@ -223,7 +223,7 @@ def test_training_does_not_notice_an_evaluation():
             loss.backward()
             if evaluated:
                 spec = EvaluationSpec(tasks=["attribute", "presence"], limit=4)
-                with untouched(model):
+                with leave_untouched(model):
                     found = Scores(spec).look(model, processor, step)
                 assert found["step"] == step
                 assert set(found["tasks"]) == {"attribute", "presence"}

@@ -12,7 +12,7 @@ from closeness import close
 from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.model.decode import request, row_batches
 from lucida.model.evaluating import evaluating
-from lucida.model.key_values import Given, Roomy, given_once
+from lucida.model.key_values import Given, Roomy, make_single_use_cache
 from lucida.model.masks import Fields
 from lucida.model.messages import image_source
 from lucida.model.segments import Segments
@@ -46,7 +46,7 @@ def test_room_changes_nothing(room):
 
 
 def test_what_is_given_once_is_not_copied():
-    cache = given_once()
+    cache = make_single_use_cache()
     keys, values = states(1, 4, 0)
     found = cache.update(keys, values, 0)
     assert found[0] is keys

@@ -11,7 +11,7 @@ from lucida.core.errors import DataError
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, ImagePart, Sample, Turn
 from lucida.eval import likelihood
-from lucida.eval.likelihood import continued, likelihoods, packed, question, trees
+from lucida.eval.likelihood import append_candidate, likelihoods, pack_tree, question, trees
 from lucida.model.masks import MASKS, TWIG
 from lucida.model.messages import image_source
 
@@ -42,7 +42,7 @@ CANDIDATES = [
 
 def alone(model, processor, sample, text) -> tuple[float, float, int]:
     """One forward for one candidate, its logits whole: the obvious way."""
-    tokens = continued(processor, sample, text)
+    tokens = append_candidate(processor, sample, text)
     batch = collate([tokens], pack=False, pad_id=0, pixels=processor.pixels)
     with torch.no_grad():
         scores = model.logits(model.hidden(batch))[0].double().log_softmax(-1)
@@ -95,7 +95,7 @@ def test_questions_about_a_picture_are_one_tree(monkeypatch):
     joined = {tuple(sorted(each.index for each in tree.questions)): tree for tree in grown(8192)}
     assert set(joined) == {(0, 2, 4), (1,), (3,)}
     tree = joined[0, 2, 4]
-    tokens, places = packed(tree)
+    tokens, places = pack_tree(tree)
     assert len(tokens) == len(tree) < sum(map(len, tree.questions))
     assert set(tokens.branch % TWIG) == {0, 1, 2, 3}
     fed = [(each, target) for each in tree.questions for target in each.targets]
@@ -130,7 +130,7 @@ def test_gated_layers_see_the_same_images_from_twigs():
 def test_equal_to_logits_of_transformers():
     model, processor = tiny_model()
     sample, text = SAMPLES[0], "light blue"
-    tokens = continued(processor, sample, text)
+    tokens = append_candidate(processor, sample, text)
     with torch.no_grad():
         logits = model(
             input_ids=torch.from_numpy(tokens.input_ids)[None],

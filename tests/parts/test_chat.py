@@ -18,7 +18,7 @@ from lucida.parts.chat import (
     answer_numbers,
     answers_right,
     give_template,
-    packed,
+    pack_rows,
     talk_batch,
     tokens_of,
 )
@@ -116,7 +116,7 @@ def test_every_answer_weighs_by_the_root_of_its_length(chat):
     assert number.tolist() == [[0, 0, 0, 0, 0, 1]]
     assert lengths.tolist() == [2, 1]
     reader = chat[1]
-    batch = packed([tokens_of(questions_talk(reader, 0, "train", 3), reader.tokenizer)])
+    batch = pack_rows([tokens_of(questions_talk(reader, 0, "train", 3), reader.tokenizer)])
     number, lengths = answer_numbers(batch.batch.target)
     sums = torch.bincount(number[0], batch.weight[0])
     torch.testing.assert_close(sums, lengths.sqrt(), check_dtype=False)
@@ -173,7 +173,7 @@ def test_scores_are_what_greedy_decoding_writes(chat):
     talks = [
         request_talk(Request(f"{k}", f"say {k}.", f"it is {k * 7}."), f"{k}") for k in range(8)
     ]
-    batch = packed([tokens_of(talk, reader.tokenizer) for talk in talks[:5]])
+    batch = pack_rows([tokens_of(talk, reader.tokenizer) for talk in talks[:5]])
     optimizer = make_optimizer(model, Precision("fp32", torch.device("cpu"), ""))
     for _ in range(25):
         model.zero_grad()

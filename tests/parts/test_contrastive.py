@@ -10,8 +10,8 @@ from lucida.parts.contrastive import (
     PhraseMatcher,
     contrastive_loss,
     make_batch,
-    shortened,
-    swapped,
+    shorten_phrase,
+    swap_word,
     words_of,
 )
 from lucida.world.phrases import caption_phrases
@@ -32,10 +32,10 @@ def test_shortening_stays_true_and_swapping_changes_one_word(index):
     for phrase in caption_phrases(make_scene(0, "train", index)):
         words = words_of(phrase)
         assert set(words) <= set(VOCABULARY)
-        short = shortened(words, rng)
+        short = shorten_phrase(words, rng)
         assert set(short) <= set(words)
         assert short
-        changed = swapped(short, rng)
+        changed = swap_word(short, rng)
         assert sum(a != b for a, b in zip(short, changed, strict=True)) == 1
 
 

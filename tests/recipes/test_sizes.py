@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from lucida.core.errors import ModelError
 from lucida.core.recipe import load_recipe, presets
 from lucida.core.spec import ModelSpec
-from lucida.model.configs import known, known_config, known_preprocessing, skeleton
+from lucida.model.configs import find_known_config, find_known_preprocessing, known, skeleton
 from lucida.model.encoders.encoder import new_model
 from lucida.train.stage import plan_stage
 
@@ -61,7 +61,7 @@ def bones(model_json):
 
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_a_known_checkpoint_has_the_published_size(path):
-    config = known_config(path)
+    config = find_known_config(path)
     with torch.device("meta"):
         if "pixels" in known()[path]:
             model = new_model(config)
@@ -102,6 +102,6 @@ def test_an_entry_is_named_by_a_preset_and_the_other_way_round():
 
 def test_what_is_not_known_is_refused_with_the_nearest():
     with pytest.raises(ModelError, match="did you mean `microsoft/phi-2`"):
-        known_config("microsoft/phi2")
+        find_known_config("microsoft/phi2")
     with pytest.raises(ModelError, match="no preprocessing"):
-        known_preprocessing("microsoft/phi-2")
+        find_known_preprocessing("microsoft/phi-2")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lucida.world.crowds import SIDES, make_crowd, make_signs
 from lucida.world.drawing import PAINT, draw
 from lucida.world.phrases import caption_phrases, short_caption, sign_name
-from lucida.world.questions import told
+from lucida.world.questions import tell_scene
 from lucida.world.scenes import (
     COLOURS,
     HELD_OUT,
@@ -122,7 +122,7 @@ def test_a_word_looks_the_same_on_the_second_sign_as_on_the_only_one():
 
 def test_what_tells_a_whole_scene_leaves_out_no_sign():
     scene = make_signs(0, "train", 0)
-    spoken = told(scene, None)
+    spoken = tell_scene(scene, None)
     for sign in scene.signs:
         assert sign.box in spoken
         for text in (short_caption(scene), " ".join(caption_phrases(scene)), repr(spoken)):

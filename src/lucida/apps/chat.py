@@ -178,7 +178,7 @@ def main(
     sys.stdout.write(f"{run.name}: ask about the picture, /help for commands\n")
     if session.waiting:
         sys.stdout.write(f"{len(session.waiting)} picture(s) shown with the first question\n")
-    converse(session, _typed, sys.stdout)
+    converse(session, _read_typed, sys.stdout)
 
 
 def open_chat(run: Path, max_new_tokens: int = 64, temperature: float = 0.0) -> Chat:
@@ -237,7 +237,7 @@ def _command(session: Session, command: str, rest: str) -> str:
     return f"there is no {command}\n{HELP}"
 
 
-def _typed() -> str | None:
+def _read_typed() -> str | None:
     """One line of the user's; None at the end of the input."""
     try:
         return input("> " if sys.stdin.isatty() else "")

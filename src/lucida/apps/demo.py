@@ -26,7 +26,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
-from lucida.eval.shown import asked, measured, shown
+from lucida.eval.shown import asked, describe_measurement, format_score
 from lucida.eval.usual import usual_scores
 
 COLUMNS = 32
@@ -96,7 +96,7 @@ def _words(name: str, task: Mapping[str, object], shot: Shot) -> Text:
     judged = mark(shot.score, task)
     sign, style = {"right": ("✓", "green"), "wrong": ("✗", "red")}.get(judged, ("·", "blue"))
     if judged == "graded":
-        sign = f"{task['metric']} {shown(task, shot.score)}"
+        sign = f"{task['metric']} {format_score(task, shot.score)}"
     text = Text()
     text.append(f"{name}\n", "dim")
     text.append(f"question  {shot.question}\n")
@@ -139,17 +139,17 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
             [
                 name,
                 task["metric"],
-                shown(task, task["score"]) + floor,
-                " to ".join(shown(task, value) for value in task["interval"]),
-                "" if blind is None else shown(task, blind),
-                shown(task, task["chance"]),
-                "" if gain is None else shown(task, gain["mean"], signed=True),
+                format_score(task, task["score"]) + floor,
+                " to ".join(format_score(task, value) for value in task["interval"]),
+                "" if blind is None else format_score(task, blind),
+                format_score(task, task["chance"]),
+                "" if gain is None else format_score(task, gain["mean"], signed=True),
                 f"{task['n']:,}",
             ]
             + ([] if usual is None else [spread(task, usual["tasks"].get(name))])
         )
         others = results.get("others", {}).get(name, ())
-        notes += [f"{name}: {measured(task, other)}" for other in others]
+        notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
         if failed := task.get("failed"):
             part = f"{failed} of {task['n']:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")
@@ -181,7 +181,7 @@ def spread(task: Mapping[str, object], known: Mapping[str, float] | None) -> str
     """Median and range of a task over other runs, as its score is shown."""
     if known is None:
         return ""
-    low, middle, high = (shown(task, known[key]) for key in ("lowest", "median", "highest"))
+    low, middle, high = (format_score(task, known[key]) for key in ("lowest", "median", "highest"))
     return f"{middle} ({low} to {high})"
 
 

@@ -114,7 +114,7 @@ def read_document(path: Path) -> Document:
 def parse_document(text: str, name: str) -> Document:
     """The same from text; `name` says where the text came from."""
     try:
-        node, reading = _composed(text), _Reading()
+        node, reading = _compose(text), _Reading()
         if not isinstance(node, yaml.MappingNode):
             what = "is empty" if node is None else "is not a mapping of keys to values"
             raise RecipeError(what, origin=name, remedy="`lucida show mini` prints a whole recipe")
@@ -129,7 +129,7 @@ def parse_value(text: str) -> object:
     """One value as a recipe file would read it; NotReadable (a ValueError) when it cannot be."""
     if len(text) > LARGEST_FILE:
         raise NotReadable("it is too large for a recipe (over 1 MiB)", 1)
-    node = _composed(text)
+    node = _compose(text)
     return None if node is None else _Reading().value(node, ())
 
 
@@ -138,7 +138,7 @@ def dump_document(data: object) -> str:
     return yaml.dump(data, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=96)
 
 
-def _composed(text: str) -> yaml.Node | None:
+def _compose(text: str) -> yaml.Node | None:
     """The nodes of a text, None when there are none."""
     loader = None
     try:
@@ -182,7 +182,7 @@ class _Reading:
             return self.scalar(node)
         form = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if node.tag != _KNOWN + form:
-            raise NotReadable(f"the tag {_shown(node.tag)} has no meaning in a recipe", line)
+            raise NotReadable(f"the tag {_write_tag(node.tag)} has no meaning in a recipe", line)
         if form == "seq":
             return [self.value(item, (*place, at)) for at, item in enumerate(node.value)]
         return self.mapping(node, place)
@@ -199,7 +199,7 @@ class _Reading:
             merges = key_node.tag == _KNOWN + "merge"
             key = "<<" if merges else self.scalar(key_node)
             if (twice := key_node.value if key is None else str(key)) in seen:
-                raise NotReadable(f"the key `{_cut(twice)}` stands twice", line)
+                raise NotReadable(f"the key `{_cut_text(twice)}` stands twice", line)
             seen.add(twice)
             if merges:
                 found |= self.merged(value, place)
@@ -234,11 +234,13 @@ class _Reading:
                 raise NotReadable(f"a text may not hold the character {odd[0]!r}", line)
             return text
         if tag not in _FORMS:
-            raise NotReadable(f"the tag {_shown(node.tag)} has no meaning in a recipe", line)
+            raise NotReadable(f"the tag {_write_tag(node.tag)} has no meaning in a recipe", line)
         if tag == "float" and _FORMS["int"].match(text):
             return float(self.number(text, line))
         if not _FORMS[tag].match(text):
-            raise NotReadable(f"`{_cut(text)}` does not fit its tag {_shown(node.tag)}", line)
+            raise NotReadable(
+                f"`{_cut_text(text)}` does not fit its tag {_write_tag(node.tag)}", line
+            )
         match tag:
             case "null":
                 return None
@@ -255,14 +257,14 @@ class _Reading:
             value = int(text.replace("_", ""), 16 if "x" in text else 10)
             if -LARGEST_NUMBER <= value < LARGEST_NUMBER:
                 return value
-        what = f"the whole number {_cut(text)} is too large: 64 bits are the most"
+        what = f"the whole number {_cut_text(text)} is too large: 64 bits are the most"
         raise NotReadable(what, line)
 
 
-def _shown(tag: str) -> str:
+def _write_tag(tag: str) -> str:
     """A tag as people write it."""
-    return _cut(f"!!{tag.removeprefix(_KNOWN)}" if tag.startswith(_KNOWN) else tag)
+    return _cut_text(f"!!{tag.removeprefix(_KNOWN)}" if tag.startswith(_KNOWN) else tag)
 
 
-def _cut(text: str) -> str:
+def _cut_text(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -76,9 +76,9 @@ def _sentence(
     message = what if origin is None else f"{origin}: {what}"
     values = []
     if expected is not _ABSENT:
-        values.append(f"expected {_told(expected)}")
+        values.append(f"expected {_prepare_value(expected)}")
     if given is not _ABSENT:
-        values.append(f"got {_told(given)}")
+        values.append(f"got {_prepare_value(given)}")
     if values:
         message += f" ({', '.join(values)})"
     message = message if remedy is None else f"{message}; {remedy}"
@@ -86,11 +86,11 @@ def _sentence(
     return message.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _told(value: object) -> object:
+def _prepare_value(value: object) -> object:
     """A value as a message has it: data may hold anything, so nothing endless is written out."""
     if isinstance(value, str):
         return value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}…"
-    return shortened(value, 400) if isinstance(value, (int, Mapping, *_LISTS)) else value
+    return shorten(value, 400) if isinstance(value, (int, Mapping, *_LISTS)) else value
 
 
 _LISTS = (list, tuple, set, frozenset)
@@ -101,21 +101,21 @@ _MOST_NAMES, _LONGEST_NAME = 40, 80
 """Names that a remedy lists, and signs of each: a record may have a million keys."""
 
 
-def shortened(value: object, most: int = 80) -> str:
+def shorten(value: object, most: int = 80) -> str:
     """A value for a message, as `repr` writes it but no longer than `most` signs.
 
     It costs time and memory for what is shown alone: values of damaged files may be lists that
     hold one another a billion times, or numbers with a million digits.
     """
     shown = ""
-    for piece in _written(value, most):
+    for piece in _write_pieces(value, most):
         shown += piece
         if len(shown) > most:
             return f"{shown[:most]}…"
     return shown
 
 
-def _written(value: object, most: int) -> Iterator[str]:
+def _write_pieces(value: object, most: int) -> Iterator[str]:
     """The pieces of what `repr` would write; each is made when it is asked for."""
     if isinstance(value, str | bytes):
         yield repr(value[: most + 1])
@@ -124,15 +124,15 @@ def _written(value: object, most: int) -> Iterator[str]:
     elif isinstance(value, Mapping):
         yield "{"
         for number, (key, each) in enumerate(islice(value.items(), most)):
-            yield from (", " if number else "", *_written(key, most), ": ")
-            yield from _written(each, most)
+            yield from (", " if number else "", *_write_pieces(key, most), ": ")
+            yield from _write_pieces(each, most)
         yield "}"
     elif isinstance(value, _LISTS):
         begin, end = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
         yield begin
         for number, each in enumerate(islice(value, most)):
             yield ", " if number else ""
-            yield from _written(each, most)
+            yield from _write_pieces(each, most)
         yield f",{end}" if isinstance(value, tuple) and len(value) == 1 else end
     else:
         yield repr(value)

@@ -53,7 +53,7 @@ def _page(title: str, annotation: Any, info: FieldInfo | None) -> list[str]:
     accepted = shape(annotation)
     lines = [f"{title}: {expected(annotation, info)}{_default(info)}"]
     if info is not None and info.description:
-        lines += ["", *_wrapped(info.description, "")]
+        lines += ["", *_wrap(info.description, "")]
     inside = accepted.items if accepted.items is not None else accepted.values
     if inside is not None:
         accepted = shape(inside)
@@ -65,11 +65,11 @@ def _page(title: str, annotation: Any, info: FieldInfo | None) -> list[str]:
 
 def _spec_lines(kind: str, spec: type[Spec]) -> list[str]:
     lines = [f"kind: {kind}"] if kind else []
-    lines += _wrapped(inspect.getdoc(spec) or "", "")
+    lines += _wrap(inspect.getdoc(spec) or "", "")
     for name, info in spec.model_fields.items():
         if name != "kind":
             lines += ["", f"  {name}: {expected(info.annotation, info)}{_default(info)}"]
-            lines += _wrapped(info.description or "", "      ")
+            lines += _wrap(info.description or "", "      ")
     return lines
 
 
@@ -85,7 +85,7 @@ def _default(info: FieldInfo | None) -> str:
     return f"; default {short(default)}"
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrap(text: str, indent: str) -> list[str]:
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
     lines: list[str] = []
     for paragraph in paragraphs:

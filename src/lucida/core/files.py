@@ -33,7 +33,7 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise _explained(problem, Path(path)) from problem
+        raise _explain_problem(problem, Path(path)) from problem
     except LucidaError:
         raise
     except Exception as problem:
@@ -153,7 +153,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(problem: OSError, path: Path) -> RunError:
+def _explain_problem(problem: OSError, path: Path) -> RunError:
     if problem.errno in _FULL:
         return _disk_full(path)
     place = problem.filename or path

@@ -52,7 +52,7 @@ def mistakes_of(
         if place in found:
             continue  # a union reports once per member; `expected` names them all
         what = _what(error, place, annotation, info, parent)
-        found[place] = Mistake(dotted(place, data), what, origin_of(place, origins))
+        found[place] = Mistake(write_dotted(place, data), what, origin_of(place, origins))
     return list(found.values())
 
 
@@ -71,7 +71,7 @@ def odd_values(data: object, origins: Mapping[Place, str]) -> list[Mistake]:
             return
         if accepted.leaf and not _plainly(value, accepted):
             what = f"expected {expected(annotation, info)}, got {short(value)}"
-            found.append(Mistake(dotted(place, data), what, origin_of(place, origins)))
+            found.append(Mistake(write_dotted(place, data), what, origin_of(place, origins)))
 
     visit(data, Recipe, None, ())
     return found
@@ -98,7 +98,7 @@ def _plainly(value: object, accepted: Shape) -> bool:
     return True
 
 
-def dotted(place: Place, data: object) -> str:
+def write_dotted(place: Place, data: object) -> str:
     """The place as an override would name it: list items by their `name` where they have one."""
     words, here = [], data
     for key in place:

@@ -110,21 +110,21 @@ def _assign(data: dict, keys: list[str], value: object) -> tuple[Place, bool]:
         _remove(here, key, place)
         return tuple(place), True
     if key == "kind" and accepted.tagged:
-        _change_kind(here, accepted, current_kind, value, _dotted(place[:-1]))
+        _change_kind(here, accepted, current_kind, value, _write_dotted(place[:-1]))
     elif below.tagged and isinstance(value, str):
-        _put_kind(here, key, below, info, value, _dotted(place))
+        _put_kind(here, key, below, info, value, _write_dotted(place))
     else:
         here[key] = value
     return tuple(place), False
 
 
-def _dotted(place: Iterable[str | int]) -> str:
+def _write_dotted(place: Iterable[str | int]) -> str:
     return ".".join(map(str, place))
 
 
 def _remove(here: Any, key: str | int, place: list[str | int]) -> None:
     if isinstance(here, dict) and key not in here:
-        where = _dotted(place[:-1])
+        where = _write_dotted(place[:-1])
         raise WrongOverride(f"{where} has no `{key}` to remove; {suggestion(str(key), here)}")
     del here[key]
 
@@ -133,7 +133,7 @@ def _next_key(
     here: Any, accepted: Shape, keys: list[str], place: list[str | int]
 ) -> tuple[str | int, list[str]]:
     """The key that the front of `keys` names in `here`, and the keys that remain."""
-    where = _dotted(place) or "a recipe"
+    where = _write_dotted(place) or "a recipe"
     first = keys[0]
     if accepted.leaf:
         raise WrongOverride(f"{where} is a plain value; nothing stands below it")
@@ -170,7 +170,7 @@ def _list_index(here: list, key: str, where: str) -> int:
 def _fresh(below: Shape, info: FieldInfo | None, place: list[str | int], keys: list[str]) -> dict:
     """What to put where the file is silent or null and something below is set."""
     if below.leaf:
-        where = _dotted(place)
+        where = _write_dotted(place)
         raise WrongOverride(f"{where} is a plain value; it has no `{keys[0]}`")
     kind = default_kind(info)
     return {"kind": kind} if kind else {}

@@ -119,7 +119,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def _whole(name: str, asking: tuple[str, ...]) -> tuple[Document, str]:
     """The unfolded recipe of a name, and how messages call it; `asking` are the recipes that led
     here as bases."""
-    document, origin, siblings, folder = _written(name)
+    document, origin, siblings, folder = _find_written(name)
     if origin in asking:
         loop = " -> ".join([*asking[asking.index(origin) :], origin])
         raise RecipeError(f"a recipe is its own base: {loop}")
@@ -136,7 +136,7 @@ def _whole(name: str, asking: tuple[str, ...]) -> tuple[Document, str]:
     return unfold(document, origin, find), origin
 
 
-def _written(name: str) -> tuple[Document, str, dict[str, str], Path]:
+def _find_written(name: str) -> tuple[Document, str, dict[str, str], Path]:
     """What is written under a name: the document, how messages call it, other recipes of the same
     file by the names that find them from anywhere, and the folder."""
     file, _, member = name.partition("#")

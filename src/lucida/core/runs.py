@@ -171,7 +171,7 @@ class RunFolder:
     def diverged(self) -> str | None:
         """Why the training of the last stage that was trained here diverged; None when it did not
         (`lucida.train.divergence`)."""
-        return _diverged(self.metrics.read(), self.recipe)
+        return _find_divergence(self.metrics.read(), self.recipe)
 
     @property
     def environment_entry(self) -> dict:
@@ -240,7 +240,7 @@ def plain(value: object) -> object:
 def _summary(run: RunFolder) -> RunSummary:
     try:
         recipe, rows = run.recipe, run.logged
-        name, diverged = recipe.name, _diverged(rows, recipe)
+        name, diverged = recipe.name, _find_divergence(rows, recipe)
         steps = [each["step"] for each in rows if each.get("step") is not None]
         tasks = run.results.get("tasks", {})
         scores = {task: values["score"] for task, values in tasks.items()}
@@ -255,7 +255,7 @@ def _summary(run: RunFolder) -> RunSummary:
     return RunSummary(run.path, name, state, max(steps, default=None), scores, problem, left_out)
 
 
-def _diverged(rows: list[dict], recipe: Recipe) -> str | None:
+def _find_divergence(rows: list[dict], recipe: Recipe) -> str | None:
     """Why the last stage diverged, or one that the run did not come past."""
     told = [row for row in rows if isinstance(row.get("diverged"), str)]
     if not told:

@@ -78,8 +78,8 @@ def encode(
         tokenizer, template, visual_tokens, image_policy, bins, image_token_id, images
     )
     stem, branches = writing.pieces(sample, "whole")
-    stem, branches = _fitted(sample, stem, branches, max_length, counts)
-    tokens = _assembled(sample, stem, branches, loss)
+    stem, branches = _fit_pieces(sample, stem, branches, max_length, counts)
+    tokens = _assemble(sample, stem, branches, loss)
     if not (tokens.target != IGNORED).any():
         raise DataError(
             f"nothing of this sample is supervised by the loss mode `{loss}`",
@@ -122,14 +122,14 @@ def encode_prompt(
             origin=sample.origin,
             remedy="shorten it, show fewer images, or raise model.language.max_length",
         )
-    return _assembled(sample, stem, branches, loss=None if ending == "prompt" else "answers")
+    return _assemble(sample, stem, branches, loss=None if ending == "prompt" else "answers")
 
 
 def _length(pieces: list[Piece]) -> int:
     return sum(len(piece.ids) for piece in pieces)
 
 
-def _fitted(
+def _fit_pieces(
     sample: Sample,
     stem: list[Piece],
     branches: list[list[Piece]],
@@ -156,7 +156,7 @@ def _fitted(
         lost += kept.pop()
         counts["branches_dropped"] += 1
     if _length(kept[0]) > room:
-        kept[0], tail = _cut(kept[0], room)
+        kept[0], tail = _cut_pieces(kept[0], room)
         lost += tail
         counts["samples_cut"] += 1
         counts["tokens_cut"] += _length(tail)
@@ -164,7 +164,7 @@ def _fitted(
     return stem, kept
 
 
-def _cut(pieces: list[Piece], room: int) -> tuple[list[Piece], list[Piece]]:
+def _cut_pieces(pieces: list[Piece], room: int) -> tuple[list[Piece], list[Piece]]:
     """The pieces that fit into `room` positions, and the rest."""
     for number, piece in enumerate(pieces):
         if len(piece.ids) <= room:
@@ -178,7 +178,7 @@ def _cut(pieces: list[Piece], room: int) -> tuple[list[Piece], list[Piece]]:
     return pieces, []
 
 
-def _assembled(
+def _assemble(
     sample: Sample, stem: list[Piece], branches: list[list[Piece]], loss: LossMode | None
 ) -> Tokens:
     """Arrays from pieces. Images are numbered in the order in which they are shown."""

@@ -54,16 +54,16 @@ def collate(
         raise ValueError("give pixels or features, not both")
     rows = [samples] if pack else [[sample] for sample in samples]
     longest = max(sum(map(len, row)) for row in rows)
-    batch = collate_rows(rows, rounded(longest) if pack else longest, pad_id)
+    batch = collate_rows(rows, round_length(longest) if pack else longest, pad_id)
     sources = images_of(samples)
     if sources and pixels is not None:
-        batch.pixel_values = joined([pixels(sources)])
+        batch.pixel_values = join_images([pixels(sources)])
     if sources and features is not None:
-        batch.features = joined([features(sources)])
+        batch.features = join_images([features(sources)])
     return batch
 
 
-def rounded(length: int) -> int:
+def round_length(length: int) -> int:
     """Where a packed row ends: a long one at a multiple of `STEP`, with at most 1/16 empty."""
     return length if length < 16 * STEP else -(-length // STEP) * STEP
 
@@ -95,7 +95,7 @@ def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -
     return Batch(**tensors, origins=[sample.origin for row in rows for sample in row])
 
 
-def joined(pixels: Sequence[Pixels | ViewFeatures]) -> torch.Tensor | Views | ViewFeatures:
+def join_images(pixels: Sequence[Pixels | ViewFeatures]) -> torch.Tensor | Views | ViewFeatures:
     """The images of all parts, one part after the other; features of views come as one part."""
     if isinstance(pixels[0], ViewFeatures):
         return pixels[0]

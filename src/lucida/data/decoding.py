@@ -46,7 +46,7 @@ MAX_SCANNED_PIXELS = 40 * MAX_PIXELS
 Read = TypeVar("Read")
 
 
-def decoded(content: bytes, origin: str, read: Callable[[Image.Image], Read]) -> Read:
+def decode_image(content: bytes, origin: str, read: Callable[[Image.Image], Read]) -> Read:
     """What `read` makes of the opened picture. DataError names the `origin`.
 
     Where Pillow fails at opening or within `read`, both are tried once more without the file's

@@ -79,7 +79,7 @@ def looks_encoded(text: str | bytes) -> bool:
         return False
 
 
-def held_source(value: Any, origin: str) -> ImageSource | None:
+def find_held_source(value: Any, origin: str) -> ImageSource | None:
     """The picture that a value of a record holds itself: bytes, text of base64, or a struct with
     `bytes`. None when it holds none, as a path or an address does."""
     if isinstance(value, Mapping):

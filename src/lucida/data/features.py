@@ -85,11 +85,11 @@ class FeatureCache:
         return len(self._images)
 
     def __str__(self) -> str:
-        held = f"{told_bytes(self._end * self._row_bytes)} in {self.path}"
+        held = f"{format_bytes(self._end * self._row_bytes)} in {self.path}"
         if self.limit_bytes is None:
             return f"feature cache: {len(self):,} images, {held}"
         return (
-            f"feature cache: {len(self):,} images, {held}, at most {told_bytes(self.limit_bytes)}"
+            f"feature cache: {len(self):,} images, {held}, at most {format_bytes(self.limit_bytes)}"
         )
 
     def __contains__(self, image: ImageSource) -> bool:
@@ -289,7 +289,7 @@ class ViewCache(FeatureCache):
         return self.ENTRY.pack(digest, rows, *facts)
 
 
-def told_bytes(many: int) -> str:
+def format_bytes(many: int) -> str:
     """Bytes as people read them.
 
     Worked example: 300 is `300 bytes`, 2,500,000 is `2.5 MB`, 1,000,000,000 is `1 GB`.

@@ -79,7 +79,7 @@ def file_facts(path: str, files: Sequence[Path | Remote]) -> Facts:
             found[str(file)] = f"{file.stat().st_size:,} bytes"
         else:
             found[str(file)] = file_fact(file, blocks)
-    return listed(path, found)
+    return list_files(path, found)
 
 
 def files_below(path: Path, pattern: str) -> Iterator[Path]:
@@ -93,7 +93,7 @@ def files_below(path: Path, pattern: str) -> Iterator[Path]:
         yield from files_of(pattern)
 
 
-def listed(path: str, found: Mapping[str, str]) -> Facts:
+def list_files(path: str, found: Mapping[str, str]) -> Facts:
     """Each file by its name, or many as one fact."""
     if len(found) <= LISTED:
         return {f"file {name}": fact for name, fact in found.items()}
@@ -125,7 +125,7 @@ def record_facts(source: Source, most: int = RECORDS) -> Facts:
     for place in range(many):
         try:
             sample = source[place * len(source) // many]
-            text.update(told(sample).encode("utf-8", "surrogatepass"))
+            text.update(describe_sample(sample).encode("utf-8", "surrogatepass"))
             for image in sample.images:
                 width, height = image_size(image)
                 left -= width * height
@@ -138,7 +138,7 @@ def record_facts(source: Source, most: int = RECORDS) -> Facts:
     return facts | ({f"pixels of {pictures} pictures": seen.hexdigest()} if pictures else {})
 
 
-def told(sample: Sample) -> str:
+def describe_sample(sample: Sample) -> str:
     """A sample in words, its origin left out: a copy elsewhere is the same."""
     return repr([[(turn.role, turn.parts) for turn in b] for b in (sample.stem, *sample.branches)])
 

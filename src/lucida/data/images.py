@@ -26,7 +26,7 @@ from lucida.data.decoding import (
     FORMATS,
     MAX_BYTES,
     NAMES,
-    decoded,
+    decode_image,
     readable,
     refuse_size,
     undecodable,
@@ -68,7 +68,7 @@ def open_image(
     """
     origin = origin or _name(file)
     content = file if isinstance(file, bytes) else _content(Path(file), origin)
-    return decoded(content, origin, partial(_loaded, origin=origin, least=least))
+    return decode_image(content, origin, partial(_load_upright, origin=origin, least=least))
 
 
 def _name(file: str | Path | bytes) -> str:
@@ -98,7 +98,7 @@ def _content(path: Path, origin: str) -> bytes:
         raise DataError(message, origin=origin, remedy=remedy) from error
 
 
-def _loaded(image: Image.Image, origin: str, least: tuple[int, int] | None) -> Image.Image:
+def _load_upright(image: Image.Image, origin: str, least: tuple[int, int] | None) -> Image.Image:
     """The upright picture of an opened file, a JPEG in no more pixels than `least` needs."""
     if image.format in ("JPEG", "MPO"):
         if least is not None:
@@ -157,7 +157,7 @@ def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
                 origin=origin,
                 remedy="store it with 8 or 16 bits a channel",
             )
-        levels = scaled(values)
+        levels = scale_to_eight_bits(values)
         if isinstance(clear, int):
             levels[values == clear] = 255
         return Image.fromarray(levels).convert("RGB")
@@ -174,12 +174,12 @@ def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def scaled(values: np.ndarray) -> np.ndarray:
+def scale_to_eight_bits(values: np.ndarray) -> np.ndarray:
     """16 bits as 8: 65535 is 255, and what lies between is rounded."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def given_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image:
+def convert_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image:
     """A Pillow image of any mode or a numpy array as the same RGB picture that its file would be.
 
     An array is [height, width] or [height, width, channels] of uint8, uint16 or bool; channels are
@@ -223,13 +223,13 @@ def _of_array(values: np.ndarray, origin: str) -> Image.Image:
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * 255
     if values.dtype == np.uint16 and values.ndim == 3:
-        values = scaled(values)
+        values = scale_to_eight_bits(values)
     if not values.size:
         return Image.new("L", values.shape[1::-1])
     return Image.fromarray(np.ascontiguousarray(values))
 
 
-def measured(file: str | Path | bytes, origin: str | None = None) -> tuple[int, int]:
+def measure_image(file: str | Path | bytes, origin: str | None = None) -> tuple[int, int]:
     """Width and height of a picture as `open_image` would give them, from its header alone where
     that tells them; else by opening it whole, which also says what is wrong."""
     if not isinstance(file, bytes) and not Path(file).is_file():
@@ -265,7 +265,7 @@ def file_source(path: str | Path, record: str | None = None) -> ImageSource:
         raise DataError(message, origin=origin, remedy=remedy) from error
     identity = f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    load, measure = partial(open_image, path, origin), partial(measured, path, origin)
+    load, measure = partial(open_image, path, origin), partial(measure_image, path, origin)
     return ImageSource(origin, f"file:{key}", load, measure, smaller=load)
 
 
@@ -297,12 +297,12 @@ def _load(
 
 
 def _measure(content: bytes | Callable[[], bytes], origin: str) -> tuple[int, int]:
-    return measured(_bytes(content), origin)
+    return measure_image(_bytes(content), origin)
 
 
-def given_source(picture: Image.Image | np.ndarray, origin: str) -> ImageSource:
+def make_image_source(picture: Image.Image | np.ndarray, origin: str) -> ImageSource:
     """A Pillow image or a numpy array as a source; converted now, as `given_image` says."""
-    image = given_image(picture, origin)
+    image = convert_image(picture, origin)
     content = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
     key = f"memory:{image.width}x{image.height}:{content}"
     return ImageSource(origin, key, partial(_itself, image))

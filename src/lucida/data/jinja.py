@@ -63,11 +63,11 @@ def chat_jinja(
     asked = [key for key in keys if key[0] == "assistant"]
     prompts = "".join(
         f"{{%- {'elif' if number else 'if'} ns.before == {literal(before)} -%}}"
-        f"{said(body(turns, ('assistant', before)).before)}"
+        f"{write_text(body(turns, ('assistant', before)).before)}"
         for number, (_, before) in enumerate(asked)
     )
     return (
-        f"{{%- set ns = namespace(before={literal(START)}) -%}}{said(turns.start)}"
+        f"{{%- set ns = namespace(before={literal(START)}) -%}}{write_text(turns.start)}"
         f"{every_image(each, image) if at_start else ''}"
         "{%- for m in messages -%}"
         "{%- set ns.pictures = '' -%}{%- set ns.words = '' -%}{%- set ns.every = '' -%}"
@@ -173,27 +173,35 @@ def written(turns: Turns, key: Key) -> str:
     """Jinja for one kind of turn, in the order that `Frame` describes."""
     frame = body(turns, key)
     pictures, words = "{{- ns.pictures -}}", "{{- ns.words -}}"
-    after = said(frame.after)
+    after = write_text(frame.after)
     if key in turns.inside and key in turns.last and turns.last[key].after != frame.after:
-        end = said(turns.last[key].after)
+        end = write_text(turns.last[key].after)
         after = f"{{%- if loop.last -%}}{end}{{%- else -%}}{after}{{%- endif -%}}"
     if not frame.shows_text:
         middle = "{{- ns.every -}}"  # whatever is said is left out
     elif frame.glue:
         middle = (
-            f"{{%- if ns.pictures -%}}{said(frame.lead)}{pictures}"
-            f"{{%- if ns.words -%}}{said(frame.opening + frame.glue)}{words}{{%- endif -%}}"
-            f"{{%- elif ns.words -%}}{said(frame.opening)}{said(frame.lead)}{words}{{%- endif -%}}"
+            f"{{%- if ns.pictures -%}}{write_text(frame.lead)}{pictures}"
+            f"{{%- if ns.words -%}}{write_text(frame.opening + frame.glue)}{words}{{%- endif -%}}"
+            f"{{%- elif ns.words -%}}{write_text(frame.opening)}{write_text(frame.lead)}{words}"
+            "{%- endif -%}"
         )
     else:
         middle = (
-            f"{pictures}{{%- if ns.words -%}}{said(frame.opening)}{said(frame.lead)}{words}"
+            f"{pictures}{{%- if ns.words -%}}{write_text(frame.opening)}"
+            f"{write_text(frame.lead)}{words}"
             "{%- endif -%}"
         )
-    return said(frame.before) + said(frame.generated) + middle + said(frame.end) + after
+    return (
+        write_text(frame.before)
+        + write_text(frame.generated)
+        + middle
+        + write_text(frame.end)
+        + after
+    )
 
 
-def said(text: str) -> str:
+def write_text(text: str) -> str:
     """Jinja that writes this text."""
     return f"{{{{- {literal(text)} -}}}}" if text else ""
 

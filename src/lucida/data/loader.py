@@ -24,7 +24,7 @@ from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.spec import BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
-from lucida.data.collate import Images, collate, collate_rows, images_of, joined
+from lucida.data.collate import Images, collate, collate_rows, images_of, join_images
 from lucida.data.order import Bookmark, Order, Row, check_rows
 from lucida.data.sample import Batch, ImageSource
 from lucida.data.stage import StageData
@@ -66,7 +66,7 @@ class _Preparation:
         batch.weight = answer_weights(batch, self.weighting)
         pixels = [sample.seen for sample in samples if sample.seen is not None]
         if pixels:
-            batch.pixel_values = joined(pixels)
+            batch.pixel_values = join_images(pixels)
         counts: Counter[str] = Counter()
         for sample in samples:
             counts[f"{sample.source}/samples"] += 1
@@ -198,7 +198,7 @@ class Loader:
         self.counts.update(one.counts)
         self._limit.add(one.dropped, self.world)
         if one.images and self.features is not None:
-            one.batch.features = joined([self.features(one.images)])
+            one.batch.features = join_images([self.features(one.images)])
         return one.batch
 
     def _from_thread(self, units: Iterator[list[Row]]) -> Iterator[_Pass]:
@@ -222,7 +222,7 @@ class Loader:
             sampler=units,
             num_workers=self.batch.workers,
             prefetch_factor=AHEAD,
-            collate_fn=_unchanged,
+            collate_fn=_return_unchanged,
             # Its own generator: the default would draw from the one that dropout draws from.
             generator=torch.Generator(),
         )
@@ -262,5 +262,5 @@ class _Passes(Dataset):
             return error
 
 
-def _unchanged(value: object) -> object:
+def _return_unchanged(value: object) -> object:
     return value

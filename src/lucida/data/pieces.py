@@ -13,7 +13,14 @@ from lucida.data.boxes import box_tokens, format_box
 from lucida.data.images import image_size
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample
-from lucida.data.spoken import Spoken, joined, led, opening_images, same_roles, without_images
+from lucida.data.spoken import (
+    Spoken,
+    join_turns,
+    opening_images,
+    put_lead,
+    same_roles,
+    without_images,
+)
 from lucida.data.templates import TEMPLATES, Frame, Layout, document_frame
 from lucida.data.vocabulary import Ids, Vocabulary, vocabulary
 
@@ -91,7 +98,7 @@ class Writing:
         written = []
         for turns in branches:
             conversation = _Conversation(self, sample)
-            conversation.write(joined(shared, turns), ending)
+            conversation.write(join_turns(shared, turns), ending)
             if stem is not None and conversation.stem != stem:
                 raise DataError(
                     f"the template `{self.template}` writes the stem differently for two branches",
@@ -226,10 +233,10 @@ class _Conversation:
         elif said or asked:
             glue = frame.glue if images or more else ""
             self._text(self.stem if said else self.branch, frame.opening + glue)
-            self._parts(self.stem, led(lead, said), answer)
+            self._parts(self.stem, put_lead(lead, said), answer)
             # What a branch adds to words of the stem begins on a line of its own.
             seam = "\n" if said and isinstance(said[-1], str) else ""
-            self._parts(self.branch, led(seam if said else lead, asked), answer)
+            self._parts(self.branch, put_lead(seam if said else lead, asked), answer)
         if ended and (turn.role != "text" or said or asked):
             self._text(last, frame.end, answer)
             self._text(last, frame.after)

@@ -334,7 +334,7 @@ class Squares:
 
 def squares(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False) -> Squares:
     """The squares of many images. `scaled` as in `opened`."""
-    images = (policy.square(opened(source, [policy], scaled)) for source in sources)
+    images = (policy.square(open_for_policies(source, [policy], scaled)) for source in sources)
     return Squares(tuple(images), policy)
 
 
@@ -346,7 +346,7 @@ def decode(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = F
     return pixels
 
 
-def opened(
+def open_for_policies(
     source: ImageSource, policies: Sequence[ImagePolicy], scaled: bool = False
 ) -> Image.Image:
     """The picture for these policies; `scaled` allows one of fewer pixels, if they do with it."""

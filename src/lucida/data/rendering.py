@@ -25,7 +25,7 @@ class EndlessError(Exception):
     """A template that ran for too many lines."""
 
 
-def bounded(render: Callable[[], Rendered], origin: object = None) -> Rendered:
+def render_bounded(render: Callable[[], Rendered], origin: object = None) -> Rendered:
     """What `render` gives; DataError for whatever a template raises, and for one that does not end
     within `LINES` lines, the same on every machine."""
     left = LINES

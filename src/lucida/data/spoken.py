@@ -24,7 +24,7 @@ class Spoken:
     open: bool = False
 
 
-def joined(stem: list[tuple[str, list[Part]]], branch: Sequence[Turn]) -> list[Spoken]:
+def join_turns(stem: list[tuple[str, list[Part]]], branch: Sequence[Turn]) -> list[Spoken]:
     """The turns of a stem, already joined, and one branch, consecutive turns of one role joined.
 
     The stem's last turn stays open for the branch when a user or a document speaks. Images alone at
@@ -107,7 +107,7 @@ def opening_images(parts: list[Part]) -> tuple[list[Part], list[Part]]:
     return images, []
 
 
-def led(lead: str, parts: list[Part]) -> list[Part]:
+def put_lead(lead: str, parts: list[Part]) -> list[Part]:
     """The parts with white space in front that is tokenised together with the first word."""
     if not lead or not parts:
         return parts

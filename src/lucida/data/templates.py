@@ -31,7 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lucida.core.errors import DataError
-from lucida.data.rendering import bounded
+from lucida.data.rendering import render_bounded
 from lucida.data.sample import Role
 from lucida.data.vocabulary import special_tokens
 
@@ -198,7 +198,7 @@ def _turns_of_vicuna(role: str, end: str = "") -> dict[str, Frame]:
     }
 
 
-def _instructed(
+def _make_instructed(
     name: str, opens: str, system: Frame, end: str, first: Frame | None = None
 ) -> Named:
     """Questions between `opens` and ` [/INST]`; a system text stands inside the first of them.
@@ -248,7 +248,7 @@ NAMED = (
     ),
     # To the letter of Llama-2-chat's own template: each question begins with a start token, and no
     # system text is added that the data lack.
-    _instructed(
+    _make_instructed(
         "llama2",
         f"{START}[INST]",
         Frame(before=f"{START}[INST] <<SYS>>\n", end="\n<</SYS>>\n\n"),
@@ -256,7 +256,7 @@ NAMED = (
     ),
     # Mistral-7B-Instruct v0.1 and v0.2 know no system text; one in the data opens the first
     # question, above a blank line, as Mistral's later templates have it.
-    _instructed("mistral", "[INST]", Frame(before="[INST]", lead=" ", end="\n\n"), END),
+    _make_instructed("mistral", "[INST]", Frame(before="[INST]", lead=" ", end="\n\n"), END),
     Named(
         "phi",
         {
@@ -275,7 +275,7 @@ NAMED = (
         },
     ),
     # One start token, no space in front of the end, its own system text if there is none.
-    _instructed(
+    _make_instructed(
         "prismatic_llama2",
         "[INST]",
         _PRISMATIC_TAG,
@@ -308,7 +308,7 @@ def tokenizer_template(tokenizer: PreTrainedTokenizerBase, roles: Sequence[Role]
     for number, role in enumerate(roles):
         before, lead, generated, end = literals[number], "", "", ""
         if role == "assistant":
-            before, generated = _asked(tokenizer, whole, messages, number, before)
+            before, generated = _divide_question(tokenizer, whole, messages, number, before)
             end, literals[number + 1] = _split_end(tokenizer, literals[number + 1])
             if not generated.strip():
                 lead, generated = generated, ""
@@ -327,7 +327,7 @@ def _render(
 ) -> str:
     write = partial(tokenizer.apply_chat_template, messages, tokenize=False)
     try:
-        return bounded(partial(write, add_generation_prompt=prompt))
+        return render_bounded(partial(write, add_generation_prompt=prompt))
     except DataError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise _cannot_follow(tokenizer, f"it refuses the turns {roles}: {error}") from error
@@ -348,7 +348,7 @@ def _between(tokenizer: PreTrainedTokenizerBase, whole: str, marks: Sequence[str
     return [*literals, rest]
 
 
-def _asked(
+def _divide_question(
     tokenizer: PreTrainedTokenizerBase,
     whole: str,
     messages: list[dict[str, str]],

@@ -34,7 +34,7 @@ class Shown:
 Item = str | Shown
 
 
-def matched(sentences: Sequence[str], pictures: Sequence[tuple[Shown, int]]) -> list[Item]:
+def match_sentences(sentences: Sequence[str], pictures: Sequence[tuple[Shown, int]]) -> list[Item]:
     """Each picture right before its sentence; several of one sentence in their given order.
 
     Worked example: sentences a, b and pictures 0 → b, 1 → a give [1, "a", 0, "b"].
@@ -46,7 +46,7 @@ def matched(sentences: Sequence[str], pictures: Sequence[tuple[Shown, int]]) -> 
     return items
 
 
-def thinned(
+def thin_out(
     items: Sequence[Item],
     most: int,
     choose: Literal["first", "similar"] = "first",
@@ -85,7 +85,7 @@ def likeness(shown: Shown) -> float:
     return float("-inf") if shown.similarity is None else shown.similarity
 
 
-def arranged(
+def arrange_items(
     items: Sequence[Item], order: Order, drop_trailing: bool = True
 ) -> tuple[list[Item], Counter[str]]:
     """The items in the order that is asked for; counts by reason.

@@ -90,13 +90,13 @@ def answers(
                 for index, said in answerer.stream(asked, way, limit):
                     job, example = chunk[index]
                     if way == "generate":
-                        output = stopped(writable(said.output), job.task.stop)
+                        output = cut_at_stop(writable(said.output), job.task.stop)
                         said = Said(output, said.details, said.failed)
                     yield job, example, said
                     progress.advance()
 
 
-def stopped(output: str, stop: Sequence[str]) -> str:
+def cut_at_stop(output: str, stop: Sequence[str]) -> str:
     """The output up to the first of the texts at which it ends.
 
     Worked example: `stopped("red\\nQuestion: and", ["\\nQuestion:"])` is "red".

@@ -169,7 +169,7 @@ def _draw_scores(
         axes.fill_between(places, low, high, color=_LINE, alpha=0.15, linewidth=0)
         axes.plot(places, scores, "o-", color=_LINE, markersize=3, linewidth=1.6)
         _draw_stages(timeline, axes)
-        axes.set_title(_fitted(name), loc="left", fontsize=11, parse_math=False)
+        axes.set_title(_fit_name(name), loc="left", fontsize=11, parse_math=False)
         axes.set_ylim(bottom=0, top=1.05 * max(1.0, *high))
         axes.set_xlim(left=0)
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
@@ -190,7 +190,7 @@ def _draw_sources(
         axes.plot(places, losses, color=_LINE, linewidth=0.6, alpha=0.3)
         axes.plot(places, averaged, color=_LINE, linewidth=1.6)
         _draw_stages(timeline, axes)
-        axes.set_title(_fitted(name), loc="left", fontsize=11, parse_math=False)
+        axes.set_title(_fit_name(name), loc="left", fontsize=11, parse_math=False)
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
     charts[0].set_ylim(bottom=0, top=1.08 * settled or 1)
     charts[0].set_xlim(left=0, right=max(timeline.last, 1))
@@ -198,7 +198,7 @@ def _draw_sources(
         axes.set_visible(False)
 
 
-def _fitted(name: str, most: int = 24) -> str:
+def _fit_name(name: str, most: int = 24) -> str:
     """A name that is no wider than its chart."""
     return writable(name if len(name) <= most else f"{name[: most - 1]}…")
 
@@ -219,10 +219,10 @@ def _svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
         draw(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _themed(stream.getvalue())
+    return _apply_theme(stream.getvalue())
 
 
-def _themed(svg: str) -> str:
+def _apply_theme(svg: str) -> str:
     """The bare <svg> element, scaling with the page, colours replaced by variables."""
     svg = svg[svg.index("<svg") :]
     for colour, variable in _VARIABLES.items():

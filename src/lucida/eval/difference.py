@@ -14,10 +14,10 @@ from lucida.core.pages import render_page
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
-from lucida.eval.gallery import evaluated_benchmark, scored
+from lucida.eval.gallery import evaluated_benchmark, read_scored
 from lucida.eval.report import data_address
-from lucida.eval.shown import shown
-from lucida.eval.statistics import Interval, paired
+from lucida.eval.shown import format_score
+from lucida.eval.statistics import Interval, compare_paired
 
 PICTURES = 60
 """Changed examples of a task that the page shows; it says how many there are."""
@@ -62,7 +62,7 @@ class Difference:
 
     def shown(self, value: float, signed: bool = False) -> str:
         """A score, or a difference, in the task's own unit."""
-        return shown({"higher_is_better": self.higher_is_better}, value, signed)
+        return format_score({"higher_is_better": self.higher_is_better}, value, signed)
 
     @property
     def state(self) -> str:
@@ -109,7 +109,7 @@ def tasks_of_one(folder: Path, other: Path) -> list[str]:
 def difference(first: Path, second: Path, name: str, tasks: list[dict], samples: int) -> Difference:
     """One task of both."""
     keys = [each[name].get("predictions") or name for each in tasks]
-    rows = [scored(folder, key) for folder, key in zip((first, second), keys, strict=True)]
+    rows = [read_scored(folder, key) for folder, key in zip((first, second), keys, strict=True)]
     both = [row for row in rows[0] if row in rows[1]]
     if not both:
         raise RunError(f"no example of {name} was answered by both", origin=second)
@@ -129,7 +129,7 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
         task=name,
         metric=tasks[0][name].get("metric") or task.metric,
         scores=tuple(sum(each) / len(each) for each in scores),
-        gain=paired(scores[1], scores[0], clusters, samples),
+        gain=compare_paired(scores[1], scores[0], clusters, samples),
         changes=changes,
         only=only,
         higher_is_better=higher,

@@ -44,7 +44,7 @@ SUITES = {
 """VILA's four tasks, and their twins in the miniature world."""
 
 
-def demonstrated(
+def add_demonstrations(
     task: Benchmark, examples: Sequence[Example], count: int, seed: int
 ) -> list[Example]:
     """Each example with `count` demonstrations before it. RunError without a training split."""
@@ -93,11 +93,13 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
         first = len(images)
         images += each.sample.images
         own = [*each.sample.stem, *each.sample.branches[0]]
-        turns += [Turn(turn.role, tuple(moved(part, first) for part in turn.parts)) for turn in own]
+        turns += [
+            Turn(turn.role, tuple(move_images(part, first) for part in turn.parts)) for turn in own
+        ]
         if each is not example:
-            turns.append(Turn("assistant", (moved(answer(each), first),)))
+            turns.append(Turn("assistant", (move_images(answer(each), first),)))
     sample = Sample(example.sample.origin, tuple(images), (), (tuple(turns),))
-    return replace(example, sample=sample, question=written(turns))
+    return replace(example, sample=sample, question=write_conversation(turns))
 
 
 def answer(example: Example) -> Part:
@@ -107,14 +109,14 @@ def answer(example: Example) -> Part:
     return example.answer
 
 
-def moved(part: Part, first: int) -> Part:
+def move_images(part: Part, first: int) -> Part:
     """The part in a sample whose pictures begin `first` later."""
     if isinstance(part, ImagePart | BoxPart):
         return replace(part, index=part.index + first)
     return part
 
 
-def written(turns: Sequence[Turn]) -> str:
+def write_conversation(turns: Sequence[Turn]) -> str:
     """A conversation for the record: a line for each turn, `<image>` for a picture."""
     lines = []
     for turn in turns:

@@ -51,8 +51,8 @@ def gallery(folder: Path, task: str, count: int = 8, skip: int = 0) -> list[Shot
 
     `skip` passes over that many pictures first (the tasks of the miniature world share pictures).
     """
-    pairs = answered(folder, task)
-    blind = scored(folder / "blind", task)
+    pairs = find_answered(folder, task)
+    blind = read_scored(folder / "blind", task)
     firsts: dict[str, tuple[Example, dict]] = {}
     for example, row in pairs:
         firsts.setdefault(example.cluster, (example, row))
@@ -66,8 +66,8 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
 
     Among equal scores the benchmark's order decides. No example is in both.
     """
-    pairs = answered(folder, task)
-    blind = scored(folder / "blind", task)
+    pairs = find_answered(folder, task)
+    blind = read_scored(folder / "blind", task)
     sign = 1 if evaluated_benchmark(folder, task).higher_is_better else -1
     ranked = sorted(pairs, key=lambda pair: sign * pair[1]["score"])
     if not ranked or ranked[0][1]["score"] == ranked[-1][1]["score"]:
@@ -85,14 +85,14 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
     return found[0], found[1]
 
 
-def answered(folder: Path, task: str) -> list[tuple[Example, dict]]:
+def find_answered(folder: Path, task: str) -> list[tuple[Example, dict]]:
     """The examples of a task that have a score in this folder, in order, with their rows."""
-    rows = scored(folder, task)
+    rows = read_scored(folder, task)
     examples = evaluated_benchmark(folder, task).examples(len(rows))
     return [(example, rows[example.id]) for example in examples if example.id in rows]
 
 
-def scored(folder: Path, task: str) -> dict[str, dict]:
+def read_scored(folder: Path, task: str) -> dict[str, dict]:
     """The rows that have a score, by id; what was never answered has none. RunError names a row
     that is no prediction."""
     file = predictions(folder, task)
@@ -167,17 +167,17 @@ def _shot(example: Example, row: dict, blind: dict | None) -> Shot:
         id=example.id,
         images=tuple(source.load() for source in example.sample.images),
         question=example.question,
-        answer=_said(row, is_box),
+        answer=_describe_output(row, is_box),
         truth="" if is_box or not example.answers else example.answers[0],
         score=row["score"],
-        blind=None if blind is None else _said(blind, is_box),
+        blind=None if blind is None else _describe_output(blind, is_box),
         found=found,
         wanted=example.box,
         image=example.image,
     )
 
 
-def _said(row: dict, is_box: bool) -> str:
+def _describe_output(row: dict, is_box: bool) -> str:
     """The output in words; a box is named by its corners, what is no box is quoted."""
     if not is_box:
         return row["output"].strip() or "(nothing)"

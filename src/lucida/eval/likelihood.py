@@ -174,7 +174,7 @@ def question(
             remedy="ask this task with the protocol `generate`",
         )
     prompt = processor.prompt(sample)
-    whole = [continued(processor, sample, text) for text in texts]
+    whole = [append_candidate(processor, sample, text) for text in texts]
     shared = min(common_prefix(prompt.input_ids, tokens.input_ids) for tokens in whole)
     if shared == 0:
         raise DataError(
@@ -198,7 +198,7 @@ def question(
     return Question(index, stem, tuple(targets))
 
 
-def continued(processor: LucidaProcessor, sample: Sample, text: str) -> Tokens:
+def append_candidate(processor: LucidaProcessor, sample: Sample, text: str) -> Tokens:
     """The sample with one candidate as its answer; DataError when it does not fit whole."""
     (branch,) = sample.branches or ((),)
     lost: Counter[str] = Counter()
@@ -247,7 +247,7 @@ def trees(questions: Sequence[Question], longest: int) -> list[Tree]:
     return sorted(grown, key=lambda tree: (len(tree), tree.questions[0].beginning[0]))
 
 
-def packed(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
+def pack_tree(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
     """A segment as tokens, and for each candidate, question by question, the positions that predict
     its tokens."""
     alone = len(tree.questions) == 1
@@ -271,7 +271,7 @@ def scored_batch(
     model: LucidaModel, processor: LucidaProcessor, batch: Sequence[Tree]
 ) -> list[tuple[Question, list[Likelihood]]]:
     """One forward, and the likelihoods of every candidate in it, question by question."""
-    rows, places = zip(*map(packed, batch), strict=True)
+    rows, places = zip(*map(pack_tree, batch), strict=True)
     fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id)
     with_images(fields, model, processor, rows)
     starts = np.cumsum([0, *(len(row) for row in rows)])

@@ -21,7 +21,7 @@ from lmms_eval.protocol import ChatMessages
 
 from lucida.core.errors import DataError, ModelError
 from lucida.data.sample import Sample
-from lucida.eval.asking import stopped
+from lucida.eval.asking import cut_at_stop
 from lucida.model.messages import sample_of
 
 NEW_TOKENS = 1024
@@ -85,7 +85,7 @@ class Lucida(lmms):
             chosen = [samples[place] for place in places]
             texts = greedy(self.model, self.processor, chosen, limit, self.batch_tokens)
             for place, text in zip(places, texts, strict=True):
-                said[place] = stopped(text, stops[place]).strip()
+                said[place] = cut_at_stop(text, stops[place]).strip()
                 request = requests[place]
                 key = (request.args[0], request.args[2])
                 self.cache_hook.add_partial("generate_until", key, said[place])

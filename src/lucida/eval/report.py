@@ -25,7 +25,7 @@ from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.gallery import Shot, extremes, gallery, target_of
-from lucida.eval.shown import asked, better, measured, shown
+from lucida.eval.shown import asked, better, describe_measurement, format_score
 
 SHOTS = 8
 """Pictures per task, as they come."""
@@ -60,7 +60,7 @@ class Bar:
 
     def shown(self, value: float) -> str:
         """A score in the task's own unit."""
-        return shown(self.task, value)
+        return format_score(self.task, value)
 
 
 def write_report(folder: Path) -> Path:
@@ -176,13 +176,13 @@ def _bar(name: str, task: dict, others: Sequence[dict]) -> Bar:
         high=high,
         blind=blind,
         chance=task["chance"],
-        gain=shown(task, gain["mean"], signed=True) if gain else "",
+        gain=format_score(task, gain["mean"], signed=True) if gain else "",
         ahead=bool(gain) and better(task, gain),
         kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
         n=task["n"],
         ceiling=max(known),
         floor=bool(task.get("floor")),
-        notes=_notes(task) + [measured(task, other) for other in others],
+        notes=_notes(task) + [describe_measurement(task, other) for other in others],
     )
 
 
@@ -195,17 +195,20 @@ def _notes(task: dict) -> list[str]:
         notes.append(f"{task['n']:,} of its {of:,} examples")
     notes += [f"asked {how}" for how in asked(task)]
     for name, row in task.get("baselines", {}).items():
-        score, gain = shown(task, row["score"]), shown(task, row["gain"]["mean"], signed=True)
+        score, gain = (
+            format_score(task, row["score"]),
+            format_score(task, row["gain"]["mean"], signed=True),
+        )
         notes.append(f"pictures {name} {score} ({gain} with them, n {row['n']})")
     for way, row in task.get("ways", {}).items():
         if way != task.get("way"):
-            notes.append(f"by {way} {shown(task, row['score'])}")
+            notes.append(f"by {way} {format_score(task, row['score'])}")
         for by, score in row.get("by", {}).items():
-            notes.append(f"likeliest by {by} {shown(task, score)}")
+            notes.append(f"likeliest by {by} {format_score(task, score)}")
     for count, row in task.get("shots", {}).items():
-        spread = "" if row["sd"] is None else f" ± {shown(task, row['sd'])}"
+        spread = "" if row["sd"] is None else f" ± {format_score(task, row['sd'])}"
         number = len(row["scores"])
-        notes.append(f"{count}-shot {shown(task, row['mean'])}{spread} ({number} seeds)")
+        notes.append(f"{count}-shot {format_score(task, row['mean'])}{spread} ({number} seeds)")
     for name, value in task.get("totals", {}).items():
         notes.append(f"{name} no finite number" if value is None else f"{name} {value:.4g}")
     return notes
@@ -223,7 +226,7 @@ def _card(shot: Shot, task: Mapping[str, object]) -> dict:
                 if box is not None
             ]
         pictures.append({"source": data_address(image), "size": image.size, "boxes": boxes})
-    grade = f"{task['metric']} {shown(task, shot.score)}"
+    grade = f"{task['metric']} {format_score(task, shot.score)}"
     return {"shot": shot, "pictures": pictures, "mark": mark(shot.score, task), "grade": grade}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def shown(task: Mapping[str, object], value: float, signed: bool = False) -> str:
+def format_score(task: Mapping[str, object], value: float, signed: bool = False) -> str:
     """A score of this task, or with `signed` a difference of two.
 
     What is better when lower (`higher_is_better` false) is no share and keeps its own unit.
@@ -27,12 +27,12 @@ def asked(task: Mapping[str, object]) -> list[str]:
     return told + (["to think step by step"] if task.get("think") else [])
 
 
-def measured(task: Mapping[str, object], other: Mapping[str, object]) -> str:
+def describe_measurement(task: Mapping[str, object], other: Mapping[str, object]) -> str:
     """Another measurement of the same task, and in what it differs from the one that is shown.
 
     Worked example: "also 71.2 on 60 questions (prompts llava)".
     """
-    told = f"also {shown(other, other['score'])} on {other['n']:,} questions"
+    told = f"also {format_score(other, other['score'])} on {other['n']:,} questions"
     differs = []
     if other.get("prompts") != task.get("prompts"):
         differs.append(f"prompts {other.get('prompts')}")

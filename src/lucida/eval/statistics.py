@@ -55,7 +55,7 @@ def bootstrap(
     elif len(clusters) != len(values):
         raise ValueError(f"{len(values)} scores but {len(clusters)} cluster names")
     else:
-        members = _numbered(clusters)
+        members = _number_names(clusters)
     sums = np.bincount(members, weights=values)
     sizes = np.bincount(members).astype(np.float64)
     mean = float(values.mean())
@@ -66,7 +66,7 @@ def bootstrap(
     return Interval(mean, float(low), float(high), len(values), len(sums))
 
 
-def paired(
+def compare_paired(
     first: Sequence[float],
     second: Sequence[float],
     clusters: Sequence[Hashable] | None = None,
@@ -89,7 +89,7 @@ def paired(
     return bootstrap(difference, clusters, samples, seed)
 
 
-def _numbered(names: Sequence[Hashable]) -> np.ndarray:
+def _number_names(names: Sequence[Hashable]) -> np.ndarray:
     """Names as integers, in order of first appearance."""
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)

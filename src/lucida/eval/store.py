@@ -137,7 +137,7 @@ class Store:
         known = {job.key: self.known(job.key, job.task, job.examples) for job in jobs}
         wait_for_all()  # everybody has read before anybody writes
         missing = [
-            replace(j, examples=[e for e in j.examples if not _answered(e, known[j.key])])
+            replace(j, examples=[e for e in j.examples if not _is_answered(e, known[j.key])])
             for j in jobs
         ]
         own = {job.key: JsonLines(self._own / f"{job.key}.jsonl") for job in jobs}
@@ -203,7 +203,7 @@ def _row(example: Example, output: str, failed: str | None) -> dict[str, object]
     return row if failed is None else row | {"failed": failed}
 
 
-def _answered(example: Example, known: Mapping[tuple[str, str], Said]) -> bool:
+def _is_answered(example: Example, known: Mapping[tuple[str, str], Said]) -> bool:
     said = known.get(_name(example))
     return said is not None and said.failed is None
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lucida.core.errors import RunError
 from lucida.eval.asking import Said
 from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
-from lucida.eval.statistics import Interval, bootstrap, paired
+from lucida.eval.statistics import Interval, bootstrap, compare_paired
 from lucida.eval.store import Answered
 from lucida.eval.variant import conclusion
 
@@ -92,9 +92,13 @@ def summarise(
     total = bootstrap(answered.scores, clusters, samples, seed)
     guesses = task.guesses(examples)
     other = bootstrap(blind, clusters, samples, seed) if blind is not None else None
-    gain = paired(answered.scores, blind, clusters, samples, seed) if blind is not None else None
+    gain = (
+        compare_paired(answered.scores, blind, clusters, samples, seed)
+        if blind is not None
+        else None
+    )
     guess = max(guesses.chance, guesses.majority, key=mean)
-    above = paired(answered.scores, guess, clusters, samples, seed)
+    above = compare_paired(answered.scores, guess, clusters, samples, seed)
     return {
         "score": total.mean,
         "interval": [total.low, total.high],
@@ -115,12 +119,12 @@ def summarise(
         "malformed": sum(value is None for value in answered.parsed),
         "failed": answered.failed,
         "totals": dict(task.summary(examples, answered.parsed, answered.scores))
-        | ranked(task, examples, answered),
+        | rank(task, examples, answered),
         "headline": task.headline,
     }
 
 
-def ranked(task: Benchmark, examples: Sequence[Example], answered: Answered) -> dict[str, float]:
+def rank(task: Benchmark, examples: Sequence[Example], answered: Answered) -> dict[str, float]:
     """The totals that need likelihoods; none where an example has no likelihoods (it was asked
     another way, or never answered): they are of all examples or not at all."""
     numbers = [details.get("likelihoods") for details in answered.details]
@@ -168,7 +172,7 @@ def beside(
     """A baseline on the first of a task's examples, and how much better `own` is, the task's own
     scores of the same examples."""
     clusters = [example.cluster for example in examples]
-    gain = paired(own, answered.scores, clusters, samples, seed)
+    gain = compare_paired(own, answered.scores, clusters, samples, seed)
     return short(answered, examples, samples, seed) | {"gain": difference(gain)}
 
 

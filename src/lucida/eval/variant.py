@@ -59,11 +59,11 @@ class Variant:
         if self.pictures == "removed":
             changed = [without_pictures(example) for example in changed]
         if self.pictures == "shuffled":
-            changed = shuffled(changed, self.seed)
+            changed = shuffle_images(changed, self.seed)
         if self.shots:
-            from lucida.eval.few_shot import demonstrated
+            from lucida.eval.few_shot import add_demonstrations
 
-            changed = demonstrated(task, changed, self.shots, self.seed)
+            changed = add_demonstrations(task, changed, self.shots, self.seed)
         return changed
 
 
@@ -110,7 +110,7 @@ def without_pictures(example: Example) -> Example:
     )
 
 
-def shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+def shuffle_images(examples: Sequence[Example], seed: int) -> list[Example]:
     """Every question behind the pictures of another: no group of pictures stays where it was.
 
     Groups of equally many pictures are exchanged, in a cycle of random order; a group that is alone

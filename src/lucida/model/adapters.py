@@ -180,7 +180,7 @@ def merge(model: nn.Module) -> list[str]:
             if base.weight.is_floating_point():
                 module.merge(safe_merge=True)
             else:
-                base = written_out(base)
+                base = dequantise(base)
                 base.weight.copy_(merged_weight(module, base.weight))
         except ValueError as problem:
             raise ModelError(f"the adapter of {name} cannot be merged: {problem}") from problem
@@ -209,7 +209,7 @@ def write_out(model: nn.Module) -> int:
     """Replace every quantised linear layer by a plain one in fp32; gives how many there were."""
     layers = quantised_layers(model)
     for name, module in layers.items():
-        replace(model, name, written_out(module))
+        replace(model, name, dequantise(module))
     return len(layers)
 
 
@@ -230,7 +230,7 @@ def keep_differentiable(model: nn.Module) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def written_out(module: nn.Module) -> nn.Linear:
+def dequantise(module: nn.Module) -> nn.Linear:
     """A plain fp32 copy of a linear layer that bitsandbytes holds in 4 or 8 bits."""
     from peft.utils.integrations import dequantize_bnb_weight
 
@@ -288,8 +288,8 @@ def load_adapter(model: nn.Module, folder: Path, lora: LoraSpec) -> None:
         if expected != given:
             raise RunError(
                 f"the adapter was trained with other lora.{called}",
-                expected=shortened(expected),
-                given=shortened(given),
+                expected=shorten(expected),
+                given=shorten(given),
                 origin=folder,
                 remedy="use the stage's `lora` it was trained with, or train in another folder",
             )
@@ -317,7 +317,7 @@ def in_order(value: object) -> object:
     return sorted(value, key=str) if isinstance(value, list) else value
 
 
-def shortened(value: object) -> object:
+def shorten(value: object) -> object:
     """A list of names as its number and its first three."""
     if not isinstance(value, list):
         return value

@@ -56,7 +56,7 @@ def seal(folder: Path, group: Sequence[str] = EVERYTHING) -> None:
     """Write down the checksums of the files of a group that stand in a folder; those of other
     files stay as they are."""
     file = folder / FILE
-    known = recorded(folder) if file.is_file() else {}
+    known = read_recorded(folder) if file.is_file() else {}
     kept = {name: sums for name, sums in known.items() if not belongs(name, group)}
     found = [path for path in sorted(folder.iterdir()) if path.is_file()]
     found = [path for path in found if belongs(path.name, group)]
@@ -71,7 +71,7 @@ def check_sums(folder: Path, group: Sequence[str] = EVERYTHING) -> None:
     or was not saved with the others; nothing where no file of the group is sealed."""
     if not (folder / FILE).is_file():
         return
-    sealed = {name: sums for name, sums in recorded(folder).items() if belongs(name, group)}
+    sealed = {name: sums for name, sums in read_recorded(folder).items() if belongs(name, group)}
     if not sealed:
         return
     for name, sums in sealed.items():
@@ -104,7 +104,7 @@ def changed(file: Path, what: str, expected: str, given: str) -> ModelError:
     )
 
 
-def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+def read_recorded(folder: Path) -> dict[str, dict[str, Any]]:
     """What checksums.json says of each file; ModelError when it cannot be read."""
     file = folder / FILE
     try:

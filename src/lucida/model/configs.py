@@ -27,7 +27,7 @@ from lucida.model.encoders.encoder import (
     VisionEncoder,
     make_encoder,
     new_model,
-    truncated,
+    truncate_config,
     vision_config,
 )
 from lucida.model.encoders.families import family_of
@@ -49,7 +49,7 @@ def known() -> dict[str, dict[str, Any]]:
     return entries
 
 
-def known_config(path: str) -> PreTrainedConfig:
+def find_known_config(path: str) -> PreTrainedConfig:
     """The configuration of a known checkpoint; of a dual one (CLIP, SigLIP) its vision half."""
     if path not in known():
         raise ModelError(
@@ -60,7 +60,7 @@ def known_config(path: str) -> PreTrainedConfig:
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
-def known_preprocessing(path: str) -> Preprocessing:
+def find_known_preprocessing(path: str) -> Preprocessing:
     """Size, mean and standard deviation that a known encoder expects of its pixels."""
     if "pixels" not in known().get(path, {}):
         raise ModelError(f"no preprocessing of `{path}` is known here")
@@ -71,14 +71,16 @@ def known_preprocessing(path: str) -> Preprocessing:
 def encoder_shape(path: str) -> tuple[PreTrainedConfig, Preprocessing]:
     """Configuration and preprocessing of an encoder: known, shipped, or in a local folder."""
     if path in known():
-        return known_config(path), known_preprocessing(path)
+        return find_known_config(path), find_known_preprocessing(path)
     config = vision_config(part_path(path))
     return config, read_preprocessing(part_path(path), config)
 
 
 def language_shape(path: str) -> PreTrainedConfig:
     """Configuration of a language model: known, shipped, or in a local folder."""
-    return known_config(path) if path in known() else AutoConfig.from_pretrained(part_path(path))
+    return (
+        find_known_config(path) if path in known() else AutoConfig.from_pretrained(part_path(path))
+    )
 
 
 class Skeleton(nn.Module):
@@ -132,7 +134,7 @@ def skeleton(spec: ModelSpec) -> Skeleton:
 def _encoder(spec: EncoderSpec, size: int | None) -> tuple[VisionEncoder, int, int]:
     """One encoder with its width and its patches for an image of its own or the recipe's size."""
     config, pixels = encoder_shape(spec.path)
-    shorter, layers = truncated(config, spec.feature_layer)
+    shorter, layers = truncate_config(config, spec.feature_layer)
     model = new_model(shorter)
     encoder = make_encoder(model, spec.normed, spec.take, layers)
     side = size or pixels.size

@@ -23,7 +23,7 @@ from transformers.utils.chat_template_utils import _get_template_variables, rend
 
 from lucida.core.errors import DataError
 from lucida.data.pieces import Ending
-from lucida.data.rendering import bounded
+from lucida.data.rendering import render_bounded
 from lucida.data.sample import IGNORED, Tokens
 from lucida.data.templates import TEMPLATES
 from lucida.model.messages import Message, Picture, sample_of
@@ -165,7 +165,7 @@ def written(
     ]
 
 
-def rendered(
+def render_conversations(
     processor: LucidaProcessor,
     template: str,
     conversations: list[Sequence[Message]],
@@ -176,7 +176,7 @@ def rendered(
     variables = {**processor.tokenizer.special_tokens_map, **flags}
     plain = [[dict(each) for each in messages] for messages in conversations]
     render = partial(render_jinja_template, plain, chat_template=template, **variables)
-    texts, spans = bounded(render)
+    texts, spans = render_bounded(render)
     return texts, spans or [[] for _ in texts]
 
 
@@ -189,7 +189,7 @@ def read(
 ) -> list[Tokens]:
     """The tokens of what a Jinja text writes."""
     found = []
-    texts, spans = rendered(processor, template, conversations, flags)
+    texts, spans = render_conversations(processor, template, conversations, flags)
     for text, marked, messages, beside in zip(texts, spans, conversations, images, strict=True):
         sample = sample_of(messages, beside)
         places = text.count(processor.image_token)
@@ -251,7 +251,7 @@ def batch_of(
         values["assistant_masks"] = ([answers(each) for each in prompts], 0)
     data: dict[str, Any] = {}
     for name, (rows, fill) in values.items():
-        filled = [extended(row, length, fill, options.padding_side) for row in rows]
+        filled = [extend_row(row, length, fill, options.padding_side) for row in rows]
         if kind is None:
             data[name] = [row.tolist() for row in filled]
         else:
@@ -284,7 +284,7 @@ def row_length(processor: LucidaProcessor, prompts: list[Tokens], options: Optio
     return limit
 
 
-def extended(row: np.ndarray, length: int | None, fill: int, side: str) -> np.ndarray:
+def extend_row(row: np.ndarray, length: int | None, fill: int, side: str) -> np.ndarray:
     """A row filled up to a length on one side."""
     room = 0 if length is None else length - len(row)
     return np.pad(row, (room, 0) if side == "left" else (0, room), constant_values=fill)
@@ -313,6 +313,6 @@ def variables_of(template: str | None, given: Mapping[str, Any]) -> tuple[dict, 
     """Further arguments that a Jinja text uses, and those that it does not."""
     if template is None:
         return {}, dict(given)
-    used = bounded(partial(_get_template_variables, template))
+    used = render_bounded(partial(_get_template_variables, template))
     mine = {name: value for name, value in given.items() if name in used}
     return mine, {name: value for name, value in given.items() if name not in used}

@@ -59,7 +59,7 @@ class Flex:
         if query.device.type == "cpu" and any(x.requires_grad for x in (query, key, value)):
             refuse_gradients(query.device)
         if query.is_cuda:
-            result = compiled()(query, key, value, self.blocks, scale)
+            result = compile_kernel()(query, key, value, self.blocks, scale)
         else:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="flex_attention called without")
@@ -75,7 +75,7 @@ def attended(query: Tensor, key: Tensor, value: Tensor, blocks: object, scale: f
 
 
 @cache
-def compiled() -> Callable[..., Tensor]:
+def compile_kernel() -> Callable[..., Tensor]:
     """The fused kernel, for rows of any length; compiled at its first call."""
     return torch.compile(attended, dynamic=True)
 
@@ -86,7 +86,7 @@ def block_mask(fields: Fields, mask: str) -> flex.BlockMask:
     Padding sees itself, as in `dense_mask`.
     """
     length = fields.segment.shape[1]
-    counts = seen_of_blocks(fields, mask)
+    counts = count_seen(fields, mask)
     full = counts == BLOCK**2
     some, whole = in_order(counts.gt(0) & ~full), in_order(full)
     return flex.BlockMask.from_kv_blocks(
@@ -106,7 +106,7 @@ def pairwise(fields: Fields, mask: str) -> Callable[..., Tensor]:
     return allowed
 
 
-def seen_of_blocks(fields: Fields, mask: str) -> Tensor:
+def count_seen(fields: Fields, mask: str) -> Tensor:
     """How many pairs of every block are seen: [rows, 1, blocks of queries, blocks of keys]."""
     rows, length = fields.segment.shape
     number = -(-length // BLOCK)

@@ -159,11 +159,11 @@ def headers(folder: Path) -> dict[str, Stored]:
                         raise ModelError(f"{name} stands in two files", origin=file)
                     found[name] = entry
         except (SafetensorError, OSError, ValueError, KeyError) as problem:
-            raise damaged(file, problem) from problem
+            raise make_damage_error(file, problem) from problem
     return found
 
 
-def damaged(file: Path, problem: object) -> ModelError:
+def make_damage_error(file: Path, problem: object) -> ModelError:
     """The error for weights that cannot be read to their end."""
     size = f"{file.stat().st_size:,} bytes" if file.is_file() else "no such file"
     return ModelError(
@@ -180,7 +180,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         with safe_open(file, "pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as problem:
-        raise damaged(file, problem) from problem
+        raise make_damage_error(file, problem) from problem
 
 
 def check_counts(values: Mapping[str, Any], stored: Mapping[str, Stored], file: Path) -> None:

@@ -64,7 +64,7 @@ def prompt_mask(
     plain = name == "causal" or (bool((image == 0).all()) and (name != "prefix" or past > 0))
     if made or plain:
         return attention_mask
-    fields = given_fields(image, attention_mask, past, room(cache))
+    fields = make_fields(image, attention_mask, past, room(cache))
     query = Fields(*(field[:, past : past + image.shape[1]] for field in fields)).queries()
     allowed = MASKS[name](query, fields.keys())
     # Two parts, so that what a layer's own rule forbids (a sliding window) stays forbidden.
@@ -91,7 +91,7 @@ def room(cache: Cache | None) -> int:
     return 0 if cache is None else max(0, cache.get_max_length())
 
 
-def given_fields(
+def make_fields(
     image: Int[Tensor, "rows length"], attention_mask: Tensor | None, past: int, least: int
 ) -> Fields:
     """Fields of what is cached and what is given now, at least so many positions."""

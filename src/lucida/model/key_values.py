@@ -75,7 +75,7 @@ class Roomy(DynamicLayer):
         self.show(filled)
 
 
-def given_once() -> DynamicCache:
+def make_single_use_cache() -> DynamicCache:
     """An empty cache for one forward."""
     cache = DynamicCache()
     cache.layer_class_to_replicate = Given

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from lucida.core.errors import DataError
-from lucida.data.encoded import encoded_source, held_source, looks_encoded, picture_of_part
-from lucida.data.images import file_source, given_source
+from lucida.data.encoded import encoded_source, find_held_source, looks_encoded, picture_of_part
+from lucida.data.images import file_source, make_image_source
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
 
 Message = Mapping[str, Any]
@@ -34,7 +34,7 @@ def image_source(picture: Picture, number: int) -> ImageSource:
     if isinstance(picture, ImageSource):
         return picture
     if isinstance(picture, Image.Image | np.ndarray):
-        return given_source(picture, origin)
+        return make_image_source(picture, origin)
     if isinstance(picture, Mapping) and picture.get("bytes") is None:
         picture = picture.get("path")
     if hasattr(picture, "read") and hasattr(picture, "seek"):
@@ -49,7 +49,7 @@ def image_source(picture: Picture, number: int) -> ImageSource:
                 remedy="download the image and give its path or its content",
             )
         return file_source(picture)
-    source = held_source(picture, origin)
+    source = find_held_source(picture, origin)
     if source is None:
         raise DataError(
             "this is no image",

@@ -26,7 +26,7 @@ from transformers import Cache
 from lucida.data.collate import collate
 from lucida.data.sample import Tokens
 from lucida.model.cross_attention import SEEN
-from lucida.model.key_values import Roomy, cache_of, given_once
+from lucida.model.key_values import Roomy, cache_of, make_single_use_cache
 from lucida.model.trees import (
     PASS_TOKENS,
     Beginning,
@@ -113,7 +113,7 @@ def prefill(
         starts = np.cumsum([0, *(step if packed else [max(step)] * len(step))])
         place, owner, last = map(torch.from_numpy, places(batch, trees, starts, width, most))
         place, owner, last = place.to(device), owner.to(device), last.to(device)
-        cache = given_once()
+        cache = make_single_use_cache()
         plain = packed and model.mask == "causal" and len(trees) == 1 and alone(batch, trees[0])
         states = model.hidden(fields.to(device), cache, last.unique(), plain).flatten(0, 1)
         rows = torch.tensor([number for tree in trees for number in tree], device=device)
@@ -125,8 +125,8 @@ def prefill(
             ]
         hidden[rows], owners[rows] = states[last], owner
         for layer, each in zip(layers, cache.layers, strict=True):
-            layer.keys[rows] = gathered(each.keys, place)
-            layer.values[rows] = gathered(each.values, place)
+            layer.keys[rows] = gather_states(each.keys, place)
+            layer.values[rows] = gather_states(each.values, place)
     joined = cache_of(layers)
     if hasattr(cache, SEEN):
         setattr(joined, SEEN, getattr(cache, SEEN))
@@ -196,7 +196,7 @@ def places(
     return place, owner, last
 
 
-def gathered(states: Tensor, place: Tensor) -> Tensor:
+def gather_states(states: Tensor, place: Tensor) -> Tensor:
     """Keys or values [rows, heads, length, size] of a forward, by flat position, as [rows of the
     cache, heads, positions, size]."""
     heads, size = states.shape[1], states.shape[-1]

@@ -17,7 +17,7 @@ from lucida.core.spec import ImagePlaces, LossMode, ProjectorSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Ending, Piece, Runs, image_piece
-from lucida.data.policies import ImagePolicy, Squares, decode, opened, squares
+from lucida.data.policies import ImagePolicy, Squares, decode, open_for_policies, squares
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
 from lucida.data.vocabulary import vocabulary
 from lucida.model import conversing
@@ -166,7 +166,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         seen: list[list[torch.Tensor]] = [[] for _ in policies]
         sizes = []
         for source in sources:
-            image = opened(source, policies, scaled)
+            image = open_for_policies(source, policies, scaled)
             sizes.append(image_size(source) if scaled else image.size)
             grid = self.image_policy.grid(*sizes[-1])
             for images, policy in zip(seen, policies, strict=True):
@@ -317,7 +317,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         found, several = conversing.batches(conversation, jinja is None)
         images = conversing.pictures_beside(found, several, options, tokenize)
         if jinja is not None and not tokenize:
-            texts = conversing.rendered(self, jinja, found, flags | variables)[0]
+            texts = conversing.render_conversations(self, jinja, found, flags | variables)[0]
         elif jinja is not None:
             prompts = conversing.read(self, jinja, found, images, flags | variables)
         else:

@@ -16,7 +16,7 @@ from lucida.data.sample import Views
 from lucida.model.arrangement import Arrangement
 
 
-def encoded(encode: Callable[[Tensor | list[Tensor]], Tensor], views: Views) -> list[Tensor]:
+def encode_views(encode: Callable[[Tensor | list[Tensor]], Tensor], views: Views) -> list[Tensor]:
     """Features of each image; `encode` is called once for all views of one shape.
 
     It gets one tensor [views, 3, height, width], or with several encoders a list of one for each.

@@ -25,7 +25,7 @@ from lucida.model.last_layer import only_at
 from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
 from lucida.model.saved import SavedModel
-from lucida.model.views import encoded, visual_of
+from lucida.model.views import encode_views, visual_of
 
 
 class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
@@ -204,7 +204,7 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
 
     def _encoded(self, pixel_values: Tensor | Views) -> Tensor | list[Tensor]:
         if isinstance(pixel_values, Views):
-            features = encoded(self.vision, pixel_values)
+            features = encode_views(self.vision, pixel_values)
             return torch.cat(features) if self.arrangement.policy.one_square else features
         if isinstance(self.vision, FusedEncoder) or not self.arrangement.policy.one_square:
             raise ModelError(

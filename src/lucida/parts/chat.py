@@ -143,12 +143,12 @@ def talk_batch(reader: Reader, seed: int, step: int) -> TextBatch:
     talks = [questions_talk(reader, seed, "train", k) for k in numbers["questions"]]
     talks += [dialogue_talk(reader, seed, "train", k) for k in numbers["dialogue"]]
     talks += [requests_talk(seed, "train", k) for k in numbers["requests"]]
-    chat = packed([tokens_of(talk, reader.tokenizer) for talk in talks])
+    chat = pack_rows([tokens_of(talk, reader.tokenizer) for talk in talks])
     base = reader.batch(seed, "train", step, PER_STEP["base"], progress=STANDS)
     return _side_by_side(chat, base)
 
 
-def packed(rows: Sequence[Tokens]) -> TextBatch:
+def pack_rows(rows: Sequence[Tokens]) -> TextBatch:
     """Conversations end to end; a token of an answer of n tokens weighs 1/√n, as in the corpus."""
     batch = collate_rows([rows], sum(map(len, rows)), pad_id=0)
     number, lengths = answer_numbers(batch.target)
@@ -245,7 +245,7 @@ def answers_right(
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(talks), 40):
         some = talks[start : start + 40]
-        batch = packed([tokens_of(talk, reader.tokenizer) for talk in some]).batch
+        batch = pack_rows([tokens_of(talk, reader.tokenizer) for talk in some]).batch
         number, lengths = answer_numbers(batch.target)
         guess = model.lm_head(hidden_states(model, batch.to(device))).argmax(-1).cpu()
         taught = batch.target != IGNORED

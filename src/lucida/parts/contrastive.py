@@ -52,12 +52,12 @@ def words_of(phrase: str) -> list[str]:
     return [w for w in head.split() if w not in _SILENT] + ([where.replace(" ", "-")] if at else [])
 
 
-def shortened(words: list[str], rng: random.Random) -> list[str]:
+def shorten_phrase(words: list[str], rng: random.Random) -> list[str]:
     """The phrase with some of its adjectives or its place left out; never its noun."""
     return [w for w in words if _KIND.get(w) in (0, 5, 6, None) or rng.random() < 0.6]
 
 
-def swapped(words: list[str], rng: random.Random) -> list[str]:
+def swap_word(words: list[str], rng: random.Random) -> list[str]:
     """The phrase with one word exchanged for another of its kind: a lie about one attribute."""
     places = [i for i, w in enumerate(words) if w in _KIND]
     at = rng.choices(places, [_SWAP_WEIGHTS[_KIND[words[i]]] for i in places])[0]
@@ -96,9 +96,9 @@ def make_batch(seed: int, step: int, size: int, side: int = 64) -> ContrastiveBa
             words = words_of(phrase)
             owned.append(words)
             owner.append(row)
-            short = shortened(words, rng)
+            short = shorten_phrase(words, rng)
             asked.append(short)
-            asked.append(swapped(short, rng))
+            asked.append(swap_word(short, rng))
     return ContrastiveBatch(
         to_pixels(pictures), phrases_hot(owned), torch.tensor(owner), phrases_hot(asked)
     )

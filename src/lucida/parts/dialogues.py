@@ -59,7 +59,7 @@ class _Said:
 def questions_talk(reader: Reader, seed: int, split: Split, index: int) -> Talk:
     """Exercise number `index`: the scene told by the user, its questions as branches."""
     told = exercise(seed, split, index, progress=STANDS)
-    asked = [_spoken(reader, told.scene, each) for each in told.exchanges]
+    asked = [_make_spoken(reader, told.scene, each) for each in told.exchanges]
     stem = (Turn("user", (_words(reader, told.scene, told.told),)),)
     branches = tuple(one.turns for one in asked)
     sample = Sample(f"questions/{split}-{seed}-{index}", stem=stem, branches=branches)
@@ -78,14 +78,14 @@ def dialogue_talk(reader: Reader, seed: int, split: Split, index: int) -> Talk:
     asked = [*about_it, *told.exchanges[: rng.randint(1, 4)]]
     if whole:
         asked = [each for each in map(_in_a_sentence, asked) if each is not None]
-    said = [_spoken(reader, scene, each) for each in asked]
+    said = [_make_spoken(reader, scene, each) for each in asked]
     said[0] = replace(said[0], question=f"{_words(reader, scene, told.told)}\n{said[0].question}")
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         # Never between a thing's name and the questions about "it".
         place = rng.randint(min(len(said), max(1, len(about_it))), len(said))
-        said.insert(place, _requested(request(names, rng)))
+        said.insert(place, _make_request(request(names, rng)))
     if rng.random() < 0.3:
-        said.insert(0, _requested(request(names, rng)))
+        said.insert(0, _make_request(request(names, rng)))
     return _talk(f"dialogue/{split}-{seed}-{index}", said, system)
 
 
@@ -93,14 +93,14 @@ def requests_talk(seed: int, split: Split, index: int) -> Talk:
     """One to three requests, behind a system text at times; none of them is held out."""
     rng = scene_rng(seed, SPLITS.index(split), index, 559)
     names = [short_name(t) for t in make_scene(seed, split, index).things]
-    said = [_requested(request(names, rng)) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+    said = [_make_request(request(names, rng)) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
     system = rng.choice((None, None, rng.choice(PLAIN), rng.choice(SENTENCES)))
     return _talk(f"requests/{split}-{seed}-{index}", said, system)
 
 
 def request_talk(asked: Request, origin: str) -> Talk:
     """One request by itself."""
-    return _talk(origin, [_requested(asked)], None)
+    return _talk(origin, [_make_request(asked)], None)
 
 
 def _talk(origin: str, said: list[_Said], system: str | None) -> Talk:
@@ -110,11 +110,11 @@ def _talk(origin: str, said: list[_Said], system: str | None) -> Talk:
     return Talk(Sample(origin, branches=(tuple(turns),)), tuple(one.kind for one in said))
 
 
-def _requested(asked: Request) -> _Said:
+def _make_request(asked: Request) -> _Said:
     return _Said(asked.kind, asked.question, asked.answer)
 
 
-def _spoken(reader: Reader, scene: Scene, exchange: Exchange) -> _Said:
+def _make_spoken(reader: Reader, scene: Scene, exchange: Exchange) -> _Said:
     """A question with its answer in words; a box is written as its tokens."""
     answer = exchange.answer
     if exchange.box is not None:

@@ -31,7 +31,7 @@ def check_folder(run: RunFolder, recipe: Recipe) -> None:
     if run.exists:
         if changes := diff_recipes(bearing(run.recipe, recipe), recipe):
             told = "\n  ".join(changes)
-            if next(trained(run), None) is None:
+            if next(find_trained(run), None) is None:
                 say(f"{run.path}: begun anew, nothing had been trained with:\n  {told}")
                 forget(run)
                 return
@@ -100,7 +100,7 @@ def raise_diverged(run: RunFolder) -> None:
         )
 
 
-def trained(run: RunFolder) -> Iterator[Path]:
+def find_trained(run: RunFolder) -> Iterator[Path]:
     """What stands in a run folder that training, or what came after it, has made: checkpoints,
     whole or not, weights, scores, a blind baseline."""
     if run.checkpoints.is_dir():

@@ -74,12 +74,12 @@ def check_inputs(run: Run, opened: Opened, accept: bool) -> list[str]:
     """
 
     def check() -> list[str]:
-        return _checked(run, inputs(run.recipe, opened), accept)
+        return _check_files(run, inputs(run.recipe, opened), accept)
 
     return run.engine.decided_first(check, "the first process refused the data of this run")
 
 
-def _checked(run: Run, now: dict[str, Facts], accept: bool) -> list[str]:
+def _check_files(run: Run, now: dict[str, Facts], accept: bool) -> list[str]:
     path = run.folder.path
     before = read_inputs(run.folder)
     changes = [] if before is None else differences(before, now)

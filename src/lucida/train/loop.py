@@ -130,7 +130,7 @@ def train_stage(stage: StageRun) -> None:
     with stage.open():
         while not stage.over:
             if run.must_stop():
-                raise interrupted(run, stage.checkpoint())
+                raise make_interruption(run, stage.checkpoint())
             stage.step()
             if stage.over or due(spec.validate_every, position.step):
                 stage.validate()
@@ -146,7 +146,7 @@ def due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-def interrupted(run: Run, path: Path) -> Interrupted:
+def make_interruption(run: Run, path: Path) -> Interrupted:
     """The message of a clean stop."""
     return Interrupted(
         f"stopped by {run.stop} at step {run.position.total}; everything up to there is in {path}",
@@ -202,7 +202,10 @@ def look_between(run: Run, stages: Sequence[StageRun], reached: int) -> None:
     run that was stopped has recorded it already: a run has one record for each such moment."""
     behind = stages[max(0, reached - 1)]
     for observer in run.observers if run.engine.main else ():
-        if not observer.between_stages or len(earlier := found_between(run, observer)) > reached:
+        if (
+            not observer.between_stages
+            or len(earlier := read_found_between(run, observer)) > reached
+        ):
             continue
         if len(earlier) < reached or not stands_between(run, stages, reached):
             raise RunError(
@@ -226,12 +229,12 @@ def require_allowed(run: Run, reached: int) -> None:
         if observer.between_stages:
 
             def require(observer: Observer = observer) -> None:
-                observer.require(found_between(run, observer)[reached], run.folder.path)
+                observer.require(read_found_between(run, observer)[reached], run.folder.path)
 
             run.engine.decided_first(require, "the first process stopped the run between stages")
 
 
-def found_between(run: Run, observer: Observer) -> list[Mapping[str, object]]:
+def read_found_between(run: Run, observer: Observer) -> list[Mapping[str, object]]:
     """What an observer has found between stages so far, in order."""
     records = run.folder.metrics.read()
     return [record[observer.name] for record in records if observer.name in record]

@@ -113,7 +113,7 @@ class Muon(torch.optim.Optimizer):
                     key = (*sorted(weight.shape), weight.device)
                     alike.setdefault(key, []).append((weight, group))
         for (rows, columns, _), members in alike.items():
-            for some in batched(members, max(1, LARGEST_STACK // (rows * columns))):
+            for some in split_batches(members, max(1, LARGEST_STACK // (rows * columns))):
                 self.move(some)
         if self.adamw is not None:
             self.adamw.step()
@@ -151,7 +151,7 @@ class Muon(torch.optim.Optimizer):
         return whole(weight.grad.lerp(buffer, momentum))
 
 
-def batched(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def split_batches(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Runs of at most `size` members."""
     return (members[start : start + size] for start in range(0, len(members), size))
 

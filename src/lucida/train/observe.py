@@ -55,7 +55,7 @@ class Observer:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def leave_untouched(model: nn.Module) -> Iterator[None]:
     """A look at the model in evaluation mode and without gradients; afterwards the modules' modes
     and all random generators are what they were."""
     generators = random_state()
@@ -76,7 +76,7 @@ def validation_loss(
     """Mean loss per supervised token over the `batches` of all ranks, without dropout; None when
     they hold no such token. `model` is the one that trains."""
     summed, count = 0.0, 0
-    with untouched(model), engine.looking(model) as loss_of, precision.autocast():
+    with leave_untouched(model), engine.looking(model) as loss_of, precision.autocast():
         for batch in batches:
             loss, each = loss_of(batch.to(precision.device))
             summed += loss.item()

@@ -124,14 +124,14 @@ def check_disk(run: Run, stages: Sequence[StageRun]) -> None:
     if checkpoint + model > free:
         raise RunError(
             "the disk has no room for this run",
-            expected=f"at least {told(checkpoint)} for a checkpoint and {told(model)} for the "
-            "model",
-            given=f"{told(free)} free",
+            expected=f"at least {format_bytes(checkpoint)} for a checkpoint and "
+            f"{format_bytes(model)} for the model",
+            given=f"{format_bytes(free)} free",
             origin=run.folder.path,
             remedy="free some space, or train on another disk with --run DIR",
         )
 
 
-def told(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes in words."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

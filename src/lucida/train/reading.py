@@ -105,9 +105,9 @@ def read_checkpoint(path: Path, stages: int) -> Saved:
         wanted = dict(state.get("files", {}))  # a run of an older version has none
     for name, fact in (wanted and hashes(path)).items():
         if wanted.pop(name, fact) != fact:
-            raise damaged(path / name, "it is not as it was written")
+            raise make_damage_error(path / name, "it is not as it was written")
     for name in wanted:
-        raise damaged(path / name, "it is missing")
+        raise make_damage_error(path / name, "it is missing")
     return Saved(path, position, setting, state)
 
 
@@ -194,10 +194,10 @@ def readable(file: Path) -> Iterator[None]:
     except LucidaError:
         raise
     except Exception as problem:  # of any kind: parsers, tensors of other shapes, generators
-        raise damaged(file, f"{type(problem).__name__}: {problem}") from problem
+        raise make_damage_error(file, f"{type(problem).__name__}: {problem}") from problem
 
 
-def damaged(file: Path, what: str) -> RunError:
+def make_damage_error(file: Path, what: str) -> RunError:
     """The error for a file of a checkpoint that cannot be used."""
     first = " ".join(what.split())[:200]
     message = f"this file of a checkpoint cannot be used: {first}"

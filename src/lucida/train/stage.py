@@ -136,7 +136,7 @@ def plan_stage(
     meant = {pattern: expand(model, pattern, origin) for pattern in train}
     trained, frozen, winner, met = {}, {}, {}, set()
     for key, names in aliases.items():
-        hits = [pattern for pattern in train if named(meant[pattern], names)]
+        hits = [pattern for pattern in train if matches_any(meant[pattern], names)]
         met.update(hits)
         rate = train[hits[-1]] if hits else "frozen"
         winner[key] = hits[-1] if hits else "(no pattern)"
@@ -171,7 +171,7 @@ def plan_stage(
     return StagePlan(trained, frozen, rows, adapted, adapters)
 
 
-def named(patterns: Iterable[str], names: Iterable[str]) -> bool:
+def matches_any(patterns: Iterable[str], names: Iterable[str]) -> bool:
     """Does one of the patterns match one of the names?"""
     return any(matches(pattern, name) for pattern in patterns for name in names)
 
@@ -191,7 +191,7 @@ def adapter_targets(model: nn.Module, lora: LoraSpec, origin: str) -> tuple[str,
     found: set[str] = set()
     for pattern in lora.targets:
         meant = expand(model, pattern, origin)
-        hits = [name for name in linear if named(meant, [name])]
+        hits = [name for name in linear if matches_any(meant, [name])]
         if not hits:
             raise idle(pattern, pattern, list(linear), origin, "lora target", "linear layer")
         found.update(hits)

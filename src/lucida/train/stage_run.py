@@ -30,9 +30,9 @@ from lucida.train.divergence import REMEDY, Diverged, stage_verdict
 from lucida.train.feed import Feed, stage_feed
 from lucida.train.layers import equip
 from lucida.train.muon import Muon
-from lucida.train.observe import Observer, untouched, validation_loss
+from lucida.train.observe import Observer, leave_untouched, validation_loss
 from lucida.train.optim import make_optimizer, set_learning_rate
-from lucida.train.reading import damaged, load_adapters, load_moments
+from lucida.train.reading import load_adapters, load_moments, make_damage_error
 from lucida.train.records import by_source, source_record, source_rows, step_record, sum_up
 from lucida.train.run import Run
 from lucida.train.stage import StagePlan, apply_plan, describe, plan_stage
@@ -200,7 +200,7 @@ class StageRun:
         self, observer: Observer, model: LucidaModel, earlier: Sequence[Mapping[str, object]] = ()
     ) -> Mapping[str, object] | None:
         """What an observer finds now; the training does not notice."""
-        with untouched(model), self.run.precision.autocast():
+        with leave_untouched(model), self.run.precision.autocast():
             return observer.look(model, self.processor, self.run.position.total, earlier)
 
     def checkpoint(self) -> Path:
@@ -286,7 +286,9 @@ def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
         return
     current = stages[run.position.stage]
     if current.spec.lora is None:
-        raise damaged(run.saved.path / state.ADAPTER, f"stage {current.spec.name} has no adapters")
+        raise make_damage_error(
+            run.saved.path / state.ADAPTER, f"stage {current.spec.name} has no adapters"
+        )
     adapters.attach(run.model, current.what.adapted, current.spec.lora)
     load_adapters(run.saved, run.model, current.spec.lora)
 

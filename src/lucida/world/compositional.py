@@ -76,21 +76,21 @@ def presence_detailed(scene: Scene, rng: random.Random) -> Exchange | None:
     differs in `kind` alone, and the word that is wrong for it is true of another (AMBER)."""
     kind = rng.choice(tuple(_VALUES))
     thing = rng.choice(scene.things)
-    there = {_described(t) for t in scene.things}
+    there = {_describe_thing(t) for t in scene.things}
     others = sorted({getattr(t, kind) for t in scene.things} - {getattr(thing, kind)})
     absent = [replace(thing, **{kind: value}) for value in others]
-    absent = [t for t in absent if _described(t) not in there]
+    absent = [t for t in absent if _describe_thing(t) not in there]
     unseen = HELD_OUT - {(thing.colour, thing.shape)}
     absent = [t for t in absent if (t.colour, t.shape) not in unseen]
     if not absent:
         return None
     answer = rng.choice(("yes", "no"))
     asked = thing if answer == "yes" else rng.choice(absent)
-    question = f"is there {article(_described(asked))}?"
+    question = f"is there {article(_describe_thing(asked))}?"
     return Exchange("presence-detailed", kind, question, answer, ("yes", "no"))
 
 
-def _described(thing: Thing) -> str:
+def _describe_thing(thing: Thing) -> str:
     """Every attribute, plain texture included: what is not said would leave it open."""
     return f"{thing.size} {thing.colour} {thing.texture} {thing.shape}"
 

@@ -67,7 +67,7 @@ def _laid_out(
     wanted = "test" if split == "novel" else split
     while True:
         for _ in range(_LAYOUTS):
-            things = [_placed(rng, kinds[0], size, wanted)]
+            things = [_place_thing(rng, kinds[0], size, wanted)]
             taken = [grown(things[0].box, 1)]
             boards = [_room(rng, board(word), size, taken) for word in words]
             # The largest first: they are the ones that find no room.
@@ -102,7 +102,7 @@ def _thing(kind: tuple[str, str, str, str], box: Box) -> Thing:
     return Thing(shape, colour, size, texture, box)
 
 
-def _placed(rng: random.Random, kind: Kind, size: int, wanted: Split) -> Thing:
+def _place_thing(rng: random.Random, kind: Kind, size: int, wanted: Split) -> Thing:
     """The first thing, where the split owns it."""
     described, side = kind
     while True:

@@ -35,7 +35,7 @@ def caption(scene: Scene, rng: random.Random) -> Exchange:
     return Exchange("caption", "short", "describe the picture.", references[0], references)
 
 
-def described(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
+def describe_scenes(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
     """A long caption after the picture, with no question (alignment data)."""
     return (Line("user", (0,)), Line("assistant", (long_caption(scenes[0], rng),)))
 
@@ -56,7 +56,7 @@ def alt_text(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
     return (Line("text", (0, f" {text}")),)
 
 
-def interleaved(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
+def write_interleaved_page(scenes: list[Scene], rng: random.Random) -> tuple[Line, ...]:
     """A page with several pictures, each near the sentence that speaks of it (MMC4)."""
     parts: list[str | int] = [rng.choice(("a walk through the gallery.", "three pictures today."))]
     for number, scene in enumerate(scenes):

@@ -53,7 +53,7 @@ def _draw_thing(picture: Image.Image, pen: ImageDraw.ImageDraw, thing: Thing) ->
     picture.paste(colour, (x0, y0), _stencil(thing.shape, side))
     if thing.texture != "plain":
         shade = tuple(int(c * _SHADE) for c in colour)
-        picture.paste(shade, (x0, y0), _textured(thing.shape, thing.texture, side))
+        picture.paste(shade, (x0, y0), _draw_texture(thing.shape, thing.texture, side))
     if thing.label:
         pen.rectangle((x1, y0, x1 + 6, y0 + 10), fill=_BOARD)
         pen.text((x1 + 1, y0), thing.label, fill=_INK, font=_font())
@@ -119,7 +119,7 @@ def _filling(points: list[tuple[float, float]], big: int) -> list[tuple[float, f
 
 
 @cache
-def _textured(shape: str, texture: str, side: int) -> Image.Image:
+def _draw_texture(shape: str, texture: str, side: int) -> Image.Image:
     pattern = Image.new("L", (side, side), 0)
     pen = ImageDraw.Draw(pattern)
     if texture == "striped":

@@ -52,7 +52,7 @@ def sign_name(sign: Sign) -> str:
     return f"a sign that says {sign.word}"
 
 
-def listed(words: Sequence[str]) -> str:
+def join_with_and(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     if len(words) == 1:
         return words[0]
@@ -65,7 +65,7 @@ def long_caption(scene: Scene, rng: random.Random | None = None) -> str:
     things = phrases[:-1]
     if rng is not None:
         rng.shuffle(things)
-    return f"{listed(things)} on {phrases[-1]}."
+    return f"{join_with_and(things)} on {phrases[-1]}."
 
 
 def short_caption(scene: Scene, variant: int = 0) -> str:
@@ -74,7 +74,7 @@ def short_caption(scene: Scene, variant: int = 0) -> str:
     names = [article(short_name(t)) for t in ordered]
     if variant in (1, 3):
         names.reverse()
-    text = listed([*names, *map(sign_name, scene.signs)])
+    text = join_with_and([*names, *map(sign_name, scene.signs)])
     ground = f"{article(scene.background)} background"
     return (
         f"{text} on {ground}.",

@@ -130,10 +130,12 @@ def region(scene: Scene, rng: random.Random) -> Exchange | None:
 
 def inventory(scene: Scene, rng: random.Random) -> Exchange | None:
     """Everything in the picture with its box, in reading order (grounded captioning)."""
-    return Exchange("inventory", "all", INVENTORY, "", told=told(scene, None))
+    return Exchange("inventory", "all", INVENTORY, "", tell_scene=tell_scene(scene, None))
 
 
-def told(scene: Scene, rng: random.Random | None) -> tuple[str | tuple[int, int, int, int], ...]:
+def tell_scene(
+    scene: Scene, rng: random.Random | None
+) -> tuple[str | tuple[int, int, int, int], ...]:
     """Words and boxes of everything in a scene, in random order or, without `rng`, from the top
     left in rows of a third of the picture."""
     entries = [(article(full_name(t)), t.box) for t in scene.things]
@@ -242,11 +244,11 @@ def presence(scene: Scene, rng: random.Random, kind: str | None = None) -> Excha
     kind = kind or rng.choice(("random", "popular", "adversarial", "adversarial"))
     there = {(t.colour, t.shape) for t in scene.things}
     if rng.random() < 0.5:
-        if kind == "adversarial" and not _mixed(there):
+        if kind == "adversarial" and not _mix(there):
             return None
         return _presence(kind, rng.choice(sorted(there)), "yes")
     if kind == "adversarial":
-        candidates = _mixed(there)
+        candidates = _mix(there)
     elif kind == "popular":
         candidates = [pair for pair in POPULAR if pair not in there]
     else:
@@ -332,7 +334,7 @@ def _presence(kind: str, pair: tuple[str, str], answer: str) -> Exchange:
     return Exchange("presence", kind, question, answer, ("yes", "no"))
 
 
-def _mixed(there: set[tuple[str, str]]) -> list[tuple[str, str]]:
+def _mix(there: set[tuple[str, str]]) -> list[tuple[str, str]]:
     colours, shapes = sorted({c for c, _ in there}), sorted({s for _, s in there})
     return [
         (c, s) for c in colours for s in shapes if (c, s) not in there and (c, s) not in HELD_OUT

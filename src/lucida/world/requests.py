@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from lucida.world.phrases import article, listed
+from lucida.world.phrases import article, join_with_and
 from lucida.world.scenes import WORDS
 
 REFUSAL = "i cannot help with that."
@@ -226,14 +226,16 @@ def _with_numbers(rng: random.Random, held_out: bool) -> Request:
 def _with_a_list(words: list[str], rng: random.Random, held_out: bool) -> Request:
     """A list in the other order, again, its first, its last, or how many it names."""
     makers = {
-        _REVERSED: listed(words[::-1]),
-        _REPEATED: listed(words),
+        _REVERSED: join_with_and(words[::-1]),
+        _REPEATED: join_with_and(words),
         _FIRST: words[0],
         _LAST: words[-1],
         _NUMBER: ONE_TO_TEN[len(words) - 1],
     }
     ways = rng.choice(tuple(makers))
-    return Request("task", _way(ways, rng, held_out).format(listed(words)), f"{makers[ways]}.")
+    return Request(
+        "task", _way(ways, rng, held_out).format(join_with_and(words)), f"{makers[ways]}."
+    )
 
 
 def _put(done: str, rng: random.Random, held_out: bool) -> str:
@@ -248,21 +250,21 @@ def _way(ways: tuple[tuple[str, ...], tuple[str, ...]], rng: random.Random, held
 def _objects(deed: str, things: tuple[str, ...], held_out: bool) -> tuple[str, ...]:
     """What a deed may be done to, a quarter of it held out for this deed alone."""
     names = [f"{thing}{near}" for thing in things for near in _NEAR if not near.endswith(thing)]
-    return tuple(name for name in names if _kept_back(f"{deed} {name}") == held_out)
+    return tuple(name for name in names if _is_kept_back(f"{deed} {name}") == held_out)
 
 
 @cache
 def _words(held_out: bool) -> tuple[str, ...]:
-    return tuple(word for word in (*_VERBS, *WORDS) if _kept_back(f"say {word}") == held_out)
+    return tuple(word for word in (*_VERBS, *WORDS) if _is_kept_back(f"say {word}") == held_out)
 
 
 @cache
 def _pairs(held_out: bool) -> tuple[tuple[int, int], ...]:
     """Two different numbers up to ten, the lower first."""
     pairs = [(a, b) for b in range(2, len(ONE_TO_TEN) + 1) for a in range(1, b)]
-    return tuple(pair for pair in pairs if _kept_back(f"numbers {pair}") == held_out)
+    return tuple(pair for pair in pairs if _is_kept_back(f"numbers {pair}") == held_out)
 
 
-def _kept_back(words: str) -> bool:
+def _is_kept_back(words: str) -> bool:
     """A quarter of all texts, always the same."""
     return zlib.crc32(words.encode()) % 4 == 0

@@ -81,10 +81,10 @@ def _different(draw: Callable[[], Exchange | None], count: int) -> tuple[Exchang
             asked.setdefault((exchange.task, exchange.question), exchange)
         if len(asked) == count:
             break
-    return _balanced(list(asked.values()))
+    return _balance(list(asked.values()))
 
 
-def _balanced(asked: list[Exchange]) -> tuple[Exchange, ...]:
+def _balance(asked: list[Exchange]) -> tuple[Exchange, ...]:
     """Without the surplus of one answer among the yes/no questions (a scene has fewer things than
     absences, so that "no" would prevail)."""
     surplus = sum({"yes": 1, "no": -1}.get(e.answer, 0) for e in asked)
@@ -123,7 +123,7 @@ def _about_two_scenes(
     return pair, _different(lambda: questions.comparison(*pair, rng), count), ()
 
 
-def _told(
+def _tell(
     teller: Callable[[list[Scene], random.Random], tuple[Line, ...]],
     scenes_needed: int,
     rng: random.Random,
@@ -183,22 +183,37 @@ def _table() -> dict[str, Task]:
         ),
         ("diagram", "AI2D", "exact", one(_about_one_scene, questions.diagram, make=labelled)),
         ("comparison", "two-image comparison", "exact", _about_two_scenes),
-        ("long-caption", "detailed description", "none", one(_told, documents.described, 1)),
-        ("alt-text", "COYO, LAION", "none", one(_told, documents.alt_text, 1)),
-        ("interleaved", "MMC4", "none", one(_told, documents.interleaved, 3)),
-        ("conversation", "LLaVA-Instruct", "none", one(_told, documents.conversation, 1)),
-        ("instruction", "ShareGPT, FLAN", "none", one(_told, documents.instruction, 1)),
-        ("text", "plain text", "none", one(_told, documents.plain_text, 1)),
+        ("long-caption", "detailed description", "none", one(_tell, documents.describe_scenes, 1)),
+        ("alt-text", "COYO, LAION", "none", one(_tell, documents.alt_text, 1)),
+        ("interleaved", "MMC4", "none", one(_tell, documents.write_interleaved_page, 3)),
+        ("conversation", "LLaVA-Instruct", "none", one(_tell, documents.conversation, 1)),
+        ("instruction", "ShareGPT, FLAN", "none", one(_tell, documents.instruction, 1)),
+        ("text", "plain text", "none", one(_tell, documents.plain_text, 1)),
         ("side", "GQA position", "exact", one(_about_one_scene, questions.side)),
-        ("relation-pointed", "GQA choose", "final", _shared("relation-pointed")),
-        ("spatial-pointed", "VSR", "final", _shared("spatial-pointed")),
+        ("relation-pointed", "GQA choose", "final", _share_questions("relation-pointed")),
+        ("spatial-pointed", "VSR", "final", _share_questions("spatial-pointed")),
         # Each is the harder kind of a task above, with room where that one is at its ceiling.
-        ("attribute-by-relation", "GQA compositional", "exact", _shared("attribute-by-relation")),
-        ("presence-detailed", "AMBER attribute", "exact", _shared("presence-detailed")),
-        ("counting-compared", "CLEVR compare integer", "exact", _shared("counting-compared")),
-        ("spatial-nearest", "VSR proximity", "exact", _shared("spatial-nearest")),
-        ("boxes-precise", "RefCOCO/+/g at IoU 0.75", "box-precise", _shared("boxes-precise")),
-        ("reading-by-place", "ST-VQA, TextVQA", "exact", _shared("reading-by-place")),
+        (
+            "attribute-by-relation",
+            "GQA compositional",
+            "exact",
+            _share_questions("attribute-by-relation"),
+        ),
+        ("presence-detailed", "AMBER attribute", "exact", _share_questions("presence-detailed")),
+        (
+            "counting-compared",
+            "CLEVR compare integer",
+            "exact",
+            _share_questions("counting-compared"),
+        ),
+        ("spatial-nearest", "VSR proximity", "exact", _share_questions("spatial-nearest")),
+        (
+            "boxes-precise",
+            "RefCOCO/+/g at IoU 0.75",
+            "box-precise",
+            _share_questions("boxes-precise"),
+        ),
+        ("reading-by-place", "ST-VQA, TextVQA", "exact", _share_questions("reading-by-place")),
     ]
     return {
         name: Task(name, twin, metric, make, number)
@@ -206,7 +221,7 @@ def _table() -> dict[str, Task]:
     }
 
 
-def _shared(name: str) -> Callable:
+def _share_questions(name: str) -> Callable:
     asker, make = _SHARING[name]
     return partial(_about_one_scene, asker, make=make)
 

@@ -84,7 +84,9 @@ def exercise(
             asked.setdefault(exchange.question, exchange)
         if len(asked) == count:
             break
-    return Exercise(scene, _signs(questions.told(scene, rng), scene, rng), tuple(asked.values()))
+    return Exercise(
+        scene, _signs(questions.tell_scene(scene, rng), scene, rng), tuple(asked.values())
+    )
 
 
 def _signs(told: Told, scene: Scene, rng: random.Random) -> Told:

@@ -15,7 +15,7 @@ from web_server import Server, write_shard  # by the conftest of tests/data
 from lucida.core.errors import DataError, RunError
 from lucida.data.mixture import Mixture
 from lucida.data.sources import http_ranges, remote
-from lucida.data.sources.remote import Remote, expanded
+from lucida.data.sources.remote import Remote, expand_braces
 
 opened = partial(tiny_files.opened, "webdataset")
 
@@ -302,7 +302,7 @@ def test_what_is_no_tar_is_said_with_its_address(web):
     ],
 )
 def test_braces(pattern, names):
-    assert expanded(pattern) == names
+    assert expand_braces(pattern) == names
 
 
 def test_braces_name_local_shards_too(web):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import opened, png
 
-from lucida.core.errors import DataError, shortened, suggestion
+from lucida.core.errors import DataError, shorten, suggestion
 from lucida.data.sources import lines, scanning, zipped
 from lucida.data.sources.published import read_json_lines, read_pickle, read_table
 from lucida.data.sources.values import json_value, number_in, rating_in
@@ -162,9 +162,9 @@ def test_messages_show_little_of_much(tmp_path):
     value = ["x" * 100]
     for _ in range(30):
         value = [value] * 10
-    assert len(shortened(value)) == 81 and len(shortened({"a": value}, 30)) == 31
-    assert shortened({"a": [1, "b", None], (2,): {}}) == "{'a': [1, 'b', None], (2,): {}}"
-    assert shortened(10**99999) == "a whole number of 332,190 bits"
+    assert len(shorten(value)) == 81 and len(shorten({"a": value}, 30)) == 31
+    assert shorten({"a": [1, "b", None], (2,): {}}) == "{'a': [1, 'b', None], (2,): {}}"
+    assert shorten(10**99999) == "a whole number of 332,190 bits"
     error = DataError("no", given=value, origin="half \ud800 a pair")
     assert len(str(error)) < 500 and str(error).encode()
     assert len(str(DataError("no", given="x" * 10**6))) < 3000

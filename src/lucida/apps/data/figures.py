@@ -51,20 +51,20 @@ def facts(surveyed: Surveyed) -> dict[str, int | str]:
     told: dict[str, int | str] = {
         "records": len(surveyed.each.source),
         "records read": found.read,
-        "cannot be used": shared(bad, found.read),
+        "cannot be used": write_share(bad, found.read),
         "duplicates (picture, text)": found.duplicates,
     }
     if found.pictures:
         told["pictures met again"] = count_repeated(found.pictures)
         told["answers met again"] = count_repeated(found.said)
     told["pictures"] = sum(many * n for many, n in found.images.items())
-    told["without pictures"] = shared(found.images[0], usable)
+    told["without pictures"] = write_share(found.images[0], usable)
     if found.tokens:
         told["tokens"] = sum(many * n for many, n in found.tokens.items())
     if found.supervised:
-        told["of them supervised"] = shared(_sum(found.supervised), _sum(found.tokens))
-        told["of them visual"] = shared(_sum(found.visual), _sum(found.tokens))
-        told["samples that are cut"] = shared(found.cut["samples"], usable)
+        told["of them supervised"] = write_share(_sum(found.supervised), _sum(found.tokens))
+        told["of them visual"] = write_share(_sum(found.visual), _sum(found.tokens))
+        told["samples that are cut"] = write_share(found.cut["samples"], usable)
     for name, words in CUT_AWAY.items():
         if found.cut[name]:
             told[words] = found.cut[name]
@@ -77,7 +77,7 @@ def facts(surveyed: Surveyed) -> dict[str, int | str]:
     return told
 
 
-def shared(many: int, whole: int) -> str:
+def write_share(many: int, whole: int) -> str:
     """A count with its share of the whole."""
     return f"{many:,} ({many / max(1, whole):.2%})"
 
@@ -136,7 +136,7 @@ def _parts(values: list[float]) -> list[float] | list[None]:
     return [value / whole for value in values] if whole else [None] * len(values)
 
 
-def staged(surveyed: Sequence[Surveyed]) -> list[tuple[StageSpec | None, list[Surveyed]]]:
+def group_by_stage(surveyed: Sequence[Surveyed]) -> list[tuple[StageSpec | None, list[Surveyed]]]:
     """The sources by stage, in the order of the recipe; one group without a recipe."""
     groups: list[tuple[StageSpec | None, list[Surveyed]]] = []
     for each in surveyed:
@@ -148,7 +148,7 @@ def staged(surveyed: Sequence[Surveyed]) -> list[tuple[StageSpec | None, list[Su
 
 def show(surveyed: Sequence[Surveyed], console: Console) -> None:
     """All figures on the terminal, stage by stage."""
-    for stage, group in staged(surveyed):
+    for stage, group in group_by_stage(surveyed):
         for each in group:
             show_findings(each, console)
         if stage is not None and len(group) > 1 and (parts := shares(stage, group)):
@@ -222,7 +222,7 @@ def write_figures(title: str, surveyed: Sequence[Surveyed], path: Path) -> None:
                 for each in group
             ],
         )
-        for stage, group in staged(surveyed)
+        for stage, group in group_by_stage(surveyed)
     ]
     page = render_page(
         "apps/data/figures.html", title=title, groups=groups, percent=percent, shown=ERRORS

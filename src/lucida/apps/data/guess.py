@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from lucida.core.errors import DataError, LucidaError, RecipeError, shortened, suggestion
+from lucida.core.errors import DataError, LucidaError, RecipeError, shorten, suggestion
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import Recipe, SourceSpec, StageSpec
 from lucida.data.mixture import Source
@@ -72,7 +72,7 @@ def _refusal(error: ValidationError, fields: dict[str, Any], what: str) -> Recip
         known = [name for name in specs[kind].model_fields if name not in ("kind", "weight")]
         message = f"a source of kind {kind} has no field `{place}`"
         return RecipeError(message, origin=what, remedy=suggestion(place, known))
-    given = shortened(first["input"])
+    given = shorten(first["input"])
     return RecipeError(f"`{place}`: {first['msg']}", given=given, origin=what)
 
 

@@ -219,14 +219,14 @@ def texts(sample: Sample, answers: bool = False) -> list[str]:
     """The text of each turn, as the data hold it; of `answers` and documents alone. A picture
     between two words parts them as a space does."""
     return [
-        _said(turn)
+        _join_words(turn)
         for branch in (sample.stem, *sample.branches)
         for turn in branch
         if not answers or turn.role in ("assistant", "text")
     ]
 
 
-def _said(turn: Turn) -> str:
+def _join_words(turn: Turn) -> str:
     """Worked example: `a kite`, a picture, `over trees` is `a kite over trees`; no space is added
     where one stands."""
     said = ""

@@ -41,7 +41,7 @@ def alignment(model: LucidaModel, batch: Batch) -> list[float]:
     Taken sample by sample (each text with its own images), then the mean. Samples without images
     or without text do not count; the list is empty when none is left.
     """
-    with watched(model) as states, torch.no_grad():
+    with watch_layers(model) as states, torch.no_grad():
         model.hidden(batch)
     sums, counted = [0.0] * len(states), 0
     for row in range(len(batch.segment)):
@@ -57,7 +57,7 @@ def alignment(model: LucidaModel, batch: Batch) -> list[float]:
 
 
 @contextmanager
-def watched(model: LucidaModel) -> Iterator[list[Tensor]]:
+def watch_layers(model: LucidaModel) -> Iterator[list[Tensor]]:
     """The output of every layer of the language model, filled while the model runs."""
     states: list[Tensor] = []
 

@@ -47,7 +47,7 @@ def examine(
 def running(patient: Patient, steps: int) -> Iterator[Finding]:
     """The checks that run the model."""
     if patient.sees:
-        yield from way.carried(patient)
+        yield from way.follow_image(patient)
         yield still.norms(patient)
     yield still.first_loss(patient)
     if patient.dead:

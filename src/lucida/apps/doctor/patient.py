@@ -24,7 +24,7 @@ from lucida.model.checkpoint import build, load
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.objective import supervised_loss
-from lucida.train.observe import untouched
+from lucida.train.observe import leave_untouched
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.stage import StagePlan, apply_plan, plan_stage
 from lucida.train.state import seed_everything
@@ -85,7 +85,7 @@ class Patient:
     def loss(self, tokens: list[Tokens] | None = None) -> float:
         """Mean loss per supervised token, without dropout."""
         batch = self.batch(tokens)
-        with untouched(self.model), self.precision.autocast():
+        with leave_untouched(self.model), self.precision.autocast():
             summed, count = supervised_loss(self.model, batch)
         return summed.item() / max(1, count)
 

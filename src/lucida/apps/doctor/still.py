@@ -23,7 +23,7 @@ from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Unusable
 from lucida.data.sample import IGNORED, Tokens
 from lucida.model.adapters import named_tensors
-from lucida.train.observe import untouched
+from lucida.train.observe import leave_untouched
 
 
 def weights(patient: Patient) -> Finding:
@@ -136,7 +136,7 @@ def norms(patient: Patient) -> Finding:
     handle = model.projector.register_forward_hook(listen)
     batch = patient.batch()
     try:
-        with untouched(model), patient.precision.autocast():
+        with leave_untouched(model), patient.precision.autocast():
             model.hidden(batch)
     finally:
         handle.remove()
@@ -234,7 +234,7 @@ def sight(patient: Patient, name: str, expect_use: bool) -> Finding:
 def layers(patient: Patient) -> Finding:
     """Where visual tokens come near words (VILA's figure 3)."""
     batch = patient.batch()
-    with untouched(patient.model), patient.precision.autocast():
+    with leave_untouched(patient.model), patient.precision.autocast():
         distances = alignment(patient.model, batch)
     measured = "Chamfer distance by layer: " + " ".join(f"{each:.2f}" for each in distances)
     if any(not math.isfinite(each) for each in distances):

@@ -80,8 +80,8 @@ def overfit(patient: Patient, steps: int) -> Iterator[Finding]:
         )
         return
     last, after = patient.loss(), digests(patient)
-    yield learned(patient, steps, first, last)
-    yield moved(patient, before, after)
+    yield check_learning(patient, steps, first, last)
+    yield check_moved(patient, before, after)
 
 
 def learn(patient: Patient, batch: Batch, steps: int) -> None:
@@ -100,7 +100,7 @@ def learn(patient: Patient, batch: Batch, steps: int) -> None:
         stepper.step([batch])
 
 
-def learned(patient: Patient, steps: int, first: float, last: float) -> Finding:
+def check_learning(patient: Patient, steps: int, first: float, last: float) -> Finding:
     """A language model that trains learns a few samples by heart; a projector or adapters, some."""
     name = "overfit one batch"
     tops = {each.split(".")[0] for each in patient.trained}
@@ -117,7 +117,7 @@ def learned(patient: Patient, steps: int, first: float, last: float) -> Finding:
     )
 
 
-def moved(patient: Patient, before: dict[str, Digest], after: dict[str, Digest]) -> Finding:
+def check_moved(patient: Patient, before: dict[str, Digest], after: dict[str, Digest]) -> Finding:
     """Frozen weights and statistics are bit for bit the same; each trained weight has moved."""
     name = "frozen parts"
     frozen = [each for each in before if each not in patient.trained]

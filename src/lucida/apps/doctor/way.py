@@ -19,20 +19,20 @@ from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import LucidaError
 from lucida.data.sample import ImageSource, Views
 from lucida.model.encoders.assembly import load_eyes
-from lucida.train.observe import untouched
+from lucida.train.observe import leave_untouched
 
 ALIKE = 1e-3
 """Two pictures are lost in each other when they differ by less than this share of their size."""
 
 
-def carried(patient: Patient) -> Iterator[Finding]:
+def follow_image(patient: Patient) -> Iterator[Finding]:
     """Findings about pictures, encoder and projector, up to the first that is broken."""
     images = {image.key: image for each in patient.tokens for image in each.images}
     seen = list(images.values())
     yield (first := pictures(patient, seen))
     if first.state == "broken" or len(seen) < 2:
         return
-    with untouched(patient.model), torch.no_grad(), patient.precision.autocast():
+    with leave_untouched(patient.model), torch.no_grad(), patient.precision.autocast():
         pixels = [shown(patient, image) for image in seen]
         features = [each_of(patient.model.encode_images(each)) for each in pixels]
         tokens = [each_of(patient.model.visual(each, None)) for each in pixels]

@@ -21,7 +21,7 @@ from lucida.core.files import atomic_write
 from lucida.core.recipe import dump_recipe, recipe_hash
 from lucida.core.runs import RunFolder
 from lucida.core.spec import ModelSpec, Recipe
-from lucida.eval.shown import asked, better, shown
+from lucida.eval.shown import asked, better, format_score
 
 if TYPE_CHECKING:
     from lucida.model.vlm import LucidaModel
@@ -148,10 +148,10 @@ def scores(tasks: Mapping[str, Any]) -> str:
         cells = [
             name,
             ", ".join([task.get("metric") or "", *asked(task)]).strip(", "),
-            shown(task, task["score"]),
+            format_score(task, task["score"]),
             between(task, task.get("interval")),
             number(task, task.get("blind")),
-            f"{shown(task, gain['mean'], signed=True)} ({between(task, gain['interval'])})"
+            f"{format_score(task, gain['mean'], signed=True)} ({between(task, gain['interval'])})"
             if gain
             else "",
             number(task, task.get("chance")),
@@ -165,12 +165,12 @@ def scores(tasks: Mapping[str, Any]) -> str:
 
 def number(task: Mapping[str, Any], value: float | None) -> str:
     """A score in the task's unit, or nothing."""
-    return "" if value is None else shown(task, value)
+    return "" if value is None else format_score(task, value)
 
 
 def between(task: Mapping[str, Any], interval: Sequence[float] | None) -> str:
     """`61.2 to 66.0`, or nothing."""
-    return " to ".join(shown(task, end) for end in interval) if interval else ""
+    return " to ".join(format_score(task, end) for end in interval) if interval else ""
 
 
 def cell(text: object) -> str:

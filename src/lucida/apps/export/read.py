@@ -154,8 +154,8 @@ def settle(
         processor.template, processor.image_places = wanted, checkpoint.images
         return compare(model, processor, answered, origin)
     pairs = [(name, places) for places in get_args(ImagePlaces) for name in TEMPLATES]
-    best = max(pairs, key=lambda pair: written_alike(processor, checkpoint, *pair))
-    if not written_alike(processor, checkpoint, *best):
+    best = max(pairs, key=lambda pair: count_written_alike(processor, checkpoint, *pair))
+    if not count_written_alike(processor, checkpoint, *best):
         raise ModelError(
             "no template of Lucida's writes this checkpoint's prompts",
             expected=checkpoint.tokenizer.chat_template,
@@ -166,7 +166,7 @@ def settle(
     return compare(model, processor, answered, origin, checkpoint.inputs)
 
 
-def written_alike(
+def count_written_alike(
     ours: LucidaProcessor, checkpoint: Format, template: str, places: ImagePlaces
 ) -> int:
     """Probes that a template and the checkpoint's processor write with the same tokens; 0 when one

@@ -18,7 +18,7 @@ from PIL import Image
 from lucida.core.spec import BatchSpec, Recipe, StageSpec
 from lucida.data.collate import collate
 from lucida.data.order import capacity
-from lucida.data.policies import opened
+from lucida.data.policies import open_for_policies
 from lucida.data.reader import Encoded, OpenImages
 from lucida.data.sample import IGNORED, Tokens
 from lucida.data.stage import find_stage, open_stage
@@ -196,7 +196,11 @@ def pictures_of(tokens: Tokens, processor: LucidaProcessor, scaled: bool) -> lis
     shown = []
     for source in tokens.images:
         original = source.load()
-        taken = opened(source, (policy, *processor.more_policies), True) if scaled else original
+        taken = (
+            open_for_policies(source, (policy, *processor.more_policies), True)
+            if scaled
+            else original
+        )
         views = policy.views(taken, policy.grid(*original.size))
         shown.append(Shown(source.origin, original, views))
     return shown

@@ -77,7 +77,7 @@ class Costed(torch.autograd.Function):
         return query.new_empty(query.shape), *less, None, None
 
 
-def planned(
+def attend_planned(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -103,7 +103,7 @@ def no_mask(*arguments: object, **options: object) -> None:
     return
 
 
-AttentionInterface.register(NAME, planned)
+AttentionInterface.register(NAME, attend_planned)
 AttentionMaskInterface.register(NAME, no_mask)
 
 

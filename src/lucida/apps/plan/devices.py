@@ -54,11 +54,11 @@ def this_cpu() -> Device:
     side = 1024
     left = torch.randn(side, side).to(DTYPES.get(precision, torch.float32))
     left @ left
-    best = min(timed(left) for _ in range(8))
+    best = min(time_product(left) for _ in range(8))
     return Device("this CPU", precision, 2 * side**3 / best, 0.5, memory_here(), gpu=False)
 
 
-def timed(left) -> float:
+def time_product(left) -> float:
     """Seconds of one product."""
     begun = time.perf_counter()
     left @ left

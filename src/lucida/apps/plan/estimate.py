@@ -139,7 +139,7 @@ def plan_one(
         "trained": trained,
         "frozen": every - trained,
         "trained_by_part": trained_by_part(what),
-        "lengths": told(found),
+        "lengths": average_samples(found),
         "samples_per_step": filled.step_samples,
         "tokens_per_step": round(filled.step_samples * found.length),
         "tokens_per_pass": shape.rows * shape.length,
@@ -157,7 +157,7 @@ def plan_one(
     }
 
 
-def told(found: Lengths) -> dict[str, Any]:
+def average_samples(found: Lengths) -> dict[str, Any]:
     """Means over samples; those of one image where there are images."""
     known = found.counted and found.views > 0
     return {
@@ -212,13 +212,13 @@ def memory(planned: PlannedPass, engine: EngineName) -> Memory:
     recipe, stage, model, what = planned.recipe, planned.stage, planned.model, planned.what
     cost, count = planned.cost, planned.count
     quantised = BITS.get(recipe.model.language.quantize or "", FP32)
-    weights = {name: sized(part) * FP32 for name, part in parts(model).items()}
-    weights["language"] += (sized(model.language) - what.adapters) * (quantised - FP32)
+    weights = {name: count_parameters(part) * FP32 for name, part in parts(model).items()}
+    weights["language"] += (count_parameters(model.language) - what.adapters) * (quantised - FP32)
     held = sum(weights.values())
     share = 1
     if engine == "fsdp":
         share = count
-        held = sharded(planned, weights)
+        held = count_sharded_bytes(planned, weights)
     trained = {name: size * FP32 / share for name, size in trained_by_part(what).items()}
     trained["language"] = trained.get("language", 0) + trained.pop("adapters", 0)
     gradients = sum(trained.values())
@@ -243,12 +243,12 @@ def muon_saves(planned: PlannedPass) -> int:
     return sum(own) + planned.what.adapters
 
 
-def sized(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     """Its parameters."""
     return sum(weight.numel() for weight in module.parameters())
 
 
-def sharded(planned: PlannedPass, weights: dict[str, float]) -> float:
+def count_sharded_bytes(planned: PlannedPass, weights: dict[str, float]) -> float:
     """Bytes of weights on one rank (`train.sharding`): a frozen encoder whole, a part of all else,
     and what is gathered: all that stands in no layer, and two layers at a time."""
     from lucida.train.blocks import blocks
@@ -259,8 +259,10 @@ def sharded(planned: PlannedPass, weights: dict[str, float]) -> float:
     if planned.what.touches("vision"):
         divided = weights
         layers += blocks(model.vision).values()
-    outside = sum(divided.values()) - sum(map(sized, layers)) * FP32
-    two = 2 * max(map(sized, layers)) * (FP32 if planned.precision == "fp32" else FP32 / 2)
+    outside = sum(divided.values()) - sum(map(count_parameters, layers)) * FP32
+    two = (
+        2 * max(map(count_parameters, layers)) * (FP32 if planned.precision == "fp32" else FP32 / 2)
+    )
     whole = sum(weights.values()) - sum(divided.values())
     return whole + sum(divided.values()) / planned.count + max(0.0, outside) + two
 

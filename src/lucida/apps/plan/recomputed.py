@@ -61,7 +61,7 @@ class Layers:
 
 
 @contextmanager
-def watched(part: nn.Module) -> Iterator[Layers]:
+def watch_layers(part: nn.Module) -> Iterator[Layers]:
     """The layers of a part, filled while it runs inside the block."""
     layers = Layers()
     handles = []

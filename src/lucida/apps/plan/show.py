@@ -40,7 +40,7 @@ def show(plan: dict[str, Any]) -> None:
         rows,
     )
     for stage in plan["stages"]:
-        print(f"lengths of {stage['name']}: {told(stage)}")
+        print(f"lengths of {stage['name']}: {describe_lengths(stage)}")
     rows = [
         [stage["name"], engine, *(size(value) for value in parts.values()), room(parts, device)]
         for stage in plan["stages"]
@@ -60,7 +60,7 @@ def show(plan: dict[str, Any]) -> None:
         print(f"  not llava: {reason}")
 
 
-def told(stage: dict[str, Any]) -> str:
+def describe_lengths(stage: dict[str, Any]) -> str:
     """Where the lengths of a stage come from, and what they are on average."""
     lengths = stage["lengths"]
     words = [f"{lengths['tokens_per_sample']:,.0f} tokens per sample"]

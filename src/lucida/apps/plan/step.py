@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from lucida.apps.plan.attention import NAME, attending, plain_loss
-from lucida.apps.plan.recomputed import watched
+from lucida.apps.plan.recomputed import watch_layers
 from lucida.model.cross_attention import decoder_layers
 from lucida.model.last_layer import only_at
 from lucida.model.segments import EAGER_LENGTH
@@ -133,7 +133,7 @@ def run_pass(
         trains = name == "language" or any(p.requires_grad for p in model.vision.parameters())
         if how == "none" or not trains:
             return part(name, run)
-        with watched(getattr(model, name)) as layers:
+        with watch_layers(getattr(model, name)) as layers:
             result = part(name, run)
         if layers.first is None:
             return result
@@ -151,10 +151,10 @@ def run_pass(
             weights = weights_kept(shape, gpu)
             visual = None
             if model.vision is not None and shape.views:
-                features = deep("vision", lambda: seen(model, shape))
+                features = deep("vision", lambda: encode_views(model, shape))
                 visual = part("projector", lambda: model.projector(features))
             hidden = deep("language", lambda: read(model, shape, visual, gpu))
-            loss = part("head", lambda: judged(model, hidden, shape))
+            loss = part("head", lambda: compute_loss(model, hidden, shape))
         if loss.requires_grad:
             with attending(shape.attended, weights):  # backward passes run outside of autocast
                 part("backward", loss.backward)
@@ -163,7 +163,7 @@ def run_pass(
     return cost
 
 
-def seen(model: nn.Module, shape: Shape) -> Tensor:
+def encode_views(model: nn.Module, shape: Shape) -> Tensor:
     """Features of the pass's views."""
     pixels = [torch.empty(shape.views, 3, side, side) for side in shape.sides]
     trains = any(weight.requires_grad for weight in model.vision.parameters())
@@ -176,7 +176,9 @@ def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Te
     ids = torch.zeros(shape.rows, shape.length, dtype=torch.long)
     embedded = model.language.get_input_embeddings()(ids)
     if visual is not None and model.cross_attention is not None:
-        model.cross_attention.read = partial(gated, shape.together, visual.flatten(0, 1))
+        model.cross_attention.read = partial(
+            apply_gated_layer, shape.together, visual.flatten(0, 1)
+        )
     elif visual is not None:
         rows = embedded.flatten(0, 1)
         places = visual.flatten(0, 1).to(rows.dtype)[: len(rows)]
@@ -197,7 +199,7 @@ def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Te
         ).last_hidden_state
 
 
-def gated(together: int, visual: Tensor, layer: nn.Module, states: Tensor) -> Tensor:
+def apply_gated_layer(together: int, visual: Tensor, layer: nn.Module, states: Tensor) -> Tensor:
     """States [samples, length, width] after a gated layer, which reads whole rows of the batch:
     every position is scored against every visual token [tokens, width] of its row."""
     length = states.shape[0] * states.shape[1] // together
@@ -239,7 +241,7 @@ def weights_kept(shape: Shape, gpu: bool) -> bool:
     return not gpu and shape.attended <= EAGER_LENGTH.get(dtype, 0)
 
 
-def judged(model: nn.Module, hidden: Tensor, shape: Shape) -> Tensor:
+def compute_loss(model: nn.Module, hidden: Tensor, shape: Shape) -> Tensor:
     """The loss over the supervised positions; logits in chunks, as in training."""
     head = model.language.get_output_embeddings()
     rows = hidden.flatten(0, 1)[torch.zeros(shape.supervised, dtype=torch.long)]

@@ -125,7 +125,7 @@ def _show(task: Benchmark) -> None:
     typer.echo(f"asked by: {', '.join(task.ways)}; prompts: {task.prompts} (version {version})")
     (example,) = task.examples(1)[:1]
     typer.echo(f"example: {example.id}\n")
-    typer.echo(_written(example))
+    typer.echo(_write_turns(example))
     if example.box is not None:
         typer.echo(f"\ntruth: box {tuple(round(v, 1) for v in example.box)}, pixels {example.size}")
     else:
@@ -134,7 +134,7 @@ def _show(task: Benchmark) -> None:
         typer.echo(f"candidates: {' | '.join(example.candidates)}")
 
 
-def _written(example: Example) -> str:
+def _write_turns(example: Example) -> str:
     """The turns of an example in words, with its pictures named where they stand."""
     from lucida.data.sample import ImagePart
 

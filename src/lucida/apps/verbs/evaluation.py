@@ -269,17 +269,19 @@ def _refuse(value: object, option: str, why: str) -> None:
 def _show_shots(results: dict, names: list[str] | None) -> None:
     """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
     from lucida.core.progress import table
-    from lucida.eval.shown import shown
+    from lucida.eval.shown import format_score
 
     tasks = {n: t for n, t in results["tasks"].items() if names is None or n in names}
     counts = sorted({int(count) for t in tasks.values() for count in t.get("shots", {})})
     rows = []
     for name, task in tasks.items():
-        cells = [shown(task, task["score"])]
+        cells = [format_score(task, task["score"])]
         for count in counts:
             row = task.get("shots", {}).get(str(count))
-            spread = "" if row is None or row["sd"] is None else f" ± {shown(task, row['sd'])}"
-            cells.append("" if row is None else f"{shown(task, row['mean'])}{spread}")
+            spread = (
+                "" if row is None or row["sd"] is None else f" ± {format_score(task, row['sd'])}"
+            )
+            cells.append("" if row is None else f"{format_score(task, row['mean'])}{spread}")
         rows.append([name, task["metric"], *cells])
     columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
     table("Demonstrations (mean ± sd over seeds)", columns, rows)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
-from lucida.data.sources.conversation import captioned, most_given, one_conversation, text_of
+from lucida.data.sources.conversation import make_captioned, most_given, one_conversation, text_of
 from lucida.data.sources.declared import IGNORED as KNOWN
 from lucida.data.sources.declared import Shape, few, unread_of_all
 from lucida.data.sources.pathvqa import pathology_questions, picture_name
@@ -175,7 +175,7 @@ class AnnotationsSource:
         image = self.pictures.picture(text_of(name, "image", origin), origin)
         if question is None:
             said = answer if words is None else words
-            return captioned(origin, image, said, self.prompts, index)
+            return make_captioned(origin, image, said, self.prompts, index)
         if words is not None:
             raise DataError("a question has no caption to be replaced", origin=origin)
         about = text_of(question, "question", origin)
@@ -220,7 +220,7 @@ def _captions(files: _Files) -> Iterator[Entry]:
     names: dict[Any, str] = {}
     for each in value["images"]:
         if names.setdefault(each["id"], each["file_name"]) != each["file_name"]:
-            given = shortened(each["id"])
+            given = shorten(each["id"])
             raise DataError("two images of one id", given=given, origin=files.path)
     if bare := len(names.keys() - {each["image_id"] for each in value["annotations"]}):
         files.noted["images without a caption"] = bare
@@ -250,7 +250,7 @@ def _vqa(files: _Files) -> Iterator[Entry]:
     said = {}
     for each in files.read(files.path)["annotations"]:
         if each["question_id"] in said:
-            given = shortened(each["question_id"])
+            given = shorten(each["question_id"])
             raise DataError("two answers to one question", given=given, origin=files.path)
         best = each.get("multiple_choice_answer")
         said[each["question_id"]] = best or most_given([a["answer"] for a in each["answers"]])

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import text_of
 from lucida.data.sources.declared import IGNORED, few, reason, unread
@@ -85,8 +85,8 @@ class Recaptioned:
         if absent.all():
             raise DataError(
                 "no record of the source has a caption in this file",
-                expected=f"its `{key}`, such as {shortened(self._example())}",
-                given=f"`{by}` of the source, such as {shortened(source.key(0, self._field))}",
+                expected=f"its `{key}`, such as {shorten(self._example())}",
+                given=f"`{by}` of the source, such as {shorten(source.key(0, self._field))}",
                 origin=path,
                 remedy="set `by` and `key` of the captions",
             )
@@ -134,7 +134,7 @@ class Recaptioned:
                 return self._explained(number, None)
             raise DataError(
                 "no caption was written for this record",
-                given=shortened(self.source.key(number, self._field)),
+                given=shorten(self.source.key(number, self._field)),
                 origin=f"{self.path}: record {number} of the source",
                 remedy="set `missing` of the captions to keep or drop",
             )
@@ -166,7 +166,7 @@ class Recaptioned:
         return np.concatenate([[len(written) - len(first)], rows]).astype(np.int64)
 
     def _hashes(self, keys: Iterable[Any]) -> np.ndarray:
-        return np.fromiter((hashed(normal(key, self.by)) for key in keys), dtype=np.uint64)
+        return np.fromiter((hash_key(normal(key, self.by)) for key in keys), dtype=np.uint64)
 
     def _example(self) -> Any:
         return next(chain(self.rows.column(self._key), [None]))
@@ -184,7 +184,7 @@ def normal(key: Any, by: str) -> str:
     return last.name if by == "name" else last.stem
 
 
-def hashed(key: str) -> int:
+def hash_key(key: str) -> int:
     """64 bits of a key."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from lucida.core.errors import DataError, shortened, suggestion
+from lucida.core.errors import DataError, shorten, suggestion
 from lucida.data.sample import ImagePart, ImageSource, Part, Role, Sample, Turn
 
 PLACEHOLDER = "<image>"
@@ -60,7 +60,7 @@ def system_of(record: Mapping[str, Any], first: Turn, origin: str) -> str:
     own = "".join(map(str, first.parts)) if first.role == "system" else None
     if len(texts | {own} - {None}) > 1:
         remedy = "leave the right one in the record"
-        given = shortened(sorted(texts | {own} - {None}))
+        given = shorten(sorted(texts | {own} - {None}))
         message = "a conversation with two system texts"
         raise DataError(message, expected="one", given=given, origin=origin, remedy=remedy)
     return "" if own is not None else next(iter(texts), "")
@@ -71,12 +71,12 @@ def refuse_unsaid(record: Mapping[str, Any], origin: str) -> None:
     for name in UNSAID:
         if record.get(name):
             remedy = "leave it empty or out of the record, or drop it with mixture.on_error=skip"
-            given = shortened(record[name])
+            given = shorten(record[name])
             message = f"`{name}` is not read, and the conversation means something else without"
             raise DataError(message, expected="none", given=given, origin=origin, remedy=remedy)
 
 
-def placed(
+def place_images(
     origin: str,
     images: tuple[ImageSource, ...],
     written: list[tuple[Role, str]],
@@ -113,7 +113,7 @@ def check_places(origin: str, images: int, written: list[tuple[Role, str]]) -> N
         )
 
 
-def captioned(
+def make_captioned(
     origin: str, image: ImageSource, text: object, prompts: list[str], number: int
 ) -> Sample:
     """A picture and its text: an answer to one of the prompts, or a document without any."""
@@ -139,7 +139,7 @@ def role_of(speaker: object, origin: str) -> Role:
 def text_of(value: object, name: str, origin: str) -> str:
     """A text that a tokenizer can read. DataError: another type, or half of a surrogate pair."""
     if not isinstance(value, str):
-        raise DataError(f"bad `{name}`", expected="a text", given=shortened(value), origin=origin)
+        raise DataError(f"bad `{name}`", expected="a text", given=shorten(value), origin=origin)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -163,7 +163,7 @@ SPOKEN = dict.fromkeys(("from", "value", *UNSAID))
 """Keys of a turn that `spoken` reads."""
 
 
-def spoken(turns: Any, origin: str) -> list[tuple[Role, str]]:
+def read_turns(turns: Any, origin: str) -> list[tuple[Role, str]]:
     """Speaker and text of each turn of `conversations`, as LLaVA and ShareGPT write them."""
     if not isinstance(turns, list) or not turns:
         remedy = "each record is an object with a list `conversations`"

@@ -142,7 +142,7 @@ class _Held:
         if not self.alone and self.place in pool:
             self.connection = pool[self.place]
             return self.connection, asked, True
-        self.connection = _connected(parts, proxy)
+        self.connection = _connect(parts, proxy)
         if not self.alone:
             pool[self.place] = self.connection
         return self.connection, asked, False
@@ -167,7 +167,7 @@ def _proxy(parts: SplitResult) -> str | None:
     return urllib.request.getproxies().get(parts.scheme)
 
 
-def _connected(parts: SplitResult, proxy: str | None) -> http.client.HTTPConnection:
+def _connect(parts: SplitResult, proxy: str | None) -> http.client.HTTPConnection:
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     if proxy is None:
@@ -186,18 +186,20 @@ def _answer(address: str, headers: dict[str, str], held: _Held) -> http.client.H
     for _ in range(REDIRECTS):
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RefusedError(f"no address of the web: {shown(address)}")
-        answer = _asked(parts, headers, held)
+            raise RefusedError(f"no address of the web: {hide_secrets(address)}")
+        answer = _ask_server(parts, headers, held)
         location = answer.getheader("Location")
         if answer.status not in (301, 302, 303, 307, 308) or not location:
-            _check(answer, "" if address == first else f" (of {shown(address)})", held)
+            _check(answer, "" if address == first else f" (of {hide_secrets(address)})", held)
             return answer
         answer.read()
         address = urljoin(address, location)
     raise RefusedError("the server redirects without end")
 
 
-def _asked(parts: SplitResult, headers: dict[str, str], held: _Held) -> http.client.HTTPResponse:
+def _ask_server(
+    parts: SplitResult, headers: dict[str, str], held: _Held
+) -> http.client.HTTPResponse:
     """The answer of one server. A connection that it has closed meanwhile is made anew."""
     connection, path, served = held.take(parts)
     try:
@@ -223,7 +225,7 @@ def _check(answer: http.client.HTTPResponse, where: str, held: _Held) -> None:
     raise RefusedError(said)
 
 
-def shown(address: str) -> str:
+def hide_secrets(address: str) -> str:
     """An address for messages, without what may be a password or a signature."""
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]

@@ -42,7 +42,7 @@ class HubSource(RowSource):
             remedy = "check path, name and split of the source, and the connection to the Hub"
             message = f"cannot open the data set: {first}"
             raise DataError(message, origin=origin, remedy=remedy) from error
-        data = _undecoded(data, datasets)
+        data = _keep_undecoded(data, datasets)
         ratings = Ratings(at_least or {})
         asked = {n: data[n] for n in ratings.at_least if n in data.column_names}
         kept = ratings.kept(asked, len(data), origin)
@@ -62,7 +62,7 @@ class HubRows:
         return self.data[index], f"{self.origin}: row {index}"
 
 
-def _undecoded(rows, datasets):
+def _keep_undecoded(rows, datasets):
     """The data set with pictures as bytes: they are opened where every picture is."""
     plain = datasets.Image(decode=False)
     for name, feature in rows.features.items():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.encoded import encoded_bytes
 from lucida.data.images import bytes_source
 from lucida.data.sample import ImageSource, Sample, Turn
@@ -26,7 +26,15 @@ from lucida.data.sources.declared import IGNORED, few, unread
 from lucida.data.sources.records import Records, files_of, unread_files
 from lucida.data.sources.stores import By, MissingError, Store, open_stores
 from lucida.data.sources.values import number_in
-from lucida.data.transforms import Item, Order, Shown, arranged, document, matched, thinned
+from lucida.data.transforms import (
+    Item,
+    Order,
+    Shown,
+    arrange_items,
+    document,
+    match_sentences,
+    thin_out,
+)
 
 _PICTURE = dict.fromkeys(("image_name", "raw_url", "image_base64", "bytes", "path"))
 _PLACE = dict.fromkeys(("matched_text_index", "matched_sim"))
@@ -49,7 +57,7 @@ class _Page:
         value = self.record.get(name)
         if not isinstance(value, list):
             remedy = "check `layout` of the source"
-            given = shortened(value)
+            given = shorten(value)
             raise DataError(
                 f"bad `{name}`", expected="a list", given=given, origin=self.origin, remedy=remedy
             )
@@ -105,14 +113,14 @@ class InterleavedSource:
         """The document of a page, and how much of it was left out for which reason."""
         record, origin = self._record(index)
         if not isinstance(record, dict):
-            expected, given = "an object", shortened(record)
+            expected, given = "an object", shorten(record)
             raise DataError("bad page", expected=expected, given=given, origin=origin)
         page = _Page(record, origin, self.stores[self.records.file_of(index)])
         items = self._mmc4(page) if self.layout == "mmc4" else self._obelics(page)
-        items, thinned_out = thinned(
+        items, thinned_out = thin_out(
             items, self.max_images, self.choose, self.min_similarity, self.min_bytes
         )
-        items, left_out = arranged(items, self.order, self.drop_trailing)
+        items, left_out = arrange_items(items, self.order, self.drop_trailing)
         parts, numbers = document(items, " " if self.layout == "mmc4" else "\n\n")
         if not any(isinstance(part, str) for part in parts):
             remedy = "drop it with mixture.on_error=skip"
@@ -128,14 +136,14 @@ class InterleavedSource:
         found: list[tuple[Shown, int]] = []
         for info in page.values("image_info"):
             if not isinstance(info, dict):
-                expected, given = "an object", shortened(info)
+                expected, given = "an object", shorten(info)
                 raise DataError("bad image_info", expected=expected, given=given, origin=origin)
             place = info.get("matched_text_index")
             if type(place) is not int or not 0 <= place < len(sentences):
                 raise DataError(
                     "bad `matched_text_index`",
                     expected=f"0 to {len(sentences) - 1}",
-                    given=shortened(place),
+                    given=shorten(place),
                     origin=origin,
                 )
             likeness = info.get("matched_sim")
@@ -143,7 +151,7 @@ class InterleavedSource:
             shown = self._shown(page, info, likeness)
             if shown is not None:
                 found.append((shown, place))
-        return matched(sentences, found)
+        return match_sentences(sentences, found)
 
     def _obelics(self, page: _Page) -> list[Item]:
         texts, images = page.values("texts"), page.values("images")
@@ -156,7 +164,7 @@ class InterleavedSource:
             if text is not None:
                 items.append(text_of(text, "texts", page.origin))
             if name is not None:
-                shown = self._shown(page, _named(name))
+                shown = self._shown(page, _name_picture(name))
                 if shown is not None:
                     items.append(shown)
         return items
@@ -192,7 +200,7 @@ class InterleavedSource:
         return self.records.value(index) if self.table is None else self.table[index]
 
 
-def _named(value: Any) -> dict[str, Any]:
+def _name_picture(value: Any) -> dict[str, Any]:
     """What stands for a picture in a list of them: a name, an address, bytes, or a struct."""
     if isinstance(value, bytes):
         return {"bytes": value}

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import (
     ASIDE,
     SPOKEN,
     check_places,
     one_of,
-    placed,
-    spoken,
+    place_images,
+    read_turns,
 )
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.records import PicturedRecords
@@ -57,7 +57,7 @@ def conversation_sample(
     record: Any, origin: str, pictures: PictureFolder, instead: str | None = None
 ) -> Sample:
     """A record of this format as a sample. `instead` is a caption in place of its one answer."""
-    written = spoken(record.get("conversations") if isinstance(record, dict) else None, origin)
+    written = read_turns(record.get("conversations") if isinstance(record, dict) else None, origin)
     if instead is not None:
         places = [place for place, (role, _) in enumerate(written) if role == "assistant"]
         if len(places) != 1:
@@ -68,7 +68,7 @@ def conversation_sample(
     names = _names(record, origin)
     check_places(origin, len(names), written)
     images = tuple(pictures.picture(name, origin) for name in names)
-    return placed(origin, images, written, record)
+    return place_images(origin, images, written, record)
 
 
 def _names(record: dict[str, Any], origin: str) -> list[str]:
@@ -76,6 +76,6 @@ def _names(record: dict[str, Any], origin: str) -> list[str]:
     names = one_of(record, ("image", "images"), origin) or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        expected, given = "a path or a list of paths", shortened(names)
+        expected, given = "a path or a list of paths", shorten(names)
         raise DataError("bad `image`", expected=expected, given=given, origin=origin)
     return names

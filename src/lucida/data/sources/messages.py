@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.encoded import picture_of_part
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
 from lucida.data.sources.conversation import (
@@ -24,9 +24,9 @@ from lucida.data.sources.conversation import (
     UNSAID,
     one_conversation,
     one_of,
+    read_turns,
     refuse_unsaid,
     role_of,
-    spoken,
     text_of,
 )
 from lucida.data.sources.declared import Shape
@@ -63,14 +63,14 @@ class MessagesSource(PicturedRecords):
         if isinstance(record, dict) and isinstance(record.get("conversations"), list):
             if record.get("image") or record.get("images"):
                 return conversation_sample(record, origin, self.pictures)
-            turns = spoken(record["conversations"], origin)
+            turns = read_turns(record["conversations"], origin)
             made = tuple(Turn(role, (text,) if text else ()) for role, text in turns)
             return one_conversation(origin, (), made, record)
         return message_sample(record, origin, self._picture)
 
     def _picture(self, value: Any, origin: str) -> ImageSource:
         if not isinstance(value, str):
-            expected, given = "the path of a picture", shortened(value)
+            expected, given = "the path of a picture", shorten(value)
             raise DataError("bad image", expected=expected, given=given, origin=origin)
         return self.pictures.picture(value, origin)
 
@@ -84,7 +84,7 @@ def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
     turns = []
     for message in messages:
         if not isinstance(message, dict):
-            expected, given = "an object with role and content", shortened(message)
+            expected, given = "an object with role and content", shorten(message)
             raise DataError("bad message", expected=expected, given=given, origin=origin)
         role = role_of(message.get("role"), origin)
         refuse_unsaid(message, origin)
@@ -130,7 +130,7 @@ def _parts(content: Any, origin: str, own: list[Any]) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (text_of(content, "content", origin),) if content else ()
     if not isinstance(content, list):
-        expected, given = "a text or a list of parts", shortened(content)
+        expected, given = "a text or a list of parts", shorten(content)
         raise DataError("bad `content`", expected=expected, given=given, origin=origin)
     parts: list[Part] = []
     for part in content:
@@ -142,6 +142,6 @@ def _parts(content: Any, origin: str, own: list[Any]) -> tuple[Part, ...]:
             parts.append(ImagePart(len(own)))
             own.append(picture_of_part(part))
         else:
-            expected, given = "a part of type text, image or image_url", shortened(part)
+            expected, given = "a part of type text, image or image_url", shorten(part)
             raise DataError("bad part", expected=expected, given=given, origin=origin)
     return tuple(parts)

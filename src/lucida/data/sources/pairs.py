@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
-from lucida.data.sources.conversation import captioned, text_of
+from lucida.data.sources.conversation import make_captioned, text_of
 from lucida.data.sources.declared import RecordSource, Shape
 from lucida.data.sources.pictures import ENDINGS, PictureFolder, pictures_beside
 from lucida.data.sources.prompts import prompts_of
@@ -69,7 +69,9 @@ class PairsSource(RecordSource):
         """A row as a sample; with `words` in place of its own text."""
         name = text_of(field_of(record, self.image, origin), self.image, origin)
         said = field_of(record, self.text, origin) if words is None else words
-        return captioned(origin, self.pictures.picture(name, origin), said, self.prompts, index)
+        return make_captioned(
+            origin, self.pictures.picture(name, origin), said, self.prompts, index
+        )
 
     def key(self, index: int, field: str | None) -> str:
         """The path of a row's picture, or one of its fields, as text."""
@@ -136,12 +138,12 @@ class FolderSource:
             raise DataError(message, expected=expected, given=given, origin=origin)
         image = self.pictures.picture(path, origin)
         if words is not None:
-            return captioned(origin, image, words, self.prompts, index)
+            return make_captioned(origin, image, words, self.prompts, index)
         try:
             text = (self.root / f"{name}.txt").read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the text: {error}", origin=origin) from error
-        return captioned(origin, image, text.strip(), self.prompts, index)
+        return make_captioned(origin, image, text.strip(), self.prompts, index)
 
     def key(self, index: int, field: str | None) -> str:
         """The path of a picture below the folder; there are no fields."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.sources.lines import LONGEST_FIELD
 from lucida.data.sources.values import json_value, number_in
 
@@ -31,7 +31,7 @@ class Record:
 
     def __getitem__(self, field: str) -> object:
         if field not in self.value:
-            known = shortened(list(self.value), 400)
+            known = shorten(list(self.value), 400)
             raise DataError(
                 f"the record has no `{field}`",
                 given=known,
@@ -116,7 +116,7 @@ class Record:
 
     def wrong(self, field: str, expected: str, given: object) -> DataError:
         """The error for a field of another kind than it must be."""
-        message, shown = f"`{field}` is of the wrong kind", shortened(given, 60)
+        message, shown = f"`{field}` is of the wrong kind", shorten(given, 60)
         return DataError(message, expected=expected, given=shown, origin=self.origin)
 
 
@@ -128,7 +128,7 @@ def as_record(value: object, name: str, origin: str) -> Record:
     return Record(name, value, origin)
 
 
-def listed(values: object, path: Path, identity: str, where: str = "record") -> list[Record]:
+def read_records(values: object, path: Path, identity: str, where: str = "record") -> list[Record]:
     """The objects of a list as records, named by their field `identity`; twice the same is an
     error, because stored predictions are found again by it."""
     if not isinstance(values, list):
@@ -196,7 +196,7 @@ def read_table(path: Path, delimiter: str = ",", header: bool = True) -> list[Re
     try:
         rows = [row for row in reader if row]
     except csv.Error as error:
-        raise _damaged(path, f"line {reader.line_num}", str(error)) from None
+        raise _make_damage_error(path, f"line {reader.line_num}", str(error)) from None
     if not rows:
         raise DataError("the file is empty", origin=path, remedy="download it again")
     names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
@@ -269,8 +269,8 @@ def read_pickle(path: Path) -> object:
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", origin=path) from error
     except _DAMAGE as error:
-        raise _damaged(path, "pickle", str(error) or type(error).__name__) from None
+        raise _make_damage_error(path, "pickle", str(error) or type(error).__name__) from None
 
 
-def _damaged(path: Path, place: str, why: str) -> DataError:
+def _make_damage_error(path: Path, place: str, why: str) -> DataError:
     return DataError(f"{place} is damaged: {why}", origin=path, remedy="download the file again")

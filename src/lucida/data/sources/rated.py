@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample
 from lucida.data.sources.declared import reason
 from lucida.data.sources.sidecar import Sidecar
@@ -120,7 +120,7 @@ class Rated:
         record, origin = self.source.record(place)
         if not isinstance(record, dict):
             message = "plain text" if isinstance(record, str) else "this record"
-            raise DataError(f"{message} has no fields", given=shortened(record), origin=origin)
+            raise DataError(f"{message} has no fields", given=shorten(record), origin=origin)
         for which, (name, least) in enumerate(self.at_least.items()):
             if not rating_in(field_of(record, name, origin), name, origin) >= least:
                 return which

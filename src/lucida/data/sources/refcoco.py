@@ -21,11 +21,11 @@ from lucida.data.sources.arrow import TableRows
 from lucida.data.sources.published import (
     Record,
     as_record,
-    listed,
     read_json,
     read_json_lines,
     read_object,
     read_pickle,
+    read_records,
 )
 from lucida.data.sources.values import json_value
 
@@ -62,22 +62,22 @@ def references(
     """
     ending = path.suffix.lower()
     if ending == ".parquet":
-        return _chosen(list(_rows_of_table(path)), part, path)
+        return _choose(list(_rows_of_table(path)), part, path)
     if ending in (".jsonl", ".ndjson"):
         rows = enumerate(read_json_lines(path))
         return [_row(as_record(row, str(n), f"{path}: row {n}")) for n, row in rows]
     value = read_pickle(path) if ending in PICKLES else read_json(path)
     if isinstance(value, dict):
-        return list(_captioned(as_record(value, path.stem, str(path)), path))
+        return list(_read_captioned(as_record(value, path.stem, str(path)), path))
     rows = isinstance(value, list) and value and isinstance(value[0], dict)
     if rows and "sentences" not in value[0] and "ref_id" not in value[0]:
         return [_row(as_record(row, str(n), f"{path}: row {n}")) for n, row in enumerate(value)]
-    refs = [(ref, ref.text("split")) for ref in listed(value, path, "ref_id", "ref")]
+    refs = [(ref, ref.text("split")) for ref in read_records(value, path, "ref_id", "ref")]
     known = _Instances(instances or path.with_name(INSTANCES))
-    return [found for ref in _chosen(refs, part, path) for found in known.of(ref)]
+    return [found for ref in _choose(refs, part, path) for found in known.of(ref)]
 
 
-def _chosen(parts: list[tuple], part: str | None, path: Path) -> list:
+def _choose(parts: list[tuple], part: str | None, path: Path) -> list:
     """The first of each pair whose second is the part."""
     names = dict.fromkeys({"validation": "val"}.get(name, name) for _, name in parts)
     if part is not None and part not in names:
@@ -94,8 +94,8 @@ class _Instances:
 
     def __init__(self, path: Path) -> None:
         known = read_object(path)
-        self.boxes = {each.id: each for each in listed(known["annotations"], path, "id")}
-        self.pictures = {each.id: each for each in listed(known["images"], path, "id")}
+        self.boxes = {each.id: each for each in read_records(known["annotations"], path, "id")}
+        self.pictures = {each.id: each for each in read_records(known["images"], path, "id")}
 
     def of(self, ref: Record) -> Iterator[Reference]:
         """The phrases of a referred object. Its own `file_name` is that of no picture."""
@@ -131,10 +131,10 @@ def _box(record: Record, box: Box) -> Box:
     return box
 
 
-def _captioned(known: Record, path: Path) -> Iterator[Reference]:
+def _read_captioned(known: Record, path: Path) -> Iterator[Reference]:
     """MDETR's files: each phrase is an image of its own, with the annotation of its object."""
-    pictures = {each.id: each for each in listed(known["images"], path, "id", "image")}
-    for box in listed(known["annotations"], path, "id", "annotation"):
+    pictures = {each.id: each for each in read_records(known["images"], path, "id", "image")}
+    for box in read_records(known["annotations"], path, "id", "annotation"):
         picture = pictures.get(box.text("image_id"))
         if picture is None:
             raise box.wrong("image_id", "an image of this file", box["image_id"])

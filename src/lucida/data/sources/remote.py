@@ -25,7 +25,7 @@ from lucida.data.sources.http_ranges import (
     HttpFile,
     RefusedError,
     UnavailableError,
-    shown,
+    hide_secrets,
 )
 
 PATIENCE = 300.0
@@ -45,7 +45,7 @@ def is_remote(path: object) -> bool:
     return "://" in str(path)
 
 
-def expanded(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Every name that braces mean: `{00..11}` counts, `{a,b}` lists.
 
     Worked example: `s/{08..10}.{tar,idx}` means s/08.tar, s/08.idx, s/09.tar, ... s/10.idx.
@@ -61,7 +61,7 @@ def expanded(pattern: str) -> list[str]:
         names = [str(number).zfill(len(first)) for number in numbers]
     else:
         names = found[1].split(",")
-    before, after = pattern[: found.start()], expanded(pattern[found.end() :])
+    before, after = pattern[: found.start()], expand_braces(pattern[found.end() :])
     return [before + name + rest for name in names for rest in after]
 
 
@@ -73,7 +73,7 @@ class Remote:
     """
 
     def __init__(self, address: str) -> None:
-        self.address, self.name = address, shown(address)
+        self.address, self.name = address, hide_secrets(address)
         web = address.startswith(("http://", "https://"))
         self.store: Any = HttpFile(address) if web else _FsspecFile(address)
         self.facts: Facts = self._patiently(self.store.facts)
@@ -127,7 +127,7 @@ class Remote:
             except UnavailableError as error:
                 pauses.wait(error)
             except RefusedError as error:
-                raise _refused(error, self.name) from error
+                raise _make_refusal(error, self.name) from error
 
     def _needs_parts(self) -> None:
         if not self.facts.parts:
@@ -145,10 +145,10 @@ class Remote:
             except UnavailableError as error:
                 pauses.wait(error)
             except RefusedError as error:
-                raise _refused(error, self.name) from error
+                raise _make_refusal(error, self.name) from error
 
 
-def _refused(error: RefusedError, name: str) -> RunError:
+def _make_refusal(error: RefusedError, name: str) -> RunError:
     remedy = "check the address and what you may read there"
     return RunError(f"cannot read the file: {error}", origin=name, remedy=remedy)
 
@@ -258,7 +258,7 @@ class _FsspecFile:
             return use(*fsspec.url_to_fs(self.address))
         except ImportError as error:
             remedy = "pip install 'lucida[data]', and what it asks for"
-            raise DataError(f"cannot read the address: {error}", origin=shown(self.address),
+            raise DataError(f"cannot read the address: {error}", origin=hide_secrets(self.address),
                             remedy=remedy) from error  # fmt: skip
         except (FileNotFoundError, PermissionError, IsADirectoryError, ValueError) as error:
             raise RefusedError(f"{type(error).__name__}: {error}") from error

@@ -14,18 +14,18 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lucida.core.errors import DataError, shortened, suggestion
-from lucida.data.encoded import held_source
+from lucida.core.errors import DataError, shorten, suggestion
+from lucida.data.encoded import find_held_source
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.data.sources.conversation import (
     ASIDE,
     SPOKEN,
-    captioned,
+    make_captioned,
     most_given,
     one_conversation,
     one_of,
-    placed,
-    spoken,
+    place_images,
+    read_turns,
     text_of,
 )
 from lucida.data.sources.declared import RecordSource, Shape
@@ -182,21 +182,21 @@ def row_sample(
     if instead is not None:
         return _pair(row, instead, origin, prompts, number)
     if row.get("texts") is not None:
-        return _rated(row, origin, ratings)
+        return _make_rated_sample(row, origin, ratings)
     if row.get("messages") is not None:
         return message_sample(_plain(row), origin, picture)
     if row.get("conversations") is not None:
         images = tuple(picture(each, origin) for each in _images(row, origin))
-        return placed(origin, images, spoken(row["conversations"], origin), row)
+        return place_images(origin, images, read_turns(row["conversations"], origin), row)
     if row.get("question") is not None:
-        return _answered(row, origin, prompts, number)
+        return _make_answered_sample(row, origin, prompts, number)
     for name in TEXTS:
         if row.get(name) is not None:
             return _pair(row, row[name], origin, prompts, number)
     raise DataError(
         "no column with text",
         expected=f"texts, messages, conversations, question, {', '.join(TEXTS)}",
-        given=shortened(list(row), 400),
+        given=shorten(list(row), 400),
         origin=origin,
         remedy=suggestion("texts", row),
     )
@@ -219,18 +219,18 @@ def _pair(row: dict[str, Any], text: Any, origin: str, prompts: list[str], numbe
     if len(images) != 1:
         expected, given = "one image", len(images)
         raise DataError("no pair", expected=expected, given=given, origin=origin)
-    return captioned(origin, picture(images[0], origin), text, prompts, number)
+    return make_captioned(origin, picture(images[0], origin), text, prompts, number)
 
 
 def picture(value: Any, origin: str) -> ImageSource:
     """The picture that a cell holds: bytes, or base64. DataError: a path without bytes, or what is
     no picture at all."""
-    source = held_source(value, origin)
+    source = find_held_source(value, origin)
     if source is None:
         raise DataError(
             "the picture is not in the file",
             expected="bytes, a struct with `bytes`, or base64",
-            given=shortened(value),
+            given=shorten(value),
             origin=origin,
             remedy="a table that only names pictures, with one text each, is read with kind=pairs "
             "and images=FOLDER; other tables as JSON with kind=llava, or with the bytes put in",
@@ -247,7 +247,7 @@ def _images(row: dict[str, Any], origin: str) -> list[Any]:
         return [each for each in value if each is not None]
     if isinstance(value, bytes | dict | str):
         return [value]
-    expected, given = "a picture or a list of pictures", shortened(value)
+    expected, given = "a picture or a list of pictures", shorten(value)
     raise DataError("bad images", expected=expected, given=given, origin=origin)
 
 
@@ -265,11 +265,11 @@ def _refuse_unread(row: dict[str, Any], origin: str) -> None:
             raise DataError(message, expected=expected, given=given, origin=origin, remedy=remedy)
 
 
-def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
+def _make_rated_sample(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
     """`images` before the first question, then the turns of `texts` that are rated well enough."""
     texts = row["texts"]
     if not isinstance(texts, list) or not texts or not all(isinstance(t, dict) for t in texts):
-        expected, given = "a list of user and assistant", shortened(texts)
+        expected, given = "a list of user and assistant", shorten(texts)
         raise DataError("bad `texts`", expected=expected, given=given, origin=origin)
     chosen = ratings.turns(row)
     kept = texts if chosen is None else [texts[n] for n in chosen if n < len(texts)]
@@ -287,7 +287,9 @@ def _rated(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
     return one_conversation(origin, images, tuple(turns), row)
 
 
-def _answered(row: dict[str, Any], origin: str, prompts: list[str], number: int) -> Sample:
+def _make_answered_sample(
+    row: dict[str, Any], origin: str, prompts: list[str], number: int
+) -> Sample:
     """A question and its answer (of several, the one given most often), behind all pictures."""
     question = text_of(row["question"], "question", origin)
     answers = row["answer"] if row.get("answer") is not None else row.get("answers")
@@ -311,7 +313,7 @@ def _answer(value: Any, origin: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        expected, given = "a text or a whole number", shortened(value)
+        expected, given = "a text or a whole number", shorten(value)
         remedy = "write the column as text, the way the model should say it"
         raise DataError(
             "bad `answer`", expected=expected, given=given, origin=origin, remedy=remedy

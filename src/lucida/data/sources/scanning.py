@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 
 CHUNK = 1 << 20
 """Bytes looked at together: they and what is derived from them stay in the processor's cache."""
@@ -62,7 +62,7 @@ def refuse_more(path: Path, end: int) -> None:
                 at = file.tell() - len(content) + content.index(rest[:1])
                 raise DataError(
                     f"the JSON array ends at byte {end}, and the file goes on behind it",
-                    given=shortened(rest[:60].decode("utf-8", "replace")),
+                    given=shorten(rest[:60].decode("utf-8", "replace")),
                     origin=f"{path}: byte {at}",
                     remedy="files that were joined become one array, or one record in each line "
                     "without any brackets around; records that are lists stand in an array",
@@ -206,7 +206,7 @@ def _look(offset: int, chunk: np.ndarray) -> _Look:
     np.equal(chunk, BACKSLASH, out=other)
     other[:-1] &= mask[1:]
     behind = 1 + np.flatnonzero(other[:-1])
-    mask[behind[_escaped(chunk, behind)]] = False
+    mask[behind[_find_escaped(chunk, behind)]] = False
     inside = running_parity(_bits(mask))
     np.equal(chunk, BRACKETS[0], out=mask)
     for bracket in BRACKETS[1:]:
@@ -245,7 +245,7 @@ def running_parity(words: np.ndarray) -> np.ndarray:
     return parity ^ (np.uint64(0) - odd)
 
 
-def _escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
+def _find_escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
     """Which quotes stand behind an odd number of backslashes (chunks never end in one)."""
     odd = np.zeros(len(quotes), dtype=bool)
     run, far = np.arange(len(quotes)), 1

@@ -25,13 +25,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from filelock import FileLock
 
-from lucida.core.errors import DataError, shortened, suggestion
+from lucida.core.errors import DataError, shorten, suggestion
 from lucida.core.files import disk_errors, make_folder
 from lucida.core.progress import Progress
 from lucida.data.sample import ImageSource
 from lucida.data.sources.pictures import ENDINGS, bytes_source
 from lucida.data.sources.records import files_of
-from lucida.data.sources.remote import Remote, expanded, is_remote
+from lucida.data.sources.remote import Remote, expand_braces, is_remote
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tarindex import read_member, stream_members
 from lucida.data.sources.values import json_value, rating_in
@@ -58,14 +58,14 @@ def open_shards(path: str | Path, keep: str | Path | None = None) -> list[Shard]
     """
     pattern = str(path)
     if not is_remote(pattern):
-        names = [pattern] if Path(pattern).exists() else expanded(pattern)
+        names = [pattern] if Path(pattern).exists() else expand_braces(pattern)
         return [file for name in names for file in files_of(name, (TARS,))]
-    addresses = expanded(pattern)
+    addresses = expand_braces(pattern)
     found = _all(addresses, Remote, "ask for shards")
     if keep is None:
         return found
     folder = make_folder(Path(keep))
-    return _all(found, lambda remote: copied(remote, folder), "copy shards")
+    return _all(found, lambda remote: copy_shard(remote, folder), "copy shards")
 
 
 def name_of(shard: Shard) -> str:
@@ -74,7 +74,7 @@ def name_of(shard: Shard) -> str:
 
 
 @contextmanager
-def opened(shard: Shard) -> Iterator[tuple[BinaryIO, int]]:
+def open_shard(shard: Shard) -> Iterator[tuple[BinaryIO, int]]:
     """A shard to look through, and its size in bytes."""
     if isinstance(shard, Remote):
         with shard.open() as stream:
@@ -94,7 +94,7 @@ def picture_in(shard: Shard, begin: int, size: int, origin: str) -> ImageSource:
     return bytes_source(content, origin, f"{version}|{begin}|{size}")
 
 
-def copied(remote: Remote, folder: Path) -> Path:
+def copy_shard(remote: Remote, folder: Path) -> Path:
     """The copy of a file elsewhere in a folder; made, or carried on, where it is not whole."""
     digest = hashlib.blake2b(remote.identity.encode(), digest_size=4).hexdigest()
     name = PurePosixPath(urlsplit(remote.name).path)
@@ -127,7 +127,7 @@ class Table:
         key, ending = key_of(name)
         column = KINDS.get(ending)
         if column is None:
-            self.notes[unused(ending)] += 1
+            self.notes[explain_unused(ending)] += 1
             return None
         number = self._numbers.setdefault(key, len(self._found))
         if number == len(self._found):
@@ -178,7 +178,7 @@ def key_of(name: str) -> tuple[str, str]:
     return f"{folder}/{stem}", ending.lower()
 
 
-def unused(ending: str) -> str:
+def explain_unused(ending: str) -> str:
     """The reason why a member with this ending is not used."""
     first, dot, _ = ending.rpartition(".")
     last = ending[len(first) + len(dot) :][:LONGEST_ENDING]
@@ -201,7 +201,7 @@ def table_of(
     origin = name_of(shard)
     table = Table(names)
     try:
-        with opened(shard) as (stream, size):
+        with open_shard(shard) as (stream, size):
             for name, begin, length in stream_members(stream, size, origin, table.notes):
                 place = table.add(name, begin, length)
                 if names and place is not None and place[1] == JSON:
@@ -274,6 +274,6 @@ def number_of(record: dict[str, Any], name: str, origin: str) -> float:
             raise DataError(f"no number `{key}`", origin=origin, remedy=suggestion(key, record))
         value = record[key]
         if isinstance(value, str):
-            raise DataError(f"`{key}` is no number", given=shortened(value), origin=origin)
+            raise DataError(f"`{key}` is no number", given=shorten(value), origin=origin)
         total += rating_in(value, key, origin)
     return float("-inf") if math.isnan(total) else total

@@ -24,13 +24,13 @@ from lucida.data.sources.remote import is_remote
 from lucida.data.sources.shards import (
     KINDS,
     Shard,
+    explain_unused,
     json_record,
     key_of,
     name_of,
+    open_shard,
     open_shards,
-    opened,
     picture_in,
-    unused,
 )
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tarindex import stream_members
@@ -116,7 +116,7 @@ class PicturesOfTars:
 
     def picture(self, name: str, origin: str, sized: bool) -> tuple[ImageSource, int | None]:
         """The picture and its bytes."""
-        places, wanted = self._places.array, hashed(name)
+        places, wanted = self._places.array, hash_name(name)
         row = int(np.searchsorted(places[:, 0], wanted))
         if row == len(places) or places[row, 0] != wanted:
             where = name_of(self.tars[0]) + (", …" if len(self.tars) > 1 else "")
@@ -130,7 +130,7 @@ class PicturesOfTars:
         what is not used."""
         notes: Counter[str] = Counter()
         rows = [
-            (hashed(name), number, begin, size)
+            (hash_name(name), number, begin, size)
             for number, tar in enumerate(self.tars)
             for name, begin, size in pictures_of(tar, self.by, notes)
         ]
@@ -149,7 +149,7 @@ def pictures_of(tar: Shard, by: By, notes: Counter[str]) -> Iterator[tuple[str, 
     waiting: dict[str, tuple[int, int]] = {}
     addresses: dict[str, str] = {}
     alone = 0
-    with opened(tar) as (stream, size):
+    with open_shard(tar) as (stream, size):
         for written, begin, length in stream_members(stream, size, name_of(tar), notes):
             name = written.removeprefix("./")
             stem, ending = key_of(name) if by == "url" else ("", name.rpartition(".")[2].lower())
@@ -165,14 +165,14 @@ def pictures_of(tar: Shard, by: By, notes: Counter[str]) -> Iterator[tuple[str, 
                 if isinstance(record.get("url"), str):
                     addresses[stem] = record["url"]
             elif ending not in KINDS:  # txt and json stand beside the pictures of img2dataset
-                notes[unused(ending if by == "url" else ending.rpartition(".")[2])] += 1
+                notes[explain_unused(ending if by == "url" else ending.rpartition(".")[2])] += 1
             if stem in waiting and stem in addresses:
                 yield addresses.pop(stem), *waiting.pop(stem)
     if lost := alone + len(waiting):
         notes[NO_ADDRESS] += lost
 
 
-def hashed(name: str) -> int:
+def hash_name(name: str) -> int:
     """64 bits of a name, as a signed number."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

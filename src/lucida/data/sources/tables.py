@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from lucida.core.errors import DataError, shortened, suggestion
+from lucida.core.errors import DataError, shorten, suggestion
 from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.lines import fields_of
 from lucida.data.sources.records import Records, files_of
@@ -65,7 +65,7 @@ class TextRows:
             self.columns = self._named[0]
         for names, file in zip(self._named or [columns or []], files, strict=False):
             if len(set(names)) < len(names):
-                given = shortened([name for name in names if names.count(name) > 1])
+                given = shorten([name for name in names if names.count(name) > 1])
                 raise DataError("two columns of one name", given=given, origin=file)
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class TextRows:
         if self.delimiter is None:
             record, origin = self.records.value(place)
             if not isinstance(record, dict):
-                expected, given = "an object", shortened(record)
+                expected, given = "an object", shorten(record)
                 raise DataError("bad record", expected=expected, given=given, origin=origin)
             return record, origin
         fields, origin = self._fields(place)
@@ -90,7 +90,7 @@ class TextRows:
         if len(fields) != len(columns):
             raise DataError(
                 "another number of fields than columns",
-                expected=f"{len(columns)} ({shortened(columns, 200)})",
+                expected=f"{len(columns)} ({shorten(columns, 200)})",
                 given=len(fields),
                 origin=origin,
                 remedy="quote texts that hold the delimiter or a line end",

@@ -60,7 +60,7 @@ def stream_members(
         while (header := _header_at(stream, at)) is not None:
             begin = at + BLOCK
             if header.kind in (_LONG_NAME, _LONG_LINK, *_OWN, _EVERY):
-                content = _extended(stream, begin, header, size)
+                content = _read_extended(stream, begin, header, size)
                 if header.kind == _LONG_NAME:
                     own["path"] = _text(content.split(b"\0", 1)[0])
                 elif header.kind != _LONG_LINK:
@@ -99,10 +99,10 @@ def _header_at(stream: BinaryIO, at: int) -> _Header | None:
     block = stream.read(BLOCK)
     if len(block) < BLOCK:
         raise ValueError("the file is cut short")
-    return None if block == ZEROS else _parsed(block)
+    return None if block == ZEROS else _parse_header(block)
 
 
-def _parsed(block: bytes) -> _Header:
+def _parse_header(block: bytes) -> _Header:
     told = _number(block[148:156])
     # The checksum is the sum of the bytes with blanks in its own place. Adler's first half is 1 and
     # that sum modulo 65,521, many times faster than adding them here.
@@ -140,7 +140,7 @@ def _size(told: str | None, header: _Header) -> int:
     return size
 
 
-def _extended(stream: BinaryIO, begin: int, header: _Header, size: int) -> bytes:
+def _read_extended(stream: BinaryIO, begin: int, header: _Header, size: int) -> bytes:
     if not 0 <= header.size <= min(LARGEST_HEADER, size - begin):
         raise ValueError(f"an extended header of {header.size} bytes")
     stream.seek(begin)
@@ -224,6 +224,6 @@ def member_name(file: Path | Remote, begin: int, origin: str) -> str:
     """
     header = read_member(file, max(0, begin - BLOCK), BLOCK)
     try:
-        return _parsed(header).name
+        return _parse_header(header).name
     except ValueError as error:
         raise DataError(f"the tar file has changed: {error}", origin=origin) from error

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample, Turn
 from lucida.data.sources.conversation import ASIDE, SYSTEM, UNSAID, one_conversation, text_of
 from lucida.data.sources.declared import RecordSource, Shape
@@ -110,7 +110,7 @@ def _instruction(record: Any, origin: str, text: str) -> Sample:
             turns = (Turn("user", (words,)), Turn("assistant", (answer,) if answer else ()))
             return one_conversation(origin, (), turns, record)
     names = "; ".join(f"{asked}, {answered}" for asked, _, answered in INSTRUCTIONS)
-    given = shortened(list(record), 400) if isinstance(record, dict) else type(record).__name__
+    given = shorten(list(record), 400) if isinstance(record, dict) else type(record).__name__
     raise DataError(
         "neither a document nor an instruction",
         expected=f"`{text}`, or {names}",

@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any
 
-from lucida.core.errors import DataError, shortened
+from lucida.core.errors import DataError, shorten
 
 
 def json_value(content: str | bytes, origin: object, remedy: str | None = None) -> Any:
@@ -29,7 +29,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {shortened(twice)} stands twice in one object")
+        raise ValueError(f"the key {shorten(twice)} stands twice in one object")
     return found
 
 
@@ -46,7 +46,7 @@ def number_in(value: object, name: str, origin: object) -> float:
             found = math.inf
         if math.isfinite(found):
             return found
-    expected, given = "a finite number", shortened(value)
+    expected, given = "a finite number", shorten(value)
     raise DataError(f"bad `{name}`", expected=expected, given=given, origin=origin)
 
 

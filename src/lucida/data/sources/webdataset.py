@@ -20,7 +20,7 @@ import numpy as np
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
-from lucida.data.sources.conversation import captioned
+from lucida.data.sources.conversation import make_captioned
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import unread_files
@@ -163,7 +163,7 @@ class WebdatasetSource:
             self._fetch(shard, place)
         image = picture_in(shard, begin, size, f"{origin} (byte {begin})")
         said = self._caption(place, origin) if words is None else words
-        return captioned(origin, image, said, self.prompts, index)
+        return make_captioned(origin, image, said, self.prompts, index)
 
     def _raise(self, place: np.ndarray, shard: Shard, origin: str) -> None:
         """What is wrong with a record that `table_of` could not read."""

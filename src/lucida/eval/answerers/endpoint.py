@@ -30,7 +30,7 @@ from typing import Any
 from lucida.core.errors import ModelError
 from lucida.core.progress import say
 from lucida.data.sample import ImageSource
-from lucida.eval.answerers.transformers_model import messages, shown_images
+from lucida.eval.answerers.transformers_model import list_images, messages
 from lucida.eval.answerers.written_box import Unit, check_unit, read_written_box
 from lucida.eval.asking import Said
 from lucida.eval.benchmark import Example, Way
@@ -159,7 +159,7 @@ class EndpointAnswerer:
 
     def messages(self, example: Example) -> list[dict[str, Any]]:
         """The sample as this interface wants it."""
-        pictures = iter(shown_images(example.sample))
+        pictures = iter(list_images(example.sample))
         written = messages(example.sample, self.boxes)
         for message in written:
             message["content"] = [
@@ -181,7 +181,7 @@ class EndpointAnswerer:
             with urllib.request.urlopen(request, timeout=self.patience.timeout) as response:
                 return content(whole(response, time.monotonic() + self.patience.timeout))
         except urllib.error.HTTPError as problem:
-            told = told_by(problem)
+            told = read_error_page(problem)
             pause = retry_after(problem.headers.get("Retry-After"))
             raise Unanswered(
                 f"HTTP {problem.code}: {told}",
@@ -205,7 +205,7 @@ class EndpointAnswerer:
         return read_written_box(text, width, height, self.boxes)
 
 
-def told_by(problem: urllib.error.HTTPError) -> str:
+def read_error_page(problem: urllib.error.HTTPError) -> str:
     """The first words of an error's page, which may itself be cut or never come."""
     try:
         return problem.read(300).decode("utf-8", "replace").strip()

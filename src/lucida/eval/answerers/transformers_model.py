@@ -112,7 +112,7 @@ class TransformersAnswerer:
     ) -> dict[str, Tensor]:
         """Tensors of several prompts, each with its own pictures, padded on one side."""
         self.processor.tokenizer.padding_side = side
-        pictures = [[source.load() for source in shown_images(sample)] for sample in samples]
+        pictures = [[source.load() for source in list_images(sample)] for sample in samples]
         shown = pictures if any(pictures) else None
         if shown is not None and not all(pictures):
             raise ModelError("prompts with and without pictures cannot share a batch")
@@ -171,7 +171,7 @@ def turns_of(sample: Sample) -> list[Turn]:
     return [*sample.stem, *(sample.branches[0] if sample.branches else ())]
 
 
-def shown_images(sample: Sample) -> list[ImageSource]:
+def list_images(sample: Sample) -> list[ImageSource]:
     """The pictures in the order in which the turns show them, one for each place."""
     parts = [part for turn in turns_of(sample) for part in turn.parts]
     return [sample.images[part.index] for part in parts if isinstance(part, ImagePart)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lucida.eval.benchmark import Example, File, Parsed
-from lucida.eval.benchmarks.annotations import Record, listed, read_object
+from lucida.eval.benchmarks.annotations import Record, read_object, read_records
 from lucida.eval.benchmarks.coco import FOLDERS, TRAIN2014, VAL2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.captions import score_captions
@@ -71,7 +71,7 @@ class CocoCaptions(Captioning):
         """Every picture of the split."""
         path = self.path(self.files[0])
         wanted = ("test",) if split == "test" else _TRAINING
-        pictures = listed(read_object(path)["images"], path, "cocoid", "image")
+        pictures = read_records(read_object(path)["images"], path, "cocoid", "image")
         return [each for each in pictures if each.text("split") in wanted]
 
     def example(self, record: Record) -> Example:
@@ -109,7 +109,7 @@ class Flickr30k(Captioning):
     def records(self, split: Split) -> list[Record]:
         """Every picture of the split."""
         path = self.path(self.files[0])
-        pictures = listed(read_object(path)["images"], path, "imgid", "image")
+        pictures = read_records(read_object(path)["images"], path, "imgid", "image")
         return [each for each in pictures if each.text("split") == split]
 
     def example(self, record: Record) -> Example:
@@ -159,7 +159,7 @@ class NoCaps(Captioning):
             captions[each.text("image_id")].append(each.text("caption"))
         return [
             Record(each.id, {**each.value, "captions": captions[each.id]}, each.origin)
-            for each in listed(content["images"], path, "id", "image")
+            for each in read_records(content["images"], path, "id", "image")
         ]
 
     def example(self, record: Record) -> Example:

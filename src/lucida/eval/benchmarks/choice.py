@@ -10,9 +10,9 @@ from lucida.eval.benchmark import Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import (
     Record,
     as_record,
-    listed,
     read_json,
     read_object,
+    read_records,
     read_table,
     unique,
 )
@@ -219,7 +219,7 @@ class SEEDBench(LetterChoice):
         content = as_record(read_json(path), "", str(path))
         names = {str(n): name for name, n in content.inside("question_type").value.items()}
         records = []
-        for each in listed(content["questions"], path, "question_id", "question"):
+        for each in read_records(content["questions"], path, "question_id", "question"):
             if each.text("data_type") == "image":
                 kind = names.get(each.text("question_type_id"), each.text("question_type_id"))
                 records.append(Record(each.id, {**each.value, "kind": kind}, each.origin))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lucida.data.sample import ImageSource
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, listed, read_json
+from lucida.eval.benchmarks.annotations import Record, read_json, read_records
 from lucida.eval.benchmarks.coco import FOLDERS, TRAIN2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.choice import letter
@@ -52,7 +52,7 @@ class TallyQA(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question of the split."""
         path = self.path(self.files[0 if split == "test" else 2])
-        return listed(read_json(path), path, "question_id")
+        return read_records(read_json(path), path, "question_id")
 
     def example(self, record: Record) -> Example:
         """A question with its count; the kind is simple or complex."""

@@ -15,9 +15,9 @@ from lucida.eval.benchmark import Example, File, Guesses, Parsed
 from lucida.eval.benchmarks.annotations import (
     Record,
     as_record,
-    listed,
     read_json_lines,
     read_object,
+    read_records,
 )
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split
 
@@ -108,7 +108,7 @@ class LLaVABench(Judged):
     def records(self, split: Split) -> list[Record]:
         """Every question."""
         path = self.path(self.files[0])
-        return listed(read_json_lines(path), path, "question_id", "question")
+        return read_records(read_json_lines(path), path, "question_id", "question")
 
     def example(self, record: Record) -> Example:
         """A question; the kind is its category."""

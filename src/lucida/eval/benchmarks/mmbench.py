@@ -69,7 +69,7 @@ class MMBench(LetterChoice):
                 image = rows[image].text("image")
             records.append(Record(name, {**row.value, "image": image}, row.origin))
         if all(record.whole("index") < _ROTATIONS for record in records):
-            records = [each for record in records for each in rotated(record)]
+            records = [each for record in records for each in rotate_options(record)]
         return unique(records, path)
 
     def unit(self, record: Record) -> str:
@@ -131,7 +131,7 @@ def options_of(record: Record) -> tuple[list[str | None], int]:
     return choices, LETTERS.index(answer)
 
 
-def rotated(record: Record) -> list[Record]:
+def rotate_options(record: Record) -> list[Record]:
     """A row and its rotations, which a file without them gets: each option comes first once."""
     choices, right = options_of(record)
     taken = places(choices)

@@ -66,7 +66,7 @@ class Perplexity(PublishedBenchmark):
         """Bits per byte of each piece; a loss that is missing is an error."""
         bits = []
         for example, text in zip(examples, parsed, strict=True):
-            nats, _ = _known(example, text)
+            nats, _ = _find_likelihood(example, text)
             bits.append(nats / math.log(2) / len(example.candidates[0].encode()))
         return bits
 
@@ -78,7 +78,9 @@ class Perplexity(PublishedBenchmark):
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
         """Perplexity per token and per word, and the bits per byte, of everything together."""
-        losses = [_known(example, text) for example, text in zip(examples, parsed, strict=True)]
+        losses = [
+            _find_likelihood(example, text) for example, text in zip(examples, parsed, strict=True)
+        ]
         nats, tokens = sum(n for n, _ in losses), sum(t for _, t in losses)
         words = sum(len(example.candidates[0].split()) for example in examples)
         size = sum(len(example.candidates[0].encode()) for example in examples)
@@ -116,7 +118,7 @@ def _loss(output: str) -> tuple[float, int] | None:
     return (nats, tokens) if tokens > 0 and math.isfinite(nats) else None
 
 
-def _known(example: Example, text: Parsed) -> tuple[float, int]:
+def _find_likelihood(example: Example, text: Parsed) -> tuple[float, int]:
     loss = _loss(text) if isinstance(text, str) else None
     if loss is None:
         message = "a piece of text has no loss"

@@ -96,7 +96,7 @@ class PublishedBenchmark(Benchmark):
             if not units:
                 origin = ", ".join(str(self.root / file.path) for file in self._questions(split))
                 raise DataError(f"{self.name} has no examples", origin=origin)
-            self._ordered[key] = [units[name] for name in sorted(units, key=shuffled)]
+            self._ordered[key] = [units[name] for name in sorted(units, key=shuffle_key)]
         return self._ordered[key]
 
     def _questions(self, split: Split) -> list[File]:
@@ -170,7 +170,7 @@ class PublishedBenchmark(Benchmark):
         return Guesses(chance, majority)
 
 
-def shuffled(name: str) -> str:
+def shuffle_key(name: str) -> str:
     """The place of an id in the fixed order."""
     return hashlib.blake2b(f"{SEED}/{name}".encode(), digest_size=12).hexdigest()
 

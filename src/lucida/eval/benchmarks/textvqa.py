@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucida.eval.benchmark import Example, File, Parsed
-from lucida.eval.benchmarks.annotations import Record, listed, read_object
+from lucida.eval.benchmarks.annotations import Record, read_object, read_records
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split
 from lucida.eval.metrics.textvqa import m4c_score
 
@@ -45,7 +45,7 @@ class TextVQA(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question of the split."""
         path = self.path(self.files[0 if split == "test" else 2])
-        return listed(read_object(path)["data"], path, "question_id")
+        return read_records(read_object(path)["data"], path, "question_id")
 
     def example(self, record: Record) -> Example:
         """A question with its ten answers."""
@@ -91,7 +91,7 @@ class TextVQAOCR(TextVQA):
         path = self.path(self.files[3 if split == "test" else 4])
         words = {
             each.id: each.texts("ocr_tokens")
-            for each in listed(read_object(path)["data"], path, "image_id")
+            for each in read_records(read_object(path)["data"], path, "image_id")
         }
         return [
             Record(

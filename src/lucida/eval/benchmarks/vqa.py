@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed
-from lucida.eval.benchmarks.annotations import Record, listed, read_json, read_object
+from lucida.eval.benchmarks.annotations import Record, read_json, read_object, read_records
 from lucida.eval.benchmarks.coco import TRAIN2014, VAL2014, file_name
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.answers import normalise_vizwiz
@@ -35,12 +35,12 @@ class CocoQuestions(PublishedBenchmark):
         asked, answered = (self.path(file) for file in self._of(split)[:2])
         annotations = {
             each.id: each
-            for each in listed(
+            for each in read_records(
                 read_object(answered)["annotations"], answered, "question_id", "annotation"
             )
         }
         joined = []
-        for each in listed(read_object(asked)["questions"], asked, "question_id", "question"):
+        for each in read_records(read_object(asked)["questions"], asked, "question_id", "question"):
             if each.id not in annotations:
                 raise DataError(
                     f"question {each.id} has no annotation in {answered.name}",
@@ -203,7 +203,7 @@ class VizWiz(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question; a picture has one."""
         path = self.path(self.files[0 if split == "test" else 2])
-        records = listed(read_json(path), path, "image")
+        records = read_records(read_json(path), path, "image")
         return [Record(each.id, {**each.value, "split": split}, each.origin) for each in records]
 
     def example(self, record: Record) -> Example:

@@ -188,7 +188,7 @@ def item_examples(item: Item, prompts: str = "plain", family: str = "vqa") -> li
     for number, exchange in enumerate(item.exchanges):
         scene = item.scenes[exchange.image]
         name = f"{item.id}/{number}"
-        question = reworded(exchange.question, prompts, family)
+        question = reword(exchange.question, prompts, family)
         captions = exchange.task == "caption"
         answers = exchange.options if captions else (exchange.answer,)
         options = () if captions or exchange.box else exchange.options
@@ -210,7 +210,7 @@ def item_examples(item: Item, prompts: str = "plain", family: str = "vqa") -> li
     return examples
 
 
-def reworded(question: str, prompts: str, family: str) -> str:
+def reword(question: str, prompts: str, family: str) -> str:
     """A question of the world in the words of a set; `plain` leaves it as it was trained.
 
     Worked example: "where is the red star?" in `llava` asks for the box of "the red star".

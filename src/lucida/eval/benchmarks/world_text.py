@@ -59,7 +59,7 @@ class TextQuestions(Benchmark):
         index = first
         while len(taken) < wanted:
             name = f"{self.name}/{split}-{_SEED}-{index}"
-            words, asked = _told(split, index)
+            words, asked = _tell_scene(split, index)
             taken += [self._example(f"{name}/{n}", name, words, x) for n, x in enumerate(asked)]
             index += 1
         return taken[:wanted]
@@ -104,7 +104,7 @@ class TextQuestions(Benchmark):
     def _usual(self) -> dict[str, str]:
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for index in range(TRAIN_ITEMS):
-            for asked in _told("train", index)[1]:
+            for asked in _tell_scene("train", index)[1]:
                 counts[asked.task][asked.answer] += 1
         return {kind: counter.most_common(1)[0][0] for kind, counter in counts.items()}
 
@@ -150,7 +150,7 @@ class TextDocuments(Perplexity):
             )
 
 
-def _told(split: Split, index: int) -> tuple[str, list[Exchange]]:
+def _tell_scene(split: Split, index: int) -> tuple[str, list[Exchange]]:
     """A scene in words without its boxes, and what is asked about it."""
     told = exercise(_SEED, split, index)
     words = "".join(part.rstrip() for part in told.told if isinstance(part, str))

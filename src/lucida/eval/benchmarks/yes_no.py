@@ -7,7 +7,7 @@ from functools import partial
 
 from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, listed, read_json_lines
+from lucida.eval.benchmarks.annotations import Record, read_json_lines, read_records
 from lucida.eval.benchmarks.coco import VAL2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.pope import pope_label, pope_rates
@@ -51,7 +51,7 @@ class POPE(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question of the list."""
         path = self.path(self.files[0])
-        return listed(read_json_lines(path), path, "question_id", "question")
+        return read_records(read_json_lines(path), path, "question_id", "question")
 
     def example(self, record: Record) -> Example:
         """A question with yes or no."""
@@ -132,7 +132,7 @@ class VSR(PublishedBenchmark):
                 origin = f"{path}: line {number + 1}"
                 raise DataError("no record", expected="an object", given=given, origin=origin)
             rows.append({**value, "line": str(number)})
-        return listed(rows, path, "line", "statement")
+        return read_records(rows, path, "line", "statement")
 
     def example(self, record: Record) -> Example:
         """A statement with True or False; the kind is the relation."""

@@ -32,7 +32,7 @@ def area(box: Box) -> float:
     return max(0.0, x1 - x0) * max(0.0, y1 - y0)
 
 
-def _shared(first: Box, second: Box) -> Box:
+def _intersect(first: Box, second: Box) -> Box:
     return (
         max(first[0], second[0]),
         max(first[1], second[1]),
@@ -48,7 +48,7 @@ def iou(first: Box, second: Box) -> float:
 
     Reference: Yu et al., Modeling Context in Referring Expressions, 2016, arXiv 1608.00272.
     """
-    shared = area(_shared(first, second))
+    shared = area(_intersect(first, second))
     covered = area(first) + area(second) - shared
     return shared / covered if covered > 0 else 0.0
 
@@ -81,7 +81,7 @@ def generalised_iou(first: Box, second: Box) -> float:
             max(first[3], second[3]),
         )
     )
-    covered = area(first) + area(second) - area(_shared(first, second))
+    covered = area(first) + area(second) - area(_intersect(first, second))
     return iou(first, second) - ((hull - covered) / hull if hull > 0 else 0.0)
 
 

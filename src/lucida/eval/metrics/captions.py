@@ -60,7 +60,7 @@ def bleu(
     captions = [*candidates, *(tokens for group in references for tokens in group)]
     groups = np.repeat(np.arange(images), [len(group) for group in references])
     owner = np.concatenate([np.arange(images), groups])
-    correct = np.stack([_clipped(c, owner, images) for c in count_ngrams(captions)], axis=1)
+    correct = np.stack([_clip_counts(c, owner, images) for c in count_ngrams(captions)], axis=1)
     lengths = np.array([len(tokens) for tokens in candidates])
     guesses = np.maximum(lengths[:, None] - np.arange(LONGEST), 0)
     closest = np.array(
@@ -73,7 +73,7 @@ def bleu(
     return corpus.tolist(), _bleu(correct, guesses, lengths, closest).tolist()
 
 
-def _clipped(counts: Counts, owner: np.ndarray, images: int) -> np.ndarray:
+def _clip_counts(counts: Counts, owner: np.ndarray, images: int) -> np.ndarray:
     """Matches of every candidate for one n: counts no higher than in the reference with most."""
     key = owner[counts.caption] * max(1, counts.kinds) + counts.gram
     is_reference = counts.caption >= images

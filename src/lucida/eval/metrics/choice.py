@@ -14,7 +14,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from lucida.core.errors import DataError
-from lucida.eval.metrics.declared import declared, named, refuses
+from lucida.eval.metrics.declared import find_declared, find_named, refuses
 from lucida.eval.metrics.outputs import as_text
 
 LETTERS = string.ascii_uppercase
@@ -91,7 +91,7 @@ def letter(text: object, options: Options) -> str | None:
     output = as_text(text)
     if refuses(output):
         return None
-    found = declared(output, known) or named(output, known)
+    found = find_declared(output, known) or find_named(output, known)
     if not found:
         return option_text(output, known)
     return found[0] if len(found) == 1 else None

@@ -102,7 +102,7 @@ def plain(output: str) -> str:
     return _DECORATION.sub(lambda gap: "*" if gap.group().strip(" \t") else " ", text)
 
 
-def declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
+def find_declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
     """The letters that the last declaration of an output names, in any case: one, several ("A or
     B"), or none where nothing is declared.
 
@@ -132,7 +132,7 @@ def declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
     return found or _alone(output, known)
 
 
-def named(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
+def find_named(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
     """The letter that an output without a declaration names; () where none or several are, and two
     marks where a judge's "Z" says that none is right.
 

@@ -221,10 +221,10 @@ def language_model(
     config.vocab_size = rows
     if multiple is not None:
         config.pad_token_id = tokenizer.pad_token_id
-    return filled(AutoModelForCausalLM, config, state, f"{origin}: the language model")
+    return fill_model(AutoModelForCausalLM, config, state, f"{origin}: the language model")
 
 
-def filled(
+def fill_model(
     auto: type, config: PreTrainedConfig, state: dict[str, Tensor], what: str, **options: Any
 ) -> PreTrainedModel:
     """A model of this configuration with these weights in fp32; ModelError unless all of them fit,
@@ -261,17 +261,17 @@ def check_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
             )
 
 
-def published(
+def load_published(
     auto: type, path: str, flag: str, config: PreTrainedConfig | None = None, **init: Any
 ) -> PreTrainedModel:
     """A part from its own folder or the Hub, in fp32; every weight has to be there. flag: the
     option that names another place."""
-    with fetched(path, flag):
+    with explain_fetching(path, flag):
         return load_whole(auto, path, config=config, init=init).eval()
 
 
 @contextmanager
-def fetched(path: str, flag: str) -> Iterator[None]:
+def explain_fetching(path: str, flag: str) -> Iterator[None]:
     """Turns transformers' error about a folder or Hub id that cannot be had into ModelError."""
     try:
         yield

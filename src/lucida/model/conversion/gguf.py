@@ -178,9 +178,9 @@ def language_file(
             raise ModelError("llama.cpp has no name for a weight of this model", given=name)
         if arch == gguf.MODEL_ARCH.LLAMA and "self_attn" in name:
             if ".q_proj." in name:
-                value = paired(value, heads)
+                value = pair_rotations(value, heads)
             elif ".k_proj." in name:
-                value = paired(value, pairs)
+                value = pair_rotations(value, pairs)
         tensors[named] = value
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     metadata = {
@@ -208,7 +208,7 @@ def language_file(
     return gguf.MODEL_ARCH_NAMES[arch], metadata, tensors
 
 
-def paired(weight: Tensor, heads: int) -> Tensor:
+def pair_rotations(weight: Tensor, heads: int) -> Tensor:
     """Rows of queries or keys in the order of llama.cpp's rotation, which turns neighbours (0, 1),
     (2, 3), … where transformers turns places (0, n/2), (1, n/2 + 1), … of a head of n."""
     halves = weight.unflatten(0, (heads, 2, -1))

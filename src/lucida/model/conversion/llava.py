@@ -40,7 +40,7 @@ from lucida.model.conversion.format import (
     Choices,
     Format,
     check_exactly,
-    filled,
+    fill_model,
     projector_state,
     refuse,
     weight_of,
@@ -149,7 +149,7 @@ class Llava(Format):
         }
         state[weight_of(empty, empty.get_output_embeddings())] = own[HEAD]
         what = "the language model of this checkpoint"
-        alone = filled(AutoModelForCausalLM, text, state, what)
+        alone = fill_model(AutoModelForCausalLM, text, state, what)
         alone.generation_config = self.whole.generation_config
         return alone
 

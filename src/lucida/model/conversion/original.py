@@ -34,13 +34,13 @@ from lucida.core.errors import ModelError
 from lucida.model.conversion.format import (
     Choices,
     Format,
-    fetched,
-    filled,
+    explain_fetching,
+    fill_model,
     language_model,
     linear_layers,
+    load_published,
     look_up,
     projector_state,
-    published,
     refuse,
     square_pixels,
     without_rotary,
@@ -110,7 +110,7 @@ class Original(Format):
         )
         own = (folder / "tokenizer_config.json").is_file() and base is None
         path = str(folder) if own or base is None else base
-        with fetched(path, "--language"):
+        with explain_fetching(path, "--language"):
             self.tokenizer = load_tokenizer(path, config=config)
         others = (PROJECTOR, TOWER, NEWLINE)
         kept = {name: value for name, value in state.items() if not name.startswith(others)}
@@ -193,9 +193,9 @@ class Original(Format):
         trained = trained_beside(folder, beside[-1], choices.allow_pickle)
         path = part_path(choices.language or self._base(adapter))
         self.joined.append(f"{beside[-1]} put on the language model {path}")
-        state = published(AutoModelForCausalLM, path, "--language").state_dict()
+        state = load_published(AutoModelForCausalLM, path, "--language").state_dict()
         if adapter:
-            state, changed = merged(folder, state, choices.allow_pickle)
+            state, changed = merge_adapter(folder, state, choices.allow_pickle)
             self.joined.append(f"the adapter was merged into {changed} matrices")
         return state | trained, path
 
@@ -224,7 +224,7 @@ class Original(Format):
                 origin=folder,
             )
         path = part_path(choices.vision[0] if choices.vision else self.values["mm_vision_tower"])
-        with fetched(path, "--vision"):
+        with explain_fetching(path, "--vision"):
             config = vision_config(path)
             pixels = read_preprocessing(path, config)
         if config.model_type != ENCODER:
@@ -235,7 +235,7 @@ class Original(Format):
                 origin=path,
             )
         if state:
-            tower = filled(AutoModel, config, state, f"{folder}: the vision tower")
+            tower = fill_model(AutoModel, config, state, f"{folder}: the vision tower")
         elif self.values.get("unfreeze_mm_vision_tower"):
             raise ModelError(
                 "the vision encoder was trained (unfreeze_mm_vision_tower) and is not in the"
@@ -244,7 +244,7 @@ class Original(Format):
                 origin=folder,
             )
         else:
-            tower = published(AutoModel, path, "--vision", config)
+            tower = load_published(AutoModel, path, "--vision", config)
         self.vision, self.pixels = [tower], [square_pixels(pixels, pixels.size)]
         return pixels.size
 
@@ -344,7 +344,7 @@ def trained_beside(folder: Path, name: str, allow_pickle: bool) -> dict[str, Ten
     return result
 
 
-def merged(
+def merge_adapter(
     folder: Path, state: dict[str, Tensor], allow_pickle: bool
 ) -> tuple[dict[str, Tensor], int]:
     """The weights with a LoRA adapter added, W + B A alpha / r, and how many matrices it changed.

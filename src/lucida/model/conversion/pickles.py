@@ -31,13 +31,15 @@ def load_pickle(path: Path, consent: bool) -> dict[str, Any]:
     with path.open("rb") as file:
         archive = file.read(2) == b"PK"
     if archive and not zipfile.is_zipfile(path):
-        raise damaged(path, "its end is missing")
+        raise make_damage_error(path, "its end is missing")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as problem:
         raise foreign(path, problem) from problem
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as problem:
-        raise damaged(path, str(problem).partition("\n")[0] or type(problem).__name__) from problem
+        raise make_damage_error(
+            path, str(problem).partition("\n")[0] or type(problem).__name__
+        ) from problem
     if not isinstance(found, dict):
         raise ModelError(
             "this file holds no weights by name",
@@ -52,7 +54,7 @@ def foreign(path: Path, problem: Exception) -> ModelError:
     """The error for a pickle that wants more than tensors, or that is no pickle at all."""
     wanted = next((line for line in str(problem).splitlines() if "GLOBAL" in line), None)
     if wanted is None:
-        return damaged(path, "it is no file of torch's")
+        return make_damage_error(path, "it is no file of torch's")
     return ModelError(
         "this pickle asks for code to be run, which is never done here",
         expected="tensors, numbers, text, and containers of them",
@@ -62,7 +64,7 @@ def foreign(path: Path, problem: Exception) -> ModelError:
     )
 
 
-def damaged(path: Path, why: str) -> ModelError:
+def make_damage_error(path: Path, why: str) -> ModelError:
     """The error for a file that cannot be read to its end."""
     return ModelError(
         f"the file of weights is damaged or cut off: {why}",

@@ -30,13 +30,13 @@ from lucida.model.conversion import timm
 from lucida.model.conversion.format import (
     Choices,
     Format,
-    fetched,
-    filled,
+    explain_fetching,
+    fill_model,
     language_model,
     linear_layers,
+    load_published,
     look_up,
     projector_state,
-    published,
     square_pixels,
     without_rotary,
 )
@@ -151,7 +151,7 @@ class Prismatic(Format):
     def _open_language(self, place: str, group: dict[str, Tensor], file: Path) -> None:
         """The language model with the checkpoint's weights, its tokenizer with `<PAD>`."""
         path = part_path(place)
-        with fetched(path, "--language"):
+        with explain_fetching(path, "--language"):
             config, self.tokenizer = load_config(path), load_tokenizer(path)
         pad = PAD.get(self.template, "<PAD>")
         self.tokenizer.add_special_tokens({"pad_token": pad})
@@ -259,24 +259,24 @@ def encoder(
 ) -> tuple[PreTrainedModel, Preprocessing]:
     """An encoder as timm runs it, and what it expects of pixels: with the weights of a checkpoint,
     or with its own where there are none."""
-    with fetched(path, "--vision"):
+    with explain_fetching(path, "--vision"):
         config, expected = shape(path, remembered=state is not None)
     changed = timm.as_timm_runs(config, size, path)
     init = family_of(config).init
     if state is not None:
         named = timm.from_timm(state, changed, origin)
         what = f"{origin}: the {config.model_type}"
-        return filled(AutoModel, changed, named, what, **init), expected
+        return fill_model(AutoModel, changed, named, what, **init), expected
     names = timm.names_of(config, path)
     headless = copy.deepcopy(config)
     for name, value in family_of(config).config.items():
         setattr(headless, name, value)
-    own = published(AutoModel, path, "--vision", headless, **init).state_dict()
+    own = load_published(AutoModel, path, "--vision", headless, **init).state_dict()
     prefix = min(family_of(config).prefix(config), 1)
     grid = size // config.patch_size
-    own[names.position] = timm.resampled(own[names.position], prefix, grid)
+    own[names.position] = timm.resample_positions(own[names.position], prefix, grid)
     what = f"{path}: the {config.model_type}"
-    return filled(AutoModel, changed, own, what, **init), expected
+    return fill_model(AutoModel, changed, own, what, **init), expected
 
 
 def shape(path: str, remembered: bool) -> tuple[PreTrainedConfig, Preprocessing]:

@@ -193,7 +193,7 @@ def positions(value: Tensor, config: PreTrainedConfig, names: Names, origin: obj
     return rows if names.position.endswith(".weight") else rows[None]
 
 
-def resampled(value: Tensor, prefix: int, grid: int) -> Tensor:
+def resample_positions(value: Tensor, prefix: int, grid: int) -> Tensor:
     """Position embeddings [..., places, width] for another grid, as timm makes them on loading:
     bicubic, with antialiasing, prefix tokens as they are."""
     rows = value.flatten(0, -2).float()

@@ -123,7 +123,7 @@ class TimmEncoder(VisionEncoder):
         """Leave out what stands behind the last feature layer, and the head."""
         depth = depth_of(self.model.config)
         self.layers = tuple(depth + layer for layer in self.named_layers)
-        timm_encoder.cut_behind(self.model.timm_model, depth + last, self.normed)
+        timm_encoder.cut_after(self.model.timm_model, depth + last, self.normed)
 
     def states(self, pixel_values: Tensor) -> list[Tensor]:
         """What comes out of each feature layer; of the tokens in front, the class token alone."""
@@ -202,7 +202,7 @@ def depth_of(config: PreTrainedConfig) -> int:
     return len(config.depths) if family_of(config).stages else config.num_hidden_layers
 
 
-def truncated(
+def truncate_config(
     config: PreTrainedConfig, feature_layer: int | list[int]
 ) -> tuple[PreTrainedConfig, tuple[int, ...]]:
     """The configuration that ends where the last features are taken, and the layers, counted from
@@ -282,7 +282,7 @@ def load_encoder(spec: EncoderSpec) -> VisionEncoder:
     """
     whole = vision_config(spec.path)
     with refusing(spec.path, "its configuration cannot be used"):
-        config, layers = truncated(whole, spec.feature_layer)
+        config, layers = truncate_config(whole, spec.feature_layer)
         check_choices(config, spec.normed, spec.take, layers)
         family = family_of(config)
     model = load_whole(

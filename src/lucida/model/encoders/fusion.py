@@ -98,10 +98,13 @@ class FusedEncoder(nn.Module):
                     remedy="name the encoder with the largest grid first, or set its size"
                     " (model.vision.more[n].size)",
                 )
-        return [resampled(given, grid, first) for given, grid in zip(features, grids, strict=True)]
+        return [
+            resample_features(given, grid, first)
+            for given, grid in zip(features, grids, strict=True)
+        ]
 
 
-def resampled(
+def resample_features(
     features: Float[Tensor, "images patches vision"], grid: Side, wanted: Side
 ) -> Float[Tensor, "images tokens vision"]:
     """Features of a grid of places, bilinearly between those of the grid that they have."""

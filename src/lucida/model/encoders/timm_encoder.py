@@ -197,7 +197,7 @@ def intermediates(
     return pairs if layers is None else [pairs[wanted.index(layer)] for layer in layers]
 
 
-def cut_behind(network: nn.Module, last: int, norm: bool) -> None:
+def cut_after(network: nn.Module, last: int, norm: bool) -> None:
     """Leave out what stands behind intermediate number `last`; the final norm unless wanted."""
     if hasattr(network, "prune_intermediate_layers"):
         network.prune_intermediate_layers([last], prune_norm=not norm, prune_head=True)
