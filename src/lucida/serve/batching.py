@@ -217,7 +217,7 @@ class Engine:
             return False
         last = len(job.ids) >= job.most
         # Kept back: half a character, and what may be the beginning of a text to stop at.
-        safe = len(text) if last else held_back(text, job.options.stop)
+        safe = len(text) if last else count_safe(text, job.options.stop)
         if safe > job.told or last:
             piece, job.told = text[job.told : safe], max(safe, job.told)
             if last:
@@ -228,7 +228,7 @@ class Engine:
         return True
 
 
-def held_back(text: str, stops: Sequence[str]) -> int:
+def count_safe(text: str, stops: Sequence[str]) -> int:
     """How many characters can be told: no half one at the end, nothing that may begin a stop.
 
     Worked example: of `the red st` with the stop `star`, `the red ` can be told.
