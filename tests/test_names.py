@@ -42,7 +42,6 @@ REMAINING = {
     "expected",
     "finished",
     "guarded",
-    "joined",
     "known",
     "known_noise",
     "left_out",

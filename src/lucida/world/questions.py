@@ -130,7 +130,7 @@ def region(scene: Scene, rng: random.Random) -> Exchange | None:
 
 def inventory(scene: Scene, rng: random.Random) -> Exchange | None:
     """Everything in the picture with its box, in reading order (grounded captioning)."""
-    return Exchange("inventory", "all", INVENTORY, "", tell_scene=tell_scene(scene, None))
+    return Exchange("inventory", "all", INVENTORY, "", told=tell_scene(scene, None))
 
 
 def tell_scene(
