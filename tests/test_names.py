@@ -42,6 +42,7 @@ REMAINING = {
     "expected",
     "finished",
     "guarded",
+    "joined",
     "known",
     "known_noise",
     "left_out",

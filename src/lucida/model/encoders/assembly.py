@@ -12,7 +12,7 @@ from lucida.core.spec import EncoderSpec, ModelSpec
 from lucida.data.policies import ImagePolicy
 from lucida.model.arrangement import policy_of
 from lucida.model.encoders.encoder import VisionEncoder, load_encoder
-from lucida.model.encoders.fusion import FusedEncoder, join_encoders
+from lucida.model.encoders.fusion import FusedEncoder, joined
 from lucida.model.encoders.preprocessing import read_preprocessing
 from lucida.model.loading import reachable
 from lucida.model.parts import part_path
@@ -40,7 +40,7 @@ def load_eyes(spec: ModelSpec) -> Eyes:
     block = spec.projector.factor if spec.projector.kind == "pixel_shuffle" else 1
     loaded = [load_eye(encoder, spec, block) for encoder in (vision, *vision.more)]
     encoders, policies = ([entry[n] for entry in loaded] for n in (0, 1))
-    fused = join_encoders(encoders, vision.fusion).eval()
+    fused = joined(encoders, vision.fusion).eval()
     features = fused(blank(policies) if len(encoders) > 1 else blank(policies)[0])
     _, patches, width = features.shape
     return Eyes(fused, tuple(policies), patches, width, block)

@@ -120,6 +120,6 @@ def encoders_of(vision: VisionEncoder | FusedEncoder) -> list[VisionEncoder]:
     return list(vision.encoders) if isinstance(vision, FusedEncoder) else [vision]
 
 
-def join_encoders(encoders: Sequence[VisionEncoder], fusion: Fusion) -> VisionEncoder | FusedEncoder:
+def joined(encoders: Sequence[VisionEncoder], fusion: Fusion) -> VisionEncoder | FusedEncoder:
     """One encoder as it is, several fused."""
     return encoders[0] if len(encoders) == 1 else FusedEncoder(encoders, fusion)
