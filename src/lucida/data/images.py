@@ -301,7 +301,7 @@ def _measure(content: bytes | Callable[[], bytes], origin: str) -> tuple[int, in
 
 
 def make_image_source(picture: Image.Image | np.ndarray, origin: str) -> ImageSource:
-    """A Pillow image or a numpy array as a source; converted now, as `given_image` says."""
+    """A Pillow image or a numpy array as a source; converted now, as `convert_image` says."""
     image = convert_image(picture, origin)
     content = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
     key = f"memory:{image.width}x{image.height}:{content}"

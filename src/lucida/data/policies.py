@@ -333,14 +333,14 @@ class Squares:
 
 
 def squares(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False) -> Squares:
-    """The squares of many images. `scaled` as in `opened`."""
+    """The squares of many images. `scaled` as in `open_for_policies`."""
     images = (policy.square(open_for_policies(source, [policy], scaled)) for source in sources)
     return Squares(tuple(images), policy)
 
 
 def decode(sources: Sequence[ImageSource], policy: ImagePolicy, scaled: bool = False) -> np.ndarray:
     """The squares of many images, under a one-square policy: float32 [images, 3, size, size].
-    `scaled` as in `opened`."""
+    `scaled` as in `open_for_policies`."""
     pixels = np.empty((len(sources), 3, policy.size, policy.size), dtype=np.float32)
     squares(sources, policy, scaled).write(pixels)
     return pixels

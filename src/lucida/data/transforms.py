@@ -90,8 +90,8 @@ def arrange_items(
 ) -> tuple[list[Item], Counter[str]]:
     """The items in the order that is asked for; counts by reason.
 
-    Worked example: of [a, 0, b, c, 1, d, 2] `matched` drops 2 (nothing follows it), `images_first`
-    gives [0, 1, a, b, c, d], `pairs` [0, b, 1, d] and `text_only` [a, b, c, d].
+    Worked example: of [a, 0, b, c, 1, d, 2] `match_sentences` drops 2 (nothing follows it),
+    `images_first` gives [0, 1, a, b, c, d], `pairs` [0, b, 1, d] and `text_only` [a, b, c, d].
     """
     lost: Counter[str] = Counter()
     found = list(items)

@@ -99,7 +99,7 @@ def answers(
 def cut_at_stop(output: str, stop: Sequence[str]) -> str:
     """The output up to the first of the texts at which it ends.
 
-    Worked example: `stopped("red\\nQuestion: and", ["\\nQuestion:"])` is "red".
+    Worked example: `cut_at_stop("red\\nQuestion: and", ["\\nQuestion:"])` is "red".
     """
     ends = [output.find(text) for text in stop if text in output]
     return output[: min(ends)] if ends else output

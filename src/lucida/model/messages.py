@@ -25,10 +25,10 @@ ROLES = ("system", "user", "assistant")
 def image_source(picture: Picture, number: int) -> ImageSource:
     """A source for a picture in any form; `number` names it in errors.
 
-    A Pillow image or numpy array as `given_image` takes them, the path of a file, the bytes of one,
-    an open binary file (read from its beginning), base64 with or without a `data:` address, or a
-    mapping with `bytes` or `path` as datasets give them. All become what `open_image` makes of the
-    file. DataError for anything else; nothing is fetched from elsewhere.
+    A Pillow image or numpy array as `convert_image` takes them, the path of a file, the bytes of
+    one, an open binary file (read from its beginning), base64 with or without a `data:` address, or
+    a mapping with `bytes` or `path` as datasets give them. All become what `open_image` makes of
+    the file. DataError for anything else; nothing is fetched from elsewhere.
     """
     origin = f"image {number} in memory"
     if isinstance(picture, ImageSource):

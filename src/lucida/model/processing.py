@@ -153,7 +153,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         """Pixel values, or None without images or without eyes.
 
         [images, 3, side, side] for one encoder that sees one square; otherwise `Views`. `scaled`
-        allows large JPEGs to be decoded at a fraction of their size (`policies.opened`); with
+        allows large JPEGs to be decoded at a fraction of their size (`open_for_policies`); with
         `later` squares are left to be normalised by who joins those of several samples.
         """
         if not sources or not self.visual_tokens:

@@ -160,7 +160,7 @@ def one_of(record: Mapping[str, Any], names: tuple[str, ...], origin: str) -> An
 
 
 SPOKEN = dict.fromkeys(("from", "value", *UNSAID))
-"""Keys of a turn that `spoken` reads."""
+"""Keys of a turn that `read_turns` reads."""
 
 
 def read_turns(turns: Any, origin: str) -> list[tuple[Role, str]]:
