@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d
 
 from lucida.core.spec import EncoderSpec
 from lucida.model.encoders.encoder import load_encoder
-from lucida.model.encoders.narrow import mend_narrow, widen_product
+from lucida.model.encoders.narrow import mend_narrow, widened
 
 ROWS = 6
 
@@ -38,7 +38,7 @@ def test_one_column_of_results(kernel: int, stride: int, padding: int, width: in
     mend_narrow(mended)
     # In fp32 nothing is widened, and widening would change nothing.
     assert torch.equal(mended(pixels), expected)
-    assert widen_product(convolution, (pixels,), expected) is None
+    assert widened(convolution, (pixels,), expected) is None
     soil()
     with torch.autocast("cpu", torch.bfloat16):
         found = mended(pixels)
@@ -63,7 +63,7 @@ def test_gradients_reach_weights_and_pixels() -> None:
 def test_wider_results_are_left_alone() -> None:
     convolution = nn.Conv2d(3, 16, 8, 8).bfloat16()
     pixels = torch.randn(1, 3, 48, 16).bfloat16()
-    assert widen_product(convolution, (pixels,), convolution(pixels)) is None
+    assert widened(convolution, (pixels,), convolution(pixels)) is None
     reference = conv2d(pixels, convolution.weight, convolution.bias, stride=8)
     assert torch.equal(convolution(pixels), reference)
 
