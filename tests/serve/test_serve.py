@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -216,6 +217,7 @@ def test_nothing_is_told_that_may_be_taken_back(text, stops):
 BAD = {
     "no model": ({"model": "other"}, 404, "model"),
     "several answers": ({"n": 2}, 400, "n"),
+    "other sampling": ({"min_p": 0.1}, 400, "min_p"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "tools"),
     "a schema": ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
     "no messages": ({"messages": []}, 400, "messages"),
@@ -275,9 +277,9 @@ def test_no_request_is_the_servers_fault(web, content):
 
 
 def test_unknown_fields_are_ignored_and_named(web):
-    body = {"model": "tiny", "messages": ask("what?"), "max_tokens": 1, "min_p": 0.1, "user": "me"}
+    body = {"model": "tiny", "messages": ask("what?"), "max_tokens": 1, "colour": 1, "user": "me"}
     found = web.post(CHAT, json=body)
-    assert (found.status_code, found.headers["x-lucida-ignored"]) == (200, "min_p")
+    assert (found.status_code, found.headers["x-lucida-ignored"]) == (200, "colour")
 
 
 def test_without_the_key_nothing_is_answered(client):
@@ -306,6 +308,34 @@ def test_who_leaves_ends_the_answer(engine):
         time.sleep(0.05)
     assert after.done
     assert len(job.ids) < 100
+
+
+def test_one_that_fails_costs_the_others_nothing(engine, parts, monkeypatch):
+    from lucida.serve import batching
+
+    real, failed = batching.answer, []
+
+    def answer(model, processor, batch, *rest):
+        if sum(map(len, batch)) > 1 or any(each.prompt.origin == "bad" for each in batch[0]):
+            failed.append(batch)
+            raise RuntimeError("no")
+        return real(model, processor, batch, *rest)
+
+    monkeypatch.setattr(batching, "answer", answer)
+    heard = {}
+    jobs = [
+        batching.Job(prompt_of(engine, text), Options(most=2), 2, partial(heard.__setitem__, text))
+        for text in ("one", "two")
+    ]
+    engine.answer(jobs)
+    assert failed
+    assert {event.finish for event in heard.values()} <= {"length", "stop"}
+
+
+def test_a_strangers_body_is_not_read(engine):
+    with TestClient(make_app({"tiny": engine}, KEY)) as web:
+        found = web.post(CHAT, content=b"{", headers={"content-type": "application/json"})
+    assert (found.status_code, found.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 def test_page_health_and_counts(web):

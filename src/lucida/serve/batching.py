@@ -111,6 +111,8 @@ class Engine:
         self.waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.counts = {"batches": 0, "prompt_tokens": 0, "answer_tokens": 0, "requests": 0}
         self.running = 0
+        self.lock = threading.Lock()
+        """Held by whoever uses the model."""
         self.ends = set(model.generation_config.eos_token_id)
         self.context = model.config.text_config.max_position_embeddings
         self.thread = threading.Thread(target=self.run, name=f"lucida {name}", daemon=True)
@@ -166,12 +168,17 @@ class Engine:
             for batch in row_batches(requests, longest, BATCH_TOKENS):
                 members = [[jobs[each.index] for each in row] for row in batch]
                 most = max(job.most for row in members for job in row)
-                with evaluating(self.model), torch.no_grad():
+                with self.lock, evaluating(self.model), torch.no_grad():
                     answer(self.model, self.processor, batch, most, self.chooser(members))
                 self.counts["batches"] += 1
         except Exception as problem:  # noqa: BLE001 - the thread must go on; clients hear of it
+            if len(jobs) > 1:  # whose fault it was shows when each is asked by itself
+                for job in jobs:
+                    if not job.done and not job.ids:
+                        self.answer([job])
             for job in jobs:
                 job.end(None, failure=problem)
+            return
         for job in jobs:
             job.end("length")
             self.counts["prompt_tokens"] += len(job.prompt)

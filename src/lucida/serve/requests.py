@@ -95,6 +95,11 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "web_search_options": (None,),
     "reasoning_effort": (None, "none"),
+    "top_k": (None, -1, 0),
+    "min_p": (None, 0),
+    "repetition_penalty": (None, 1),
+    "prompt_logprobs": (None,),
+    "continue_final_message": (None, False),
 }
 """Fields whose effect cannot be had, and the values that ask for none."""
 

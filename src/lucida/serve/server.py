@@ -32,6 +32,7 @@ from lucida.core.errors import LucidaError
 from lucida.data.boxes import parse_box
 from lucida.data.images import image_size
 from lucida.data.sample import Tokens
+from lucida.model.evaluating import evaluating
 from lucida.model.messages import sample_of
 from lucida.serve.batching import Engine, Event, Token
 from lucida.serve.forms import add_token, head, ignored_headers, write_metrics, write_token
@@ -94,30 +95,35 @@ def make_app(
 
     @app.middleware("http")
     async def count(request: Request, proceed: Any) -> Response:
-        response = await proceed(request)
+        try:
+            if request.url.path.startswith("/v1/"):  # before a stranger's body is read
+                server.check_key(request)
+            response = await proceed(request)
+        except Refused as problem:
+            response = tell(problem)
         route = request.scope.get("route")
         server.answered[getattr(route, "path", "unknown"), response.status_code] += 1
         return response
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, asked: ChatRequest) -> Response:
-        server.check_key(request)
         return await answer_chat(server.find(asked.model), asked, request)
 
     @app.post("/v1/completions")
     async def complete(request: Request, asked: TextRequest) -> Response:
-        server.check_key(request)
         return await complete_texts(server.find(asked.model), asked, request)
 
     return app
 
 
+def tell(problem: Refused) -> JSONResponse:
+    """The answer to a request that is refused."""
+    headers = {"Retry-After": "1"} if problem.status == 429 else {}
+    return JSONResponse(problem.body, problem.status, headers=headers)
+
+
 def add_refusals(app: FastAPI) -> None:
     """Every error as OpenAI's object."""
-
-    def tell(problem: Refused) -> JSONResponse:
-        headers = {"Retry-After": "1"} if problem.status == 429 else {}
-        return JSONResponse(problem.body, problem.status, headers=headers)
 
     @app.exception_handler(Refused)
     async def refuse(request: Request, problem: Refused) -> Response:
@@ -151,8 +157,7 @@ def add_looks(app: FastAPI, server: Server) -> None:
         return PlainTextResponse(write_metrics(server.answered, server.engines))
 
     @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        server.check_key(request)
+    async def models() -> dict[str, Any]:
         data = [
             {"id": name, "object": "model", "created": engine.created, "owned_by": "lucida"}
             for name, engine in server.engines.items()
@@ -228,9 +233,9 @@ class Answer:
                 try:
                     event = await asyncio.wait_for(self.events.get(), 0.5)
                 except TimeoutError:
-                    if await self.request.is_disconnected():
-                        return
-                    continue
+                    event = Event()
+                if event.finish is None and await self.request.is_disconnected():
+                    return
                 if event.failure is not None:
                     raise Refused(
                         f"the model failed: {event.failure}",
@@ -353,7 +358,7 @@ def score_prompt(engine: Engine, prompt: Tokens, top: int) -> list[Token]:
             "prompt",
             code="context_length_exceeded",
         )
-    with torch.no_grad():
+    with engine.lock, evaluating(engine.model), torch.no_grad():
         logs = engine.model(input_ids=ids).logits[0].float().log_softmax(-1)
     decode = engine.processor.tokenizer.decode
     found = [Token(decode([int(ids[0, 0])]), float("nan"))]
