@@ -10,12 +10,12 @@ load it wherever Lucida is installed; `lucida.load` loads it as well.
 from __future__ import annotations
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from lucida import __version__
 from lucida.core.errors import ModelError
@@ -81,13 +81,13 @@ class Remote:
     def __init__(self, folder: Path) -> None:
         try:
             with quiet_loading():
-                # Not through the Auto classes: this process has registered Lucida's own with them.
-                model, processor = (
-                    get_class_from_dynamic_module(f"{ENTRY}.{name}", str(folder))
-                    for name in ("LucidaModel", "LucidaProcessor")
-                )
-                self.model = model.from_pretrained(folder, dtype=torch.float32).eval()
-                self.processor = processor.from_pretrained(folder)
+                # Not through transformers: it knows these classes already in this process, and
+                # copies code into a cache at home, which need not be writable.
+                found = spec_from_file_location(ENTRY, folder / f"{ENTRY}.py")
+                code = module_from_spec(found)
+                found.loader.exec_module(code)
+                self.model = code.LucidaModel.from_pretrained(folder, dtype=torch.float32).eval()
+                self.processor = code.LucidaProcessor.from_pretrained(folder)
         except (ImportError, OSError, ValueError) as problem:
             raise ModelError(
                 f"the folder does not load by its own code: {problem}", origin=folder.name
