@@ -109,8 +109,7 @@ class Engine:
         self.most_waiting = most_waiting
         self.created = int(time.time())
         self.waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.counts = {"batches": 0, "prompt_tokens": 0, "answer_tokens": 0, "requests": 0}
-        self.running = 0
+        self.counts = {"batches": 0, "prompt_tokens": 0, "answer_tokens": 0}
         self.lock = threading.Lock()
         """Held by whoever uses the model."""
         self.ends = set(model.generation_config.eos_token_id)
@@ -154,10 +153,8 @@ class Engine:
                     break
             closing = None in jobs
             wanted = [job for job in jobs if job is not None and not job.left.is_set()]
-            self.running = len(wanted)
             if wanted:
                 self.answer(wanted)
-            self.running = 0
 
     def answer(self, jobs: Sequence[Job]) -> None:
         """Answer these together; whatever fails, every listener hears of it."""
