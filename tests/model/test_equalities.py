@@ -201,8 +201,7 @@ def test_an_image_of_one_visual_token_makes_image_block_causal():
         model, processor = tiny_model(mask=mask, projector={"kind": "c_abstractor", "side": 1})
         batch = batch_of([[processor.encode(question("what", "one"))]], processor)
         hidden = model.hidden(batch)
-        model.mask = "causal"
-        assert torch.equal(model.hidden(batch), hidden)
+        assert torch.equal(model.hidden(batch, "causal"), hidden)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, ImagePart, Sample, Turn
 from lucida.eval import likelihood
 from lucida.eval.likelihood import append_candidate, likelihoods, pack_tree, question, trees
+from lucida.model.decode import greedy
 from lucida.model.masks import MASKS, TWIG
 from lucida.model.messages import image_source
 
@@ -67,6 +70,21 @@ def test_equal_to_a_loop_over_candidates(mask, vision, batch_tokens, monkeypatch
             assert one.whole == pytest.approx(whole, abs=1e-4)
             assert one.normalised == pytest.approx(whole / count, abs=1e-4)
         assert np.argmax([one.whole for one in given]) == np.argmax([w for _, w, _ in expected])
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_stage_asks_under_its_own_mask_and_leaves_the_model_alone(mask):
+    """What is asked while a stage trains, with the processor that is set for it."""
+    model, processor = tiny_model(mask=mask)
+    expected = likelihoods(model, processor, SAMPLES, CANDIDATES)
+    written = greedy(model, processor, SAMPLES, 5)
+    model.config.spec["attention_mask"] = other = "causal" if mask != "causal" else "image_block"
+    stage = SimpleNamespace(template=processor.template, attention_mask=mask)
+    staged = processor.for_stage(stage)
+    assert likelihoods(model, staged, SAMPLES, CANDIDATES) == expected
+    assert greedy(model, staged, SAMPLES, 5) == written
+    assert (model.mask, processor.attention_mask) == (other, None)
+    assert likelihoods(model, processor, SAMPLES, CANDIDATES) != expected
 
 
 def test_pictures_in_tiles():

@@ -31,7 +31,9 @@ class FakeVLM(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden)
 
-    def hidden(self, batch: Batch, wanted: torch.Tensor | None = None) -> torch.Tensor:
+    def hidden(
+        self, batch: Batch, mask: str | None = None, wanted: torch.Tensor | None = None
+    ) -> torch.Tensor:
         seen = self.language["embed"](batch.input_ids) + self.language["place"](batch.position)
         seen = torch.where((batch.image > 0).unsqueeze(-1), self.projector(seen), seen)
         q, k, v = self.language["mix"](seen).chunk(3, dim=-1)

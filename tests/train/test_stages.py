@@ -69,9 +69,9 @@ def test_the_saved_model_is_asked_as_it_was_last_trained(recipe, tmp_path):
 def test_a_stage_attends_by_its_own_mask(recipe, tmp_path, monkeypatch):
     seen, hidden = [], LucidaModel.hidden
 
-    def watched(model, batch, **more):
-        seen.append(model.mask)
-        return hidden(model, batch, **more)
+    def watched(model, batch, mask=None, **more):
+        seen.append(mask)
+        return hidden(model, batch, mask, **more)
 
     monkeypatch.setattr(LucidaModel, "hidden", watched)
     ours = changed(recipe, {"attention_mask": "image_block"}, {})
@@ -106,12 +106,11 @@ def test_shared_images_under_a_mask_that_asks_whole_are_refused_before_the_first
     # What is refused, asked one by one, is not; nor is the same under the model's usual mask.
     world["questions"] = 1
     one, three = ({"world": WorldSource(["presence"], questions=count)} for count in (1, 3))
-    stage = changed(recipe, {}, last).stages[1]
-    stage_run.check_mask(stage, "causal", "stage", one)
-    shared, several = stage.model_copy(update={"attention_mask": None}), three
-    stage_run.check_mask(shared, "causal", "stage", several)
+    stage_run.check_mask(changed(recipe, {}, last), 1, "stage", one)
+    stage_run.check_mask(recipe, 1, "stage", three)
+    model = recipe.model.model_copy(update={"attention_mask": mask})
     with pytest.raises(RecipeError, match=r"another model\.attention_mask"):
-        stage_run.check_mask(shared, mask, "stage", several)
+        stage_run.check_mask(recipe.model_copy(update={"model": model}), 1, "stage", three)
 
 
 # Budgets.

@@ -59,4 +59,4 @@ def weightless_processor(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
         coordinate_bins=spec.coordinate_bins,
         max_length=spec.language.max_length,
     )
-    return processor.with_template(stage.template)
+    return processor.for_stage(recipe.resolve(stage))

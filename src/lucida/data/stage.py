@@ -137,10 +137,11 @@ class StageData:
 
 
 def find_stage(recipe: Recipe, name: str | None) -> tuple[int, StageSpec]:
-    """A stage and its number by name; the first without one. RecipeError when there is none."""
+    """A stage, resolved, and its number by name; the first without one. RecipeError when there is
+    none."""
     for index, stage in enumerate(recipe.stages):
         if name in (None, stage.name):
-            return index, stage
+            return index, recipe.resolve(stage)
     raise RecipeError(
         f"recipe {recipe.name} has no stage `{name}`",
         remedy=suggestion(name, [stage.name for stage in recipe.stages]),

@@ -139,7 +139,7 @@ def score_candidates(
     """The same as they are found: (number of the sample, its likelihoods)."""
     pairs = zip(samples, candidates, strict=True)
     questions = [question(processor, n, sample, texts) for n, (sample, texts) in enumerate(pairs)]
-    alone = model.mask in ASK_WHOLE
+    alone = model.mask_for(processor) in ASK_WHOLE
     if alone:  # several branches cannot share what sees them
         questions = [
             replace(each, targets=(target,), number=number)
@@ -277,7 +277,8 @@ def scored_batch(
     starts = np.cumsum([0, *(len(row) for row in rows)])
     own = [p + start for start, each in zip(starts, places, strict=False) for p in each]
     where = torch.from_numpy(np.concatenate(own)).to(model.device)
-    hidden = model.hidden(fields.to(model.device), wanted=where.unique())[0]
+    mask = model.mask_for(processor)
+    hidden = model.hidden(fields.to(model.device), mask, wanted=where.unique())[0]
     questions = [each for tree in batch for each in tree.questions]
     wanted = [target for each in questions for target in each.targets]
     scores = log_probabilities(

@@ -94,7 +94,7 @@ def batch_losses(
     """The summed negative log-likelihood of each window."""
     rows = [window for _, window in batch]
     fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id).to(model.device)
-    hidden = model.hidden(fields)[0]
+    hidden = model.hidden(fields, model.mask_for(processor))[0]
     where = (fields.target[0] >= 0).nonzero().squeeze(1)
     scores = -log_probabilities(model, hidden, where, fields.target[0, where])
     ends = np.cumsum([len(row) - 1 for row in rows])

@@ -9,8 +9,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from lucida.core.errors import ModelError
-from lucida.core.spec import ModelSpec
+from lucida.core.spec import MaskName, ModelSpec
 from lucida.model.arrangement import Arrangement, policy_of
+
+MASK: MaskName = ModelSpec.model_fields["attention_mask"].default
+"""That of a spec which names none."""
 
 
 @strict
@@ -76,6 +79,11 @@ class LucidaConfig(PreTrainedConfig):
         """The hidden states taken of each encoder."""
         given = self.feature_layers or [[-1]] * len(self.vision_configs)
         return [tuple(layers) for layers in given]
+
+    @property
+    def attention_mask(self) -> MaskName:
+        """The mask that the model is asked under."""
+        return (self.spec or {}).get("attention_mask", MASK)
 
     @property
     def arrangement(self) -> Arrangement:

@@ -85,7 +85,7 @@ def write(
     Nothing is cut: an answer ends with an end token of the model's generation settings, or at
     `max_new_tokens`.
     """
-    whole = model.mask in ASK_WHOLE
+    whole = model.mask_for(processor) in ASK_WHOLE
     requests = [request(index, prompt, whole) for index, prompt in enumerate(prompts)]
     for batch in row_batches(requests, max_new_tokens, batch_tokens):
         with evaluating(model), torch.no_grad():

@@ -97,7 +97,7 @@ def prefill(
     1. The tree is A A A a1 a1 a2 a3 a3; the cache gathers its places 0 1 2 3 4 5 and 0 1 2 6 7,
     owners 0 0 0 1 1 2 and 0 0 0 1 1 -1.
     """
-    device = model.device
+    device, mask = model.device, model.mask_for(processor)
     width, most = max(map(length, batch)), max(map(len, batch))
     packed = model.cross_attention is None  # gated layers keep their images by the row
     layers: list[Roomy] = []
@@ -114,8 +114,8 @@ def prefill(
         place, owner, last = map(torch.from_numpy, places(batch, trees, starts, width, most))
         place, owner, last = place.to(device), owner.to(device), last.to(device)
         cache = make_single_use_cache()
-        plain = packed and model.mask == "causal" and len(trees) == 1 and alone(batch, trees[0])
-        states = model.hidden(fields.to(device), cache, last.unique(), plain).flatten(0, 1)
+        plain = packed and mask == "causal" and len(trees) == 1 and alone(batch, trees[0])
+        states = model.hidden(fields.to(device), mask, cache, last.unique(), plain).flatten(0, 1)
         rows = torch.tensor([number for tree in trees for number in tree], device=device)
         if hidden is None:
             hidden = states.new_zeros(len(batch), most, states.shape[-1])

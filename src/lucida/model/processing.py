@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from lucida.core.errors import DataError
-from lucida.core.spec import ImagePlaces, LossMode, ProjectorSpec, TemplateName
+from lucida.core.spec import ImagePlaces, LossMode, MaskName, ProjectorSpec, StageSpec, TemplateName
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Ending, Piece, Runs, image_piece
@@ -36,6 +36,10 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
     `encode` and `prompt` are `lucida.data.chat` with this model's settings, so a question is
     written exactly as in training. A blind model's processor has 0 visual tokens and drops images.
     """
+
+    attention_mask: MaskName | None = None
+    """What answers are given under while a stage trains (`for_stage`); None: the model's own mask.
+    It is not saved."""
 
     def __init__(
         self,
@@ -104,15 +108,14 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         """Numbers of placeholders of an image, and the names of its tiles between them."""
         return self.arrangement.runs(*image_size(source))
 
-    def with_template(self, template: TemplateName | None) -> LucidaProcessor:
-        """This processor, or a copy of it that writes another template; None changes nothing.
+    def for_stage(self, stage: StageSpec) -> LucidaProcessor:
+        """A copy that writes the template of a stage, resolved as by `Recipe.resolve`, and is
+        answered under its mask.
 
         DataError when the tokenizer cannot follow the template.
         """
-        if template is None or template == self.template:
-            return self
         other = copy(self)
-        other.template = template
+        other.template, other.attention_mask = stage.template, stage.attention_mask
         other.end_tokens()
         return other
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,13 +12,15 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lucida.core.errors import ModelError
+from lucida.core.spec import MaskName
 from lucida.data.sample import Batch, ViewFeatures, Views
 from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
 from lucida.model.cross_attention import GatedCrossAttention
-from lucida.model.encoders.encoder import VisionEncoder, make_encoder, new_model
-from lucida.model.encoders.fusion import FusedEncoder, encoders_of, joined
+from lucida.model.encoders.assembly import new_vision
+from lucida.model.encoders.encoder import VisionEncoder
+from lucida.model.encoders.fusion import FusedEncoder, encoders_of
 from lucida.model.fuse import fuse
 from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
 from lucida.model.last_layer import only_at
@@ -26,6 +28,9 @@ from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
 from lucida.model.saved import SavedModel
 from lucida.model.views import encode_views, visual_of
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
 
 
 class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
@@ -69,7 +74,6 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         """Parts that are loaded already are taken as they are; others are made from `config`."""
         super().__init__(config)
         spec = config.model_spec
-        self.mask = spec.attention_mask
         self.attention = "segments"  # how packed batches attend: a name in attention.WAYS, or auto
         self.arrangement = config.arrangement
         self.language = language or AutoModelForCausalLM.from_config(config.text_config)
@@ -77,15 +81,12 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         self.projector: nn.Module | None = None
         if spec.vision is not None:
             self.vision = vision or new_vision(config)
+            width = self.get_input_embeddings().weight.shape[1]
             self.projector = make_projector(
-                spec.projector,
-                config.vision_width,
-                self.get_input_embeddings().weight.shape[1],
-                config.patches,
+                spec.projector, config.vision_width, width, config.patches
             )
             if spec.image.policy == "anyres":
                 # In the projector, so that whatever trains, freezes or saves that has it too.
-                width = self.get_input_embeddings().weight.shape[1]
                 self.projector.newline = nn.Parameter(torch.randn(width) * width**-0.5)
         self.cross_attention: GatedCrossAttention | None = None
         if spec.vision is not None and spec.cross_attention is not None:
@@ -118,21 +119,31 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language.set_output_embeddings(new_embeddings)
 
+    @property
+    def mask(self) -> MaskName:
+        """The model's own attention mask, which its configuration holds."""
+        return self.config.attention_mask
+
+    def mask_for(self, processor: LucidaProcessor) -> MaskName:
+        """The mask that prompts of this processor are answered under: a stage's, or the own."""
+        return processor.attention_mask or self.mask
+
     # Training: batches whose fields carry all meaning.
 
     def hidden(
         self,
         batch: Batch,
+        mask: MaskName | None = None,
         cache: Cache | None = None,
         wanted: Tensor | None = None,
         plain: bool = False,
     ) -> Float[Tensor, "rows length width"]:
         """Last hidden states of a packed, branched or padded batch; padding is arbitrary.
 
-        An empty `cache` is filled with the keys and values of all positions, as they stand in the
-        batch. `wanted`: the flat positions whose states are needed; others come out arbitrary.
-        `plain`: the batch is one causal text, where transformers' own mask is the same, and cheaper
-        to make.
+        mask: who sees whom, by its name in `MASKS`; None is the model's own. An empty `cache` is
+        filled with the keys and values of all positions, as they stand in the batch. `wanted`: the
+        flat positions whose states are needed; others come out arbitrary. `plain`: the batch is one
+        causal text, where transformers' own mask is the same, and cheaper to make.
 
         Nothing below the lowest trained parameter is differentiated: a frozen encoder runs without
         gradients, and with frozen parts autograd ends where the first trained weight enters.
@@ -144,7 +155,8 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
                 given=self.language.config._attn_implementation,
                 remedy=f'call model.language.set_attn_implementation("{attention.NAME}")',
             )
-        check_branches(batch, self.mask)
+        mask = mask or self.mask
+        check_branches(batch, mask)
         visual = self.visual(batch.pixel_values, batch.features)
         embedded = self.embed(batch.input_ids, batch.image > 0, visual)
         if visual is None and self.projector is not None and self.training:
@@ -158,7 +170,7 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
                 attention_mask=None if plain else embedded.new_zeros(1, 1, 1, 1),
                 past_key_values=cache,
                 use_cache=cache is not None,
-                layout=None if plain else Layout(fields_of(batch), self.mask, self.attention),
+                layout=None if plain else Layout(fields_of(batch), mask, self.attention),
             )
         return output.last_hidden_state
 
@@ -385,15 +397,3 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **kwargs
         )
         return input_ids, kwargs | images
-
-
-def new_vision(config: LucidaConfig) -> VisionEncoder | FusedEncoder:
-    """The vision encoder, or all of them fused, with random weights."""
-    spec = config.model_spec.vision
-    encoders = [
-        make_encoder(new_model(each), encoder.normed, encoder.take, layers)
-        for each, encoder, layers in zip(
-            config.vision_configs, (spec, *spec.more), config.layers, strict=True
-        )
-    ]
-    return joined(encoders, spec.fusion)

@@ -158,7 +158,7 @@ class Engine:
 
     def answer(self, jobs: Sequence[Job]) -> None:
         """Answer these together; whatever fails, every listener hears of it."""
-        whole = self.model.mask in ASK_WHOLE
+        whole = self.model.mask_for(self.processor) in ASK_WHOLE
         try:
             requests = [request(k, job.prompt, whole) for k, job in enumerate(jobs)]
             longest = max(job.most for job in jobs)

@@ -28,6 +28,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lucida.core.errors import LucidaError, RunError
+from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.train.objective import Losses, token_losses
 from lucida.train.precision import Precision
@@ -40,8 +41,8 @@ SYNC_BUFFERS = next(
     if name in inspect.signature(DistributedDataParallel.__init__).parameters
 )
 
-Loss = Callable[[Batch], Losses]
-"""From a batch to the sum of its losses, and the losses themselves."""
+Loss = Callable[[Batch, MaskName | None], Losses]
+"""From a batch and a mask to the sum of its losses, and the losses themselves."""
 
 
 class Objective(nn.Module):
@@ -51,9 +52,9 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch, mask: MaskName | None = None) -> Losses:
         """See `token_losses`."""
-        return token_losses(self.model, batch)
+        return token_losses(self.model, batch, mask)
 
 
 class Engine:

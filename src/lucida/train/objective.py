@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lucida.core.spec import MaskName
 from lucida.data.sample import IGNORED, Batch
 from lucida.train.cross_entropy import cross_entropies
 
@@ -32,23 +33,25 @@ Losses = tuple[torch.Tensor, torch.Tensor]
 without its weight (fp32 [n], no graph)."""
 
 
-def token_losses(model: nn.Module, batch: Batch) -> Losses:
+def token_losses(model: nn.Module, batch: Batch, mask: MaskName | None = None) -> Losses:
     """The losses of a batch at its supervised positions, row by row, and their sum as the batch
-    weighs them.
+    weighs them. `mask`: who sees whom; None is the model's own.
 
     Divide the sum by what counts in the whole step, not in this batch, before `backward`.
     """
     target = batch.target.flatten()
     where = (target != IGNORED).nonzero().squeeze(1)
-    rows = model.hidden(batch, wanted=where).flatten(0, 1)  # [rows * length, width]
+    rows = model.hidden(batch, mask=mask, wanted=where).flatten(0, 1)  # [rows * length, width]
     weight = None if batch.weight is None else batch.weight.flatten()[where]
     size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
     return summed_cross_entropy(model.logits, rows[where], target[where], size, weight)
 
 
-def supervised_loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, int]:
+def supervised_loss(
+    model: nn.Module, batch: Batch, mask: MaskName | None = None
+) -> tuple[torch.Tensor, int]:
     """The sum of `token_losses`, and the number of supervised positions."""
-    summed, each = token_losses(model, batch)
+    summed, each = token_losses(model, batch, mask)
     return summed, len(each)
 
 

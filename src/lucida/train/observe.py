@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.train.engine import Engine
 from lucida.train.precision import Precision
@@ -71,14 +72,18 @@ def leave_untouched(model: nn.Module) -> Iterator[None]:
 
 
 def validation_loss(
-    model: nn.Module, batches: Iterable[Batch], precision: Precision, engine: Engine
+    model: nn.Module,
+    batches: Iterable[Batch],
+    precision: Precision,
+    engine: Engine,
+    mask: MaskName | None = None,
 ) -> float | None:
     """Mean loss per supervised token over the `batches` of all ranks, without dropout; None when
-    they hold no such token. `model` is the one that trains."""
+    they hold no such token. `model` is the one that trains; `mask` as in `token_losses`."""
     summed, count = 0.0, 0
     with leave_untouched(model), engine.looking(model) as loss_of, precision.autocast():
         for batch in batches:
-            loss, each = loss_of(batch.to(precision.device))
+            loss, each = loss_of(batch.to(precision.device), mask)
             summed += loss.item()
             count += len(each)
     summed, count = engine.total(summed, count)

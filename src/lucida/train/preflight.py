@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,13 +75,13 @@ def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
         check_folder(RunFolder(folder), blind)
     model = skeleton(blind.model)
     sources = {stage.spec.name: stage.feed.loader.mixture.sources for stage in stages}
-    for index, spec in enumerate(blind.stages):
+    for index, spec in enumerate(map(blind.resolve, blind.stages)):
         origin = f"stage {spec.name} of recipe {blind.name}, the blind baseline"
         plan_stage(model, spec.train, origin, spec.lora)
-        check_mask(spec, blind.model.attention_mask, origin, sources[spec.name])
+        check_mask(blind, index, origin, sources[spec.name])
         try:
             horizon(spec.budget, spec.budget.steps).check(spec.optim)
-            processor = copy(run.processor.with_template(spec.template))
+            processor = run.processor.for_stage(spec)
             processor.visual_tokens = 0
             encode = partial(processor.encode, loss=spec.loss)
             check_records(spec, sources[spec.name], Reader(encode))

@@ -108,7 +108,8 @@ class Run:
 
         The adapters of a last stage with `lora` are kept beside it as well, in `adapter/`.
         """
-        model, processor, last = self.model, self.processor, self.recipe.stages[-1]
+        model, processor = self.model, self.processor
+        last = self.recipe.resolve(self.recipe.stages[-1])
         equip(model, "none", compiled=False)
         if last.lora is not None:
             keep_adapter(self)
@@ -118,15 +119,15 @@ class Run:
         if quantised:
             adapters.write_out(model)
             say("the language model is saved in fp32, quantised matrices written out")
-        if last.template is None and last.attention_mask is None and not quantised:
+        asked = (spec.language.template, spec.attention_mask)
+        if (last.template, last.attention_mask) == asked and not quantised:
             return
-        model.mask = last.attention_mask or spec.attention_mask
-        processor.template = last.template or spec.language.template
+        processor.template = last.template
         if quantised:
             model.config.text_config = forget_quantisation(model.language)
         changes = {"template": processor.template, "quantize": None}
         language = spec.language.model_copy(update=changes)
-        told = spec.model_copy(update={"language": language, "attention_mask": model.mask})
+        told = spec.model_copy(update={"language": language, "attention_mask": last.attention_mask})
         model.config.spec = told.model_dump(mode="json")
         model.generation_config = generation_defaults(model.language, processor)
 

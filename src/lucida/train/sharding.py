@@ -32,6 +32,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lucida.core.errors import RecipeError
+from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.model.adapters import quantised_layers
 from lucida.model.encoders.fusion import encoders_of
@@ -52,7 +53,7 @@ class ShardedObjective(Objective):
         super().__init__(model)
         self.total = total
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch, mask: MaskName | None = None) -> Losses:
         """See `token_losses`."""
         nothing = 0.0
         if trains(self.model.vision):
@@ -60,7 +61,7 @@ class ShardedObjective(Objective):
             if self.total(own) != [0.0] and not own:
                 # In front of all else: ranks have to gather the same layers in the same order.
                 nothing = sum(blank(*each) for each in sides(self.model))
-        total, each = super().forward(batch)
+        total, each = super().forward(batch, mask)
         return total + nothing, each
 
 

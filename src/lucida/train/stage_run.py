@@ -1,6 +1,6 @@
 """One stage of a run: planned before the first step of all, opened when its turn comes.
 
-plan_stage_run: patterns, sources, end ─▶ open: mask, adapters, what is frozen, optimizer
+plan_stage_run: patterns, sources, end ─▶ open: adapters, what is frozen, optimizer
                                           ─▶ step, validate, observe, checkpoint … ─▶ close
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from lucida.core.errors import RecipeError
 from lucida.core.progress import Progress, say, table
 from lucida.core.runs import plain
-from lucida.core.spec import StageSpec
+from lucida.core.spec import Recipe, StageSpec
 from lucida.data.mixture import Part, Source
 from lucida.data.sample import Batch
 from lucida.model import adapters
@@ -41,8 +41,8 @@ from lucida.train.step import Stepper
 
 @dataclass(slots=True)
 class StageRun:
-    """One stage: what it trains (`what`), reads (`feed`) and when it ends; `processor` writes its
-    template. The last four are there while it is open."""
+    """One stage: what it trains (`what`), reads (`feed`) and when it ends; `spec` is resolved, and
+    `processor` set for it. The last four are there while it is open."""
 
     run: Run
     index: int
@@ -90,7 +90,7 @@ class StageRun:
         self.stepper = None
 
     def set_model(self) -> None:
-        """Set mask, adapters, what is frozen, how layers compute, and the optimizer, which is
+        """Set adapters, what is frozen, how layers compute, and the optimizer, which is
         restored when the newest checkpoint is of this stage."""
         run, spec, model, position = self.run, self.spec, self.run.model, self.run.position
         seed = run.recipe.seed + 1000 * (self.index + 1)
@@ -98,7 +98,6 @@ class StageRun:
             if run.recipe.stages[position.stage].lora != spec.lora:
                 run.merge_adapters()
             position.next_stage(self.index)
-        model.mask = spec.attention_mask or run.recipe.model.attention_mask
         if spec.lora is not None and not adapters.adapted_layers(model):
             state.seed_everything(seed + 1)
             adapters.attach(model, self.what.adapted, spec.lora)
@@ -126,6 +125,7 @@ class StageRun:
             precision=run.precision,
             clip=spec.optim.clip,
             names=self.feed.names,
+            mask=spec.attention_mask,
         )
 
     def say_plan(self) -> None:
@@ -177,7 +177,8 @@ class StageRun:
         """Record the loss on the held-out samples, when there are any."""
         run, model = self.run, self.stepper.model
         if batches := self.feed.validation():
-            loss = validation_loss(model, batches, run.precision, run.engine)
+            mask = self.spec.attention_mask
+            loss = validation_loss(model, batches, run.precision, run.engine, mask)
             self.record({"validation_loss": loss})
             self.progress.advance(0, validation="no token" if loss is None else loss)
 
@@ -258,12 +259,12 @@ def plan_stage_run(run: Run, index: int) -> StageRun:
 
     The model has no adapters yet: patterns name its weights as they are without.
     """
-    recipe, spec = run.recipe, run.recipe.stages[index]
+    recipe, spec = run.recipe, run.recipe.resolve(run.recipe.stages[index])
     origin = f"stage {spec.name} of recipe {recipe.name}"
     what = plan_stage(run.model, spec.train, origin, spec.lora)
     if spec.lora is not None:
         adapters.lora_config(spec.lora, what.adapted)  # is PEFT there?
-    processor = run.processor.with_template(spec.template)
+    processor = run.processor.for_stage(spec)
     feed = stage_feed(
         recipe,
         index,
@@ -274,7 +275,7 @@ def plan_stage_run(run: Run, index: int) -> StageRun:
         run.folder.dropped.path,
         run.engine,
     )
-    check_mask(spec, recipe.model.attention_mask, origin, feed.loader.mixture.sources)
+    check_mask(recipe, index, origin, feed.loader.mixture.sources)
     end = horizon(spec.budget, feed.steps, feed.most)
     end.check(spec.optim)
     return StageRun(run, index, spec, what, feed, end, processor)
@@ -293,13 +294,14 @@ def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
     load_adapters(run.saved, run.model, current.spec.lora)
 
 
-def check_mask(spec: StageSpec, usual: str, origin: str, sources: Mapping[str, Source]) -> None:
-    """RecipeError for a mask that this stage's data do not fit; `usual` is the model's.
+def check_mask(recipe: Recipe, index: int, origin: str, sources: Mapping[str, Source]) -> None:
+    """RecipeError for a mask that the data of stage number `index` do not fit.
 
     Pictures with several isolated questions (a source says how many `branches` its samples have)
     are refused here, before any stage trains, and not at their first batch.
     """
-    name = spec.attention_mask or usual
+    spec = recipe.stages[index]
+    name = recipe.resolve(spec).attention_mask
     if name not in ASK_WHOLE:
         return
     for where, source in sources.items():

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lucida.core.errors import DataError
+from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.train.diagnose import first_bad_module
 from lucida.train.divergence import Diverged
@@ -51,7 +52,7 @@ class Stepper:
     """Moves the weights of a model, a step at a time.
 
     model: the one that trains, and loss_of its loss, as `Engine.prepare` gives them. names: the
-    sources that a result tells apart.
+    sources that a result tells apart. mask: who sees whom; None is the model's own.
     """
 
     engine: Engine
@@ -62,6 +63,7 @@ class Stepper:
     precision: Precision
     clip: float | None = None
     names: Sequence[str] = ()
+    mask: MaskName | None = None
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
         """Move the weights once, by the mean gradient over all supervised tokens of the
@@ -135,7 +137,7 @@ class Stepper:
             batch = batch.to(device)
             with self.engine.last_micro_batch(self.loss_of, number == len(micro_batches)):
                 with self.precision.autocast():
-                    loss, each = self.loss_of(batch)
+                    loss, each = self.loss_of(batch, self.mask)
                 # Engines average over ranks; the loss is already divided by what all of them hold.
                 self.scaler.scale(loss * self.engine.world / counting).backward()
             summed += loss.detach()
@@ -148,8 +150,9 @@ class Stepper:
             for batch in micro_batches:
 
                 def forward(batch: Batch = batch) -> torch.Tensor:
+                    batch = batch.to(self.precision.device)
                     with self.precision.autocast():
-                        return supervised_loss(model, batch.to(self.precision.device))[0]
+                        return supervised_loss(model, batch, self.mask)[0]
 
                 cause = first_bad_module(model, forward)
                 if cause is not None:

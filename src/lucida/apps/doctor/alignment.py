@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.model.vlm import LucidaModel
 from lucida.train.blocks import blocks
@@ -35,14 +36,14 @@ def chamfer(visual: Float[Tensor, "tokens width"], text: Float[Tensor, "length w
     return float((2 - near.amax(1).mean() - near.amax(0).mean()) / 2)
 
 
-def alignment(model: LucidaModel, batch: Batch) -> list[float]:
+def alignment(model: LucidaModel, batch: Batch, mask: MaskName | None = None) -> list[float]:
     """Chamfer distance between visual tokens and text after each layer, the first layer first.
 
     Taken sample by sample (each text with its own images), then the mean. Samples without images
     or without text do not count; the list is empty when none is left.
     """
     with watch_layers(model) as states, torch.no_grad():
-        model.hidden(batch)
+        model.hidden(batch, mask)
     sums, counted = [0.0] * len(states), 0
     for row in range(len(batch.segment)):
         for segment in batch.segment[row].unique().tolist():

@@ -86,7 +86,7 @@ class Patient:
         """Mean loss per supervised token, without dropout."""
         batch = self.batch(tokens)
         with leave_untouched(self.model), self.precision.autocast():
-            summed, count = supervised_loss(self.model, batch)
+            summed, count = supervised_loss(self.model, batch, self.stage.attention_mask)
         return summed.item() / max(1, count)
 
 
@@ -108,8 +108,7 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
     if precision.device.type == "cpu":
         adapters.keep_differentiable(model)
     model.to(precision.device)
-    model.mask = stage.attention_mask or recipe.model.attention_mask
-    processor = processor.with_template(stage.template)
+    processor = processor.for_stage(stage)
     plans = {
         each.name: plan_stage(
             model, each.train, f"stage {each.name} of recipe {recipe.name}", each.lora

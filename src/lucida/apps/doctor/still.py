@@ -137,7 +137,7 @@ def norms(patient: Patient) -> Finding:
     batch = patient.batch()
     try:
         with leave_untouched(model), patient.precision.autocast():
-            model.hidden(batch)
+            model.hidden(batch, patient.stage.attention_mask)
     finally:
         handle.remove()
     words = batch.input_ids[(batch.segment > 0) & (batch.image == 0)]
@@ -235,7 +235,7 @@ def layers(patient: Patient) -> Finding:
     """Where visual tokens come near words (VILA's figure 3)."""
     batch = patient.batch()
     with leave_untouched(patient.model), patient.precision.autocast():
-        distances = alignment(patient.model, batch)
+        distances = alignment(patient.model, batch, patient.stage.attention_mask)
     measured = "Chamfer distance by layer: " + " ".join(f"{each:.2f}" for each in distances)
     if any(not math.isfinite(each) for each in distances):
         remedy = "set precision=fp32 and look again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -25,7 +26,7 @@ def gradients(patient: Patient) -> Finding:
     model, batch = patient.model, patient.batch()
     model.zero_grad(set_to_none=True)
     with patient.precision.autocast():
-        summed, count = supervised_loss(model, batch)
+        summed, count = supervised_loss(model, batch, patient.stage.attention_mask)
     (summed / max(1, count)).backward()
     norms: dict[str, float] = {}
     for name, (weight, _) in patient.trained.items():
@@ -90,7 +91,8 @@ def learn(patient: Patient, batch: Batch, steps: int) -> None:
     stepper = Stepper(
         engine=Engine(),
         model=model,
-        loss_of=lambda each: token_losses(model, each),
+        loss_of=partial(token_losses, model),
+        mask=patient.stage.attention_mask,
         optimizer=make_optimizer(patient.trained, optim, model, precision.dtype),
         scaler=precision.scaler(),
         precision=precision,

@@ -76,8 +76,6 @@ class Look:
 
     recipe: Recipe
     stage: StageSpec
-    mask_name: str
-    template: str
     samples: list[Seen]
     counts: dict[str, int]
     dropped: list[str]
@@ -93,7 +91,7 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     """
     index, stage = find_stage(recipe, stage_name)
     model, processor = build(recipe.model)
-    processor = processor.with_template(stage.template)
+    processor = processor.for_stage(stage)
     opening = None if model.vision is None else OpenImages()
     data, _ = open_stage(recipe, index, processor.encode, opening)
     rows, lost = data.step()
@@ -114,13 +112,10 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
         )
         for row, segment, sample in placed[:shown]
     ]
-    mask_name = stage.attention_mask or recipe.model.attention_mask
-    mask, borders = mask_of([sample.tokens for sample in rows[0]], mask_name)
+    mask, borders = mask_of([sample.tokens for sample in rows[0]], stage.attention_mask)
     return Look(
         recipe,
         stage,
-        mask_name,
-        stage.template or recipe.model.language.template,
         samples,
         counts_of(rows, stage.batch),
         [f"{each.source}: {each.reason}" for each in lost],

@@ -53,9 +53,9 @@ def page(look: Look) -> str:
         recipe=look.recipe.name,
         stage=look.stage.name,
         facts=[
-            ("template", look.template),
+            ("template", look.stage.template),
             ("loss", look.stage.loss),
-            ("mask", look.mask_name),
+            ("mask", look.stage.attention_mask),
             ("image policy", look.recipe.model.image.policy),
             ("packing", "packed" if look.stage.batch.pack else "padded"),
         ],

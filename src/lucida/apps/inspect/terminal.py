@@ -25,8 +25,8 @@ def show(look: Look, console: Console, positions: int = MOST_POSITIONS) -> None:
     """Print everything; pictures only where there is a terminal."""
     stage = look.stage
     console.print(
-        f"\nrecipe {look.recipe.name}, stage {stage.name}: template {look.template}, "
-        f"loss {stage.loss}, mask {look.mask_name}\n",
+        f"\nrecipe {look.recipe.name}, stage {stage.name}: template {stage.template}, "
+        f"loss {stage.loss}, mask {stage.attention_mask}\n",
         style="bold",
     )
     for number, seen in enumerate(look.samples, start=1):
@@ -35,7 +35,7 @@ def show(look: Look, console: Console, positions: int = MOST_POSITIONS) -> None:
         show_pictures(seen, console)
         console.print(token_table(seen, positions))
         console.print()
-    console.print(f"attention mask `{look.mask_name}`, the first {len(look.borders)} samples")
+    console.print(f"attention mask `{stage.attention_mask}`, the first {len(look.borders)} samples")
     if console.is_terminal:
         console.print(half_blocks(mask_image(look.mask, look.borders), 72))
     seen_share = float((look.mask > 0).mean())

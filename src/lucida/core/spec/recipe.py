@@ -64,3 +64,11 @@ class Recipe(Spec):
         if twice:
             raise ValueError(f"two stages are called {', '.join(twice)}; give each its own name")
         return self
+
+    def resolve(self, stage: StageSpec) -> StageSpec:
+        """A stage with what it leaves to the model filled in: its template and its mask."""
+        left = {
+            "template": stage.template or self.model.language.template,
+            "attention_mask": stage.attention_mask or self.model.attention_mask,
+        }
+        return stage.model_copy(update=left)

@@ -11,7 +11,8 @@ from lucida.core.errors import ModelError
 from lucida.core.spec import EncoderSpec, ModelSpec
 from lucida.data.policies import ImagePolicy
 from lucida.model.arrangement import policy_of
-from lucida.model.encoders.encoder import VisionEncoder, load_encoder
+from lucida.model.config import LucidaConfig
+from lucida.model.encoders.encoder import VisionEncoder, load_encoder, make_encoder, new_model
 from lucida.model.encoders.fusion import FusedEncoder, joined
 from lucida.model.encoders.preprocessing import read_preprocessing
 from lucida.model.loading import reachable
@@ -78,6 +79,18 @@ def load_eye(
             )
     policy = policy_of(spec.image, size, expected.mean, expected.std, unit)
     return loaded, policy
+
+
+def new_vision(config: LucidaConfig) -> VisionEncoder | FusedEncoder:
+    """The vision encoder, or all of them fused, with random weights."""
+    spec = config.model_spec.vision
+    encoders = [
+        make_encoder(new_model(each), encoder.normed, encoder.take, layers)
+        for each, encoder, layers in zip(
+            config.vision_configs, (spec, *spec.more), config.layers, strict=True
+        )
+    ]
+    return joined(encoders, spec.fusion)
 
 
 def blank(policies: list[ImagePolicy]) -> list[Tensor]:
