@@ -57,6 +57,10 @@ GUESSES = {
     "flan.jsonl": ('{"inputs": "a", "targets": "b"}', "text"),
     "pairs.jsonl": ('{"image": "a.png", "caption": "b"}', "pairs"),
     "pairs.csv": ("image,text\na.png,x", "pairs"),
+    "named.tsv": ("file_name\ttitle\na.png\tx", "pairs"),
+    "vqa.csv": ("image,question,answer\na.png,x,y", "questions"),
+    "vqa.jsonl": ('{"image_1": "a.png", "query": "x", "response": "y"}', "questions"),
+    "alpaca.json": ('[{"images": [], "instruction": "x", "output": "y"}]', "questions"),
     "plain.txt": ("hello", "text"),
 }
 
@@ -75,6 +79,9 @@ def test_kinds_are_guessed_and_said(folder, name):
     [
         ({"images": [None, "u"], "texts": ["a", None]}, "interleaved"),
         ({"images": [], "texts": [{"user": "a", "assistant": "b"}]}, "parquet"),
+        ({"image": "a.png", "question": "a", "answer": "b"}, "questions"),
+        ({"image": "a.png", "caption": "b"}, "pairs"),
+        ({"image": b"bytes", "question": "a", "answer": "b"}, "parquet"),
         ({"image": {"bytes": b"x"}, "question": "a", "answer": "b"}, "parquet"),
     ],
 )

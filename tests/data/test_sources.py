@@ -91,7 +91,7 @@ def test_a_byte_order_mark_and_windows_lines(folder):
         (record("missing.png"), "cannot find the image"),
         (record(7), "bad `image`"),
         ({"image": "a.png"}, "no conversation"),
-        (["a"], "no conversation"),
+        (["a"], "no object"),
         ({"conversations": [{"from": "cat", "value": "x"}]}, "unknown speaker"),
         ({"conversations": [{"from": "gpt", "value": None}]}, "bad `value`"),
         ({"conversations": ["x"]}, "unknown speaker"),

@@ -177,9 +177,9 @@ LLAVA = {
     "unknown speaker": (llava(None, ("cat", "What?"), ("gpt", "x")), "unknown speaker"),
     "list as speaker": (llava(None, (["gpt"], "What?")), "unknown speaker"),
     "turn is text": ({"conversations": ["What?"]}, "unknown speaker"),
-    "null record": (None, "no conversation"),
-    "number": (7, "no conversation"),
-    "list": ([llava()], "no conversation"),
+    "null record": (None, "no object"),
+    "number": (7, "no object"),
+    "list": ([llava()], "no object"),
     "missing": (llava("none.png"), "cannot find"),
     "folder": (llava("."), "cannot read"),
     "empty name": (llava([""]), "bad image path"),
@@ -259,7 +259,7 @@ FILES = {
     "only an opening": (b"[", 0, "broken JSON"),
     "latin-1 array": (b'[{"conversations": "\xe9"}]', 0, "UTF-8"),
     "one object": (b'{"data": [%s]}', 0, "no conversation"),
-    "scalars": (b"[1, 2]", 0, "no conversation"),
+    "scalars": (b"[1, 2]", 0, "no object"),
 }
 
 

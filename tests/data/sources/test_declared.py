@@ -93,6 +93,12 @@ SURPLUS = {
         lambda f: opened("pairs", line(f, PAIR | {"surplus": 1, "empty": ""})),
         ["key `surplus` is not read"],
     ),
+    "questions": (
+        lambda f: opened("questions", line(f, {
+            "image": "a.png", "question": "a", "answer": "b", "answers": ["c"], "surplus": 1,
+        })),
+        ["key `answers` is not read", "key `surplus` is not read"],
+    ),
     "folder": (
         folder_of_pictures,
         ["files that are not read (.caption)", "linked folders that are not followed"],

@@ -15,12 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 from lucida.core.errors import DataError, LucidaError, RecipeError, shorten, suggestion
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import Recipe, SourceSpec, StageSpec
+from lucida.data.encoded import looks_encoded
 from lucida.data.mixture import Source
 from lucida.data.sources import open_source
 from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.pictures import ENDINGS
+from lucida.data.sources.questions import ANSWERS, IMAGES, NUMBERED, QUESTIONS
 from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.remote import is_remote
+from lucida.data.sources.tables import DELIMITERS, rows_of
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,11 @@ def guess(path: Path) -> tuple[dict[str, Any], str]:
     known = {".tar": "webdataset", ".txt": "text"}
     if ending in known:
         return {"kind": known[ending]}, f"the name ends in {ending}"
-    if ending in (".csv", ".tsv"):
-        return {"kind": "pairs"}, f"the name ends in {ending}"
+    if ending in DELIMITERS:
+        row, _ = rows_of(path)[0]
+        if (asked := _find_question(row)) is not None:
+            return asked
+        return _find_pair(row) or ({"kind": "pairs"}, f"the name ends in {ending}")
     return _by_record(path)
 
 
@@ -112,6 +118,27 @@ ANNOTATIONS = (
 )
 
 
+def _find_question(row: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Whether a row has a picture, a question and an answer, by columns that `questions` knows."""
+    pictures = [name for name in row if name in IMAGES or NUMBERED.fullmatch(name)]
+    asked = [name for name in QUESTIONS if name in row]
+    answers = [name for name in ANSWERS if name in row]
+    if not (pictures and asked and answers):
+        return None
+    why = f"the first record has `{pictures[0]}`, `{asked[0]}` and `{answers[0]}`"
+    return {"kind": "questions"}, why
+
+
+def _find_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Whether a row has a picture and a text, and in which columns."""
+    for image in (*IMAGES, "path"):
+        for text in ("text", "caption", "title"):
+            if image in row and text in row:
+                why = f"the first record has `{image}` and `{text}`"
+                return {"kind": "pairs", "image": image, "text": text}, why
+    return None
+
+
 def _by_column(path: Path) -> tuple[dict[str, Any], str]:
     """OBELICS has texts and nulls where the Cauldron has questions with answers."""
     rows = TableRows(files_of(path, TABLES))
@@ -125,6 +152,10 @@ def _by_column(path: Path) -> tuple[dict[str, Any], str]:
         and all(text is None or isinstance(text, str) for text in pages)
     ):
         return {"kind": "interleaved", "layout": "obelics"}, f"{why} with `texts` and `images`"
+    named = row.get("image", row.get("images"))
+    first = named[0] if isinstance(named, list) and named else named
+    if isinstance(first, str) and not looks_encoded(first):
+        return _find_question(row) or _find_pair(row) or ({"kind": "parquet"}, why)
     return {"kind": "parquet"}, why
 
 
@@ -144,11 +175,8 @@ def _by_record(path: Path) -> tuple[dict[str, Any], str]:
             return dict(fields), f"the first record has `{key}`"
     if isinstance(keys.get("prompt"), list):
         return {"kind": "messages"}, "the first record has a list `prompt`"
-    for image in ("image", "image_path", "file_name", "path"):
-        for text in ("text", "caption", "title"):
-            if image in keys and text in keys:
-                why = f"the first record has `{image}` and `{text}`"
-                return {"kind": "pairs", "image": image, "text": text}, why
+    if found := _find_question(keys) or _find_pair(keys):
+        return found
     if {"text", "instruction", "inputs", "prompt"} & set(keys):
         return {"kind": "text"}, "the first record is text alone"
     published = isinstance(record, dict) and {"annotations", "questions", "images"} & set(keys)

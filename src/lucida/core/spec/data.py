@@ -116,6 +116,34 @@ class PairsSourceSpec(Spec):
     weight: float = Field(default=1.0, gt=0)
 
 
+class QuestionsSourceSpec(Spec):
+    """Pictures, a question and its answer a row: CSV, TSV, JSON, JSONL or parquet."""
+
+    kind: Literal["questions"] = "questions"
+    path: str
+    """File or pattern."""
+    images: str | None = None
+    """Folder that image paths are relative to; null is the folder of the file."""
+    image: str | None = None
+    """Column of the picture's path, or of several as a list; null is the first that holds something
+    of image, images, image_path, image_file, img, file_name and filename, or image_1, image_2, …"""
+    question: str | None = None
+    """Column of the question; null is the first that holds something of question, query, prompt and
+    instruction (with what `input` adds to it). `<image>` in it is where a picture stands."""
+    answer: str | None = None
+    """Column of the answer; null is the first that holds something of answer, answers (of several
+    the one given most often), response, output and completion."""
+    columns: list[str] | None = None
+    """Names of the columns of a CSV or TSV without a header line."""
+    prompts: Prompts = Field(default=[])
+    """Wordings with `{}` where the question stands, or the name of a set of them."""
+    allow_outside: bool = False
+    """Let image paths leave the folder."""
+    at_least: dict[str, float] = Field(default={})
+    """As in `llava`."""
+    weight: float = Field(default=1.0, gt=0)
+
+
 class FolderSourceSpec(Spec):
     """A folder of pictures with their texts beside them: `a.jpg` and `a.txt`."""
 
@@ -297,6 +325,7 @@ SourceSpec = Annotated[
     | LlavaSourceSpec
     | MessagesSourceSpec
     | PairsSourceSpec
+    | QuestionsSourceSpec
     | FolderSourceSpec
     | TextSourceSpec
     | ParquetSourceSpec

@@ -16,6 +16,7 @@ SOURCES = Table(
         "llava": "lucida.data.sources.llava:LlavaSource",
         "messages": "lucida.data.sources.messages:MessagesSource",
         "pairs": "lucida.data.sources.pairs:PairsSource",
+        "questions": "lucida.data.sources.questions:QuestionsSource",
         "folder": "lucida.data.sources.pairs:FolderSource",
         "text": "lucida.data.sources.text:TextSource",
         "parquet": "lucida.data.sources.parquet:ParquetSource",
@@ -29,7 +30,7 @@ SOURCES = Table(
 )
 
 
-RATED = ("llava", "messages", "pairs", "text")
+RATED = ("llava", "messages", "pairs", "questions", "text")
 """Kinds of one JSON value or row a record, whose ratings are read around them."""
 
 

@@ -151,12 +151,17 @@ def text_of(value: object, name: str, origin: str) -> str:
 def one_of(record: Mapping[str, Any], names: tuple[str, ...], origin: str) -> Any:
     """The value of the one of these keys that holds something; None where none does. DataError:
     two of them do, of which one would be lost."""
-    there = [name for name in names if record.get(name)]
+    there = [name for name in names if _holds(record.get(name))]
     if len(there) > 1 and any(record[name] != record[there[0]] for name in there):
         expected, given = f"one of {', '.join(names)}", " and ".join(there)
         message = "two keys that mean the same"
         raise DataError(message, expected=expected, given=given, origin=origin)
     return record[there[0]] if there else None
+
+
+def _holds(value: Any) -> bool:
+    """Whether a value says something; zero and false do."""
+    return isinstance(value, int | float) or bool(value)
 
 
 SPOKEN = dict.fromkeys(("from", "value", *UNSAID))

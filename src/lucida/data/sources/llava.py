@@ -26,11 +26,10 @@ from lucida.data.sources.conversation import (
     read_turns,
 )
 from lucida.data.sources.pictures import PictureFolder
-from lucida.data.sources.records import PicturedRecords
-from lucida.data.sources.tables import field_of
+from lucida.data.sources.tables import PicturedRows, field_of
 
 
-class LlavaSource(PicturedRecords):
+class LlavaSource(PicturedRows):
     """A JSON array or JSONL file whose image paths are relative to the folder `images`.
 
     DataError, with file and record: broken JSON (with its line), another shape than the format's,

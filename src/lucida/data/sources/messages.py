@@ -4,10 +4,14 @@
                                                {"type": "text", "text": "What is this?"}]},
                   {"role": "assistant", "content": "A kite."}]}
 
+    {"messages": [{"role": "user", "content": "<image>What is this?"},
+                  {"role": "assistant", "content": "A kite."}], "images": ["a.jpg"]}
+
 An image part names its picture itself (`image`, `path`, `url` or `image_url`), or holds it (a
-`data:` address, base64), or takes the next one of the record's `images`. `prompt` and `completion`
-together are one conversation. Text is taken as it is: `<image>` in a message is text.
-`conversations` with pictures are LLaVA's format.
+`data:` address, base64), or takes the next one of the record's `images`. Where no part does,
+`<image>` in what the user says is where the next one stands (LLaMA-Factory, ms-swift); in all other
+messages it is text. `prompt` and `completion` together are one conversation. `conversations` with
+pictures are LLaVA's format.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from lucida.data.encoded import picture_of_part
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
 from lucida.data.sources.conversation import (
     ASIDE,
+    PLACEHOLDER,
     SPOKEN,
     UNSAID,
     one_conversation,
@@ -31,7 +36,7 @@ from lucida.data.sources.conversation import (
 )
 from lucida.data.sources.declared import Shape
 from lucida.data.sources.llava import conversation_sample
-from lucida.data.sources.records import PicturedRecords
+from lucida.data.sources.tables import PicturedRows
 
 _PART = dict.fromkeys(("type", "text", "image", "path", "url")) | {"image_url": {"url": None}}
 _MESSAGE = {"role": None, "content": _PART, **dict.fromkeys(UNSAID)}
@@ -45,7 +50,7 @@ Picture = Callable[[Any, str], ImageSource]
 """What stands for a picture in a record, and the record's origin → the picture."""
 
 
-class MessagesSource(PicturedRecords):
+class MessagesSource(PicturedRows):
     """A file or several with one conversation a record.
 
     DataError, with file and record: broken JSON, no messages, an unknown role, a part of another
@@ -66,13 +71,7 @@ class MessagesSource(PicturedRecords):
             turns = read_turns(record["conversations"], origin)
             made = tuple(Turn(role, (text,) if text else ()) for role, text in turns)
             return one_conversation(origin, (), made, record)
-        return message_sample(record, origin, self._picture)
-
-    def _picture(self, value: Any, origin: str) -> ImageSource:
-        if not isinstance(value, str):
-            expected, given = "the path of a picture", shorten(value)
-            raise DataError("bad image", expected=expected, given=given, origin=origin)
-        return self.pictures.picture(value, origin)
+        return message_sample(record, origin, self.picture)
 
 
 def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
@@ -89,6 +88,8 @@ def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
         role = role_of(message.get("role"), origin)
         refuse_unsaid(message, origin)
         turns.append(Turn(role, _parts(message.get("content"), origin, own)))
+    if waiting and None not in own:
+        turns, own = _place_waiting(turns, own)
     places = own.count(None)
     if places != len(waiting):
         raise DataError(
@@ -96,12 +97,32 @@ def message_sample(record: Any, origin: str, picture: Picture) -> Sample:
             expected=len(waiting),
             given=places,
             origin=origin,
-            remedy='write {"type": "image"} where each is shown',
+            remedy='write {"type": "image"}, or <image> in what the user says, for each of them',
         )
     rest = iter(waiting)
     shown = [next(rest) if value is None else value for value in own]
     images = tuple(picture(value, origin) for value in shown)
     return one_conversation(origin, images, tuple(turns), record)
+
+
+def _place_waiting(turns: list[Turn], own: list[Any]) -> tuple[list[Turn], list[Any]]:
+    """The turns with a picture of `images` wherever `<image>` stands in the user's text, and what
+    each picture is taken from, in the order in which they are shown."""
+    placed, taken = [], []
+    for turn in turns:
+        parts: list[Part] = []
+        for part in turn.parts:
+            if isinstance(part, ImagePart):
+                parts.append(ImagePart(len(taken)))
+                taken.append(own[part.index])
+                continue
+            pieces = str(part).split(PLACEHOLDER) if turn.role == "user" else [part]
+            parts += [pieces[0]] if pieces[0] else []
+            for piece in pieces[1:]:
+                parts += [ImagePart(len(taken)), *([piece] if piece else [])]
+                taken.append(None)
+        placed.append(Turn(turn.role, tuple(parts)))
+    return placed, taken
 
 
 def shape_of(record: Mapping[str, Any], uses: Shape) -> Shape:

@@ -15,16 +15,16 @@ from typing import Any, ClassVar
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.sources.conversation import make_captioned, text_of
-from lucida.data.sources.declared import RecordSource, Shape
-from lucida.data.sources.pictures import ENDINGS, PictureFolder, pictures_beside
+from lucida.data.sources.declared import Shape
+from lucida.data.sources.pictures import ENDINGS, PictureFolder
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import JUNK, not_read
-from lucida.data.sources.tables import field_of, rows_of
+from lucida.data.sources.tables import PicturedRows, field_of
 
 TEXT = ".txt"
 
 
-class PairsSource(RecordSource):
+class PairsSource(PicturedRows):
     """Rows with the path of a picture and a text; which columns they stand in is told.
 
     DataError: a column that is missing, a row with more or fewer fields, an empty text, a picture
@@ -43,9 +43,7 @@ class PairsSource(RecordSource):
         prompts: list[str] | str | None = None,
         allow_outside: bool = False,
     ) -> None:
-        self.rows = rows_of(path, columns)
-        self.files = self.rows.files
-        self.pictures = pictures_beside(self.files, images, allow_outside)
+        super().__init__(path, images, allow_outside, columns)
         self.image, self.text, self.prompts = image, text, prompts_of(prompts)
         known = getattr(self.rows, "columns", None)
         for name in (image, text):
@@ -54,16 +52,9 @@ class PairsSource(RecordSource):
                 remedy += "file without a header line"
                 raise DataError(f"no column `{name}`", origin=self.files[0], remedy=remedy)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def shape(self, record: Mapping[str, Any]) -> Shape:
         """The two columns."""
         return {self.image: None, self.text: None}
-
-    def record(self, index: int) -> tuple[dict[str, Any], str]:
-        """Fields and origin of a row."""
-        return self.rows[index]
 
     def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
         """A row as a sample; with `words` in place of its own text."""

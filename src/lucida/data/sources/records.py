@@ -21,10 +21,8 @@ from typing import Any
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.sources.declared import RecordSource
 from lucida.data.sources.encodings import refuse_other_encodings
 from lucida.data.sources.lines import line_places, row_places
-from lucida.data.sources.pictures import pictures_beside
 from lucida.data.sources.scanning import BYTE_ORDER_MARK, array_places, refuse_more
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.values import json_value
@@ -135,25 +133,6 @@ class Records:
     def starts(self) -> list[int]:
         """Number of the first record of each file that has any."""
         return sorted({first for first in self._first[:-1] if first < len(self)})
-
-
-class PicturedRecords(RecordSource):
-    """JSON records in a file or several, and the folder with their pictures."""
-
-    def __init__(
-        self, path: str | Path, images: str | Path | None = None, allow_outside: bool = False
-    ) -> None:
-        self.files = files_of(path)
-        # The file first: a path that is wrong altogether is the better news.
-        self.records = Records(self.files)
-        self.pictures = pictures_beside(self.files, images, allow_outside)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def record(self, index: int) -> tuple[Any, str]:
-        """JSON value and origin of a record."""
-        return self.records.value(index)
 
 
 def _places(path: Path, lines: bool, delimiter: str | None) -> Sidecar:

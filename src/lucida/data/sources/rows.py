@@ -21,7 +21,6 @@ from lucida.data.sources.conversation import (
     ASIDE,
     SPOKEN,
     make_captioned,
-    most_given,
     one_conversation,
     one_of,
     place_images,
@@ -30,7 +29,8 @@ from lucida.data.sources.conversation import (
 )
 from lucida.data.sources.declared import RecordSource, Shape
 from lucida.data.sources.messages import MESSAGES, message_sample
-from lucida.data.sources.prompts import asked, asking, prompts_of
+from lucida.data.sources.prompts import asking, prompts_of
+from lucida.data.sources.questions import answered_sample
 from lucida.data.sources.tables import field_of
 
 TEXTS = ("text", "caption", "txt")
@@ -290,35 +290,11 @@ def _make_rated_sample(row: dict[str, Any], origin: str, ratings: Ratings) -> Sa
 def _make_answered_sample(
     row: dict[str, Any], origin: str, prompts: list[str], number: int
 ) -> Sample:
-    """A question and its answer (of several, the one given most often), behind all pictures."""
+    """A question and its answer, with all pictures of the row."""
     question = text_of(row["question"], "question", origin)
     answers = row["answer"] if row.get("answer") is not None else row.get("answers")
-    given = answers if isinstance(answers, list) else [answers]
-    # VQAv2 on the Hub has each annotator's answer as a struct.
-    plain = [each.get("answer") if isinstance(each, dict) else each for each in given]
-    said = [_answer(each, origin) for each in plain]
-    if not said:
-        raise DataError("the question has no answer", origin=origin)
     images = tuple(picture(each, origin) for each in _images(row, origin))
-    shown = tuple(ImagePart(place) for place in range(len(images)))
-    answer = most_given(said)
-    ask = asked(question, asking(prompts, origin), number)
-    turns = (Turn("user", (*shown, *ask)), Turn("assistant", (answer,) if answer else ()))
-    return one_conversation(origin, images, turns, row)
-
-
-def _answer(value: Any, origin: str) -> str:
-    """An answer as text; a whole number as its digits. DataError for other types: a fraction and a
-    truth can be said in several ways."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        expected, given = "a text or a whole number", shorten(value)
-        remedy = "write the column as text, the way the model should say it"
-        raise DataError(
-            "bad `answer`", expected=expected, given=given, origin=origin, remedy=remedy
-        )
-    return text_of(value, "answer", origin)
+    return answered_sample(question, answers, images, asking(prompts, origin), number, row, origin)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,17 @@ A text file is looked through once for where its rows begin; `arrow` reads the b
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from lucida.core.errors import DataError, shorten, suggestion
+from lucida.data.encoded import find_held_source, picture_of_part
+from lucida.data.sample import ImageSource
 from lucida.data.sources.arrow import TABLES, TableRows
+from lucida.data.sources.declared import RecordSource
 from lucida.data.sources.lines import fields_of
+from lucida.data.sources.pictures import pictures_beside
 from lucida.data.sources.records import Records, files_of
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -80,8 +84,9 @@ class TextRows:
         if self.delimiter is None:
             record, origin = self.records.value(place)
             if not isinstance(record, dict):
-                expected, given = "an object", shorten(record)
-                raise DataError("bad record", expected=expected, given=given, origin=origin)
+                given = shorten(record)
+                message = "bad record: it is no object with fields"
+                raise DataError(message, given=given, origin=origin)
             return record, origin
         fields, origin = self._fields(place)
         columns = self.columns
@@ -106,6 +111,39 @@ class TextRows:
     def _fields(self, place: int) -> tuple[list[str], str]:
         text, origin = self.records[place]
         return fields_of(text, self.delimiter, origin), origin
+
+
+class PicturedRows(RecordSource):
+    """Rows of a file or several, and the folder with the pictures that they name."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path | None = None,
+        allow_outside: bool = False,
+        columns: list[str] | None = None,
+    ) -> None:
+        self.rows = rows_of(path, columns)
+        self.files = self.rows.files
+        self.pictures = pictures_beside(self.files, images, allow_outside)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def record(self, index: int) -> tuple[dict[str, Any], str]:
+        """Fields and origin of a row."""
+        return self.rows[index]
+
+    def picture(self, value: Any, origin: str) -> ImageSource:
+        """A picture by its path, or as the row itself holds it (bytes, base64, a struct of both).
+        DataError: something else, a path that leaves the folder, a picture that is not there."""
+        if (held := find_held_source(value, origin)) is not None:
+            return held
+        name = picture_of_part(value) if isinstance(value, Mapping) else value
+        if not isinstance(name, str):
+            expected, given = "the path of a picture", shorten(value)
+            raise DataError("bad image", expected=expected, given=given, origin=origin)
+        return self.pictures.picture(name, origin)
 
 
 def field_of(record: dict[str, Any], name: str, origin: str) -> Any:
