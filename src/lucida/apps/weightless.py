@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lucida.core.spec import Recipe, StageSpec
+from lucida.core.start import check_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def weightless_processor(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
     from lucida.model.processing import LucidaProcessor
 
     spec = recipe.model
-    tokenizer = tokenizer_of(spec.language.path)
+    tokenizer = tokenizer_of(spec.language.path if spec.start is None else str(check_start(spec)))
     parts = skeleton(spec)
     seen = pictures_of(recipe, parts).arrangement
     if spec.vision is not None:

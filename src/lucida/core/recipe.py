@@ -27,6 +27,7 @@ from lucida.core.mistakes import mistakes_of, odd_values, refuse
 from lucida.core.overrides import apply_overrides
 from lucida.core.schema import schema as schema
 from lucida.core.spec import Recipe
+from lucida.core.start import fill_design
 
 PRESETS = Path(__file__).parent.parent / "recipes"
 MOST_BASES = 20
@@ -108,6 +109,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     document, origin = _whole(str(name), ())
     mistakes = apply_overrides(document, overrides)
     mistakes += odd_values(document.data, document.origins)
+    if not mistakes:
+        fill_design(document.data.get("model"))
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as problem:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from lucida.core.files import ASIDE, atomic_folder, disk_errors
 from lucida.core.spec import ModelSpec
+from lucida.core.start import check_parts, find_start
 from lucida.data.boxes import box_tokens
 from lucida.model.arrangement import Arrangement, check_arrangement, policy_of
 from lucida.model.config import LucidaConfig
@@ -37,11 +38,20 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     """A new model from pretrained parts, in fp32, and the processor that belongs to it.
 
     Encoder and language model are loaded; the projector is new, drawn from torch's global generator
-    (seed it first). What trains is decided by stages. ModelError and PartError name the part that
-    cannot be loaded or does not fit.
+    (seed it first). Under `from` all of it is loaded, or its language model alone where the spec
+    has no vision. What trains is decided by stages. ModelError and PartError name the part that
+    cannot be loaded or does not fit, RecipeError what differs from the design of a saved model.
     """
-    with reachable(spec.language.path, "model.language.path"):
-        language, tokenizer = load_language(part_path(spec.language.path), spec.language.quantize)
+    check_parts(spec)
+    if spec.start is not None:
+        model, processor = load(find_start(spec.start))
+        if spec.vision is not None:
+            return model, ask_as(spec, model, processor)
+        language, tokenizer = model.language, processor.tokenizer
+    else:
+        with reachable(spec.language.path, "model.language.path"):
+            path = part_path(spec.language.path)
+            language, tokenizer = load_language(path, spec.language.quantize)
     # A blind model sees nothing, yet boxes in its text stand in the frame of the square.
     blind = policy_of(spec.image, spec.image.size or BLIND_SIZE, (0.5,) * 3, (0.5,) * 3)
     if spec.vision is not None:
@@ -52,7 +62,7 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     config = LucidaConfig(
         **seen(spec, eyes),
         text_config=language.config,
-        spec=spec.model_dump(mode="json"),
+        spec=spec.model_dump(mode="json") | {"from": None},
         image_token_id=tokenizer.image_token_id,
         image_size=policies[0].size,
         unit=policies[0].unit,
@@ -73,6 +83,17 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
     )
     model.generation_config = generation_defaults(language, processor)
     return model, processor
+
+
+def ask_as(spec: ModelSpec, model: LucidaModel, processor: LucidaProcessor) -> LucidaProcessor:
+    """Set a saved model and its processor to ask as the spec says; gives the processor."""
+    language = spec.language
+    model.config.spec = spec.model_dump(mode="json") | {"from": None}
+    processor.template = language.template
+    processor.image_places, processor.max_length = language.images, language.max_length
+    model.language.generation_config = model.generation_config
+    model.generation_config = generation_defaults(model.language, processor)
+    return processor
 
 
 def seen(spec: ModelSpec, eyes: Eyes | None) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from lucida.core.errors import ModelError, suggestion
 from lucida.core.spec import EncoderSpec, ModelSpec
+from lucida.core.start import check_start
+from lucida.model.config import LucidaConfig
 from lucida.model.cross_attention import GatedCrossAttention
 from lucida.model.encoders.encoder import (
     VisionEncoder,
@@ -34,8 +36,11 @@ from lucida.model.encoders.families import family_of
 from lucida.model.encoders.fusion import joined
 from lucida.model.encoders.preprocessing import Preprocessing, read_preprocessing
 from lucida.model.encoders.timm_model import TimmConfig
+from lucida.model.folder import PROCESSOR_CONFIG, read_json
+from lucida.model.loading import refusing
 from lucida.model.parts import part_path
 from lucida.model.projectors import make_projector, visual_tokens
+from lucida.model.vlm import LucidaModel
 
 FOLDER = Path(__file__).parent / "known_configs"
 
@@ -107,8 +112,10 @@ def skeleton(spec: ModelSpec) -> Skeleton:
 
     Encoders are cut at their feature layer, as they are when they are loaded. Tokens that Lucida
     adds for images and boxes are not counted. ModelError names a part whose shape is unknown, or
-    parts that do not fit together.
+    parts that do not fit together; RecipeError what differs from the model that it goes on from.
     """
+    if spec.start is not None:
+        return saved_skeleton(spec)
     with torch.device("meta"):
         language = AutoModelForCausalLM.from_config(language_shape(spec.language.path))
         if spec.vision is None:
@@ -129,6 +136,41 @@ def skeleton(spec: ModelSpec) -> Skeleton:
     vision = joined(parts, spec.vision.fusion)
     tokens = visual_tokens(spec.projector, patches)
     return Skeleton(vision, projector, language, gated, patches=patches, visual_tokens=tokens)
+
+
+def saved_config(folder: Path) -> LucidaConfig:
+    """The configuration of a saved model."""
+    with refusing(folder):
+        return LucidaConfig.from_pretrained(folder)
+
+
+def saved_skeleton(spec: ModelSpec) -> Skeleton:
+    """The same of a model that is saved already, or of its language model alone."""
+    config = saved_config(check_start(spec))
+    with torch.device("meta"):
+        if spec.vision is None:
+            language = AutoModelForCausalLM.from_config(config.text_config)
+            return Skeleton(None, None, language, patches=0, visual_tokens=0)
+        model = LucidaModel(config)
+    patches = config.patches
+    tokens = visual_tokens(spec.projector, patches)
+    parts = model.vision, model.projector, model.language, model.cross_attention
+    return Skeleton(*parts, patches=patches, visual_tokens=tokens)
+
+
+def encoder_shapes(spec: ModelSpec) -> list[tuple[PreTrainedConfig, Preprocessing]]:
+    """Configuration and preprocessing of every encoder of a design; of a saved model those that it
+    was saved with."""
+    vision = spec.vision
+    if vision is None:
+        return []
+    if spec.start is None:
+        return [encoder_shape(each.path) for each in (vision, *vision.more)]
+    folder = check_start(spec)
+    values = read_json(folder / PROCESSOR_CONFIG, "image_policy")
+    policies = [values["image_policy"], *values.get("more_policies", [])]
+    pixels = [Preprocessing(each["size"], each["mean"], each["std"]) for each in policies]
+    return list(zip(saved_config(folder).vision_configs, pixels, strict=True))
 
 
 def _encoder(spec: EncoderSpec, size: int | None) -> tuple[VisionEncoder, int, int]:

@@ -55,6 +55,7 @@ def blind_recipe(recipe: Recipe) -> Recipe:
         if lora is not None or any(rate != "frozen" for rate in kept.values()):
             steps = min(recipe.blind.steps, stage.budget.steps or recipe.blind.steps)
             changes = {"train": kept, "lora": lora, "budget": BudgetSpec(steps=steps)}
+            changes["keep"] = False
             stages.append(stage.model_copy(update=changes))
     if not stages:
         raise RecipeError(

@@ -18,6 +18,7 @@ from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
+from lucida.core.start import KEPT
 from lucida.train.blind import blind_recipe
 from lucida.train.divergence import REMEDY, Diverged
 
@@ -66,8 +67,11 @@ def folder_of(name: str, recipe: Recipe, wanted: Path | None, changed: bool = Fa
             "this is a run; with changes to its recipe it would be another one",
             origin=path,
             remedy="name another folder with --run DIR (there it is trained from its beginning), "
-            "or leave the changes out, and the run goes on",
+            "leave the changes out, and the run goes on, or go on from its model with a recipe of "
+            f"other stages (model.from={path})",
         )
+    if not (path / "config.json").exists():
+        say(f"{path} is a run: it goes on with its own recipe, from its newest checkpoint")
     return path
 
 
@@ -85,7 +89,10 @@ def tell_finished(run: RunFolder) -> bool:
     """Say so when the run is trained already; Diverged when it was, without learning."""
     if not (run.path / "config.json").exists():  # written last of all
         return False
-    say(f"{run.path}: already trained; nothing to do")
+    say(
+        f"{run.path}: already trained; nothing to do (a recipe with `model: {{from: {run.path}}}` "
+        "and stages of its own goes on from it)"
+    )
     raise_diverged(run)
     return True
 
@@ -106,7 +113,7 @@ def find_trained(run: RunFolder) -> Iterator[Path]:
     if run.checkpoints.is_dir():
         yield from run.checkpoints.iterdir()
     yield from run.path.glob("*.safetensors")
-    made = (run.path / name for name in ("config.json", "adapter", "blind"))
+    made = (run.path / name for name in ("config.json", "adapter", "blind", KEPT))
     yield from (each for each in (*made, run.results_file, run.report_file) if each.exists())
 
 

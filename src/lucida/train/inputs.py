@@ -18,7 +18,8 @@ from lucida.core.errors import RunError
 from lucida.core.files import atomic_write
 from lucida.core.progress import say
 from lucida.core.runs import RunFolder, read_json
-from lucida.core.spec import Recipe, StageSpec
+from lucida.core.spec import ModelSpec, Recipe, StageSpec
+from lucida.core.start import find_start
 from lucida.data.fingerprint import Facts, file_fact, part_facts, source_facts
 from lucida.data.mixture import Source
 from lucida.model.parts import part_path
@@ -43,16 +44,22 @@ def inputs(recipe: Recipe, opened: Opened) -> dict[str, Facts]:
             if key not in known:
                 known[key] = source_facts(spec, source)
             found[f"stages.{stage.name}.mixture.sources.{name}"] = known[key]
-    vision = recipe.model.vision
-    parts = {"model.language": recipe.model.language.path}
-    for number, each in enumerate([vision, *vision.more] if vision is not None else []):
-        parts[f"model.vision.more.{number - 1}" if number else "model.vision"] = each.path
-    for place, path in parts.items():
+    for place, path in parts_of(recipe.model).items():
         found[place] = part_facts(part_path(path))
     retention = recipe.evaluation.retention
     if retention is not None and retention.file is not None:
         found["evaluation.retention.file"] = {"file": file_fact(Path(retention.file))}
     return found
+
+
+def parts_of(spec: ModelSpec) -> dict[str, str]:
+    """Place in the recipe → path of each part, or of the one model that a run goes on from."""
+    if spec.start is not None:
+        return {"model.from": str(find_start(spec.start))}
+    vision, parts = spec.vision, {"model.language": spec.language.path}
+    for number, each in enumerate([vision, *vision.more] if vision is not None else []):
+        parts[f"model.vision.more.{number - 1}" if number else "model.vision"] = each.path
+    return parts
 
 
 def differences(before: dict[str, Facts], now: dict[str, Facts]) -> list[str]:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lucida.core.errors import RecipeError
-from lucida.core.files import atomic_folder
+from lucida.core.files import atomic_folder, make_folder
 from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder
-from lucida.core.spec import EngineSpec, Recipe
+from lucida.core.spec import EngineSpec, Recipe, StageSpec
+from lucida.core.start import KEPT, describe_start
 from lucida.model import adapters
 from lucida.model.attention import trained_way
-from lucida.model.checkpoint import build, generation_defaults
+from lucida.model.checkpoint import build, generation_defaults, save
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import DataParallel, Engine
@@ -100,6 +102,7 @@ class Run:
             engine=self.engine.kind,
             processes=self.engine.world,
             **({"accepted": list(accepted)} if accepted else {}),
+            **({"start": start} if (start := describe_start(self.recipe.model)) else {}),
         )
 
     def finish(self) -> None:
@@ -125,11 +128,33 @@ class Run:
         processor.template = last.template
         if quantised:
             model.config.text_config = forget_quantisation(model.language)
-        changes = {"template": processor.template, "quantize": None}
-        language = spec.language.model_copy(update=changes)
-        told = spec.model_copy(update={"language": language, "attention_mask": last.attention_mask})
-        model.config.spec = told.model_dump(mode="json")
-        model.generation_config = generation_defaults(model.language, processor)
+        describe_as_trained(model, processor, last)
+
+    def keep_stage_end(self, index: int) -> None:
+        """Save the model as it is at the end of a stage that asks for it (`keep`), once; adapters
+        are merged by now. Training does not notice."""
+        stage, model = self.recipe.resolve(self.recipe.stages[index]), self.model
+        folder = self.folder.path / KEPT / stage.name
+        if not stage.keep or not self.engine.main or (folder / "config.json").exists():
+            return
+        equip(model, "none", compiled=False)
+        processor, before = copy(self.processor), (model.config.spec, model.generation_config)
+        processor.template = stage.template
+        describe_as_trained(model, processor, stage)
+        make_folder(folder)
+        save(model, processor, folder)
+        model.config.spec, model.generation_config = before
+        say(f"stage {stage.name}: its end is kept in {folder}")
+
+
+def describe_as_trained(model: LucidaModel, processor: LucidaProcessor, stage: StageSpec) -> None:
+    """Write into the model how a resolved stage trained it to be asked."""
+    spec = model.config.model_spec
+    changes = {"template": stage.template, "quantize": None}
+    language = spec.language.model_copy(update=changes)
+    told = spec.model_copy(update={"language": language, "attention_mask": stage.attention_mask})
+    model.config.spec = told.model_dump(mode="json")
+    model.generation_config = generation_defaults(model.language, processor)
 
 
 def choose_engine(spec: EngineSpec) -> Engine:
@@ -248,12 +273,14 @@ def check_quantised(recipe: Recipe) -> None:
 def keep_adapter(run: Run) -> None:
     """Write the last stage's adapters into `adapter/`, for PEFT to put onto the parts again.
 
-    Adapters of the language model alone are laid out for it, and name it as their base. They are
-    left out, and this is said, when another stage has changed the weights that they belong to.
+    Adapters of the language model alone are laid out for it, and name it as their base; those of a
+    run that goes on from a model are for all of that model. They are left out, and this is said,
+    when another stage has changed the weights that they belong to.
     """
-    lora, model = run.recipe.stages[-1].lora, run.model
+    lora, model, start = run.recipe.stages[-1].lora, run.model, run.recipe.model.start
     layers = adapters.adapted_layers(model)
-    below = "language" if all(name.startswith("language.") for name in layers) else ""
+    inside = start is None and all(name.startswith("language.") for name in layers)
+    below = "language" if inside else ""
     tops = {name.split(".")[0] for name in layers}
     changed = sorted(name for name in run.touched if name.split(".")[0] in tops)
     if changed:
@@ -262,6 +289,6 @@ def keep_adapter(run: Run) -> None:
             f"{changed[0]} too ({len(changed)} tensors)"
         )
         return
-    base = run.recipe.model.language.path if below else None
+    base = run.recipe.model.language.path if below else start
     with atomic_folder(run.folder.path / "adapter") as aside:
         adapters.save_adapter(model, aside, lora, below, base)

@@ -97,6 +97,7 @@ class StageRun:
         if position.stage < self.index:
             if run.recipe.stages[position.stage].lora != spec.lora:
                 run.merge_adapters()
+            run.keep_stage_end(position.stage)
             position.next_stage(self.index)
         if spec.lora is not None and not adapters.adapted_layers(model):
             state.seed_everything(seed + 1)

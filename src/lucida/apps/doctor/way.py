@@ -18,6 +18,7 @@ from lucida.apps.doctor.finding import Finding
 from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import LucidaError
 from lucida.data.sample import ImageSource, Views
+from lucida.model.checkpoint import build
 from lucida.model.encoders.assembly import load_eyes
 from lucida.train.observe import leave_untouched
 
@@ -109,13 +110,15 @@ def as_loaded(patient: Patient) -> Iterator[Finding]:
     vision = patient.recipe.model.vision
     if not patient.from_run or vision is None or patient.vision_trains:
         return
+    spec = patient.recipe.model
+    path = vision.path if spec.start is None else spec.start
     try:
-        original = load_eyes(patient.recipe.model).vision
+        original = (load_eyes(spec) if spec.start is None else build(spec)[0]).vision
     except (LucidaError, OSError) as problem:
-        told = f"cannot be compared with {vision.path}: {problem}"
+        told = f"cannot be compared with {path}: {problem}"
         yield Finding("vision as loaded", "note", told)
         return
-    yield compared(original, patient.model.vision, vision.path)
+    yield compared(original, patient.model.vision, path)
 
 
 def compared(original: nn.Module, found: nn.Module, path: str) -> Finding:

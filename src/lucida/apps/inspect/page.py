@@ -16,6 +16,7 @@ from lucida.apps.inspect.look import Look, Seen
 from lucida.apps.inspect.terminal import SIGHT, mask_image
 from lucida.core.files import atomic_write
 from lucida.core.pages import render_page
+from lucida.core.start import describe_origin
 
 MASK_SIDE = 720
 """Pixels that a mask is enlarged towards."""
@@ -53,6 +54,7 @@ def page(look: Look) -> str:
         recipe=look.recipe.name,
         stage=look.stage.name,
         facts=[
+            ("weights", describe_origin(look.recipe.model)),
             ("template", look.stage.template),
             ("loss", look.stage.loss),
             ("mask", look.stage.attention_mask),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lucida.apps.demo import half_blocks
 from lucida.apps.inspect.look import Look, Position, Seen
+from lucida.core.start import describe_origin
 
 BRANCHES = ("white", "cyan", "magenta", "blue", "bright_red")
 """Colours of the stem and of the branches after it, in turn."""
@@ -29,6 +30,7 @@ def show(look: Look, console: Console, positions: int = MOST_POSITIONS) -> None:
         f"loss {stage.loss}, mask {stage.attention_mask}\n",
         style="bold",
     )
+    console.print(f"weights: {describe_origin(look.recipe.model)}\n")
     for number, seen in enumerate(look.samples, start=1):
         where = f"sample {number}, row {seen.row} from {seen.source}: {seen.tokens.origin}"
         console.print(where, style="bold")

@@ -311,11 +311,11 @@ def head_transient(planned: PlannedPass) -> float:
 def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:
     """The formats that a trained model can be exported to, and why it is no Llava (or with tiles no
     LlavaNext) where it is none."""
-    from lucida.model.configs import encoder_shape
+    from lucida.model.configs import encoder_shapes
     from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
 
     spec = recipe.model
-    vision = None if spec.vision is None else encoder_shape(spec.vision.path)[0]
+    vision = None if spec.vision is None else encoder_shapes(spec)[0][0]
     language = language_obstacles(model.language)
     found = {
         name: obstacles(spec, vision, model.language.config, spec.image.size) + language

@@ -65,13 +65,13 @@ class Pictures:
 def pictures_of(recipe: Recipe, model: Skeleton) -> Pictures:
     """The pictures of a recipe whose skeleton this is."""
     from lucida.model.arrangement import Arrangement, policy_of
-    from lucida.model.configs import encoder_shape
+    from lucida.model.configs import encoder_shapes
 
     spec = recipe.model
     block = spec.projector.factor if spec.projector.kind == "pixel_shuffle" else 1
     side, unit = 1, 1
     if spec.vision is not None:
-        config, pixels = encoder_shape(spec.vision.path)
+        config, pixels = encoder_shapes(spec)[0]
         side = spec.vision.size or spec.image.size or pixels.size
         patch = getattr(config, "patch_size", None)
         if spec.image.policy == "native":
@@ -85,15 +85,15 @@ def pictures_of(recipe: Recipe, model: Skeleton) -> Pictures:
 
 def encoder_sides(recipe: Recipe, pictures: Pictures, side: float) -> tuple[int, ...]:
     """Pixels along what each encoder sees of a view whose side the first sees; none when blind."""
-    from lucida.model.configs import encoder_shape
+    from lucida.model.configs import encoder_shapes
 
     vision, unit = recipe.model.vision, pictures.arrangement.policy.unit
     if vision is None:
         return ()
     first = pictures.arrangement.policy.size
     found = []
-    for encoder in (vision, *vision.more):
-        config, pixels = encoder_shape(encoder.path)
+    shapes = encoder_shapes(recipe.model)
+    for encoder, (config, pixels) in zip((vision, *vision.more), shapes, strict=True):
         own = encoder.size or recipe.model.image.size or pixels.size
         if recipe.model.image.policy == "native":
             patch = getattr(config, "patch_size", None)

@@ -46,6 +46,7 @@ def train(
     """
     from lucida.core.recipe import load_recipe
     from lucida.core.runs import RunFolder
+    from lucida.core.start import check_parts
     from lucida.train.folder import finished, folder_of, tell_finished
 
     value = load_recipe(recipe, overrides or [])
@@ -54,6 +55,7 @@ def train(
         tell_finished(RunFolder(folder))
         _propose(value, folder)
         return
+    check_parts(value.model)
     from lucida.apps.ahead import check_evaluation
     from lucida.eval.during_training import observers
     from lucida.train.loop import train_run

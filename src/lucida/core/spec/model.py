@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from lucida.core.spec.projector import MlpProjectorSpec, ProjectorSpec
 from lucida.core.spec.value import Spec
@@ -58,7 +58,28 @@ class CrossAttentionSpec(Spec):
     """The images that a position reads: the last one in front of it (Flamingo's rule), or all."""
 
 
-class ModelSpec(Spec):
+class _Start(Spec):
+    """Where the weights come from. `from` is no name for a field in Python, but the right word."""
+
+    @property
+    def start(self) -> str | None:
+        """The field `from`."""
+        return getattr(self, "from")
+
+
+_FROM = Field(
+    default=None,
+    description="""A model to go on from, with its weights: a finished run, the end of one of its
+stages that was kept (`RUN@STAGE`), an export for Lucida (`--format remote-code`), or what `lucida
+import` made of another checkpoint. Its design stands for whatever the recipe leaves out; the
+recipe may change how it is asked (attention_mask; template, images and max_length of `language`),
+or go on from its language model alone (`vision: null`), and any other difference is refused.
+Adapters of a run are part of its weights. null begins with the parts.""",
+)
+_Begun = create_model("_Begun", __base__=_Start, **{"from": (str | None, _FROM)})
+
+
+class ModelSpec(_Begun):
     """The parts of a VLM. Without `vision` it is the language-only (blind) model."""
 
     vision: VisionSpec | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -72,3 +73,18 @@ class Recipe(Spec):
             "attention_mask": stage.attention_mask or self.model.attention_mask,
         }
         return stage.model_copy(update=left)
+
+    @model_validator(mode="after")
+    def kept_ends_are_whole_models(self) -> Recipe:
+        for stage, after in pairwise(self.stages):
+            if stage.keep and stage.lora is not None and stage.lora == after.lora:
+                raise ValueError(
+                    f"stages.{stage.name}.keep: its adapters go on in stage {after.name}, so there "
+                    "is no whole model at its end; keep the end of the last stage that has them"
+                )
+            if stage.keep and self.model.language.quantize is not None:
+                raise ValueError(
+                    f"stages.{stage.name}.keep: a quantised language model is written out at the "
+                    "end of the run only; go on from the run, or set model.language.quantize=null"
+                )
+        return self

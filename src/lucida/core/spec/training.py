@@ -192,6 +192,10 @@ class StageSpec(Spec):
     They leave no trace in it."""
     checkpoint_every: int | None = Field(default=200, gt=0)
     """Steps between checkpoints; null keeps only the one at the end of the stage."""
+    keep: bool = False
+    """Save the model at the end of this stage too, in `stages/NAME` of the run folder, so that
+    another recipe can go on from it (`model.from: RUN@NAME`). The end of the last stage is the
+    run's own model."""
 
     @model_validator(mode="after")
     def something_trains(self) -> StageSpec:
