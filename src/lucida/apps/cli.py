@@ -13,6 +13,7 @@ from lucida.apps.verbs import (
     evaluation,
     export,
     inspect,
+    launch,
     parts,
     plan,
     recipes,
@@ -23,6 +24,7 @@ from lucida.apps.verbs import (
 
 VERBS = (
     runs,
+    launch,
     evaluation,
     study,
     serve,

@@ -71,12 +71,10 @@ def _explain_exit(problem: BaseException) -> int:
     match problem:
         case typer.Exit():
             return problem.exit_code
-        case Interrupted():
-            typer.echo(f"lucida: {problem}", err=True)
-            return STOPPED
         case LucidaError():
-            typer.echo(f"lucida: {problem}", err=True)
-            return 1
+            if not problem.told:
+                typer.echo(f"{_name_speaker()}: {problem}", err=True)
+            return STOPPED if isinstance(problem, Interrupted) else 1
         case KeyboardInterrupt():
             typer.echo(f"\nlucida: stopped. {_resumable()}", err=True)
             return STOPPED
@@ -86,7 +84,7 @@ def _explain_exit(problem: BaseException) -> int:
         case _:
             place = traceback.extract_tb(problem.__traceback__)[-1]
             typer.echo(
-                f"lucida: unexpected {type(problem).__name__}: {problem} "
+                f"{_name_speaker()}: unexpected {type(problem).__name__}: {problem} "
                 f"({place.filename}, line {place.lineno}). This is a bug in Lucida or in a package "
                 "it uses; run the command again with --debug for the traceback",
                 err=True,
@@ -94,8 +92,14 @@ def _explain_exit(problem: BaseException) -> int:
             return 1
 
 
+def _name_speaker() -> str:
+    """Who says it: of several processes also which one."""
+    rank = os.environ.get("RANK", "0")
+    return "lucida" if rank == "0" else f"lucida, rank {rank}"
+
+
 def _resumable() -> str:
-    if sys.argv[1:2] in (["train"], ["demo"], ["eval"], ["ask"]):
+    if sys.argv[1:2] in (["train"], ["launch"], ["demo"], ["eval"], ["ask"]):
         return f"`{command_line()}` continues from what is saved"
     return ""
 

@@ -33,6 +33,9 @@ class LucidaError(Exception):
         )
     """
 
+    told = False
+    """Whether another process says it: of several that meet the same mistake one speaks."""
+
     def __init__(
         self,
         what: str,

@@ -1,4 +1,4 @@
-"""Several processes that share the questions of one evaluation (`torchrun lucida eval RUN`).
+"""Several processes that share the questions of one evaluation (`torchrun -m -- lucida eval RUN`).
 
 Every process asks its share and writes it to files of its own; the first one reads them all and
 scores. So scores are those of one process, and a process that dies loses nothing of the others'.

@@ -9,7 +9,8 @@
 The stream of samples is that of one process, dealt out in turn, so the number of ranks changes
 neither the data nor the gradient, and a run may go on with another number. Rank 0 writes.
 
-    torchrun --nproc-per-node 2 -m lucida train mini
+    lucida launch mini --local --gpus 2
+    torchrun --nproc-per-node 2 -m -- lucida train mini --run runs/two
 
 Reference: Li et al., PyTorch Distributed, 2020, arXiv 2006.15704, section 3.
 """
@@ -118,7 +119,7 @@ class Engine:
 
     def decided_first(self, act: Callable[[], T], refusal: str) -> T:
         """What `act` finds on rank 0, on every rank. Where it raises a LucidaError there, rank 0
-        raises that and every other rank a RunError that says `refusal`."""
+        raises that and every other rank a RunError that says `refusal` and need not be shown."""
         found, problem = None, None
         if self.main:
             try:
@@ -126,12 +127,19 @@ class Engine:
             except LucidaError as refused:
                 problem = refused
         if any(self.total(problem is not None)):
-            raise problem or RunError(refusal)
+            raise problem or follow(refusal)
         return self.gathered(found)[0]
 
     def own_randomness(self, *place: int) -> None:
         """On ranks above 0, a generator that follows from the place in the run alone: every rank
         drops out differently, and only rank 0's generator has to be in a checkpoint."""
+
+
+def follow(refusal: str) -> RunError:
+    """The error of a rank that ends because another does, which says why."""
+    problem = RunError(refusal)
+    problem.told = True
+    return problem
 
 
 class DataParallel(Engine):

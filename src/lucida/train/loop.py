@@ -130,7 +130,9 @@ def train_stage(stage: StageRun) -> None:
     with stage.open():
         while not stage.over:
             if run.must_stop():
-                raise make_interruption(run, stage.checkpoint())
+                path = stage.checkpoint()
+                run.engine.wait()  # whoever started the ranks may end all once one is gone
+                raise make_interruption(run, path)
             stage.step()
             if stage.over or due(spec.validate_every, position.step):
                 stage.validate()
@@ -147,11 +149,13 @@ def due(every: int | None, step: int) -> bool:
 
 
 def make_interruption(run: Run, path: Path) -> Interrupted:
-    """The message of a clean stop."""
-    return Interrupted(
+    """The message of a clean stop, which the first rank says."""
+    stopped = Interrupted(
         f"stopped by {run.stop} at step {run.position.total}; everything up to there is in {path}",
         remedy="the same command goes on from it",
     )
+    stopped.told = not run.engine.main
+    return stopped
 
 
 def plan_all(run: Run, command: str, accept: bool) -> list[StageRun]:

@@ -165,7 +165,7 @@ def choose_engine(spec: EngineSpec) -> Engine:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         if spec.kind in ("ddp", "fsdp"):
-            more = "`torchrun --nproc-per-node N -m lucida train …` for more"
+            more = "`lucida launch RECIPE --local --gpus N` for more"
             say(f"engine {spec.kind}: one process; {more}")
         return Engine()
     if spec.kind == "single":

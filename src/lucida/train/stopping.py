@@ -42,8 +42,10 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        # os.write, because print may already be under way in the code that the signal broke into.
-        os.write(2, f"\n{self.signal.name}: finishing this step, then a checkpoint\n".encode())
+        if os.environ.get("RANK", "0") == "0":
+            # os.write, because print may be under way in the code that the signal broke into.
+            told = f"\n{self.signal.name}: finishing this step, then a checkpoint\n"
+            os.write(2, told.encode())
 
 
 @contextmanager

@@ -66,13 +66,14 @@ def train(
 
 
 def _propose(recipe: Recipe, folder: Path) -> None:
-    """Say what to type next."""
+    """Say what to type next; of several processes the first does."""
     from lucida.apps.ahead import following
+    from lucida.core.progress import say
 
     words, remarks = following(recipe, folder)
     for remark in remarks:
-        typer.echo(remark, err=True)
-    typer.echo(f"next: {shlex.join([*command(), *words])}", err=True)
+        say(remark)
+    say(f"next: {shlex.join([*command(), *words])}")
 
 
 @app.command()
