@@ -29,6 +29,20 @@ def test_noncentral_t_gives_the_power_of_a_paired_test():
     assert TTestPower().power(found, 5, 0.05) == pytest.approx(0.8, abs=1e-4)
 
 
+def test_power_with_pooled_noise_is_what_simulated_studies_have():
+    arms, seeds, effect, draws = 4, 3, 3.0, 20_000
+    scores = np.random.default_rng(0).normal(size=(draws, arms, seeds))
+    scores[:, 1] += effect
+    left = scores - scores.mean(axis=2, keepdims=True) - scores.mean(axis=1, keepdims=True)
+    left += scores.mean(axis=(1, 2), keepdims=True)
+    free = (arms - 1) * (seeds - 1)
+    error = np.sqrt(2 * (left**2).sum(axis=(1, 2)) / free / seeds)
+    t = (scores[:, 1] - scores[:, 0]).mean(axis=1) / error
+    found = (np.abs(t) > s.t_quantile(0.975, free)).mean()
+    noise = s.Components(seed=2**0.5, picture=0.0, rest=0.0)
+    assert s.power(effect, noise, seeds, 100, arms=arms) == pytest.approx(found, abs=0.012)
+
+
 def test_holm_as_statsmodels_has_it():
     from statsmodels.stats.multitest import multipletests
 

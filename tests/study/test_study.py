@@ -13,10 +13,10 @@ from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
 from lucida.study import execute
 from lucida.study.analysis import analyse
-from lucida.study.design import BASELINE, load_design
-from lucida.study.execute import StudyFolder, run_study
-from lucida.study.measure import how_soon
-from lucida.study.worker import OUTCOME
+from lucida.study.design import BASELINE, key_of, load_design
+from lucida.study.execute import StudyFolder, run_study, take_over
+from lucida.study.measure import how_soon, measure
+from lucida.study.worker import OUTCOME, find_place
 
 TEXT = """
 name: probe
@@ -120,6 +120,37 @@ def test_failed_runs_are_results(tmp_path, design):
     assert folder.to_do(probe, again=True) == [("without", 1)]
 
 
+def test_a_run_that_another_study_finished_is_taken_from_there(tmp_path, design):
+    probe, first = design("[0, 1]"), StudyFolder(tmp_path / "all" / "first")
+    fill(probe, first, {BASELINE: [1, 2], "without": [3, 3]})
+    second = StudyFolder(tmp_path / "all" / "second")
+    assert not take_over(probe, second, BASELINE, 0)  # nothing says what that run was
+    for seed in (0, 1):
+        finish(first, BASELINE, seed, key=key_of(probe.recipe(BASELINE, seed)), place=find_place())
+    finish(first, "without", 0, key=key_of(probe.recipe("without", 0)), place={"cpu": "another"})
+    assert take_over(probe, second, BASELINE, 1) and not take_over(probe, second, BASELINE, 0 + 1)
+    assert not take_over(probe, second, "without", 0)
+    assert second.outcome(BASELINE, 1)["from"] == f"first/runs/{BASELINE}-seed1"
+    copied, tasks = second.run(BASELINE, 1).path, probe.study.evaluation.tasks
+    assert measure(copied, tasks).tasks == measure(first.run(BASELINE, 1).path, tasks).tasks
+
+
+def test_a_folder_is_read_without_its_baseline_file_and_after_new_defaults(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: mini\nname: mine\nchanges: {seed: 3}\n")
+    (tmp_path / "probe.yaml").write_text((TEXT % "[0]").replace("mini", "mine.yaml"))
+    folder = StudyFolder(tmp_path / "out")
+    folder.declare(load_design(tmp_path / "probe.yaml"))
+    (tmp_path / "mine.yaml").unlink()
+    folder.check(load_design(folder.path))
+    file = folder.path / "declared.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hash": "of older fields"}))
+    folder.check(load_design(folder.path))
+    recipe = folder.recipe("without", 0)
+    recipe.write_text(recipe.read_text().replace("steps: 2", "steps: 3"))
+    with pytest.raises(RunError, match="another study was declared"):
+        folder.check(load_design(folder.path))
+
+
 def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch):
     probe, folder = design(), StudyFolder(tmp_path / "out")
     monkeypatch.setattr(execute, "_paths", lambda *each: ("/dev/null/none", tmp_path / "nowhere"))
@@ -127,6 +158,24 @@ def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch):
         run_study(probe, folder, jobs=2)
     assert "goes on where they stopped" in str(told.value)
     assert folder.to_do(probe) == list(probe.runs)
+
+
+def test_some_arms_can_run_first(tmp_path, design, monkeypatch):
+    probe, folder = design("[0, 1]"), StudyFolder(tmp_path / "out")
+    started = []
+
+    def pretend(folder, todo, jobs):
+        started.extend(todo)
+        for each in todo:
+            finish(folder, *each)
+
+    monkeypatch.setitem(execute.EXECUTORS, "local", pretend)
+    with pytest.raises(RunError, match="did you mean `without`"):
+        run_study(probe, folder, arms=["witout"])
+    probe.arms["other"] = {"model.projector.norm": False}
+    run_study(probe, folder, arms=["without"])
+    assert {arm for arm, _ in started} == {BASELINE, "without"} and len(started) == 4
+    assert [arm for arm, _ in folder.to_do(probe)] == ["other", "other"]
 
 
 def test_two_launches_and_another_declaration_are_refused(tmp_path, design):

@@ -277,8 +277,24 @@ def learn_noise(analysis: Analysis, file: Path) -> None:
             "outcome": each.outcome,
             "seeds": each.seeds,
             "steps": [stage.budget.steps for stage in first.stages],
+            "run_seconds": seconds_of_runs(analysis),
         }
     atomic_write(file, _json(known))
+
+
+def seconds_of_runs(analysis: Analysis) -> float | None:
+    """The mean over the baseline's runs, evaluation and all; None where nothing says so."""
+    ends = [each for each in analysis.ends if each["arm"] == BASELINE and "seconds" in each]
+    return float(np.mean([each["seconds"] for each in ends])) if ends else None
+
+
+def recall_seconds(design: Design, file: Path) -> float | None:
+    """Seconds that a run of this baseline took in studies that were finished."""
+    known = read_json(file).get(design.study.baseline, {}) if file.is_file() else {}
+    steps = [stage.budget.steps for stage in design.recipes[BASELINE].stages]
+    rows = [row["run_seconds"] for row in known.values()
+            if row["steps"] == steps and row.get("run_seconds")]  # fmt: skip
+    return float(np.mean(rows)) if rows else None
 
 
 def combined(noise: Sequence[s.Components]) -> s.Components:

@@ -141,6 +141,7 @@ class Design:
             "blind": None if study.evaluation.blind is None else {"steps": study.evaluation.blind},
             "evaluation.tasks": study.evaluation.tasks,
             "evaluation.limit": study.evaluation.limit,
+            "evaluation.baselines": [],  # they treble the asking, and no comparison needs them
             "threads": 1,
         }
         words = [*words_of(study.common), *words_of(self.arms[arm]), *words_of(fixed)]
@@ -172,7 +173,8 @@ class Design:
     def hash(self) -> str:
         """16 hex digits of everything that was declared: recipes, seeds, evaluation, primary. More
         seeds, or another wording of the question, are another declaration or not accordingly."""
-        declared = self.study.model_dump(mode="json", exclude={"question", "noise", "claim"})
+        silent = {"question", "noise", "claim", "baseline"}  # the baseline's recipe counts
+        declared = self.study.model_dump(mode="json", exclude=silent)
         declared |= {"arms": {arm: recipe_hash(each) for arm, each in self.recipes.items()}}
         text = json.dumps(declared, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -261,7 +263,7 @@ def make_design(study: Study, folder: Path = Path(), origin: object = "study") -
 def _refuse_equal(design: Design, origin: object) -> None:
     seen: dict[str, str] = {}
     for arm, recipe in design.recipes.items():
-        key = recipe_hash(recipe.model_copy(update={"name": "same"}))
+        key = key_of(recipe)
         if key in seen:
             other = seen[key]
             what = "changes nothing" if other == BASELINE else f"is the same recipe as {other}"
@@ -272,6 +274,11 @@ def _refuse_equal(design: Design, origin: object) -> None:
                 remedy="change a value that the baseline has otherwise (`lucida show`)",
             )
         seen[key] = arm
+
+
+def key_of(recipe: Recipe) -> str:
+    """What two runs have in common that are one: the recipe but for its name, the seed included."""
+    return recipe_hash(recipe.model_copy(update={"name": "same"}))
 
 
 def all_changes(study: Study) -> Iterator[tuple[str, Changes]]:

@@ -6,31 +6,37 @@ STUDIES/NAME/
   runs/ARM-seedK/             run folders as `lucida train` and `lucida eval` make them
   runs/ARM-seedK/outcome.json done, failed or diverged, with the reason; without it: to do
   noise.json                  in STUDIES: what finished studies measured, for planning
+
+A run that another study in STUDIES has finished (one recipe but for its name, one seed, the same
+versions and CPU) is copied from there, scores and answers without the weights.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from lucida.core.environment import describe
-from lucida.core.errors import RunError
-from lucida.core.files import atomic_write, make_folder
+from lucida.core.errors import RecipeError, RunError, suggestion
+from lucida.core.files import atomic_folder, atomic_write, make_folder
 from lucida.core.locking import sole_writer
 from lucida.core.progress import say
-from lucida.core.recipe import dump_recipe
+from lucida.core.recipe import diff_recipes, dump_recipe, load_recipe
 from lucida.core.runs import RunFolder, read_json
-from lucida.study.design import Design, study_text
-from lucida.study.worker import OUTCOME, work
+from lucida.study.design import BASELINE, Design, key_of, load_design, study_text
+from lucida.study.worker import OUTCOME, find_place, work
 
 LOG = "worker.log"
+KEPT = ("recipe.yaml", "environment.json", "inputs.json", "metrics.jsonl", "results.json")
+"""Files of a run that a study reads, beside `predictions`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class StudyFolder:
         file = self.path / "declared.json"
         if file.is_file():
             before = read_json(file)
-            if before.get("hash") != design.hash:
+            if before.get("hash") != design.hash and not self._holds(design):
                 raise RunError(
                     "another study was declared in this folder",
                     expected=before.get("hash"),
@@ -73,11 +79,31 @@ class StudyFolder:
             return before
         for arm, seed in design.runs:
             atomic_write(self.recipe(arm, seed), dump_recipe(design.recipe(arm, seed)))
-        atomic_write(self.path / "study.yaml", study_text(design.study))
+        study = design.study
+        if Path(design.base.partition("#")[0]).is_file():  # the folder can be read without it
+            atomic_write(self.path / "baseline.yaml", dump_recipe(load_recipe(design.base)))
+            study = study.model_copy(update={"baseline": "baseline.yaml"})
+        atomic_write(self.path / "study.yaml", study_text(study))
         entry = {"hash": design.hash, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         entry |= {"environment": describe(" ".join(["lucida", *sys.argv[1:]]))}
         atomic_write(file, json.dumps(entry, indent=2) + "\n")
         return entry
+
+    def _holds(self, design: Design) -> bool:
+        """Whether what was declared says the same in today's words: a later Lucida may give recipes
+        more fields, and so other hashes."""
+        if not (self.path / "study.yaml").is_file():
+            return False
+        try:
+            before = load_design(self.path)
+        except RecipeError:
+            return False
+        if before.hash != design.hash:
+            return False
+        return all(
+            not diff_recipes(load_recipe(self.recipe(arm, seed)), design.recipe(arm, seed))
+            for arm, seed in design.runs
+        )
 
     def check(self, design: Design) -> None:
         """RunError unless this study was declared here."""
@@ -102,25 +128,55 @@ def run_study(
     jobs: int = 1,
     again: bool = False,
     executor: str = "local",
+    arms: Sequence[str] = (),
 ) -> None:
-    """Every run that has no outcome yet, `jobs` at a time; RunError when another process runs this
-    study, or when workers died (what they trained is kept, another call goes on)."""
+    """Every run that has no outcome yet, `jobs` at a time, of the baseline and `arms` (none: all);
+    RunError when another process runs this study, or when workers died (what they trained is kept,
+    another call goes on)."""
+    if unknown := [arm for arm in arms if arm not in design.arms]:
+        raise RunError(
+            f"the study has no arm `{unknown[0]}`", remedy=suggestion(unknown[0], design.arms)
+        )
+    wanted = {BASELINE, *arms} if arms else set(design.arms)
     with sole_writer(folder.path):
         folder.declare(design)
-        todo = folder.to_do(design, again)
+        todo = [each for each in folder.to_do(design, again) if each[0] in wanted]
         for arm, seed in todo:
             (folder.run(arm, seed).path / OUTCOME).unlink(missing_ok=True)
-        total = len(list(design.runs))
+        todo = [each for each in todo if not take_over(design, folder, *each)]
+        total = len(wanted) * len(design.study.seeds)
         say(f"{design.study.name}: {total} runs, {total - len(todo)} have an outcome already")
         if todo:
             EXECUTORS[executor](folder, todo, jobs)
-        if left := folder.to_do(design):
+        if left := [each for each in folder.to_do(design) if each[0] in wanted]:
             names = ", ".join(f"{arm}-seed{seed}" for arm, seed in left)
             raise RunError(
                 f"{len(left)} of {total} runs ended without an outcome: {names}",
                 origin=folder.path / "runs",
                 remedy=f"their {LOG} says why; `lucida study run` goes on where they stopped",
             )
+
+
+def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
+    """Copies the run from another study beside this one that has finished it; whether one had."""
+    run = folder.run(arm, seed).path
+    if run.exists():
+        return False
+    wanted = key_of(design.recipe(arm, seed)), find_place()
+    for file in sorted(folder.path.parent.glob(f"*/runs/*/{OUTCOME}")):
+        found = read_json(file)
+        if found["state"] != "done" or (found.get("key"), found.get("place")) != wanted:
+            continue
+        origin = found.get("from") or f"{file.parts[-4]}/runs/{file.parts[-2]}"
+        with atomic_folder(run) as aside:
+            for name in KEPT:
+                if (file.parent / name).is_file():
+                    shutil.copyfile(file.parent / name, aside / name)
+            shutil.copytree(file.parent / "predictions", aside / "predictions")
+            (aside / OUTCOME).write_text(json.dumps(found | {"from": origin}, indent=2) + "\n")
+        say(f"{arm} seed {seed}: taken from {origin}")
+        return True
+    return False
 
 
 def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:

@@ -193,16 +193,22 @@ def verdict(estimate: Estimate, margin: float, alpha: float, p: float, p_equival
 
 
 def power(
-    effect: float, noise: Components, seeds: int, pictures: int, alpha: float = 0.05
+    effect: float,
+    noise: Components,
+    seeds: int,
+    pictures: int,
+    alpha: float = 0.05,
+    arms: int = 2,
 ) -> float:
     """Probability that a true difference of `effect` is found at level alpha, by the non-central t
-    distribution with seeds - 1 degrees of freedom (exact where seeds dominate)."""
+    distribution (exact where seeds dominate) with the degrees of freedom of seed noise that is
+    pooled over `arms`, the baseline among them: (arms - 1)(seeds - 1)."""
     if seeds < 2:
         return 0.0
     error = planned_error(noise, seeds, pictures)
     if not error:
         return 1.0
-    free, shift = seeds - 1, abs(effect) / error
+    free, shift = (arms - 1) * (seeds - 1), abs(effect) / error
     critical = t_quantile(1 - alpha / 2, free)
     return noncentral_tail(critical, free, shift) + noncentral_tail(critical, free, -shift)
 
@@ -214,7 +220,12 @@ def planned_error(noise: Components, seeds: int, pictures: int) -> float:
 
 
 def smallest_effect(
-    noise: Components, seeds: int, pictures: int, wanted: float = 0.8, alpha: float = 0.05
+    noise: Components,
+    seeds: int,
+    pictures: int,
+    wanted: float = 0.8,
+    alpha: float = 0.05,
+    arms: int = 2,
 ) -> float:
     """The smallest true difference that is found with probability `wanted`."""
     if seeds < 2:
@@ -222,7 +233,7 @@ def smallest_effect(
     error = planned_error(noise, seeds, pictures)
     if not error:
         return 0.0
-    return bisect(lambda e: power(e, noise, seeds, pictures, alpha) - wanted, 0, 400 * error)
+    return bisect(lambda e: power(e, noise, seeds, pictures, alpha, arms) - wanted, 0, 400 * error)
 
 
 def cheapest(
@@ -233,17 +244,19 @@ def cheapest(
     most_pictures: int,
     wanted: float = 0.8,
     most_seeds: int = 30,
+    alpha: float = 0.05,
+    arms: int = 2,
 ) -> tuple[int, int, float] | None:
     """(seeds, pictures, seconds of an arm) that find `effect` with probability `wanted` at the
     least cost, where a run takes `train` seconds and a picture `ask`; None when none does."""
     found = None
     for seeds in range(2, most_seeds + 1):
         low, high = 1, most_pictures
-        if power(effect, noise, seeds, high) < wanted:
+        if power(effect, noise, seeds, high, alpha, arms) < wanted:
             continue
         while low < high:
             middle = (low + high) // 2
-            if power(effect, noise, seeds, middle) >= wanted:
+            if power(effect, noise, seeds, middle, alpha, arms) >= wanted:
                 high = middle
             else:
                 low = middle + 1

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lucida.study.analysis import Analysis
     from lucida.study.design import Design
     from lucida.study.execute import StudyFolder
+    from lucida.study.statistics import Components
 
 study = typer.Typer(no_args_is_help=True, help="Put a design choice to the test, over seeds.")
 app.add_typer(study, name="study")
@@ -49,39 +50,64 @@ def plan(
         float, typer.Option(min=0.1, metavar="POINTS", help="A difference that must be found.")
     ] = 3.0,
 ) -> None:
-    """Arms, their differences, and what the study can find before it runs."""
+    """Arms, their differences, what they cost, and what the study can find before it runs."""
+    from lucida.apps.arms import plan_arms
     from lucida.core.progress import table
-    from lucida.study.analysis import known_noise
-    from lucida.study.statistics import cheapest, smallest_effect
+    from lucida.study.analysis import known_noise, recall_seconds
+    from lucida.study.design import BASELINE
 
     design, folder = _opened(name, out)
-    given = design.study
-    rows = [[arm, "; ".join(design.differences(arm))] for arm in design.arms]
-    table(f"{given.name}: {len(rows)} arms × {len(given.seeds)} seeds", ["arm", "differs"], rows)
+    given, library = design.study, folder.path.parent / "noise.json"
+    costs, measured = plan_arms(design), recall_seconds(design, library)
+    base = costs[BASELINE]
+    rows = []
+    for arm in design.arms:
+        share = costs[arm]["flops"] / base["flops"] if base["flops"] else 1.0
+        seconds = costs[arm]["seconds"] if measured is None else share * measured
+        differs = "; ".join(design.differences(arm))
+        rows.append([arm, f"{seconds / 60:.1f}", f"{share:.2f}", differs])
+    title = f"{given.name}: {len(rows)} arms × {len(given.seeds)} seeds"
+    table(title, ["arm", "minutes a run", "FLOPs", "differs"], rows)
+    minutes = len(given.seeds) * sum(float(row[1]) for row in rows)
+    typer.echo(
+        f"in all {minutes:.0f} minutes of one core, "
+        + (
+            "as calculated for training on this machine now; start and evaluation come on top"
+            if measured is None
+            else f"as the runs of this baseline took before ({library})"
+        )
+    )
     typer.echo(
         f"primary: {given.primary.outcome}, arms {', '.join(design.contrasts)}, "
         f"margin ±{given.primary.margin:g} points; hash {design.hash}"
     )
     for note in design.notes:
         typer.echo(f"note: {note}")
-    noise = known_noise(design, folder.path.parent / "noise.json")
+    noise = known_noise(design, library)
     if noise is None:
         typer.echo(
             "the noise of this baseline is not known: finish a study of it, or say `noise` in the "
             "file; nothing can be said about what this study can find"
         )
         return
-    parts, origin = noise
+    _tell_power(design, *noise, effect)
+
+
+def _tell_power(design: Design, parts: Components, origin: str, effect: float) -> None:
+    from lucida.study.statistics import cheapest, smallest_effect
+
+    given = design.study
     limit = given.evaluation.limit or 1000
     pictures = limit * (len(given.evaluation.tasks) if given.primary.outcome == "mean" else 1)
-    alpha = (1 - given.primary.confidence) / len(design.contrasts)
-    smallest = smallest_effect(parts, len(given.seeds), pictures, alpha=alpha)
+    arms = len(design.arms) if given.pooled else 2
+    asked = {"alpha": (1 - given.primary.confidence) / len(design.contrasts), "arms": arms}
+    smallest = smallest_effect(parts, len(given.seeds), pictures, **asked)
     typer.echo(
         f"noise in points: {parts.seed:.2f} between seeds, {parts.picture:.1f} between pictures, "
         f"{parts.rest:.1f} beyond both ({origin})"
     )
     typer.echo(f"found with 80% probability: a difference of {smallest:.1f} points or more")
-    best = cheapest(effect, parts, train=1.0, ask=0.0, most_pictures=pictures)
+    best = cheapest(effect, parts, train=1.0, ask=0.0, most_pictures=pictures, **asked)
     typer.echo(
         f"for {effect:g} points: "
         + (f"{best[0]} seeds and {best[1]} questions" if best else "more than 30 seeds")
@@ -98,6 +124,10 @@ def run(
     executor: Annotated[
         str, typer.Option(metavar="local|submitit", help="Who starts the runs.")
     ] = "local",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only the baseline and this arm; may be repeated."),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Try failed runs once more.")] = False,
 ) -> None:
     """Train and evaluate every arm and seed; what was done is not done again."""
@@ -106,7 +136,7 @@ def run(
     if executor not in EXECUTORS:
         raise RunError("unknown executor", expected=" or ".join(EXECUTORS), given=executor)
     design, folder = _opened(name, out)
-    run_study(design, folder, jobs, again, executor)
+    run_study(design, folder, jobs, again, executor, arm or ())
     _report(design, folder)
 
 
