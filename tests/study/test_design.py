@@ -115,8 +115,11 @@ def test_every_claim_names_its_study_or_why_there_is_none():
     assert all(claim["study"] or claim["why"] for claim in claims)
     assert all(claim["read"] in ("paper", "abstract", "summary", "memory") for claim in claims)
     for name in tested:
-        claimed = load_design(name).study.claim
-        assert [c["study"] for c in claims if c["id"] == claimed] == [name]
+        design = load_design(name)
+        (claim,) = (each for each in claims if each["id"] == design.study.claim)
+        assert claim["study"] == name
+        assert claim["expects"].keys() <= set(design.contrasts)
+        assert set().union(*claim["expects"].values()) <= {"better", "worse", "equivalent"}
 
 
 def test_two_stages_without_the_first_are_the_short_recipe():

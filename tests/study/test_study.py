@@ -13,7 +13,7 @@ from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
 from lucida.study import execute
 from lucida.study.analysis import analyse
-from lucida.study.design import BASELINE, key_of, load_design
+from lucida.study.design import BASELINE, load_design
 from lucida.study.execute import StudyFolder, run_study, take_over
 from lucida.study.measure import how_soon, measure
 from lucida.study.worker import OUTCOME, find_place
@@ -126,8 +126,8 @@ def test_a_run_that_another_study_finished_is_taken_from_there(tmp_path, design)
     second = StudyFolder(tmp_path / "all" / "second")
     assert not take_over(probe, second, BASELINE, 0)  # nothing says what that run was
     for seed in (0, 1):
-        finish(first, BASELINE, seed, key=key_of(probe.recipe(BASELINE, seed)), place=find_place())
-    finish(first, "without", 0, key=key_of(probe.recipe("without", 0)), place={"cpu": "another"})
+        finish(first, BASELINE, seed, place=find_place())
+    finish(first, "without", 0, place={"cpu": "another"})
     assert take_over(probe, second, BASELINE, 1) and not take_over(probe, second, BASELINE, 0 + 1)
     assert not take_over(probe, second, "without", 0)
     assert second.outcome(BASELINE, 1)["from"] == f"first/runs/{BASELINE}-seed1"

@@ -5,7 +5,7 @@ runs ──measure──▶ paired differences by seed and picture ──▶ Fin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from lucida.core.files import atomic_write
 from lucida.core.runs import plain, read_json
 from lucida.study import statistics as s
 from lucida.study.design import BASELINE, MEAN, Design
+from lucida.study.effects import Effect, factor_effects, sooner
 from lucida.study.execute import StudyFolder
 from lucida.study.measure import Measured, how_soon, measure, paired
 
@@ -64,6 +65,9 @@ class Analysis:
     """Task → why it is left out of aggregates."""
     aggregates: dict[str, dict[str, float]] = field(default_factory=dict)
     soon: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
+    """Of factors, where the study has some."""
+    sooner: list[Effect] = field(default_factory=list)
 
     @property
     def lost(self) -> list[dict]:
@@ -122,6 +126,7 @@ def compare(design: Design, runs: dict[str, dict[int, Measured]]) -> Analysis:
     analysis = Analysis(design, runs, [], findings, exploratory, flagged)
     analysis.aggregates = aggregates(runs, [task for task in tasks if task not in flagged])
     analysis.soon = {arm: _soon(list(of.values())) for arm, of in runs.items()}
+    analysis.effects, analysis.sooner = factor_effects(design, runs), sooner(design, runs)
     return analysis
 
 
@@ -234,11 +239,7 @@ def aggregates(
     z = np.divide(table - table.mean(axis=0), spread, np.zeros_like(table), where=spread > 0)
     found = {}
     for place, (arm, of) in enumerate(runs.items()):
-        normal = [
-            100 * (run.tasks[n].score - run.tasks[n].floor) / (100 - run.tasks[n].floor)
-            for run in of.values()
-            for n in tasks
-        ]
+        normal = normalise(of.values(), tasks)
         better = [
             s.probability_of_improvement(
                 [run.tasks[name].score for run in runs[BASELINE].values()],
@@ -253,6 +254,15 @@ def aggregates(
             "z": float(z[place].mean()),
         }
     return found
+
+
+def normalise(runs: Iterable[Measured], tasks: Sequence[str]) -> list[float]:
+    """Shares of the way from the floor to 100, in points, of every run and task."""
+    return [
+        100 * (run.tasks[n].score - run.tasks[n].floor) / (100 - run.tasks[n].floor)
+        for run in runs
+        for n in tasks
+    ]
 
 
 def _soon(runs: Sequence[Measured]) -> dict[str, list[float]]:

@@ -162,10 +162,12 @@ def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
     run = folder.run(arm, seed).path
     if run.exists():
         return False
-    wanted = key_of(design.recipe(arm, seed)), find_place()
+    wanted, place = key_of(design.recipe(arm, seed)), find_place()
     for file in sorted(folder.path.parent.glob(f"*/runs/*/{OUTCOME}")):
-        found = read_json(file)
-        if found["state"] != "done" or (found.get("key"), found.get("place")) != wanted:
+        found, recipe = read_json(file), file.parents[2] / "recipes" / f"{file.parent.name}.yaml"
+        if found["state"] != "done" or found.get("place") != place or not recipe.is_file():
+            continue
+        if key_of(load_recipe(recipe)) != wanted:
             continue
         origin = found.get("from") or f"{file.parts[-4]}/runs/{file.parts[-2]}"
         with atomic_folder(run) as aside:

@@ -13,10 +13,12 @@ import jinja2
 import numpy as np
 
 from lucida.core.files import atomic_write
+from lucida.core.pages import render_page
 from lucida.core.runs import plain, read_json
 from lucida.study import charts
-from lucida.study.analysis import Analysis, Finding
+from lucida.study.analysis import Analysis, Finding, common, normalise
 from lucida.study.design import BASELINE, MEAN
+from lucida.study.pictures import disagreements
 
 WORDS = {
     "better": "is better than the baseline",
@@ -46,16 +48,21 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     atomic_write(folder / "results.csv", table_text(analysis))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lucida.study", "."),
-        autoescape=jinja2.select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["points"] = _points
-    text = environment.get_template("report.md.j2").render(data)
-    atomic_write(folder / "report.md", text)
+    shown = data | {"points": show_points}
+    atomic_write(folder / "report.md", environment.get_template("report.md.j2").render(shown))
     page = folder / "report.html"
-    text = environment.get_template("report.html").render(data, charts=_charts(analysis))
+    galleries = {
+        arm: disagreements(analysis, arm)
+        for arm in analysis.design.contrasts or [each.arm for each in analysis.findings]
+        if common(analysis.runs, arm)
+    }
+    text = render_page(
+        "study/report.html", charts=_charts(analysis, data), galleries=galleries, **shown
+    )
     atomic_write(page, text)
     return page
 
@@ -66,12 +73,19 @@ def content(analysis: Analysis, folder: Path) -> dict:
     study, primary = design.study, design.study.primary
     declared = folder / "declared.json"
     arms = list(analysis.runs)
+    counted = folder / "costs.json"
+    flops = (
+        {arm: {"flops": of["flops"]} for arm, of in read_json(counted).items()}
+        if counted.is_file()
+        else {}
+    )
     scores = {
         arm: {task: _over_seeds(analysis, arm, task) for task in study.evaluation.tasks}
         for arm in arms
     }
     return {
         "name": study.name,
+        "claim": study.claim,
         "question": study.question,
         "baseline": study.baseline,
         "primary": primary.model_dump() | {"contrast": design.contrasts},
@@ -85,11 +99,14 @@ def content(analysis: Analysis, folder: Path) -> dict:
         "scores": scores,
         "flagged": analysis.flagged,
         "aggregates": analysis.aggregates,
+        "effects": [asdict(each) for each in analysis.effects],
+        "sooner": [asdict(each) for each in analysis.sooner],
         "soon": {arm: {n: float(np.mean(v)) for n, v in s.items()}
                  for arm, s in analysis.soon.items()},
-        "cost": {arm: _cost(analysis, arm) for arm in arms},
+        "cost": {arm: _cost(analysis, arm) | flops.get(arm, {}) for arm in arms},
         "ends": analysis.ends,
         "lost": analysis.lost,
+        "waiting": sum(each["state"] in ("waiting", "begun") for each in analysis.ends),
         "notes": design.notes,
         "differences": {arm: design.differences(arm) for arm in design.arms if arm != BASELINE},
         "machine": _machine(analysis),
@@ -121,13 +138,10 @@ def _cost(analysis: Analysis, arm: str) -> dict[str, float]:
     return {name: float(np.mean([run.cost[name] for run in runs])) for name in names}
 
 
-def _charts(analysis: Analysis) -> dict:
+def _charts(analysis: Analysis, data: dict) -> dict:
     tasks = analysis.design.study.evaluation.tasks
     shares = [t for t in tasks if next(iter(analysis.runs[BASELINE].values())).tasks[t].higher]
-    by_arm = {
-        arm: [_over_seeds(analysis, arm, task)["mean"] for task in shares]
-        for arm in analysis.runs
-    }  # fmt: skip
+    by_arm = {arm: [data["scores"][arm][task]["mean"] for task in shares] for arm in analysis.runs}
     rows = [(f.arm, f.mean, f.low, f.high, f.verdict) for f in analysis.findings]
     learning = {
         arm: [
@@ -136,28 +150,39 @@ def _charts(analysis: Analysis) -> dict:
         ]
         for arm, of in analysis.runs.items()
     }
+    unit, words = "seconds", "seconds of training"
+    if all("flops" in data["cost"][arm] for arm in analysis.runs):
+        unit, words = "flops", "floating-point operations of training"
     cost = {
-        arm: (_cost(analysis, arm)["seconds"], float(np.mean(by_arm[arm])))
+        arm: (data["cost"][arm][unit], float(np.mean(by_arm[arm])))
         for arm in analysis.runs
         if by_arm[arm]
     }
+    open_tasks = [task for task in shares if task not in analysis.flagged]
+    spread = {arm: normalise(of.values(), open_tasks) for arm, of in analysis.runs.items()}
+    margin = analysis.design.study.primary.margin
     return {
-        "differences": charts.differences(rows, analysis.design.study.primary.margin),
-        "radar": charts.radar(shares, by_arm),
-        "curves": charts.curves(learning),
-        "costs": charts.costs(cost, "seconds of training") if cost else "",
+        "differences": charts.draw_both(charts.differences, rows, margin),
+        "radar": charts.draw_both(charts.radar, shares, by_arm),
+        "curves": charts.draw_both(charts.curves, learning),
+        "profile": charts.draw_both(charts.profile, spread),
+        "costs": charts.draw_both(charts.costs, cost, words) if cost else "",
         "legend": [(arm, number % charts.COLOURS) for number, arm in enumerate(by_arm)],
     }
 
 
 def _machine(analysis: Analysis) -> dict:
-    """Command and environment of the first run."""
+    """Command and environment of the first run, without the folders above the study."""
     run = next(iter(analysis.runs[BASELINE].values()))
     file = run.folder / "environment.json"
-    return read_json(file) if file.is_file() else {}
+    found = read_json(file) if file.is_file() else {}
+    for above in (run.folder.parent.parent.parent, run.folder.resolve().parent.parent.parent):
+        if above != Path():
+            found["command"] = found.get("command", "").replace(f"{above}/", "")
+    return found
 
 
-def _points(value: float | None, signed: bool = False) -> str:
+def show_points(value: float | None, signed: bool = False) -> str:
     """Points with one digit; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–" if value is None else "−∞" if value < 0 else "∞"

@@ -13,7 +13,6 @@ from lucida.core.errors import LucidaError
 from lucida.core.files import atomic_write
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
-from lucida.study.design import key_of
 
 OUTCOME = "outcome.json"
 """How a run ended, in its folder; without it the run is to do."""
@@ -34,7 +33,6 @@ def work(recipe_file: Path, folder: Path) -> None:
 
     started = time.monotonic()
     outcome: dict[str, object] = {"state": "done"}
-    shared = {"key": key_of(recipe), "place": find_place()}
     try:
         command = f"lucida train {recipe_file} --run {folder}"
         train_run(recipe, folder, command, observers(recipe))
@@ -51,7 +49,8 @@ def work(recipe_file: Path, folder: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megabytes = peak / (1e6 if sys.platform == "darwin" else 1e3)
     outcome |= {"seconds": time.monotonic() - started, "memory_mb": megabytes}
-    atomic_write(folder / OUTCOME, json.dumps(outcome | shared, indent=2) + "\n")
+    outcome |= {"place": find_place()}
+    atomic_write(folder / OUTCOME, json.dumps(outcome, indent=2) + "\n")
 
 
 def find_place() -> dict[str, object]:

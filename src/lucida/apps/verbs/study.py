@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucida.apps.command import app, guarded, must_exist
-from lucida.core.errors import RunError
+from lucida.core.errors import LucidaError, RunError
 
 if TYPE_CHECKING:
     from lucida.study.analysis import Analysis
@@ -154,9 +154,25 @@ def status(name: Name, out: Out = None) -> None:
 
 @study.command("report")
 @guarded
-def report(name: Name, out: Out = None) -> None:
+def report(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME|FILE", help="As in `run`; none with --all.")
+    ] = None,
+    out: Out = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="RESULTS.md and summary.svg of all studies in a folder."),
+    ] = False,
+) -> None:
     """Verdicts in the terminal; report.html, report.md, results.csv, results.json."""
-    _report(*_opened(name, out))
+    if (name is None) != everything:
+        raise RunError("name one study, or give --all")
+    if name is not None:
+        _report(*_opened(name, out))
+        return
+    from lucida.study.summary import write_summary
+
+    typer.echo(f"page    {write_summary(out or Path('studies'))}")
 
 
 @app.command()
@@ -195,12 +211,17 @@ def _opened(name: str, out: Path | None) -> tuple[Design, StudyFolder]:
 
 
 def _report(design: Design, folder: StudyFolder) -> None:
+    from lucida.apps.arms import keep_costs
     from lucida.study.analysis import analyse, learn_noise
     from lucida.study.report import write_report
 
     analysis = analyse(design, folder)
     if not folder.to_do(design):
         learn_noise(analysis, folder.path.parent / "noise.json")
+    try:
+        keep_costs(design, folder)
+    except LucidaError as problem:  # an arm that cannot be built is among the results already
+        typer.echo(f"floating-point operations are not known: {problem}")
     _tell(analysis)
     typer.echo(f"page    {write_report(analysis, folder.path)}")
 
