@@ -1,91 +1,34 @@
 """A served model: OpenAI's library unchanged, answers as if asked directly, bad requests."""
 
-import base64
-import io
+import asyncio
 import json
 import socket
-import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import openai
 import pytest
 import torch
-import uvicorn
+from asking import CHAT, KEY, TEXT, answer_directly, ask, wait_for
+from asking import prompt_of as prompt_by
 from fastapi.testclient import TestClient
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import picture, tiny_model
+from tiny import picture
 
 from lucida.core.errors import LucidaError
-from lucida.model.decode import greedy
 from lucida.model.messages import sample_of
-from lucida.serve.batching import Engine, count_safe
+from lucida.serve.batching import Engine
+from lucida.serve.chat import stream_chat
+from lucida.serve.job import Event, count_safe
 from lucida.serve.requests import MOST_IMAGES, Options
 from lucida.serve.server import make_app
 from lucida.serve.start import listen
 
-torch.set_num_threads(1)
-KEY = "a secret"
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-
-
-@pytest.fixture(scope="module")
-def parts():
-    model, processor = tiny_model()
-    model.generation_config.suppress_tokens = [*range(3), *model.generation_config.suppress_tokens]
-    return model.eval(), processor
-
-
-@pytest.fixture(scope="module")
-def engine(parts):
-    engine = Engine("tiny", *parts)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def web(engine):
-    with TestClient(make_app({"tiny": engine}, most_bytes=200_000)) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def client(engine):
-    """OpenAI's own library, over a real connection."""
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(make_app({"tiny": engine}, KEY), log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    with openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60) as library:
-        yield library
-    server.should_exit = True
-    thread.join(10)
-
-
-def data_address(image):
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def ask(text, *images):
-    parts = [{"type": "image_url", "image_url": {"url": data_address(each)}} for each in images]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
-
-
-def answer_directly(parts, messages, count):
-    # A character that is half written at the end never leaves a server.
-    return greedy(*parts, [sample_of(messages)], count)[0].strip().rstrip("\ufffd").strip()
-
 
 def prompt_of(engine, text, *images):
-    return engine.processor.prompt(sample_of(ask(text, *images)))
+    return prompt_by(engine.processor, text, *images)
 
 
 def test_the_library_gets_what_the_model_says(client, parts):
@@ -120,31 +63,6 @@ def test_a_conversation_is_the_one_that_was_sent(client, parts):
     found = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
     messages[0] = {"role": "system", "content": "be short"}
     assert found.choices[0].message.content == answer_directly(parts, messages, 4)
-
-
-def test_requests_that_wait_are_answered_together_and_alike(engine, parts):
-    questions = [(f"what {k}?", picture(k % 2)) for k in range(6)]
-    alone = [answer_directly(parts, ask(*each), 5) for each in questions]
-    found, ended, lock = {}, [], threading.Event()
-
-    def listener(index):
-        def hear(event):
-            found[index] = found.get(index, "") + event.text
-            if event.finish:
-                ended.append(index)
-
-        return hear
-
-    before = engine.counts["batches"]
-    engine.submit(prompt_of(engine, "hold"), Options(most=1), lambda event: lock.wait(20))
-    for index, each in enumerate(questions):
-        engine.submit(prompt_of(engine, *each), Options(most=5), listener(index))
-    lock.set()
-    deadline = time.monotonic() + 60
-    while len(ended) < 6 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [found[index].strip() for index in range(6)] == alone
-    assert engine.counts["batches"] - before <= 3  # one for what held them up, few for six
 
 
 def test_log_probabilities_are_the_models(client, parts):
@@ -219,7 +137,7 @@ BAD = {
     "several answers": ({"n": 2}, 400, "n"),
     "other sampling": ({"min_p": 0.1}, 400, "min_p"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "tools"),
-    "a schema": ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
+    "a form": ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
     "no messages": ({"messages": []}, 400, "messages"),
     "a role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
     "no text": ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
@@ -282,6 +200,121 @@ def test_unknown_fields_are_ignored_and_named(web):
     assert (found.status_code, found.headers["x-lucida-ignored"]) == (200, "colour")
 
 
+def test_a_model_is_looked_up_by_its_name(client, web):
+    assert client.models.retrieve("tiny").id == "tiny"
+    found = web.get("/v1/models/tiny/blind")
+    assert (found.status_code, found.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_full_queue_is_told_before_a_picture_is_decoded(parts):
+    engine = Engine("full", *parts, most_waiting=0)
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    bodies = {
+        CHAT: {"messages": [{"role": "user", "content": [part]}]},
+        TEXT: {"prompt": "a", "max_tokens": 0, "echo": True, "logprobs": 1},
+    }
+    with TestClient(make_app({"full": engine})) as web:
+        found = [web.post(path, json={"model": "full"} | body) for path, body in bodies.items()]
+    engine.close()
+    assert [each.status_code for each in found] == [429, 429]
+
+
+@pytest.mark.parametrize("field", ["model", "text", "stop", "prompt"])
+def test_half_a_character_is_refused(web, field):
+    half = "\ud800"
+    body = {"model": half if field == "model" else "tiny"}
+    body |= {"stop": half} if field == "stop" else {}
+    asked = {"prompt": half if field == "prompt" else "a"}
+    if field == "text":
+        asked = {"messages": [{"role": "user", "content": half}]}
+    path = CHAT if field == "text" else TEXT
+    found = web.post(path, content=json.dumps(body | asked))
+    assert found.status_code == 400
+
+
+def test_half_characters_never_leave(client):
+    found = client.chat.completions.create(
+        model="tiny",
+        messages=ask("say"),
+        max_tokens=40,
+        temperature=2.0,
+        seed=5,
+        logprobs=True,
+        top_logprobs=20,
+    )
+    tokens = found.choices[0].logprobs.content
+    every = [one for token in tokens for one in (token, *token.top_logprobs)]
+    assert not any("\ufffd" in one.token for one in every)
+    assert any(one.token.startswith("bytes:\\x") for one in every)
+    text = bytes(byte for token in tokens for byte in token.bytes).decode("utf-8", "replace")
+    assert found.choices[0].message.content == text.rstrip("\ufffd").strip()
+
+
+class Said:
+    """An answer whose events are given."""
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+    async def pieces(self):
+        for text in self.texts:
+            yield Event(text)
+        yield Event(finish="stop")
+
+
+@pytest.mark.parametrize(
+    "texts", [(" ", " a", " \n", "b ", " "), ("a",), (" ",), ("a  b", "\n c\n"), ()]
+)
+def test_pieces_joined_are_the_whole_answer(texts):
+    async def read():
+        return [piece async for piece in stream_chat(Said(*texts), "m", False, lambda text: [])]
+
+    events = [json.loads(each[6:]) for each in asyncio.run(read())[:-1]]
+    told = "".join(each["choices"][0]["delta"].get("content", "") for each in events)
+    assert told == "".join(texts).strip()
+
+
+def test_the_coldest_draw_is_the_likeliest(client):
+    def say(**options):
+        return (
+            client.chat.completions.create(
+                model="tiny", messages=ask("say"), max_tokens=6, **options
+            )
+            .choices[0]
+            .message.content
+        )
+
+    assert say(temperature=5e-324, seed=1) == say()
+
+
+def test_texts_as_ids_and_as_streams(client, parts):
+    tokenizer = parts[1].tokenizer
+    ids = [tokenizer.bos_token_id, *tokenizer.encode("a b", add_special_tokens=False)]
+    options = {"model": "tiny", "max_tokens": 5, "logprobs": 2}
+    texts = client.completions.create(prompt=["a b", "c"], **options).choices
+    numbers = client.completions.create(prompt=ids, echo=True, **options).choices[0]
+    assert numbers.text == "a b" + texts[0].text
+    assert numbers.logprobs.text_offset[:4] == [0, 0, 1, 2]
+    told = {0: "", 1: ""}
+    tokens = {0: [], 1: []}
+    for piece in client.completions.create(
+        prompt=["a b", "c"], stream=True, stream_options={"include_usage": True}, **options
+    ):
+        usage = piece.usage
+        for choice in piece.choices:
+            told[choice.index] += choice.text
+            tokens[choice.index] += choice.logprobs.tokens
+    assert told == {0: texts[0].text, 1: texts[1].text}
+    assert tokens == {0: texts[0].logprobs.tokens, 1: texts[1].logprobs.tokens}
+    assert usage.completion_tokens == 10
+
+
+@pytest.mark.parametrize("prompt", [[10**6], [-1], [], [[]], ["a", ""], [[1], []]])
+def test_prompts_that_are_none(web, prompt):
+    found = web.post(TEXT, json={"model": "tiny", "prompt": prompt, "max_tokens": 1})
+    assert (found.status_code, found.json()["error"]["param"]) == (400, "prompt")
+
+
 def test_without_the_key_nothing_is_answered(client):
     stranger = openai.OpenAI(base_url=str(client.base_url), api_key="wrong", max_retries=0)
     with pytest.raises(openai.AuthenticationError):
@@ -310,26 +343,35 @@ def test_who_leaves_ends_the_answer(engine):
     assert len(job.ids) < 100
 
 
-def test_one_that_fails_costs_the_others_nothing(engine, parts, monkeypatch):
-    from lucida.serve import batching
+def test_one_that_fails_costs_the_others_nothing(parts, monkeypatch):
+    from lucida.serve import rows
 
-    real, failed = batching.answer, []
+    real = rows.prefill
 
-    def answer(model, processor, batch, *rest):
-        if sum(map(len, batch)) > 1 or any(each.prompt.origin == "bad" for each in batch[0]):
-            failed.append(batch)
+    def prefill(model, processor, batch, *rest):
+        if any(len(each.prompt) == bad for row in batch for each in row):
             raise RuntimeError("no")
         return real(model, processor, batch, *rest)
 
-    monkeypatch.setattr(batching, "answer", answer)
+    monkeypatch.setattr(rows, "prefill", prefill)
+    engine = Engine("fails", *parts)
+    bad = len(prompt_of(engine, "three"))
     heard = {}
-    jobs = [
-        batching.Job(prompt_of(engine, text), Options(most=2), 2, partial(heard.__setitem__, text))
-        for text in ("one", "two")
-    ]
-    engine.answer(jobs)
-    assert failed
-    assert {event.finish for event in heard.values()} <= {"length", "stop"}
+    with engine.lock:  # so that all wait together
+        jobs = [
+            engine.submit(
+                prompt_of(engine, text), Options(most=2), partial(heard.__setitem__, text)
+            )
+            for text in ("a", "three", "to")
+        ]
+    wait_for(jobs)
+    engine.close()
+    assert {text: event.finish for text, event in heard.items()} == {
+        "a": "length",
+        "three": None,
+        "to": "length",
+    }
+    assert isinstance(heard["three"].failure, RuntimeError)
 
 
 def test_a_strangers_body_is_not_read(engine):

@@ -2,33 +2,75 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lucida.serve.batching import Engine, Token
+from lucida.serve.batching import Engine
+from lucida.serve.job import Token
 from lucida.serve.requests import ChatRequest, TextRequest, list_ignored
 
+DONE = "data: [DONE]\n\n"
+"""The last event of a stream."""
 
-def add_token(shown: dict[str, list], token: Token) -> None:
-    """A token in the form of `/v1/completions`."""
-    known = token.log_probability == token.log_probability  # not nan
-    offset = sum(map(len, shown["tokens"]))
-    shown["tokens"].append(token.text)
-    shown["token_logprobs"].append(token.log_probability if known else None)
-    shown["top_logprobs"].append(dict(token.top) if known else None)
-    shown["text_offset"].append(offset)
+
+def write_event(body: Mapping[str, Any]) -> str:
+    """A server-sent event."""
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def show_token(raw: bytes) -> str:
+    """A token as text; the bytes of a part of a character as OpenAI writes them, `bytes:\\xe2`,
+    since half a character is none."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+class TextTokens:
+    """Tokens in the form of `/v1/completions`. text_offset: where in the text each begins, in
+    characters; those that no text shows have no length."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self.shown = self.make_empty()
+
+    @staticmethod
+    def make_empty() -> dict[str, list]:
+        """No token yet."""
+        return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+    def add(self, tokens: Sequence[Token]) -> None:
+        """Tokens that come next."""
+        for token in tokens:
+            known = token.log_probability == token.log_probability  # not nan
+            top = {show_token(raw): value for raw, value in token.top} if known else None
+            self.shown["tokens"].append(show_token(token.raw))
+            self.shown["token_logprobs"].append(token.log_probability if known else None)
+            self.shown["top_logprobs"].append(top)
+            self.shown["text_offset"].append(self.offset)
+            if not token.special:
+                self.offset += len(self.characters.decode(token.raw))
+
+    def take(self) -> dict[str, list]:
+        """What was added since the last time."""
+        shown, self.shown = self.shown, self.make_empty()
+        return shown
 
 
 def write_token(token: Token) -> dict[str, Any]:
     """A token in the form of `/v1/chat/completions`."""
 
-    def entry(text: str, value: float) -> dict[str, Any]:
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+    def entry(raw: bytes, value: float) -> dict[str, Any]:
+        return {"token": show_token(raw), "logprob": value, "bytes": list(raw)}
 
-    tops = [entry(text, value) for text, value in token.top]
-    return entry(token.text, token.log_probability) | {"top_logprobs": tops}
+    tops = [entry(raw, value) for raw, value in token.top]
+    return entry(token.raw, token.log_probability) | {"top_logprobs": tops}
 
 
 def head(kind: str, model: str) -> dict[str, Any]:
@@ -49,11 +91,20 @@ def write_metrics(answered: Mapping[tuple[str, int], int], engines: Mapping[str,
     lines = ["# TYPE lucida_requests_total counter"]
     for (path, code), number in sorted(answered.items()):
         lines.append(f'lucida_requests_total{{path="{path}",code="{code}"}} {number}')
-    for name in ("prompt_tokens", "answer_tokens", "batches"):
+    for name in ("prompt_tokens", "answer_tokens", "steps"):
         lines.append(f"# TYPE lucida_{name}_total counter")
         for model, engine in engines.items():
             lines.append(f'lucida_{name}_total{{model="{model}"}} {engine.counts[name]}')
-    lines.append("# TYPE lucida_waiting gauge")
+    gauges = {
+        "waiting": lambda engine: len(engine.waiting),
+        "answering": lambda engine: len(engine.rows),
+        "prefix_bytes": lambda engine: engine.prefixes.bytes,
+    }
+    for name, count in gauges.items():
+        lines.append(f"# TYPE lucida_{name} gauge")
+        for model, engine in engines.items():
+            lines.append(f'lucida_{name}{{model="{model}"}} {count(engine)}')
+    lines.append("# TYPE lucida_prefixes_found_total counter")
     for model, engine in engines.items():
-        lines.append(f'lucida_waiting{{model="{model}"}} {engine.waiting.qsize()}')
+        lines.append(f'lucida_prefixes_found_total{{model="{model}"}} {engine.prefixes.taken}')
     return "\n".join(lines) + "\n"

@@ -2,15 +2,15 @@
 
 A field that Lucida does not know is ignored and named in the answer's header `x-lucida-ignored`; a
 known one whose effect cannot be had is refused by name, as an answer without it would be another.
-Pictures come inside the request, as `data:` addresses: a server that fetched addresses or opened
-paths for its clients would read what is not theirs.
+Pictures come inside the request, as `data:` addresses, unless hosts are allowed (fetching.py): a
+server that fetched addresses or opened paths for its clients would read what is not theirs.
 
 Source: the OpenAI API reference, `POST /v1/chat/completions` and `POST /v1/completions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,23 +20,14 @@ from lucida.core.errors import LucidaError
 from lucida.data.encoded import is_address
 from lucida.data.sample import ImageSource
 from lucida.model.messages import image_source
+from lucida.serve.fetching import fetch
+from lucida.serve.refused import Refused
 
 MOST_IMAGES = 16
 """Pictures of one request."""
 
-
-class Refused(Exception):
-    """A request that is not answered: the status, and OpenAI's error object."""
-
-    def __init__(
-        self, message: str, param: str | None = None, status: int = 400, code: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        kind = "authentication_error" if status == 401 else "invalid_request_error"
-        kind = "rate_limit_error" if status == 429 else kind
-        kind = "server_error" if status >= 500 else kind
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+MOST_TEXTS = 64
+"""Texts of one request."""
 
 
 class StreamOptions(BaseModel):
@@ -68,12 +59,13 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: dict[str, Any] | None = None
 
 
 class TextRequest(Asked):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | list[int] | list[str] | list[list[int]]
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: bool | None = None
 
@@ -84,7 +76,6 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
@@ -128,7 +119,10 @@ class Options:
 def read_options(asked: ChatRequest | TextRequest) -> Options:
     """The options of a request; Refused for what cannot be done. Without a temperature the
     likeliest answer is given, where OpenAI's default would draw one."""
-    for name, idle in WITHOUT_EFFECT.items():
+    effects = WITHOUT_EFFECT
+    if isinstance(asked, TextRequest):
+        effects = effects | {"response_format": (None, {"type": "text"})}
+    for name, idle in effects.items():
         value = getattr(asked, name, None)
         if value not in idle:
             raise Refused(f"`{name}` is not supported by this server: leave it out", name)
@@ -143,7 +137,31 @@ def read_options(asked: ChatRequest | TextRequest) -> Options:
     stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     if len(stop) > 4 or not all(stop):
         raise Refused("`stop` takes up to 4 texts that are not empty", "stop")
+    for each in stop:
+        check_text(each, "stop")
     return Options(most, asked.temperature or 0.0, asked.top_p or 1.0, asked.seed, tuple(stop), top)
+
+
+def list_prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+    """The prompts of a request for texts, each as text or as token ids."""
+    alone = isinstance(prompt, str) or (bool(prompt) and isinstance(prompt[0], int))
+    prompts = [prompt] if alone else prompt
+    if not 0 < len(prompts) <= MOST_TEXTS or not all(prompts):
+        raise Refused(f"`prompt` takes 1 to {MOST_TEXTS} texts that are not empty", "prompt")
+    for each in prompts:
+        if isinstance(each, str):
+            check_text(each, "prompt")
+    return prompts
+
+
+def check_text(text: str, where: str) -> str:
+    """A text without halves of characters; Refused for others, as no tokenizer reads them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        place = problem.start
+        raise Refused(f"half a character (a lone surrogate) at {place}", where) from problem
+    return text
 
 
 def list_ignored(asked: BaseModel) -> list[str]:
@@ -151,8 +169,11 @@ def list_ignored(asked: BaseModel) -> list[str]:
     return sorted(set(asked.model_extra or ()) - set(WITHOUT_EFFECT) - KNOWN_AND_IDLE)
 
 
-def read_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as `lucida.model.messages` has them, pictures read; Refused for anything else."""
+def read_messages(
+    messages: list[dict[str, Any]], hosts: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Messages as `lucida.model.messages` has them, pictures read, also from these hosts; Refused
+    for anything else."""
     number = 0
     found = []
     for place, message in enumerate(messages):
@@ -165,6 +186,7 @@ def read_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if message.get(name):
                 raise Refused(f"`{name}` is not supported by this server", f"{where}.{name}")
         if isinstance(content, str):
+            content = check_text(content, f"{where}.content")
             found.append({"role": role, "content": content})
             continue
         if not isinstance(content, list):
@@ -178,7 +200,9 @@ def read_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             number += 1
             if number > MOST_IMAGES:
                 raise Refused(f"at most {MOST_IMAGES} pictures in a request", f"{where}.content")
-            parts.append({"type": "image", "image": open_address(value, number, where)})
+            place = f"{where}.content[{k}].image_url"
+            image = open_address(value, number, place, hosts)
+            parts.append({"type": "image", "image": image})
         found.append({"role": role, "content": parts})
     return found
 
@@ -186,10 +210,10 @@ def read_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def read_part(part: object, where: str) -> tuple[Literal["text", "image"], str]:
     """The kind of a part, and its text or the picture's address."""
     if isinstance(part, str):
-        return "text", part
+        return "text", check_text(part, where)
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return "text", part["text"]
+        return "text", check_text(part["text"], where)
     if kind in ("image_url", "input_image", "image"):
         address = part.get("image_url", part.get("image"))
         address = address.get("url") if isinstance(address, Mapping) else address
@@ -201,17 +225,21 @@ def read_part(part: object, where: str) -> tuple[Literal["text", "image"], str]:
     )
 
 
-def open_address(address: str, number: int, where: str) -> ImageSource:
-    """The picture of a `data:` address, decoded to its end: a damaged one is the client's fault."""
-    if not is_address(address):
+def open_address(address: str, number: int, where: str, hosts: Collection[str] = ()) -> ImageSource:
+    """The picture of an address, decoded to its end: a damaged one is the client's fault."""
+    if is_address(address):
+        content: str | bytes = address
+    elif hosts:
+        content = fetch(address, hosts, where)
+    else:
         raise Refused(
             "pictures are sent in the request as `data:image/…;base64,…`; this server fetches "
             "nothing and opens no files",
-            f"{where}.image_url",
+            where,
         )
     try:
-        source = image_source(address, number)
+        source = image_source(content, number)
         source.load()
     except LucidaError as problem:
-        raise Refused(str(problem), f"{where}.image_url", code="invalid_image") from problem
+        raise Refused(str(problem), where, code="invalid_image") from problem
     return source

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lucida.core.errors import LucidaError
@@ -25,6 +25,7 @@ def start(
     key: str | None,
     most_waiting: int,
     browser: bool = False,
+    hosts: Collection[str] = (),
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, which let what is under way come to its end. LucidaError when
     the port is taken or the extra is missing."""
@@ -48,7 +49,7 @@ def start(
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     config = uvicorn.Config(
-        make_app(engines, key),
+        make_app(engines, key, hosts=frozenset(hosts)),
         log_level="warning",
         timeout_graceful_shutdown=DRAIN,
         server_header=False,

@@ -26,6 +26,10 @@ def serve(
     most_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; more get 429.")
     ] = 256,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Also take pictures from https://HOST/ (repeat)."),
+    ] = None,
 ) -> None:
     """Answer OpenAI's clients and people: /v1/chat/completions, and a page at /.
 
@@ -36,7 +40,7 @@ def serve(
         must_exist(each)
     from lucida.serve.start import start
 
-    start(run, host, port, api_key, most_waiting)
+    start(run, host, port, api_key, most_waiting, hosts=allow_host or ())
 
 
 @app.command()
