@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucida.eval.statistics import bootstrap, compare_paired
+from lucida.eval.statistics import bootstrap, compare_paired, resolve_difference
 
 score_lists = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=40)
 
@@ -84,3 +84,17 @@ def test_mistakes_are_refused():
         bootstrap([1, 0], ["a"])
     with pytest.raises(ValueError, match="1 and 2"):
         compare_paired([1], [1, 0])
+
+
+def test_a_small_set_says_which_difference_it_resolves():
+    scores = [1.0] * 15 + [0.0] * 10
+    assert resolve_difference(scores, range(25)) == pytest.approx(2.8016 * 2**0.5 * 0.1, rel=1e-4)
+    # Four times the questions about the same pictures say no more, four times the pictures twice.
+    repeated = [score for score in scores for _ in range(4)]
+    clusters = [number for number in range(25) for _ in range(4)]
+    single = resolve_difference(scores, range(25))
+    assert resolve_difference(repeated, clusters) == pytest.approx(single)
+    apart = resolve_difference(repeated, range(100))
+    assert apart == pytest.approx(single / 2, rel=0.02)
+    assert resolve_difference([1.0] * 10, range(10)) > 0.3, "ten right answers do not prove a rule"
+    assert resolve_difference([0.0, 1.0], [0, 0]) is None

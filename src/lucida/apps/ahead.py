@@ -33,7 +33,7 @@ def check_evaluation(recipe: Recipe, asked: bool = False) -> None:
             remedy="name some (`lucida benchmarks` lists them), or `lucida train` it",
         )
     on_the_way = any(stage.evaluate_every is not None for stage in recipe.stages)
-    places = [(f"evaluation.tasks, {name}", name, asked, on_the_way) for name in spec.tasks]
+    places = [(f"evaluation.tasks, {name}", name, asked, on_the_way) for name in spec.names]
     kept = spec.retention
     if kept is not None and kept.task is not None:
         places.append(("evaluation.retention.task", kept.task, False, kept.each_stage))
@@ -42,6 +42,8 @@ def check_evaluation(recipe: Recipe, asked: bool = False) -> None:
             task = load_task(spec, name)
         except LucidaError as problem:
             raise RecipeError(f"{place}: {problem}", origin=origin) from problem
+        if spec.own(name) is not None:
+            task.examples()  # every record is looked at: what is wrong is told before the training
         if afterwards and (problem := files_problem(task)) is not None:
             message = f"{name} cannot be asked after the training: {problem}"
             raise RunError(message, origin=f"{origin}: evaluation.tasks")
@@ -51,9 +53,9 @@ def check_evaluation(recipe: Recipe, asked: bool = False) -> None:
 
 def load_task(spec: EvaluationSpec, name: str) -> Benchmark:
     """A task as an evaluation asks it. LucidaError when it is unknown."""
-    from lucida.eval.benchmarks import benchmark
+    from lucida.eval.benchmarks import find_task
 
-    return benchmark(name, spec.prompts, spec.data)
+    return find_task(spec, name)
 
 
 def files_problem(task: Benchmark) -> LucidaError | None:
@@ -97,8 +99,8 @@ def following(recipe: Recipe, folder: Path) -> tuple[list[str], list[str]]:
     measure = ["eval", run]
     if (problem := _retention_problem(spec)) is not None:
         return ["chat", run], [f"`lucida eval` cannot measure the text kept: {problem}"]
-    problems = task_problems(spec, spec.tasks)
-    ready = [name for name in spec.tasks if name not in problems]
+    problems = task_problems(spec, spec.names)
+    ready = [name for name in spec.names if name not in problems]
     remarks = [f"{name} cannot be asked yet: {why}" for name, why in problems.items()]
     if ready:
         return measure + (["--task", ",".join(ready)] if problems else []), remarks

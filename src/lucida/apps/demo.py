@@ -26,7 +26,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
-from lucida.eval.shown import asked, describe_measurement, format_score
+from lucida.eval.shown import asked, describe_measurement, format_score, limits
 from lucida.eval.usual import usual_scores
 
 COLUMNS = 32
@@ -150,6 +150,8 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
         )
         others = results.get("others", {}).get(name, ())
         notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
+        if task.get("own") is not None:  # others have a size of their own that everybody knows
+            notes += [f"{name}: {limit}" for limit in limits(task)]
         if failed := task.get("failed"):
             part = f"{failed} of {task['n']:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")

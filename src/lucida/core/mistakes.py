@@ -131,6 +131,11 @@ def _resolve(location: Place) -> tuple[Place, Any, FieldInfo | None, Any]:
             continue
         if accepted.leaf:
             break
+        if accepted.specs and accepted.scalars:
+            # Text or a mapping: pydantic names which of the two it took the value for.
+            named = (spec for spec in accepted.specs.values() if spec.__name__ == step)
+            annotation = parent = next(named, annotation)
+            continue
         parent = annotation
         place.append(step)
         info = accepted.fields().get(str(step)) if accepted.specs else None

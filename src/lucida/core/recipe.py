@@ -210,7 +210,7 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     if isinstance(value, dict) and value:
         pairs = list(value.items())
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        pairs = [(item.get("name", index), item) for index, item in enumerate(value)]
+        pairs = [(item.get("name") or index, item) for index, item in enumerate(value)]
     else:
         return {prefix: value}
     found: dict[str, object] = {}

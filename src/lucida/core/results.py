@@ -50,6 +50,7 @@ class _Baseline(_Shape):
     score: Number
     n: Count
     gain: _Gain
+    solved: Number | None = None
 
 
 class _Way(_Shape):
@@ -82,6 +83,10 @@ class _Task(_Shape):
     blind: Number | None = None
     blind_interval: Interval | None = None
     gain: _Gain | None = None
+    blind_solved: Number | None = None
+    resolves: Number | None = None
+    own: dict[str, Any] | None = None
+    fingerprint: str | None = None
     kinds: dict[str, _Kind] = {}
     baselines: dict[str, _Baseline] = {}
     ways: dict[str, _Way] = {}

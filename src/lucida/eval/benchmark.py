@@ -146,6 +146,12 @@ class Benchmark(ABC):
         when nobody said where it is."""
         return None
 
+    @property
+    def description(self) -> Mapping[str, object]:
+        """What results.json has to say beside the name, to know what was asked: of tasks over own
+        records `own`, how they are described, and `fingerprint` of what they hold."""
+        return {}
+
     @abstractmethod
     def examples(self, limit: int | None = None) -> list[Example]:
         """The held-out examples, always the same ones in the same order; the first `limit`.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lucida.core.errors import RunError
 from lucida.core.pages import render_page
+from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
@@ -100,6 +101,38 @@ def differences(first: Path, second: Path, samples: int = 2000) -> list[Differen
     return [difference(first, second, name, tasks, samples) for name in common]
 
 
+def recipe_changes(first: Path, second: Path) -> list[str]:
+    """The values in which the recipes of two runs differ, as `stages.sft.budget.steps: 400 -> 10`;
+    none where one of the folders is no run."""
+    runs = RunFolder(first), RunFolder(second)
+    if not all(run.exists for run in runs):
+        return []
+    return diff_recipes(*(run.recipe for run in runs))
+
+
+def validation_losses(folder: Path) -> dict[str, tuple[int, float]]:
+    """Stage → the step and the value of the last validation loss that a run logged; RunError where
+    its log is damaged."""
+    found = {}
+    for row in RunFolder(folder).logged:
+        if row.get("validation_loss") is not None:
+            found[row.get("stage") or ""] = row.get("step") or 0, row["validation_loss"]
+    return found
+
+
+def compare_losses(first: Path, second: Path) -> list[tuple[str, list[str], str]]:
+    """For each stage that either run validated: its name, both last losses with their steps, and
+    how much less the second lost. A difference without an interval: one number of each run."""
+    losses = validation_losses(first), validation_losses(second)
+    rows = []
+    for stage in dict.fromkeys([*losses[0], *losses[1]]):
+        both = [each.get(stage) for each in losses]
+        told = ["" if one is None else f"{one[1]:.4f} (step {one[0]:,})" for one in both]
+        known = all(one is not None for one in both)
+        rows.append((stage, told, f"{both[1][1] - both[0][1]:+.4f}" if known else ""))
+    return rows
+
+
 def tasks_of_one(folder: Path, other: Path) -> list[str]:
     """Tasks that `folder` has scores of and `other` has not: nothing is said about them."""
     there = RunFolder(other).results.get("tasks", {})
@@ -111,6 +144,8 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
     keys = [each[name].get("predictions") or name for each in tasks]
     rows = [read_scored(folder, key) for folder, key in zip((first, second), keys, strict=True)]
     both = [row for row in rows[0] if row in rows[1]]
+    if tasks[0][name].get("own") is not None:  # records may have been edited in between
+        both = [row for row in both if _is_same_question(rows[0][row], rows[1][row])]
     if not both:
         raise RunError(f"no example of {name} was answered by both", origin=second)
     task = evaluated_benchmark(first, name)
@@ -135,6 +170,10 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
         higher_is_better=higher,
         reworded=sum(rows[0][row].get("prompt") != rows[1][row].get("prompt") for row in both),
     )
+
+
+def _is_same_question(first: dict, second: dict) -> bool:
+    return all(first.get(part) == second.get(part) for part in ("prompt", "truth"))
 
 
 def _scored_anew(task: Benchmark, ids: list[str], rows: dict[str, dict]) -> dict[str, dict]:
@@ -182,6 +221,8 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
         first=str(first),
         second=str(second),
         tasks=tasks,
+        changes=recipe_changes(first, second),
+        losses=compare_losses(first, second),
         alone=[("A", tasks_of_one(first, second)), ("B", tasks_of_one(second, first))],
     )
     atomic_write(page, writable(text))

@@ -14,9 +14,9 @@ from PIL import Image
 
 from lucida.core.errors import RunError
 from lucida.core.runs import JsonLines, RunFolder
-from lucida.core.spec import EvaluationSpec
+from lucida.core.spec import EvaluationSpec, OwnTaskSpec
 from lucida.eval.benchmark import Benchmark, Example
-from lucida.eval.benchmarks import benchmark
+from lucida.eval.benchmarks import benchmark, find_task, load_task
 from lucida.eval.metrics.boxes import Box, as_box
 
 _MOST = 1e15  # no score is larger; NaN is not smaller
@@ -124,11 +124,25 @@ def evaluated_benchmark(folder: Path, task: str) -> Benchmark:
     name = task.split(".", 1)[0]
     spec = evaluation_of(folder)
     asked = RunFolder(folder).results.get("tasks", {}).get(name, {})
-    usual = benchmark(name, spec.prompts, spec.data)
+    if asked.get("own") is not None:
+        return load_task(own_task(asked["own"], folder))
+    usual = find_task(spec, name)
     prompts, data = asked.get("prompts", usual.prompts), asked.get("data", spec.data)
     if (prompts, data) == (usual.prompts, spec.data):
         return usual  # whose examples are made already
     return benchmark(name, prompts, data)
+
+
+def own_task(described: object, folder: Path) -> OwnTaskSpec:
+    """A task over own records as results.json describes it; RunError where it cannot be read."""
+    try:
+        return OwnTaskSpec.model_validate(described)
+    except ValueError as problem:
+        raise RunError(
+            f"this file does not say what was evaluated: {str(problem).splitlines()[0]}",
+            origin=RunFolder(folder).results_file,
+            remedy="remove the task from it and evaluate it again; stored answers are used",
+        ) from None
 
 
 def evaluation_of(folder: Path) -> EvaluationSpec:

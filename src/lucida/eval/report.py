@@ -25,7 +25,7 @@ from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.gallery import Shot, extremes, gallery, target_of
-from lucida.eval.shown import asked, better, describe_measurement, format_score
+from lucida.eval.shown import asked, better, describe_measurement, format_score, limits
 
 SHOTS = 8
 """Pictures per task, as they come."""
@@ -194,6 +194,7 @@ def _notes(task: dict) -> list[str]:
     if (of := task.get("of")) and of > task["n"]:
         notes.append(f"{task['n']:,} of its {of:,} examples")
     notes += [f"asked {how}" for how in asked(task)]
+    notes += limits(task)
     for name, row in task.get("baselines", {}).items():
         score, gain = (
             format_score(task, row["score"]),

@@ -27,7 +27,7 @@ from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.answerers.lucida_model import LucidaAnswerer, load_answerer
 from lucida.eval.asking import Answerer, Job, answers
 from lucida.eval.benchmark import Benchmark
-from lucida.eval.benchmarks import benchmark
+from lucida.eval.benchmarks import load_task
 from lucida.eval.few_shot import spread
 from lucida.eval.gallery import TARGET
 from lucida.eval.measurements import add, is_largest
@@ -40,7 +40,7 @@ from lucida.eval.variant import Variant
 from lucida.eval.wanted import Options, Wanted
 
 if TYPE_CHECKING:
-    from lucida.core.spec import EvaluationSpec
+    from lucida.core.spec import EvaluationSpec, OwnTaskSpec
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -62,7 +62,7 @@ class Asked:
 def evaluate(
     model: LucidaModel,
     processor: LucidaProcessor,
-    tasks: Iterable[str],
+    tasks: Iterable[str | OwnTaskSpec],
     limit: int | None = None,
     max_new_tokens: int = 32,
     seed: int = 0,
@@ -80,7 +80,7 @@ def evaluate(
     answerer = LucidaAnswerer(model, processor)
     jobs = []
     for name in tasks:
-        task = benchmark(name, prompts, data)
+        task = load_task(name, prompts, data)
         variant = Variant(task.ways[0])
         jobs.append(Job(variant.key(task), task, variant.way, task.examples(limit)))
     said = {job.key: {} for job in jobs}
@@ -95,7 +95,7 @@ def evaluate(
 
 def evaluate_run(
     folder: Path | str,
-    tasks: Iterable[str] | None = None,
+    tasks: Iterable[str | OwnTaskSpec] | None = None,
     limit: int | None = None,
     options: Options | None = None,
 ) -> dict:
@@ -112,6 +112,7 @@ def evaluate_run(
     if recipe.model.vision is None:
         wanted = replace(wanted, baselines=())
     results = earlier_results(run)
+    check_own_tasks(wanted, results, run.results_file)
     identity, blind_identity = run_identity(run), None
     blind_run, blind = RunFolder(run.path / "blind"), None
     if is_trained(blind_run.path):
@@ -142,7 +143,7 @@ def evaluate_target(
     load: Callable[[Path], Answerer],
     folder: Path,
     spec: EvaluationSpec,
-    tasks: Iterable[str],
+    tasks: Iterable[str | OwnTaskSpec],
     limit: int | None = None,
     options: Options | None = None,
 ) -> dict:
@@ -159,6 +160,7 @@ def evaluate_target(
             remedy="name another folder with --out DIR",
         )
     results = earlier_results(run)
+    check_own_tasks(wanted, results, run.results_file)
     said = ask(folder, wanted, load, None, results)
     if rank() == 0:
         told = {"target": target, "evaluation": wanted.spec.model_dump(mode="json")}
@@ -175,6 +177,32 @@ def earlier_results(run: RunFolder) -> dict:
     results = run.results
     check_whole(results, run.results_file)
     return results
+
+
+def check_own_tasks(wanted: Wanted, results: dict, origin: Path) -> None:
+    """Compare tasks over own records with what `results` has under their names: scores of records
+    that have changed since are taken out. RunError: they are of another source or metric."""
+    for task in wanted.tasks:
+        own, kept = task.description, results.get("tasks", {}).get(task.name)
+        if not own or kept is None:
+            continue
+        earlier = kept.get("own")
+        differs = [
+            n for n in ("source", "metric", "answers") if (earlier or {}).get(n) != own["own"][n]
+        ]
+        if differs:
+            raise RunError(
+                f"two tasks of one name: `{task.name}` stands in the results already and has "
+                f"another {' and '.join(differs)}",
+                expected=str((earlier or {}).get(differs[0])),
+                given=str(own["own"][differs[0]]),
+                origin=origin,
+                remedy="give one of them another `name` (--name)",
+            )
+        if kept.get("fingerprint") != own["fingerprint"]:
+            say(f"{task.name}: its records have changed, so all of them are asked again")
+            for part in ("tasks", "others"):
+                results.get(part, {}).pop(task.name, None)
 
 
 def run_identity(run: RunFolder) -> dict[str, object]:
@@ -210,6 +238,8 @@ def ask(
                 )
         tokens = wanted.spec.max_new_tokens
         same = store.settle(identity or {**answerer.identity, "max_new_tokens": tokens})
+        for task in dict.fromkeys(job.task for _, job in jobs):
+            store.settle_records(task)
         label = phase.replace("_", " ")
         said, count = store.ask([job for _, job in jobs], answerer, tokens, label)
         found = {}
@@ -247,6 +277,7 @@ def collect(
             "think": main.think,
             "predictions": job.key,
             "data": wanted.spec.data,
+            **task.description,
         }
         unit = getattr(sighted.answerer, "boxes", None)
         if unit is not None and any(example.box is not None for example in job.examples):

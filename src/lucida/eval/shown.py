@@ -43,6 +43,35 @@ def describe_measurement(task: Mapping[str, object], other: Mapping[str, object]
     return f"{told} ({', '.join(differs)})" if differs else told
 
 
+COARSE = 0.1
+"""A set that shows no smaller difference than this is called too small to compare models on."""
+
+
+def limits(task: Mapping[str, object]) -> list[str]:
+    """What a task cannot show: how many questions need no picture, and differences that are too
+    small for so few examples; what evaluations of an older Lucida do not say is left out.
+
+    Worked example: "4.0% of the questions are answered without the picture"; "25 questions: no
+    difference under 39.6 between two models can be told from chance".
+    """
+    told = []
+    if (share := task.get("blind_solved")) is not None:
+        told.append(f"the blind model answers {100 * share:.1f}% of the questions")
+    elif _is_share(task) and (row := task.get("baselines", {}).get("removed", {})).get("solved"):
+        told.append(f"{100 * row['solved']:.1f}% are answered with the pictures removed")
+    resolves = task.get("resolves")
+    if resolves is not None and resolves > COARSE:
+        told.append(
+            f"{task['n']:,} questions: no difference under {format_score(task, resolves)} between "
+            "two models can be told from chance"
+        )
+    return told
+
+
+def _is_share(task: Mapping[str, object]) -> bool:
+    return task.get("higher_is_better", True) and task.get("metric") != "CIDEr-D"
+
+
 def better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
     """Whether a paired difference as results hold it is surely on the good side; never where all
     examples are about one picture, as its interval says nothing."""

@@ -77,6 +77,21 @@ class Store:
         wait_for_all()
         return same
 
+    def settle_records(self, task: Benchmark) -> None:
+        """Remove stored answers of a task over own records that hold something else by now."""
+        now = task.description.get("fingerprint")
+        if now is None:
+            return
+        file = self.folder / f"{task.name}.records"
+        before = file.read_text(encoding="utf-8").strip() if file.exists() else now
+        if rank() == 0:
+            if before != now:
+                for pattern in (f"{task.name}.jsonl", f"{task.name}.*.jsonl"):
+                    for old in [*self.folder.glob(pattern), *self.folder.glob(f"rank*/{pattern}")]:
+                        old.unlink()
+            atomic_write(file, f"{now}\n")
+        wait_for_all()
+
     def _is_of(self, identity: Mapping[str, object]) -> bool:
         """Whether stored answers come from this model."""
         file = self.folder / "settings.json"

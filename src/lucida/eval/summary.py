@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lucida.core.errors import RunError
 from lucida.eval.asking import Said
 from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
-from lucida.eval.statistics import Interval, bootstrap, compare_paired
+from lucida.eval.statistics import Interval, bootstrap, compare_paired, resolve_difference
 from lucida.eval.store import Answered
 from lucida.eval.variant import conclusion
 
@@ -81,15 +81,18 @@ def summarise(
 
     score, interval, n, clusters, metric, higher_is_better (false: the score is no share, lower is
     better); chance and majority (guessing); blind, blind_interval
-    and gain (score minus blind, paired) when there is a blind model, else null; kinds (the same
+    and gain (score minus blind, paired), blind_solved (the share of questions that the blind model
+    answers, so no picture is needed) when there is a blind model, else null; kinds (the same
     score per kind of question); malformed (outputs that could not be read, scored 0); failed
     (questions that were never answered, scored as empty outputs); floor (the score is not surely
     above what guessing gives; answers about one picture never are);
+    resolves (the smallest difference between two models that so many examples show);
     of (how many examples the whole benchmark has); totals (the named
     totals that papers print).
     """
     clusters = [example.cluster for example in examples]
     total = bootstrap(answered.scores, clusters, samples, seed)
+    shares = task.higher_is_better and not task.together
     guesses = task.guesses(examples)
     other = bootstrap(blind, clusters, samples, seed) if blind is not None else None
     gain = (
@@ -115,6 +118,8 @@ def summarise(
         "blind": other.mean if other else None,
         "blind_interval": [other.low, other.high] if other else None,
         "gain": difference(gain),
+        "blind_solved": None if blind is None or not shares else share_solved(blind),
+        "resolves": resolve_difference(answered.scores, clusters),
         "kinds": kinds(examples, answered.scores, blind, samples, seed),
         "malformed": sum(value is None for value in answered.parsed),
         "failed": answered.failed,
@@ -173,7 +178,10 @@ def beside(
     scores of the same examples."""
     clusters = [example.cluster for example in examples]
     gain = compare_paired(own, answered.scores, clusters, samples, seed)
-    return short(answered, examples, samples, seed) | {"gain": difference(gain)}
+    return short(answered, examples, samples, seed) | {
+        "gain": difference(gain),
+        "solved": share_solved(answered.scores),
+    }
 
 
 def kinds(
@@ -196,6 +204,14 @@ def kinds(
             "blind": None if blind is None else mean([blind[i] for i in places]),
         }
     return rows
+
+
+def share_solved(scores: Sequence[float]) -> float:
+    """The share of questions that are answered at least half rightly.
+
+    Worked example: of the scores 1, 0.6, 0.3, 0 two of four.
+    """
+    return mean([float(score >= 0.5) for score in scores])
 
 
 def difference(gain: Interval | None) -> dict | None:

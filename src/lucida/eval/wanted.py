@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lucida.core.errors import RunError
-from lucida.core.spec import EvaluationSpec
+from lucida.core.spec import EvaluationSpec, OwnTaskSpec
 from lucida.eval.asking import Job
 from lucida.eval.benchmark import Benchmark, Way
-from lucida.eval.benchmarks import benchmark
+from lucida.eval.benchmarks import find_task
 from lucida.eval.benchmarks.annotations import MissingFile
 from lucida.eval.benchmarks.published import PublishedBenchmark
 from lucida.eval.prompts import prompt_set
@@ -71,19 +71,19 @@ class Wanted:
     def of(
         cls,
         spec: EvaluationSpec,
-        tasks: Iterable[str] | None,
+        tasks: Iterable[str | OwnTaskSpec] | None,
         limit: int | None,
         options: Options,
         origin: object,
     ) -> Wanted:
         """The recipe's evaluation with what was asked for; mistakes stop before any asking."""
         spec = options.over(spec)
-        names = list(dict.fromkeys(spec.tasks if tasks is None else tasks))
-        if not names:
+        asked = [find_task(spec, each) for each in (spec.tasks if tasks is None else tasks)]
+        loaded = tuple(dict.fromkeys(asked))
+        if not loaded:
             raise RunError(
                 "there is no task to evaluate", origin=origin, remedy="name tasks to evaluate"
             )
-        loaded = tuple(benchmark(name, spec.prompts, spec.data) for name in names)
         for task in loaded:
             if options.protocols and not set(options.protocols) & set(task.ways):
                 raise RunError(

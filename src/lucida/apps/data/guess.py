@@ -47,20 +47,25 @@ def open_sources(what: str, overrides: list[str], every: bool = False) -> list[O
     recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
     if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):
         return _of_recipe(what, overrides, every)
+    spec, found = find_source(what, overrides)
+    # What is damaged shows as a record, beside those that are not.
+    return [Opened(path.name, spec, open_source(spec, skip=True), found)]
+
+
+def find_source(what: str, overrides: list[str]) -> tuple[Any, str]:
+    """The spec of the source that a path means, and how it was found; overrides are its fields."""
     fields = dict(_field(word) for word in overrides)
     if "kind" in fields:
         found = f"kind {fields['kind']}, as it was given"
     else:
         remote = {"kind": "webdataset"}, "it is an address"
-        guessed, why = remote if is_remote(what) else guess(path)
+        guessed, why = remote if is_remote(what) else guess(Path(what))
         fields = guessed | fields
         found = f"kind {fields['kind']}, because {why}"
     try:
-        spec = TypeAdapter(SourceSpec).validate_python({"path": what, **fields})
+        return TypeAdapter(SourceSpec).validate_python({"path": what, **fields}), found
     except ValidationError as error:
         raise _refusal(error, fields, what) from error
-    # What is damaged shows as a record, beside those that are not.
-    return [Opened(path.name, spec, open_source(spec, skip=True), found)]
 
 
 def _refusal(error: ValidationError, fields: dict[str, Any], what: str) -> RecipeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -12,6 +12,7 @@ from lucida.apps.command import app, guarded, must_exist
 from lucida.core.errors import RunError, suggestion
 
 if TYPE_CHECKING:
+    from lucida.core.spec import OwnTaskSpec
     from lucida.eval.asking import Answerer
     from lucida.eval.wanted import Options
 
@@ -60,9 +61,36 @@ Prompts = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR",
-        help="Folder with the published files of benchmarks.",
+        metavar="DIR|FILE",
+        help="Folder with the published files of benchmarks; with --metric, your own records.",
         show_default="the recipe's, or LUCIDA_DATA",
+    ),
+]
+
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Measure on your own records: --data is their file, of any format that a recipe reads "
+        "(KEY=VALUE behind the run are fields of its source), and this is how an output is "
+        "compared: exact, vqa, anls, relaxed, iou, cider, letter, contains, regex or judge-export.",
+        show_default="published files",
+    ),
+]
+
+By = Annotated[
+    str | None, typer.Option(metavar="FIELD", help="Your records: scores by this field, too.")
+]
+
+Answers = Annotated[
+    str | None,
+    typer.Option(metavar="FIELD", help="Your records: the field with all right answers."),
+]
+
+Name = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Your records: what they are called.", show_default="their file's name"
     ),
 ]
 
@@ -77,52 +105,74 @@ Boxes = Annotated[
 ]
 
 
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Largest number of examples per task; scores of more examples stay.",
+        show_default="all",
+    ),
+]
+
+Shots = Annotated[
+    str | None,
+    typer.Option(metavar="0,4", help="Also with so many demonstrations, over several seeds."),
+]
+
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the model at an endpoint.")
+]
+
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder for the results of what is no run.")
+]
+
+Suite = Annotated[str | None, typer.Option(metavar="NAME", help="vila-fewshot or world-fewshot.")]
+
+
 @app.command("eval")
 @guarded
 def evaluate(
     target: Targets,
     task: Tasks = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Largest number of examples per task; scores of more examples stay.",
-            show_default="all",
-        ),
-    ] = None,
+    limit: Limit = None,
     protocol: Protocols = None,
-    shots: Annotated[
-        str | None,
-        typer.Option(metavar="0,4", help="Also with so many demonstrations, over several seeds."),
-    ] = None,
+    shots: Shots = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds for demonstrations.")] = 3,
     think: Annotated[
         bool, typer.Option("--think", help="Ask to think step by step; score the conclusion.")
     ] = False,
-    suite: Annotated[
-        str | None, typer.Option(metavar="NAME", help="vila-fewshot or world-fewshot.")
-    ] = None,
+    suite: Suite = None,
     prompts: Prompts = None,
     data: Data = None,
+    metric: Metric = None,
+    by: By = None,
+    answers: Answers = None,
+    name: Name = None,
     boxes: Boxes = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the model at an endpoint.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the results of what is no run.")
-    ] = None,
+    model: Model = None,
+    out: Out = None,
 ) -> None:
     """Measure a model: results.json, report.html."""
     if target[0] == "diff":
-        _diff(target[1:], out)
+        from lucida.apps.compare import compare_folders
+
+        compare_folders(target[1:], out)
         return
-    if len(target) > 1:
+    fields = [word for word in target[1:] if "=" in word]
+    if len(target) > 1 + len(fields):
         raise RunError(
             "one model is measured at a time",
             given=" ".join(target),
             remedy="to compare two evaluated runs: `lucida eval diff A B`",
         )
-    names = _names(task)
+    own = _own_task(data, fields, (metric, by, answers, name))
+    names: list | None = _names(task)
+    if own is not None:
+        _refuse(task, "--task", "is for benchmarks with names; --name names your own")
+        _refuse(suite, "--suite", "is of benchmarks with names")
+        _refuse(prompts, "--prompts", "rewords benchmarks; your questions are asked as written")
+        names, data = [own], None
     counts = _counts(shots)
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
@@ -149,9 +199,37 @@ def _names(task: list[str] | None) -> list[str] | None:
     return names
 
 
+def _own_task(
+    data: str | None,
+    fields: list[str],
+    given: tuple[str | None, str | None, str | None, str | None],
+) -> OwnTaskSpec | None:
+    """The task over own records that --metric asks for, None where it is not given."""
+    metric, by, answers, name = given
+    if metric is None:
+        for value, option in ((by, "--by"), (answers, "--answers"), (name, "--name")):
+            _refuse(value, option, "goes with --metric, over your own records")
+        if fields:
+            raise RunError(
+                "fields of a source go with --metric, over your own records", given=fields[0]
+            )
+        return None
+    from lucida.core.spec.evaluation import OwnMetric
+
+    if metric not in get_args(OwnMetric):
+        raise RunError(f"unknown metric `{metric}`", remedy=suggestion(metric, get_args(OwnMetric)))
+    if data is None:
+        raise RunError("--metric compares answers with your own records", remedy="add --data FILE")
+    from lucida.apps.data.guess import find_source
+    from lucida.core.spec import OwnTaskSpec
+
+    spec, _ = find_source(data, fields)
+    return OwnTaskSpec(source=spec, metric=metric, by=by, answers=answers, name=name)
+
+
 def _measured(
     target: str,
-    names: list[str] | None,
+    names: list | None,
     limit: int | None,
     options: Callable[[], Options] | None,
     model: str | None,
@@ -167,7 +245,7 @@ def _measured(
         _refuse(boxes, "--boxes", "is for models that are no run, which write boxes in words")
         _refuse(out, "--out", "is for models that are no run; a run has its own folder")
     elif out is None or names is None:
-        missing = "--out DIR" if out is None else "--task NAME"
+        missing = "--out DIR" if out is None else "--task NAME, or --data FILE and --metric NAME"
         raise RunError(
             "a model that is no run needs to be told where results go and what to ask",
             origin=target,
@@ -266,7 +344,7 @@ def _refuse(value: object, option: str, why: str) -> None:
         raise RunError(f"{option} {why}", given=value, remedy=f"leave {option} out")
 
 
-def _show_shots(results: dict, names: list[str] | None) -> None:
+def _show_shots(results: dict, names: list | None) -> None:
     """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
     from lucida.core.progress import table
     from lucida.eval.shown import format_score
@@ -285,41 +363,3 @@ def _show_shots(results: dict, names: list[str] | None) -> None:
         rows.append([name, task["metric"], *cells])
     columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
     table("Demonstrations (mean ± sd over seeds)", columns, rows)
-
-
-def _diff(folders: list[str], out: Path | None) -> None:
-    """Two evaluated folders side by side."""
-    if len(folders) != 2:
-        raise RunError(
-            "diff compares two evaluated folders",
-            expected="diff A B",
-            given=f"diff {' '.join(folders)}",
-        )
-    first, second = map(Path, folders)
-    must_exist(first)
-    must_exist(second)
-    from lucida.core.progress import table
-    from lucida.eval.difference import differences, tasks_of_one, write_page
-
-    found = differences(first, second)
-    rows = [
-        [
-            each.task,
-            *map(each.shown, each.scores),
-            each.shown(each.gain.mean, signed=True),
-            " to ".join(each.shown(end, signed=True) for end in (each.gain.low, each.gain.high)),
-            f"{each.gain.n:,}",
-            f"{len(each.changes):,}",
-        ]
-        for each in found
-    ]
-    columns = ["task", "A", "B", "B - A", "95% interval", "examples", "changed"]
-    table(f"A {first}, B {second}: the same examples", columns, rows)
-    for each in found:
-        for note in each.notes:
-            typer.echo(f"{each.task}: {note}")
-    for letter, folder, other in (("A", first, second), ("B", second, first)):
-        if alone := tasks_of_one(folder, other):
-            typer.echo(f"only {letter} was asked {', '.join(alone)}")
-    page = write_page(first, second, found, (out or second) / "diff.html")
-    typer.echo(f"page    {page}")

@@ -22,7 +22,7 @@ from lucida.core.spec.data import (
     WebdatasetSourceSpec,
     WorldSourceSpec,
 )
-from lucida.core.spec.evaluation import EvaluationSpec, RetentionSpec
+from lucida.core.spec.evaluation import EvaluationSpec, OwnTaskSpec, RetentionSpec
 from lucida.core.spec.model import (
     CrossAttentionSpec,
     ImagePlaces,
@@ -90,6 +90,7 @@ __all__ = [
     "ModelSpec",
     "ObjectiveSpec",
     "OptimSpec",
+    "OwnTaskSpec",
     "PairsSourceSpec",
     "ParquetSourceSpec",
     "PerceiverProjectorSpec",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from pathlib import PurePath
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from lucida.core.spec.data import SourceSpec
 from lucida.core.spec.value import Spec
 
 PromptSetName = Literal["plain", "prismatic", "llava", "openflamingo", "lmms"]
@@ -33,11 +36,64 @@ class RetentionSpec(Spec):
         return self
 
 
+OwnMetric = Literal[
+    "exact",
+    "vqa",
+    "anls",
+    "relaxed",
+    "iou",
+    "cider",
+    "letter",
+    "contains",
+    "regex",
+    "judge-export",
+]
+
+
+class OwnTaskSpec(Spec):
+    """Your own records as a benchmark: every answer in them is asked for and compared."""
+
+    source: SourceSpec
+    """Where the records come from, as in a mixture; the weight does not matter here."""
+    metric: OwnMetric
+    """How an output is compared with the answer. `exact`, `vqa` (normalised as VQAv2 does),
+    `contains`: its words; `anls`: its letters; `relaxed`: numbers within 5%; `letter`: the option
+    that it names; `iou`: its box; `cider`: captions; `regex`: the record's answer is a pattern
+    that is searched for; `judge-export`: a file for a judge elsewhere."""
+    by: str | None = None
+    """A field of the records; scores are also given for each of its values."""
+    answers: str | None = None
+    """A field of the records with a list of all right answers (of all annotators for `vqa`); null
+    takes the answer that the record is trained on."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9+_-]*$")
+    """What it is called in results; null is the name of the source's file."""
+
+    @property
+    def task(self) -> str:
+        """What it is called in results.
+
+        Worked example: path `data/held out.json` gives "held-out".
+        """
+        if self.name is not None:
+            return self.name
+        stem = PurePath(getattr(self.source, "path", self.source.kind)).name.partition(".")[0]
+        return re.sub(r"[^A-Za-z0-9+_-]+", "-", stem).strip("-+_") or self.source.kind
+
+
+TaskSpec = Annotated[
+    Annotated[str, Tag("str")] | Annotated[OwnTaskSpec, Tag(OwnTaskSpec.__name__)],
+    Discriminator(lambda given: "str" if isinstance(given, str) else OwnTaskSpec.__name__),
+]
+"""A benchmark by its name, or own records; told apart so that mistakes are those of the one that
+was meant."""
+
+
 class EvaluationSpec(Spec):
     """What is measured after training."""
 
-    tasks: list[str] = Field(default=[])
-    """Benchmarks by name, as `lucida.eval.benchmarks.BENCHMARKS` lists them."""
+    tasks: list[TaskSpec] = Field(default=[])
+    """Benchmarks by name, as `lucida.eval.benchmarks.BENCHMARKS` lists them, and your own records:
+    `{source: {kind: llava, path: held-out.json}, metric: exact}`."""
     limit: int | None = Field(default=None, gt=0)
     """Largest number of examples per task; null takes all."""
     max_new_tokens: int = Field(default=32, gt=0)
@@ -56,3 +112,26 @@ class EvaluationSpec(Spec):
     retention: RetentionSpec | None = None
     """When given, an evaluation fails if training cost the language model more text than this; with
     `each_stage`, so does the training."""
+
+    @model_validator(mode="after")
+    def one_source_for_a_name(self) -> EvaluationSpec:
+        known: dict[str, OwnTaskSpec] = {}
+        for task in self.tasks:
+            if isinstance(task, OwnTaskSpec) and known.setdefault(task.task, task) != task:
+                raise ValueError(
+                    f"two different tasks are called `{task.task}`; give one of them a `name`"
+                )
+            if isinstance(task, OwnTaskSpec) and task.task in self.tasks:
+                raise ValueError(f"`{task.task}` names a benchmark and your own task; `name` it")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """What the tasks are called, each once."""
+        names = [task if isinstance(task, str) else task.task for task in self.tasks]
+        return list(dict.fromkeys(names))
+
+    def own(self, name: str) -> OwnTaskSpec | None:
+        """The task over own records of that name, if there is one."""
+        own = (task for task in self.tasks if isinstance(task, OwnTaskSpec))
+        return next((task for task in own if task.task == name), None)

@@ -146,6 +146,10 @@ class Recaptioned:
         ignored = frozenset(f"captions: {name}" for name in IGNORED)
         return sample, lost + few(unread(row, read, ignored), self)
 
+    def record(self, index: int) -> tuple[Any, str]:
+        """A record of the source as it stands in its file, and where."""
+        return self.source.record(index if self._kept is None else int(self._kept[index]))
+
     def _explained(self, number: int, words: str | None) -> tuple[Sample, Counter[str]]:
         if not hasattr(self.source, "explained"):
             return self.source.sample(number, words), Counter()

@@ -80,6 +80,10 @@ class Rated:
         """What captions from elsewhere are matched by, where the source has captions."""
         return self.source.key(self._place(index), field)
 
+    def record(self, index: int) -> tuple[Any, str]:
+        """A record as it stands in its file, and where."""
+        return self.source.record(self._rated(index))
+
     def _place(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -137,6 +137,11 @@ class WebdatasetSource:
             return ""
         return member_name(shard, int(place[IMAGE]), origin)
 
+    def record(self, index: int) -> tuple[dict[str, Any], str]:
+        """The JSON member of a sample, and where it stands."""
+        place, _, origin = self._place(index)
+        return self._record(place, origin), origin
+
     def _place(self, index: int) -> tuple[np.ndarray, Shard, str]:
         if not 0 <= index < len(self):
             raise IndexError(index)

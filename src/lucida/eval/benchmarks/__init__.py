@@ -6,6 +6,7 @@ from functools import cache
 
 from lucida.core.errors import RecipeError
 from lucida.core.registry import Table
+from lucida.core.spec import EvaluationSpec, OwnTaskSpec
 from lucida.eval.benchmark import Benchmark
 
 _HERE = "lucida.eval.benchmarks"
@@ -105,3 +106,36 @@ def benchmark(name: str, prompts: str | None = None, data: str | None = None) ->
     published files, None takes the environment's LUCIDA_DATA. Files are read by `examples` only.
     """
     return BENCHMARKS[name](prompts=prompts, data=data)
+
+
+def load_task(
+    task: str | OwnTaskSpec, prompts: str | None = None, data: str | None = None
+) -> Benchmark:
+    """The benchmark that an entry of `evaluation.tasks` names or describes, made once per process.
+
+    RecipeError: an unknown name, or an own task that is called as a benchmark is. What stands in
+    the records of an own task is read by `examples`.
+    """
+    if isinstance(task, str):
+        return benchmark(task, prompts, data)
+    if task.task in BENCHMARKS:
+        raise RecipeError(
+            f"`{task.task}` is a benchmark already, so your own task needs another name",
+            given=getattr(task.source, "path", task.source.kind),
+            remedy="give it a `name` (--name)",
+        )
+    return _own(task.model_dump_json())
+
+
+@cache
+def _own(spec: str) -> Benchmark:
+    from lucida.eval.benchmarks.own import OwnTask
+
+    return OwnTask(OwnTaskSpec.model_validate_json(spec))
+
+
+def find_task(spec: EvaluationSpec, task: str | OwnTaskSpec) -> Benchmark:
+    """The benchmark of that name as an evaluation asks it: one over own records that it describes,
+    else one that everybody knows."""
+    own = spec.own(task) if isinstance(task, str) else task
+    return load_task(task if own is None else own, spec.prompts, spec.data)

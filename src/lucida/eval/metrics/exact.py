@@ -48,3 +48,16 @@ def exact_match(output: object, answers: Iterable[str]) -> float:
     """
     found = normalise(output)
     return float(bool(found) and any(found == normalise(answer) for answer in answers))
+
+
+def contains_answer(output: object, answers: Iterable[str]) -> float:
+    """1.0 when the words of one of the answers stand in the output, side by side, both after
+    `normalise`; else 0.0.
+
+    Worked example: "It is a red star." contains ["red star"]; "it is scarred" does not contain
+    ["red"]. An answer without words is contained in nothing. "not red" contains "red": the metric
+    is for answers that nobody says in passing.
+    """
+    found = f" {normalise(output)} "
+    wanted = (normalise(answer) for answer in answers)
+    return float(any(answer and f" {answer} " in found for answer in wanted))

@@ -1,0 +1,387 @@
+"""Your own records as a benchmark: whatever source a recipe can train on can be measured on.
+
+    record ──Sample──▶ every turn of the assistant: what stands before it is the question
+                       the same pictures and question again: one example with several answers
+
+The question is asked in the very words of the file, whatever prompts other benchmarks take. In a
+conversation of several turns the earlier answers stand before the question as the file has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from lucida.core.errors import DataError, RunError, shorten
+from lucida.core.spec import OwnTaskSpec
+from lucida.data.fingerprint import record_facts
+from lucida.data.mixture import Source
+from lucida.data.sample import BoxPart, Sample, Turn
+from lucida.data.sources import open_source
+from lucida.data.sources.tables import field_of
+from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox, Way
+from lucida.eval.benchmarks.own_records import (
+    answers_of,
+    check_patterns,
+    misfit,
+    question_key,
+    question_of,
+    with_box,
+    with_options,
+    written,
+)
+from lucida.eval.benchmarks.published import percent, shuffle_key, usual_answers
+from lucida.eval.metrics.answers import normalise
+from lucida.eval.metrics.boxes import Box, as_box, box_hit, iou
+from lucida.eval.metrics.captions import score_captions
+from lucida.eval.metrics.choice import letter
+from lucida.eval.metrics.exact import contains_answer, exact_match
+from lucida.eval.metrics.relaxed import relaxed_accuracy
+from lucida.eval.metrics.textvqa import anls
+from lucida.eval.metrics.vqa import soft_accuracy
+
+PROMPTS = "as written"
+"""In place of the name of a set of prompts: the questions are the file's."""
+METRICS = {
+    "exact": "exact match",
+    "vqa": "VQA accuracy",
+    "anls": "ANLS",
+    "relaxed": "relaxed accuracy",
+    "iou": "IoU ≥ 0.5",
+    "cider": "CIDEr-D",
+    "letter": "accuracy",
+    "contains": "answer in the output",
+    "regex": "pattern found",
+    "judge-export": "outside judge",
+}
+"""How the unit of each metric is called."""
+ANNOTATORS = 4
+"""Fewest answers of which a consensus can be full: three others must have said the same."""
+MOST_CANDIDATES, USES = 20, 3
+"""An answer that is one of so few, each used so often on average, can be asked by likelihood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One answer of a record with what stands before it. `part` counts those of the record."""
+
+    index: int
+    part: int
+    sample: Sample
+    answer: Turn
+
+
+class OwnTask(Benchmark):
+    """Every answer of a source's records, asked for and compared by one metric.
+
+    DataError, with the file and the record: nothing is asked or answered there, the answer is of a
+    kind that the metric does not compare, a field is missing. Nothing is passed over.
+    """
+
+    family, prompts = "own", PROMPTS
+    licence = "your own"
+
+    def __init__(self, spec: OwnTaskSpec) -> None:
+        self.spec, self.name = spec, spec.task
+        self.metric = METRICS[spec.metric]
+        self.source = str(getattr(spec.source, "path", spec.source.kind))
+        self.judged = spec.metric == "judge-export"
+        self.together = spec.metric == "cider"
+        self.declares = spec.metric == "letter"
+        self._last: tuple[object, dict] | None = None
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """By likelihood as well where the answer is one of few."""
+        closed = all(example.candidates for example in self._every)
+        return ("generate", "likelihood") if closed else ("generate",)
+
+    @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self._every)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the records' texts and pictures (of many, of 128 spread evenly)."""
+        facts = {"records": len(self._records)} | record_facts(self._records)
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+
+    @property
+    def description(self) -> dict[str, object]:
+        """How the task is described, and what its records hold."""
+        return {"own": self.spec.model_dump(mode="json"), "fingerprint": self.fingerprint}
+
+    @cached_property
+    def _records(self) -> Source:
+        return open_source(self.spec.source)
+
+    def examples(self, limit: int | None = None) -> list[Example]:
+        """The first `limit` in a fixed shuffled order, so that they are a fair part of a file that
+        is sorted."""
+        return self._every[:limit]
+
+    @cached_property
+    def _every(self) -> list[Example]:
+        found: dict[object, Example] = {}
+        for asked in self._asked():
+            example = self._example(asked)
+            same = example.id if self.spec.metric == "iou" else question_key(example)
+            before = found.get(same)
+            if before is not None:
+                example = replace(before, answers=before.answers + example.answers)
+            found[same] = example
+        if not found:
+            raise DataError("no record asks anything", origin=self.source)
+        examples = sorted(found.values(), key=lambda example: shuffle_key(example.id))
+        self._check(examples)
+        return self._with_candidates(examples)
+
+    def _asked(self) -> Iterator[Asked]:
+        """Every answer of every record."""
+        for index in range(len(self._records)):
+            sample = self._records[index]
+            answers = list(answers_of(sample))
+            if not answers:
+                document = any(turn.role == "text" for turns in sample.branches for turn in turns)
+                raise DataError(
+                    "a record without an answer to a question"
+                    if not document
+                    else "the record is a document: nobody asks anything there",
+                    origin=sample.origin,
+                    remedy="give the source `prompts`: what is asked of each picture"
+                    if document
+                    else "add the answer, or take the record out of the file",
+                )
+            if self.spec.answers is not None and len(answers) > 1:
+                raise DataError(
+                    "a record with several questions has one list of right answers",
+                    expected="one question",
+                    given=len(answers),
+                    origin=sample.origin,
+                    remedy="leave `answers` out, or write a record for each question",
+                )
+            for part, (before, answer) in enumerate(answers):
+                yield Asked(index, part if len(answers) > 1 else -1, before, answer)
+
+    def _example(self, asked: Asked) -> Example:
+        sample, origin = asked.sample, asked.sample.origin
+        name = f"{self.name}/{asked.index}"
+        boxes = [part for part in asked.answer.parts if isinstance(part, BoxPart)]
+        example = Example(
+            id=name if asked.part < 0 else f"{name}.{asked.part}",
+            sample=sample,
+            question=question_of(sample),
+            answers=(),
+            kind="" if self.spec.by is None else self._kind(asked),
+            cluster="|".join(source.key for source in sample.images) or f"{name}",
+        )
+        if self.spec.metric == "iou":
+            return with_box(example, asked.answer, boxes)
+        if boxes and self.spec.answers is None:
+            raise misfit(self.spec.metric, "a text", "a box", origin, "metric: iou compares boxes")
+        answers = self._answers(asked)
+        if self.spec.metric == "letter":
+            return with_options(example, answers[0])
+        if self.spec.metric == "regex":
+            check_patterns(answers, origin)
+        return replace(example, answers=answers)
+
+    def _answers(self, asked: Asked) -> tuple[str, ...]:
+        """All right answers, none of them empty."""
+        origin = asked.sample.origin
+        if self.spec.answers is None:
+            given: Any = [written(asked.answer.parts)]
+        else:
+            given = self._field(asked, self.spec.answers)
+            given = given if isinstance(given, list | tuple) else [given]
+        # Annotators' answers may be objects, as VQAv2 has them.
+        texts = [each.get("answer") if isinstance(each, dict) else each for each in given]
+        texts = [str(e) if isinstance(e, int) and not isinstance(e, bool) else e for e in texts]
+        wrong = [each for each in texts if not isinstance(each, str) or not each.strip()]
+        if wrong or not texts:
+            raise DataError(
+                "a record without an answer",
+                expected="a text",
+                given=shorten(wrong[0]) if wrong else "none",
+                origin=origin,
+                remedy="fill it in, or take the record out of the file",
+            )
+        return tuple(each.strip() for each in texts)
+
+    def _kind(self, asked: Asked) -> str:
+        value = self._field(asked, self.spec.by)
+        if isinstance(value, list | dict) or value is None or value == "":
+            raise DataError(
+                f"`{self.spec.by}` names no group of this record",
+                expected="a text or a number",
+                given=shorten(value),
+                origin=asked.sample.origin,
+            )
+        return str(value)
+
+    def _field(self, asked: Asked, name: str) -> Any:
+        """A field of the record that an answer stands in."""
+        try:
+            record, origin = self._records.record(asked.index)
+        except AttributeError as error:
+            raise DataError(
+                f"records of a source of kind {self.spec.source.kind} have no fields",
+                given=name,
+                origin=asked.sample.origin,
+                remedy="leave `by` and `answers` out",
+            ) from error
+        if not isinstance(record, dict):
+            raise DataError("this record has no fields", given=shorten(record), origin=origin)
+        return field_of(record, name, origin)
+
+    def _check(self, examples: Sequence[Example]) -> None:
+        """What only all examples together show."""
+        if self.spec.metric == "cider" and len({e.cluster for e in examples}) < 2:
+            raise misfit(
+                "cider",
+                "captions of at least two pictures, whose words are weighed against each other",
+                "one picture",
+                self.source,
+                "add pictures, or take another metric",
+            )
+        for example in examples if self.spec.metric == "vqa" else ():
+            if 1 < len(example.answers) < ANNOTATORS:
+                raise misfit(
+                    "vqa",
+                    f"one answer, or at least {ANNOTATORS} annotators' whose agreement counts",
+                    f"{len(example.answers)} answers",
+                    example.sample.origin,
+                    "metric: exact takes any of several answers",
+                )
+
+    def _with_candidates(self, examples: list[Example]) -> list[Example]:
+        """The examples with what they can be asked by likelihood, where the answer is one of
+        few."""
+        if self.spec.metric not in ("exact", "vqa", "contains"):
+            return examples
+        known = sorted(
+            {normalise(answer): answer for e in examples for answer in e.answers}.items()
+        )
+        choices = tuple(answer for _, answer in known)
+        single = all(len(set(map(normalise, e.answers))) == 1 for e in examples)
+        if not single or not 2 <= len(choices) <= min(MOST_CANDIDATES, len(examples) // USES):
+            return examples
+        return [replace(e, candidates=choices, options=choices) for e in examples]
+
+    def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
+        """The box or the letter that the output names, else what was written."""
+        if self.spec.metric == "iou":
+            return read_box(output, *example.size)
+        if self.spec.metric == "letter":
+            return letter(output, dict(example.details["choices"]))
+        return output.strip()
+
+    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+        """Between 0 and 1 (captions: 0 to 10), one for each example."""
+        if self.judged:
+            raise RunError(
+                f"{self.name} is scored by an outside judge, not here",
+                remedy="give the exported answers to the judge, or choose another metric",
+            )
+        if self.together:
+            return self._captions(examples, parsed)["per_image"]["CIDEr-D"]
+        return [score(self.spec.metric, e, p) for e, p in zip(examples, parsed, strict=True)]
+
+    def _captions(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict:
+        """Both `scores` and `summary` ask for the same work, so the last is kept."""
+        asked = tuple(e.id for e in examples), tuple(parsed)
+        if self._last is None or self._last[0] != asked:
+            references = [list(e.answers) for e in examples]
+            self._last = asked, score_captions([text or "" for text in parsed], references)
+        return self._last[1]
+
+    def summary(
+        self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
+    ) -> dict[str, float]:
+        """In percent what else the field counts: exact match, ANLS and answers contained beside
+        the metrics of texts; the mean IoU of boxes; BLEU and ROUGE-L of captions."""
+        if self.together:
+            found = self._captions(examples, parsed)
+            return {name: 100 * value for name, value in found.items() if name != "per_image"}
+        pairs = list(zip(examples, parsed, strict=True))
+        if self.spec.metric == "iou":
+            return {"mean IoU": percent([overlap(p, e.box) for e, p in pairs])}
+        if self.spec.metric in ("letter", "regex"):
+            return {}
+        return {
+            METRICS[name]: percent([score(name, e, p) for e, p in pairs])
+            for name in ("exact", "contains", "anls")
+            if name != self.spec.metric
+        }
+
+    def guesses(self, examples: Sequence[Example]) -> Guesses:
+        """Chance: one of the options where there are any; majority: the most frequent answer of
+        each kind among these very examples."""
+        usual = usual_answers(examples)
+        if self.spec.metric == "regex":  # a pattern is no output: the same one would be right
+            majority = [float(u == e.answer) for e, u in zip(examples, usual, strict=True)]
+        else:
+            majority = self.scores(examples, usual)
+        chance = [
+            1 / len(example.options) if example.options else found
+            for example, found in zip(examples, majority, strict=True)
+        ]
+        return Guesses(chance, majority)
+
+    def answers_file(
+        self, examples: Sequence[Example], outputs: Sequence[str], model: str
+    ) -> tuple[str, str]:
+        """A JSON object on each line: id, record, pictures, question, answers, output."""
+        if not self.judged:
+            return super().answers_file(examples, outputs, model)
+        rows = [
+            {
+                "id": example.id,
+                "record": example.sample.origin,
+                "pictures": [source.origin for source in example.sample.images],
+                "question": example.question,
+                "answers": list(example.answers),
+                "output": output,
+                "model": model,
+            }
+            for example, output in zip(examples, outputs, strict=True)
+        ]
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return f"{self.name}.jsonl", "".join(lines)
+
+
+def overlap(found: Parsed, truth: Box) -> float:
+    """IoU with the true box, 0 of what is no box."""
+    box = as_box(found)
+    return 0.0 if box is None else iou(box, truth)
+
+
+def score(metric: str, example: Example, parsed: Parsed) -> float:
+    """What one output is worth by a metric that looks at each example by itself.
+
+    `vqa`: with one answer equality after VQAv2's normaliser, with several its consensus. `regex`:
+    the pattern is searched for in any case of letters.
+    """
+    answers = example.answers
+    if metric == "iou":
+        return box_hit(parsed, example.box)
+    if metric == "letter":
+        return float(parsed == answers[0])
+    if metric == "vqa":
+        said, wanted = normalise(parsed), [normalise(answer) for answer in answers]
+        return float(said == wanted[0]) if len(wanted) == 1 else soft_accuracy(said, wanted)
+    if metric == "regex":
+        return float(any(re.search(a, parsed or "", re.IGNORECASE) for a in answers))
+    compare = {
+        "exact": exact_match,
+        "contains": contains_answer,
+        "anls": anls,
+        "relaxed": relaxed_accuracy,
+    }[metric]
+    return compare(parsed, answers)
