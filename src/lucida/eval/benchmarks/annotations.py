@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from lucida.core.errors import DataError
-from lucida.data.encoded import encoded_bytes
+from lucida.data.encoded import encoded_bytes, find_held_source
 from lucida.data.images import bytes_source
 from lucida.data.sample import ImageSource
 from lucida.data.sources.published import (
@@ -38,8 +38,11 @@ __all__ = [
     "picture_of",
     "read_json",
     "read_json_lines",
+    "read_numbered",
     "read_object",
+    "read_parquet",
     "read_pickle",
+    "read_picture",
     "read_records",
     "read_table",
     "read_text",
@@ -85,3 +88,36 @@ def embedded_picture(encoded: str, record: Record) -> ImageSource:
 def picture_of(content: bytes, record: Record) -> ImageSource:
     """A picture's bytes as a source."""
     return bytes_source(content, f"{record.origin}: image")
+
+
+def read_numbered(path: Path, where: str = "question") -> list[Record]:
+    """The objects of a JSON list as records named by their number, where they have no ids."""
+    values = read_json(path)
+    if not isinstance(values, list):
+        given = type(values).__name__
+        raise DataError("the file holds no list", expected="a list", given=given, origin=path)
+    return [as_record(value, str(n), f"{path}: {where} {n}") for n, value in enumerate(values)]
+
+
+def read_picture(record: Record, field: str) -> ImageSource:
+    """The picture that a field of a table holds: bytes, base64 or a struct with `bytes`."""
+    origin = f"{record.origin}: {field}"
+    source = find_held_source(record[field], origin)
+    if source is None:
+        raise record.wrong(field, "a picture", record[field])
+    return source
+
+
+def read_parquet(path: Path) -> list[dict]:
+    """The rows of a parquet file."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        message = "reading parquet files needs the package pyarrow"
+        raise DataError(message, origin=path, remedy="pip install pyarrow") from error
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        message = f"the file is damaged: {str(error).splitlines()[0]}"
+        raise DataError(message, origin=path, remedy="download the file again") from None

@@ -1,4 +1,4 @@
-"""Captions: COCO (Karpathy's split), Flickr30k, NoCaps; CIDEr-D against all references."""
+"""Captions: COCO (Karpathy's split), Flickr30k, NoCaps, TextCaps; CIDEr-D."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, read_object, read_records
 from lucida.eval.benchmarks.coco import FOLDERS, TRAIN2014, VAL2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
+from lucida.eval.benchmarks.textvqa import TEXTVQA_PICTURES
 from lucida.eval.metrics.captions import score_captions
 
 _KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
@@ -179,6 +180,55 @@ class NoCaps(Captioning):
     ) -> dict[str, float]:
         """The corpus' numbers and CIDEr-D by domain, all times 100."""
         return super().summary(examples, parsed, scores) | by_kind(examples, scores)
+
+
+_TEXTCAPS = "https://textvqa.org/textcaps/dataset/"
+
+
+class TextCaps(Captioning):
+    """TextCaps, validation: 3,166 pictures with five captions that say the text in them.
+
+    TextCaps_0.1_val.json: {"data": [{image_id, caption_str, reference_strs}]}, a record for each
+    caption, with all captions of its picture as references. The score is CIDEr-D against them;
+    pictures are TextVQA's train_images/, shared with it.
+
+    Reference: Sidorov et al., TextCaps, 2020, arXiv 2003.12462.
+    """
+
+    name, folder = "textcaps", "textcaps"
+    twin = "caption, reading"
+    licence = "CC BY 4.0"
+    source = _TEXTCAPS
+    count = 3_166
+    files = (
+        File(
+            "textcaps/TextCaps_0.1_val.json",
+            "https://dl.fbaipublicfiles.com/textvqa/data/textcaps/TextCaps_0.1_val.json",
+            "12 MB",
+        ),
+        TEXTVQA_PICTURES,
+    )
+
+    def records(self, split: Split) -> list[Record]:
+        """Every picture with its captions, from the first of its records."""
+        path = self.path(self.files[0])
+        found: dict[str, Record] = {}
+        for each in read_object(path).records("data"):
+            name = each.text("image_id")
+            found.setdefault(name, Record(name, each.value, each.origin))
+        return list(found.values())
+
+    def example(self, record: Record) -> Example:
+        """A picture with its captions."""
+        captions = tuple(record.texts("reference_strs"))
+        if not captions:
+            raise record.wrong("reference_strs", "at least one caption", [])
+        return self.asked(
+            record,
+            [self.picture(TEXTVQA_PICTURES, f"{record.id}.jpg", record)],
+            "",
+            answers=captions,
+        )
 
 
 def _raw(record: Record) -> tuple[str, ...]:

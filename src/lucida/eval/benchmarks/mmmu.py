@@ -6,12 +6,17 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from lucida.core.errors import DataError
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, needed, picture_of, unique
+from lucida.eval.benchmarks.annotations import (
+    Record,
+    needed,
+    picture_of,
+    read_parquet,
+    unique,
+)
 from lucida.eval.benchmarks.choice import LetterChoice
 from lucida.eval.benchmarks.published import Split, by_kind, percent
 from lucida.eval.metrics.choice import LETTERS
@@ -146,18 +151,3 @@ def _among(text: str, record: Record) -> Sample:
         raise DataError("the question names no picture", given=text[:60], origin=record.origin)
     shown = tuple(part for part in (*parts, text[done:]) if part != "")
     return Sample(record.origin, tuple(sources), (), ((Turn("user", shown),),))
-
-
-def read_parquet(path: Path) -> list[dict]:
-    """The rows of a parquet file."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        message = "reading parquet files needs the package pyarrow"
-        raise DataError(message, origin=path, remedy="pip install pyarrow") from error
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        message = f"the file is damaged: {str(error).splitlines()[0]}"
-        raise DataError(message, origin=path, remedy="download the file again") from None

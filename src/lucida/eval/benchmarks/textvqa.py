@@ -10,7 +10,9 @@ from lucida.eval.benchmarks.published import PublishedBenchmark, Split
 from lucida.eval.metrics.textvqa import m4c_score
 
 _SITE = "https://dl.fbaipublicfiles.com/textvqa"
-_PICTURES = File("textvqa/train_images/", f"{_SITE}/images/train_val_images.zip", "7 GB", "images")
+TEXTVQA_PICTURES = File(
+    "textvqa/train_images/", f"{_SITE}/images/train_val_images.zip", "7 GB", "images"
+)
 _OCR = "TextVQA_Rosetta_OCR_v0.2_{}.json"
 
 
@@ -33,7 +35,7 @@ class TextVQA(PublishedBenchmark):
         File(
             "textvqa/TextVQA_0.5.1_val.json", f"{_SITE}/data/TextVQA_0.5.1_val.json", "16 MB"
         ),
-        _PICTURES,
+        TEXTVQA_PICTURES,
         File(
             "textvqa/TextVQA_0.5.1_train.json",
             f"{_SITE}/data/TextVQA_0.5.1_train.json",
@@ -52,7 +54,7 @@ class TextVQA(PublishedBenchmark):
         tokens = tuple(record.get("ocr_tokens", ()))
         return self.asked(
             record,
-            [self.picture(_PICTURES, f"{record.text('image_id')}.jpg", record)],
+            [self.picture(TEXTVQA_PICTURES, f"{record.text('image_id')}.jpg", record)],
             record.text("question"),
             family=self.family if tokens else "textvqa",
             tokens=tokens,

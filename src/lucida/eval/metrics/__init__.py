@@ -25,6 +25,13 @@ definition has a name, the default comes first, and the name belongs beside the 
     PathVQA                 pathvqa.yes_no_score, exact_match,        published_scores (the
                             token_f1, bleu                            publisher's wrong formulas)
     DROP                    drop.drop_score: exact match, F1
+    DocVQA, InfographicVQA  documents.rrc_anls
+    ChartQA                 relaxed.relaxed_match
+    OCRBench                documents.ocrbench_match
+    MMStar                  choice.mmstar_letter
+    NaturalBench            groups.naturalbench_label, naturalbench_scores
+    AMBER (yes/no)          groups.amber_label, amber_rates
+    VQA-RAD, SLAKE          pathvqa.yes_no_score, exact_match, token_recall
     miniature world         exact.exact_match, boxes.box_hit,
                             cider.cider_d
 

@@ -4,6 +4,7 @@ Ways to read a letter, from strict to lenient; say which one a score was read wi
 
     exact_letter    the output is the letter and nothing else (LLaVA on SEED-Bench)
     first_letter    its first character that is no white space (lmms-eval on SEED-Bench)
+    mmstar_letter   that, or what follows "(", "option " or "the answer is " (MMStar)
     letter          Lucida's own rule, after MMBench's without a judge: the letter that is declared,
                     else the only one that is named, else the text of exactly one option
 """
@@ -63,6 +64,27 @@ def first_letter(text: object, options: Options) -> str | None:
     """
     first = as_text(text).strip()[:1].lower()
     return next((key for key in by_letter(options) if key.lower() == first), None)
+
+
+def mmstar_letter(text: object, options: Options) -> str | None:
+    """The letter that MMStar's script reads, else None.
+
+    In lower case and without space at the ends: the first character, or what follows an opening
+    bracket, "option " or "the answer is " at the beginning.
+
+    Worked example, options A and B: "B. dog", "(b) dog", "Option B", "The answer is B" -> B; "It is
+    B" -> None; "A dog" -> A.
+
+    Reference: Chen et al., Are We on the Right Way for Evaluating LVLMs?, 2024, arXiv 2403.20330;
+    the MMStar_eval that VLMEvalKit and others carry.
+    """
+    output = as_text(text).lower().strip().replace("\n", " ")
+    known = {key.lower(): key for key in by_letter(options)}
+    for start in ("", "(", "option ", "the answer is "):
+        following = output[len(start) : len(start) + 1]
+        if output.startswith(start) and following in known:
+            return known[following]
+    return None
 
 
 def letter(text: object, options: Options) -> str | None:

@@ -71,6 +71,20 @@ def token_f1(prediction: object, answer: str) -> float:
     return 2 * shared / (len(found) + len(wanted)) if shared else 0.0
 
 
+def token_recall(prediction: object, answer: str) -> float:
+    """The share of the true answer's words that the prediction has, in any order.
+
+    A word that the answer has twice must come twice. An answer without words is found in nothing.
+
+    Worked example: "on the left side of the chest" has the words of "left side"; "right side" has
+    one of the two, 0.5.
+
+    Reference: Li et al., LLaVA-Med, 2023, arXiv 2306.00890, section 5.2 (open-set questions).
+    """
+    found, wanted = normalise(prediction).split(), normalise(answer).split()
+    return (Counter(found) & Counter(wanted)).total() / len(wanted) if wanted else 0.0
+
+
 def bleu(predictions: Sequence[object], answers: Sequence[str]) -> list[float]:
     """BLEU-1..4 of the corpus by coco-caption's definition on its tokens.
 
