@@ -14,7 +14,7 @@ import multiprocessing
 import random
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields
@@ -153,28 +153,38 @@ PLAIN = Reader(None, look=TakeFigures())
 def survey(
     source: Source, numbers: list[int], reader: Reader = PLAIN, processes: int = 1
 ) -> Findings:
-    """Reads these records, whose reader takes `Figures`, and opens every picture of them.
+    """Reads these records, whose reader takes `Figures`, and opens every picture of them."""
+    whole = Findings()
+    for found in over_blocks(survey_block, source, numbers, reader, processes):
+        whole.add(found)
+    return whole
+
+
+Work = Callable[[Source, list[int], Reader], Any]
+"""What is made of some records, in one process."""
+
+
+def over_blocks(
+    work: Work, source: Source, numbers: list[int], reader: Reader, processes: int = 1
+) -> Iterator[Any]:
+    """What `work` makes of every block of these records, in their order, block for block.
 
     RunError when a process dies, which is said and not waited for.
     """
-    whole = Findings()
     blocks = [numbers[at : at + BLOCK] for at in range(0, len(numbers), BLOCK)]
     if processes <= 1 or len(blocks) <= 1:
-        for block in blocks:
-            whole.add(survey_block(source, block, reader))
-        return whole
+        yield from (work(source, block, reader) for block in blocks)
+        return
     # Spawned: a fork would copy the threads of libraries that are loaded already.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(source, reader)
+        processes, mp_context=context, initializer=_begin, initargs=(work, source, reader)
     ) as pool:
         try:
-            for found in pool.map(_block, blocks):
-                whole.add(found)
+            yield from pool.map(_block, blocks)
         except BrokenProcessPool as error:
             remedy = "most often for lack of memory: lower --workers"
             raise RunError("a process that reads the data died", remedy=remedy) from error
-    return whole
 
 
 _given: list = []
@@ -184,9 +194,9 @@ def _begin(*given: object) -> None:
     _given[:] = given
 
 
-def _block(numbers: list[int]) -> Findings:
-    source, reader = _given
-    return survey_block(source, numbers, reader)
+def _block(numbers: list[int]) -> Any:
+    work, source, reader = _given
+    return work(source, numbers, reader)
 
 
 def survey_block(source: Source, numbers: list[int], reader: Reader = PLAIN) -> Findings:

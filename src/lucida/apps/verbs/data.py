@@ -1,4 +1,4 @@
-"""The verbs about data: show, stats and check."""
+"""The verbs about data: show, stats, check, split and leaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from lucida.apps.command import app, guarded
 from lucida.core.progress import output
 
-data = typer.Typer(no_args_is_help=True, help="Look at data: show, stats, check.")
+data = typer.Typer(no_args_is_help=True, help="Look at data: show, stats, check, split, leaks.")
 app.add_typer(data, name="data")
 
 What = Annotated[
@@ -112,4 +112,65 @@ def check(
     write_report(found, report)
     typer.echo(f"wrote {report}", err=True)
     if any(each.found.errors for each in found):
+        raise typer.Exit(1)
+
+
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+@data.command()
+@guarded
+def split(
+    what: Annotated[str, typer.Argument(metavar="FILE", help="A file or pattern.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the parts.")],
+    fields: Fields = None,
+    shares: Annotated[str, typer.Option(help="Of train, validation and test.")] = "80/10/10",
+    seed: Annotated[int, typer.Option(help="Which groups go where.")] = 0,
+    widest: Annotated[
+        float, typer.Option(min=0.1, max=100, help="Widest 95% interval to accept, ± points.")
+    ] = 10.0,
+    skip: Annotated[bool, typer.Option(help="Leave records out that cannot be used.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Split into train, validation and test that share no picture and no near-duplicate.
+
+    Records stay as they are written; split.json says what belongs together and why.
+    """
+    from lucida.apps.data.split import describe, read_shares, split_file
+
+    done = split_file(
+        what, fields or [], out, read_shares(shares), seed, widest / 100, skip, workers
+    )
+    for line in describe(done):
+        typer.echo(line)
+
+
+@data.command()
+@guarded
+def leaks(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="What is trained on.")],
+    against: Annotated[str, typer.Option(metavar="BENCHMARK|FILE", help="What is measured on.")],
+    fields: Fields = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="Published benchmarks; else LUCIDA_DATA."),
+    ] = None,
+    report: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where all of them are written.")
+    ] = Path("leaks.json"),
+    workers: Workers = 2,
+) -> None:
+    """Find pictures and questions that training and evaluation share; exit code 1 if there are any.
+
+    Pictures are found again when they were resized, encoded again, made brighter or darker, or cut
+    a little.
+    """
+    from lucida.apps.data.leaks import describe, find_leaks, write_leaks
+
+    found = find_leaks(what, against, fields or [], published, workers)
+    for line in describe(found):
+        typer.echo(line)
+    write_leaks(found, what, against, report)
+    typer.echo(f"wrote {report}", err=True)
+    if found.found:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,24 @@ class TableRows:
             if name not in columns:
                 raise DataError(f"no column `{name}`", origin=file)
             yield from columns[name]
+
+    def write(self, numbers: Sequence[int], path: Path) -> Path:
+        """Writes some rows, in their order here, as a parquet file; gives its path."""
+        parquet, path = require("pyarrow.parquet"), path.with_suffix(".parquet")
+        chosen = np.sort(np.asarray(numbers, dtype=np.int64))
+        writer = None
+        for group, first in enumerate(self._first[:-1]):
+            here = chosen[(first <= chosen) & (chosen < self._first[group + 1])] - first
+            if not len(here):
+                continue
+            with reading(str(self.files[self._groups[group][0]])):
+                table = self._table(group).take(here)
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            with reading(str(path)):
+                writer.write_table(table)
+        if writer is not None:
+            writer.close()
+        return path
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": None, "_owner": None}
@@ -186,6 +204,12 @@ class ArrowFile:
         """All cells of a column."""
         batches = map(self._batch, range(len(self._batches)))
         return [cell for batch in batches for cell in batch.column(name).to_pylist()]
+
+    def take(self, places: np.ndarray) -> Any:
+        """Rows as a table."""
+        import pyarrow as pa
+
+        return pa.Table.from_batches(map(self._batch, range(len(self._batches)))).take(places)
 
     def _batch(self, number: int) -> Any:
         if number not in self._looked:

@@ -8,11 +8,12 @@ A text file is looked through once for where its rows begin; `arrow` reads the b
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from lucida.core.errors import DataError, shorten, suggestion
+from lucida.core.files import atomic_write
 from lucida.data.encoded import find_held_source, picture_of_part
 from lucida.data.sample import ImageSource
 from lucida.data.sources.arrow import TABLES, TableRows
@@ -34,6 +35,8 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]: ...
 
     def column(self, name: str) -> Iterator[Any]: ...
+
+    def write(self, numbers: Sequence[int], path: Path) -> Path: ...
 
 
 def rows_of(path: str | Path, columns: list[str] | None = None) -> Rows:
@@ -78,9 +81,7 @@ class TextRows:
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        place = index
-        for header in self._headers:
-            place += header <= place
+        place = self._place(index)
         if self.delimiter is None:
             record, origin = self.records.value(place)
             if not isinstance(record, dict):
@@ -107,6 +108,31 @@ class TextRows:
         for index in range(len(self)):
             record, origin = self[index]
             yield field_of(record, name, origin)
+
+    def write(self, numbers: Sequence[int], path: Path) -> Path:
+        """Writes some rows as they stand, beside `path` with the ending of their format: a table
+        with its header, JSON records one a line, or as an array where one of them takes several.
+        DataError: files whose headers differ."""
+        if any(names != self._named[0] for names in self._named):
+            remedy = "give the tables one header, or split each"
+            raise DataError("tables of different headers", origin=self.files[0], remedy=remedy)
+        begin, between, end = "", "\n", "\n"
+        texts = [self.records[self._place(number)][0].strip("\r\n") for number in numbers]
+        if self.delimiter is not None:
+            path = path.with_suffix(self.files[0].suffix.lower())
+            begin = "".join(f"{self.records[first][0]}\n" for first in self._headers[:1])
+        elif any("\n" in text for text in texts):
+            path, begin, between, end = path.with_suffix(".json"), "[", ",\n", "]\n"
+        else:
+            path = path.with_suffix(".jsonl")
+        atomic_write(path, begin + between.join(texts) + end)
+        return path
+
+    def _place(self, index: int) -> int:
+        """Number of a row among the records of its files, headers included."""
+        for header in self._headers:
+            index += header <= index
+        return index
 
     def _fields(self, place: int) -> tuple[list[str], str]:
         text, origin = self.records[place]

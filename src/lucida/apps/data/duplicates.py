@@ -1,0 +1,152 @@
+"""What is compared of records, and which of them belong together.
+
+source ─Reader, in parallel─▶ Printed for each record ─near─▶ groups of records
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lucida.apps.data.near import Fingerprint, make_fingerprint, near_pictures, near_texts
+from lucida.apps.data.survey import over_blocks, texts
+from lucida.core.errors import DataError
+from lucida.data.mixture import Source
+from lucida.data.reader import Reader, Unusable
+from lucida.data.sample import Sample, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A record by number: where it stands, its pictures and where those are, what is asked, and all
+    that is said."""
+
+    number: int
+    origin: str
+    pictures: tuple[Fingerprint, ...]
+    places: tuple[str, ...]
+    asked: str
+    said: str
+
+
+class TakePrints:
+    """A reader's `Look`: fingerprints of the pictures of a record, and its words. A picture that
+    several records show one after the other is opened once."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Fingerprint] = {}
+
+    def __call__(self, sample: Sample, tokens: Tokens | None) -> Printed:
+        """DataError for a picture that cannot be opened. The number is filled in later."""
+        known = {
+            image.key: self._last.get(image.key) or make_fingerprint(image.load())
+            for image in sample.images
+        }
+        self._last = known or self._last
+        pictures = tuple(known[image.key] for image in sample.images)
+        places = tuple(image.origin for image in sample.images)
+        return Printed(-1, sample.origin, pictures, places, question_of(sample), words_of(sample))
+
+
+PRINTS = Reader(None, look=TakePrints())
+
+
+def question_of(sample: Sample) -> str:
+    """What the users of a sample say, in one text."""
+    turns = [turn for branch in (sample.stem, *sample.branches) for turn in branch]
+    parts = [part for turn in turns if turn.role == "user" for part in turn.parts]
+    return " ".join(part for part in parts if isinstance(part, str))
+
+
+def words_of(sample: Sample) -> str:
+    """All that is said in a sample, in one text."""
+    return "\n".join(texts(sample))
+
+
+def read_block(
+    source: Source, numbers: list[int], reader: Reader
+) -> tuple[list[Printed], list[tuple[int, DataError]]]:
+    """The prints of some records, and those that cannot be used."""
+    found, lost = [], []
+    for number in numbers:
+        record = reader.read("", source, number)
+        if isinstance(record, Unusable):
+            lost.append((number, record.reason))
+            continue
+        seen: Printed = record.seen
+        found.append(
+            Printed(number, seen.origin, seen.pictures, seen.places, seen.asked, seen.said)
+        )
+    return found, lost
+
+
+def read_prints(
+    source: Source, processes: int = 1
+) -> Iterator[tuple[list[Printed], list[tuple[int, DataError]]]]:
+    """The prints of every record of a source, block for block."""
+    yield from over_blocks(read_block, source, list(range(len(source))), PRINTS, processes)
+
+
+class Pictures:
+    """The different pictures of records, each once, and the records that show it."""
+
+    def __init__(self, printed: Sequence[Printed]) -> None:
+        known: dict[tuple[int, bytes], int] = {}
+        self.prints: list[Fingerprint] = []
+        self.shown: list[list[int]] = []
+        """For each picture the places in `printed` of the records that show it."""
+        for place, record in enumerate(printed):
+            for each in record.pictures:
+                key = each.whole, each.small.tobytes()
+                number = known.setdefault(key, len(self.prints))
+                if number == len(self.prints):
+                    self.prints.append(each)
+                    self.shown.append([])
+                self.shown[number].append(place)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Records that must stay together, as places in the list that was grouped. pictures: how many
+    different ones there are; near: pairs of different pictures that are nearly the same, a record
+    that shows each; texts: pairs of records without pictures that read nearly the same."""
+
+    members: list[list[int]]
+    pictures: int
+    near: list[tuple[int, int]]
+    texts: list[tuple[int, int]]
+
+
+def group(printed: Sequence[Printed]) -> Groups:
+    """Joins records that share a picture or show nearly the same one, and those without pictures
+    whose words are nearly the same. What is near to one of a group belongs to it."""
+    leader = list(range(len(printed)))
+
+    def lead(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    def join(one: int, other: int) -> None:
+        leader[lead(other)] = lead(one)
+
+    pictures = Pictures(printed)
+    for places in pictures.shown:
+        for place in places[1:]:
+            join(places[0], place)
+    near = [
+        (pictures.shown[one][0], pictures.shown[other][0])
+        for one, other in near_pictures(pictures.prints)
+    ]
+    bare = [place for place, record in enumerate(printed) if not record.pictures]
+    alike = [
+        (bare[one], bare[other])
+        for one, other in near_texts([printed[place].said for place in bare])
+    ]
+    for one, other in (*near, *alike):
+        join(one, other)
+    members: dict[int, list[int]] = {}
+    for place in range(len(printed)):
+        members.setdefault(lead(place), []).append(place)
+    return Groups(list(members.values()), len(pictures.prints), near, alike)
