@@ -10,7 +10,19 @@ from lucida.core.shapes import AXES
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "lucida"
-LAYERS = ["core", "world", "data", "model", "train", "eval", "parts", "study", "serve", "apps"]
+LAYERS = [
+    "core",
+    "world",
+    "data",
+    "model",
+    "train",
+    "eval",
+    "parts",
+    "study",
+    "look",
+    "serve",
+    "apps",
+]
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "matplotlib"}
@@ -199,6 +211,7 @@ FOREIGN = {
     ): "an operator that torch's FLOP counter does not know",
     ("apps/plan/step.py", "_scaled_dot_product_flash_attention_for_cpu_backward"): "its gradient",
     ("apps/plan/step.py", "forward ="): "the cheaper norms of train/kernels.py, on fake tensors",
+    ("core/modules.py", "__class__ ="): "`lucida.train` and `lucida.look` are packages and verbs",
     ("data/sources/published.py", "_Unpickler"): "Python's own: C's reserves whatever memory a "
     "damaged annotation file claims",
     ("data/transport.py", "_config"): "how long the addresses of multiprocessing's sockets get",
@@ -215,7 +228,6 @@ FOREIGN = {
         "train/layers.py",
         "forward =",
     ): "layers computed again, of any class; `equip` undoes it",
-    ("train/__init__.py", "__class__ ="): "`lucida.train` is a package and a verb",
     ("train/layers.py", "torch._dynamo.exc"): "what a compiler that does not work raises",
 }
 """Every use of what other packages keep to themselves, and why it stays. The list only shrinks."""

@@ -6,6 +6,7 @@
     results = lucida.evaluate(run)
     model, processor = lucida.load(run)
     answers = lucida.ask(run, [("cat.png", "what is it?"), "and what is 2 + 2?"])
+    seen = lucida.look(run, "cat.png", "what is it?")   # what it looked at
 
 After `lucida.register()`, transformers' `AutoModelForImageTextToText.from_pretrained(run)` and
 `AutoProcessor.from_pretrained(run)` work too. Importing Lucida imports neither torch nor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lucida.eval.questions import likelihoods as likelihoods
     from lucida.eval.questions import stream_answers as stream_answers
     from lucida.eval.run import evaluate_run as evaluate
+    from lucida.look.inside import look as look
     from lucida.model.checkpoint import load as load
     from lucida.model.registration import register as register
     from lucida.train.loop import train as train
@@ -39,6 +41,7 @@ __all__ = [
     "likelihoods",
     "load",
     "load_recipe",
+    "look",
     "register",
     "stream_answers",
     "train",
@@ -63,9 +66,9 @@ def __getattr__(name: str) -> object:
         value = getattr(importlib.import_module(module), attribute)
         globals()[name] = value
         return value
-    if name == "train":
+    if name in ("look", "train"):
         # The package of that name: it can be called, and stays a package for `lucida.train.loop`.
-        return importlib.import_module("lucida.train")
+        return importlib.import_module(f"lucida.{name}")
     raise AttributeError(f"module 'lucida' has no attribute '{name}'")
 
 

@@ -188,14 +188,9 @@ class ImagePolicy:
 
     def _fitted(self, image: Image.Image, width: int, height: int) -> Image.Image:
         """The picture scaled to touch two sides of a black rectangle, in its middle."""
-        across, down = width / image.width, height / image.height
-        if across < down:
-            new_width, new_height = width, min(math.ceil(image.height * across), height)
-        else:
-            new_width, new_height = min(math.ceil(image.width * down), width), height
+        left, top, new_width, new_height = fit_inside(image.size, (width, height))
         black = Image.new("RGB", (width, height))
-        scaled = self._scaled(image, new_width, new_height)
-        black.paste(scaled, ((width - new_width) // 2, (height - new_height) // 2))
+        black.paste(self._scaled(image, new_width, new_height), (left, top))
         return black
 
     def _padded_first(self, image: Image.Image) -> Image.Image:
@@ -355,6 +350,17 @@ def open_for_policies(
     size = image_size(source)
     wide, high = zip(*(policy.least(*size) for policy in policies), strict=True)
     return source.smaller((max(wide), max(high)))
+
+
+def fit_inside(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a picture scaled to touch two sides of a frame stands in its middle: left, top, width,
+    height in pixels of the frame. Both sizes are (width, height)."""
+    across, down = frame[0] / size[0], frame[1] / size[1]
+    if across < down:
+        width, height = frame[0], min(math.ceil(size[1] * across), frame[1])
+    else:
+        width, height = min(math.ceil(size[0] * down), frame[0]), frame[1]
+    return (frame[0] - width) // 2, (frame[1] - height) // 2, width, height
 
 
 def tiles(whole: Image.Image, grid: Grid) -> list[Image.Image]:

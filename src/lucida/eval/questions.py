@@ -65,7 +65,7 @@ def stream_answers(
     """The same as answers are written: (number of the question from 0, its answer), each once."""
     from lucida.model.decode import write
 
-    network, processor = _load(model)
+    network, processor = load_model(model)
     prompts = [processor.prompt(sample) for sample in samples_of(questions)]
     tokenizer = processor.tokenizer
     for number, written in write(network, processor, prompts, max_new_tokens):
@@ -97,7 +97,7 @@ def likelihoods(
             expected=f"{len(questions)} lists",
             given=len(candidates),
         )
-    network, processor = _load(model)
+    network, processor = load_model(model)
     return score(network, processor, samples_of(questions), candidates)
 
 
@@ -124,7 +124,8 @@ def samples_of(questions: Sequence[Question]) -> list[Sample]:
     return samples
 
 
-def _load(model: Model) -> tuple[LucidaModel, LucidaProcessor]:
+def load_model(model: Model) -> tuple[LucidaModel, LucidaProcessor]:
+    """A run folder loaded onto the usual device; a loaded model as it is."""
     if isinstance(model, tuple):
         return model
     from lucida.model.checkpoint import load

@@ -21,11 +21,12 @@ blind, stopping            the baseline without images; SIGTERM
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from lucida.core.modules import make_callable
 
 if TYPE_CHECKING:
     from lucida.core.spec import Recipe
@@ -52,4 +53,4 @@ class _Train(ModuleType):
         return train(recipe, folder, observers, accept)
 
 
-sys.modules[__name__].__class__ = _Train
+make_callable(__name__, _Train)

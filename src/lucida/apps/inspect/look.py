@@ -22,6 +22,7 @@ from lucida.data.policies import open_for_policies
 from lucida.data.reader import Encoded, OpenImages
 from lucida.data.sample import IGNORED, Tokens
 from lucida.data.stage import find_stage, open_stage
+from lucida.look.answer import write_token
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of
 from lucida.model.processing import LucidaProcessor
@@ -162,8 +163,8 @@ def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:
         found.append(
             Position(
                 at,
-                f"image {image}" if image else readable(int(tokens.input_ids[at]), processor),
-                None if target == IGNORED else readable(target, processor),
+                f"image {image}" if image else write_token(int(tokens.input_ids[at]), processor),
+                None if target == IGNORED else write_token(target, processor),
                 int(tokens.branch[at]),
                 int(tokens.position[at]),
                 image,
@@ -174,14 +175,6 @@ def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:
         at += run
         learnt = target != IGNORED
     return found
-
-
-def readable(token: int, processor: LucidaProcessor) -> str:
-    """A token as text: a space as ·, a line break as ⏎, and half a character by its own name."""
-    text = processor.tokenizer.decode([token])
-    if not text or "\ufffd" in text:
-        return str(processor.tokenizer.convert_ids_to_tokens(token))
-    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
 
 
 def pictures_of(tokens: Tokens, processor: LucidaProcessor, scaled: bool) -> list[Shown]:
