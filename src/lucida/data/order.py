@@ -70,9 +70,17 @@ def rows_of_step(batch: BatchSpec) -> int:
 
 
 class Order:
-    """The order of one stage. `lengths` may be left out where `needs_lengths` says so."""
+    """The order of one stage. `lengths` may be left out where `needs_lengths` says so. `rest`: what
+    is left at the end of a mixture is a last step of fewer samples (under `mixed`)."""
 
-    def __init__(self, mixture: Mixture, batch: BatchSpec, lengths: Lengths | None = None) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        batch: BatchSpec,
+        lengths: Lengths | None = None,
+        rest: bool = False,
+    ) -> None:
+        self.rest = rest
         if needs_lengths(batch) and lengths is None:
             raise ValueError("this order needs the lengths of all records")
         self.mixture, self.batch, self.lengths = mixture, batch, lengths
@@ -137,6 +145,8 @@ class Order:
             while end is None or (from_step + 1) * samples <= end:
                 yield list(range(from_step * samples, (from_step + 1) * samples))
                 from_step += 1
+            if self.rest and end is not None and from_step * samples < end:
+                yield list(range(from_step * samples, end))
             return
         window, skipped = divmod(from_step, self.window // samples)
         while steps := self._grouped(window):

@@ -9,7 +9,8 @@ Training (`data.loader`), `lucida inspect`, `doctor` and `plan` draw, encode, re
 records by the same `StageData`. A mixture deals out samples: shares of images or of tokens become
 shares of samples by what a record of each source holds on average, so that long records do not take
 more than their share. A source with splits (the miniature world) is validated on its own validation
-split; of any other, one record in 20, at most 64 in all, is kept out of training.
+split; of any other, one record in 20, at most 64 in all, is kept out of training. A stage may name
+another share, or a source that only validates (`validation`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ import numpy as np
 
 from lucida.core.errors import DataError, RecipeError, suggestion
 from lucida.core.progress import say
-from lucida.core.spec import BatchSpec, MixtureSpec, Recipe, SourceBudgetSpec, SourceSpec, StageSpec
+from lucida.core.spec import (
+    BatchSpec,
+    MixtureSpec,
+    Recipe,
+    SourceBudgetSpec,
+    SourceSpec,
+    StageSpec,
+    ValidationSpec,
+)
 from lucida.data.lengths import Lengths, Measuring
 from lucida.data.mixture import Mixture, Part, Source, make_key, permute
 from lucida.data.order import Order, capacity, check_rows, needs_lengths
@@ -39,6 +48,8 @@ HELD_OUT = 64
 """Samples behind one validation loss, up to the end of the last batch."""
 APART = 20
 """A source without splits gives up at most one record in this many."""
+VALIDATION = "(validation)"
+"""What a source that only validates is called; no source of a mixture can be."""
 SUBSTITUTES = 16
 """Neighbours that are tried in place of an unusable record before the source is called broken."""
 
@@ -51,6 +62,7 @@ class StageData:
     skip              an unusable record is replaced by the next of its source (mixture.on_error);
                       else it is a DataError
     look              what else a record has to pass (`data.reader`)
+    rest              a last step of fewer samples, where the mixture ends
 
     `lengths` is None where the order does not look at them; else a table that knows nothing yet:
     complete it at once, as training does, or it measures what is asked for.
@@ -64,8 +76,9 @@ class StageData:
         *,
         skip: bool = False,
         look: Look | None = None,
+        rest: bool = False,
     ) -> None:
-        self.mixture, self.batch, self.skip = mixture, batch, skip
+        self.mixture, self.batch, self.skip, self.rest = mixture, batch, skip, rest
         self.reader = Reader(encode, capacity(batch), look)
         self.lengths: Lengths | None = None
         if needs_lengths(batch):
@@ -74,7 +87,7 @@ class StageData:
     @cached_property
     def order(self) -> Order:
         """Which draws come when."""
-        return Order(self.mixture, self.batch, self.lengths)
+        return Order(self.mixture, self.batch, self.lengths, self.rest)
 
     def first(self, count: int) -> list[Encoded | Unusable]:
         """The records of the first draws, at most an epoch, whether they can be used or not."""
@@ -155,19 +168,24 @@ def open_stage(
     of a processor with the stage's template."""
     stage = recipe.stages[index]
     encode = partial(encode, loss=stage.loss)
-    training, held_out = open_mixtures(stage.mixture, recipe.seed + index, encode)
+    seed = recipe.seed + index
+    training, held_out = open_mixtures(stage.mixture, seed, encode, stage.validation)
     skip = stage.mixture.on_error == "skip"
     return StageData(training, encode, stage.batch, skip=skip, look=look), held_out
 
 
 def open_mixtures(
-    spec: MixtureSpec, seed: int, encode: Encode | None = None
+    spec: MixtureSpec,
+    seed: int,
+    encode: Encode | None = None,
+    validation: ValidationSpec | None = None,
 ) -> tuple[Mixture, Mixture | None]:
     """The training mixture and the held-out one, None when no source can spare a record.
 
-    `encode` is needed where weights are not shares of samples, and for budgets of tokens.
+    `encode` is needed where weights are not shares of samples, and for budgets of tokens. Under
+    `validation` the held-out mixture ends when each of its records has come once.
     """
-    training, held_out = open_parts(spec, seed)
+    training, held_out = open_parts(spec, seed, validation)
     weights = {name: source.weight for name, source in spec.sources.items()}
     weights = weigh_samples(weights, spec.by, training, encode)
     limits = limit_samples(spec.budgets, training, encode)
@@ -175,30 +193,58 @@ def open_mixtures(
     kept = {name: source for name, source in held_out.items() if len(source)}
     if not kept:
         return stream, None
+    if validation is not None:
+        return stream, take_once(kept, seed, validation.most)
     held_weights = {name: weights[name] for name in kept}
     return stream, Mixture(kept, held_weights, seed)
 
 
-def open_parts(spec: MixtureSpec, seed: int) -> tuple[dict[str, Source], dict[str, Source]]:
-    """The training and the held-out part of every source, capped."""
+def take_once(sources: Mapping[str, Source], seed: int, most: int | None) -> Mixture:
+    """A mixture in which each record comes once; of `most` records in all, some of each source."""
+    sizes = {name: len(source) for name, source in sources.items()}
+    share = 1.0 if most is None else min(1.0, most / sum(sizes.values()))
+    limits = {name: max(1, math.floor(size * share)) for name, size in sizes.items()}
+    return Mixture(sources, {name: float(many) for name, many in limits.items()}, seed, limits)
+
+
+def open_parts(
+    spec: MixtureSpec, seed: int, validation: ValidationSpec | None = None
+) -> tuple[dict[str, Source], dict[str, Source]]:
+    """The training and the held-out part of every source, capped; in place of the latter the source
+    that only validates, where there is one."""
     skip = spec.on_error == "skip"
-    opened = {name: parts(source, name, skip) for name, source in spec.sources.items()}
+    share = None if validation is None else validation.share or 0.0
+    opened = {name: parts(source, name, skip, share) for name, source in spec.sources.items()}
     training = cap_sources({name: pair[0] for name, pair in opened.items()}, spec.caps, seed)
+    if validation is not None and validation.source is not None:
+        source = open_source(validation.source, skip)
+        tell_left_out(source, VALIDATION)
+        return training, {VALIDATION: source}
     return training, {name: pair[1] for name, pair in opened.items()}
 
 
-def parts(spec: SourceSpec, name: str, skip: bool = False) -> tuple[Source, Source]:
+def parts(
+    spec: SourceSpec, name: str, skip: bool = False, share: float | None = None
+) -> tuple[Source, Source]:
     """The training and the held-out part of a source, which may have records of its own to hold
-    out. `skip` as in `open_source`."""
+    out. `skip` as in `open_source`; `share`: of the records that are held out, None for the usual
+    ones."""
     source = open_source(spec, skip)
     if hasattr(source, "held_out"):
         return source, source.held_out(HELD_OUT)
+    tell_left_out(source, name)
+    if share == 0:
+        return source, Spread(source, len(source) + 1, held_out=True)
+    apart = max(APART, math.ceil(len(source) / HELD_OUT)) if share is None else round(1 / share)
+    return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
+
+
+def tell_left_out(source: Source, name: str) -> None:
+    """Say what a source leaves out by its filters, and what it does not read."""
     for reason, count in getattr(source, "dropped", {}).items():
         say(f"source {name}: {count:,} rows left out by its filters: {reason}")
     for what, count in getattr(source, "noted", {}).items():
         say(f"source {name}: {count:,} × {what}")
-    apart = max(APART, math.ceil(len(source) / HELD_OUT))
-    return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
 
 
 def weigh_samples(

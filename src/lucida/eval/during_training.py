@@ -60,3 +60,8 @@ class Scores(Observer):
             for name, task in found["tasks"].items()
         }
         return {"step": step, "tasks": tasks, "seconds": found["seconds"]["evaluate"]}
+
+    def is_higher_better(self, score: str) -> bool:
+        from lucida.eval.benchmarks import benchmark
+
+        return benchmark(score, self.spec.prompts, self.spec.data).higher_is_better

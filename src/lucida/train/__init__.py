@@ -8,7 +8,8 @@ observe      Observer: who looks at the model on the way; looking without a trac
 
 stage, blocks              patterns ─▶ learning rates; layers of any architecture
 feed, features             what a stage reads; features of frozen encoders, kept
-budget, optim, muon        when a stage ends; schedules; what moves the weights
+budget, ending              when a stage ends, and with which weights
+optim, muon                schedules; what moves the weights
 objective, cross_entropy   the loss, at supervised positions only
 shares, records            what each source had in a step; what is written down
 engine, sharding           one process, DDP, FSDP2

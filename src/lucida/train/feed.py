@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -18,17 +19,20 @@ from typing import Literal
 from lucida.core.dropped import Moment
 from lucida.core.spec import Recipe
 from lucida.data.loader import DropLimit, Loader
-from lucida.data.mixture import Mixture, Part
+from lucida.data.mixture import Mixture, Part, Source
 from lucida.data.order import Bookmark
 from lucida.data.reader import OpenImages, take_pixels
 from lucida.data.sample import Batch
-from lucida.data.stage import HELD_OUT, StageData, open_stage
+from lucida.data.stage import HELD_OUT, VALIDATION, StageData, open_stage
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
 from lucida.train.features import FrozenFeatures, pixels_of
 from lucida.train.precision import Precision
 from lucida.train.stage import StagePlan
+
+KEPT = 512
+"""Held-out samples that are kept in memory between two looks."""
 
 
 @dataclass(slots=True)
@@ -55,6 +59,13 @@ class Feed:
         """The sources of the training stream."""
         return self.loader.mixture.names
 
+    @property
+    def sources(self) -> dict[str, Source]:
+        """What is read, by name: of the training stream, and a source that only validates."""
+        held = {} if self.held_out is None else self.held_out.mixture.sources
+        only = {name: source for name, source in held.items() if name == VALIDATION}
+        return self.loader.mixture.sources | only
+
     def newly_lost(self) -> Counter[tuple[str, str]]:
         """What this process cut or left out of the data since it was last asked: (source, what) →
         how many. Records that could not be used are in dropped.jsonl."""
@@ -74,14 +85,45 @@ class Feed:
             told.append(f"feature cache: no room for {cache.unstored} images; computed each time")
         return told
 
-    def validation(self) -> list[Batch]:
-        """The held-out batches, prepared at the first look; empty when there are none."""
-        if self.held_out is not None and not self._validation:
-            stream = self.held_out.batches()
-            steps = math.ceil(HELD_OUT / self.held_out.batch.samples)
-            self._validation = [batch for passes in islice(stream, steps) for batch in passes]
-            stream.close()
-        return self._validation
+    def validation(self) -> Iterator[Batch]:
+        """The held-out batches; a few are prepared at the first look and kept, many are prepared
+        anew at each."""
+        if self._validation:
+            yield from self._validation
+        elif self.held_out is not None:
+            with closing(self.held_out.batches()) as stream:
+                for passes in islice(stream, self.looks):
+                    yield from passes
+                    if self.held_out_samples <= KEPT:
+                        self._validation += passes
+
+    @property
+    def looks(self) -> int:
+        """Steps of held-out samples behind a validation loss."""
+        return math.ceil(self.held_out_samples / self.held_out.batch.samples)
+
+    @property
+    def held_out_samples(self) -> int:
+        """Samples behind a validation loss: of a named validation all, else `HELD_OUT`, up to the
+        end of the last batch."""
+        mixture, samples = self.held_out.mixture, self.held_out.batch.samples
+        if mixture.end is None:
+            return math.ceil(HELD_OUT / samples) * samples
+        rest = mixture.end % samples
+        return mixture.end - (rest if rest < self.held_out.world else 0)
+
+    def describe_validation(self) -> str:
+        """What the validation loss is of, in words."""
+        if self.held_out is None:
+            return "no validation: the sources are too small to hold samples out"
+        mixture = self.held_out.mixture
+        if mixture.names == (VALIDATION,):
+            of = f"{mixture.sizes[0]:,} of validation.source"
+        else:
+            sizes = zip(mixture.names, mixture.sizes, strict=True)
+            of = ", ".join(f"{size:,} of {name}" for name, size in sizes)
+        many = f"{self.held_out_samples:,} samples"
+        return f"validation loss: {many}, of records that do not train ({of})"
 
 
 def stage_feed(
@@ -125,7 +167,7 @@ def stage_feed(
         update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
         update |= {"tokens": None, "row": None, "order": "mixed"}
         batch = stage.batch.model_copy(update=update)
-        kept = StageData(held_out, data.reader.encode, batch, skip=data.skip, look=look)
+        kept = StageData(held_out, data.reader.encode, batch, skip=data.skip, look=look, rest=True)
         validation = make(kept, limit=limit())
     counted = stage.budget.steps is not None or stage.budget.epochs is not None
     steps = loader.steps(stage.budget) if counted else None

@@ -30,7 +30,7 @@ TOLD = 12
 """Differences that a message names; the rest are counted."""
 
 Opened = Sequence[tuple[StageSpec, dict[str, Source]]]
-"""Of every stage the sources by name, as they were opened."""
+"""Of every stage the sources by name, as they were opened, one that only validates too."""
 
 
 def inputs(recipe: Recipe, opened: Opened) -> dict[str, Facts]:
@@ -39,11 +39,14 @@ def inputs(recipe: Recipe, opened: Opened) -> dict[str, Facts]:
     known: dict[str, Facts] = {}
     for stage, sources in opened:
         for name, source in sources.items():
-            spec = stage.mixture.sources[name]
+            place = f"stages.{stage.name}.mixture.sources.{name}"
+            spec = stage.mixture.sources.get(name)
+            if spec is None:
+                spec, place = stage.validation.source, f"stages.{stage.name}.validation.source"
             key = spec.model_dump_json(exclude={"weight"})
             if key not in known:
                 known[key] = source_facts(spec, source)
-            found[f"stages.{stage.name}.mixture.sources.{name}"] = known[key]
+            found[place] = known[key]
     for place, path in parts_of(recipe.model).items():
         found[place] = part_facts(part_path(path))
     retention = recipe.evaluation.retention

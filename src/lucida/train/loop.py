@@ -134,10 +134,12 @@ def train_stage(stage: StageRun) -> None:
                 run.engine.wait()  # whoever started the ranks may end all once one is gone
                 raise make_interruption(run, path)
             stage.step()
+            scores = {}
             if stage.over or due(spec.validate_every, position.step):
-                stage.validate()
+                scores |= stage.validate()
             if due(spec.evaluate_every, position.step):
-                stage.observe()
+                scores |= stage.observe()
+            stage.look_back(scores)
             if stage.over or due(spec.checkpoint_every, position.step):
                 stage.checkpoint()
     stage.close()
@@ -165,7 +167,7 @@ def plan_all(run: Run, command: str, accept: bool) -> list[StageRun]:
     if accept:  # lengths of records may be of other data
         forget_known_lengths(run)
     stages = [plan_stage_run(run, index) for index in range(len(run.recipe.stages))]
-    opened = [(stage.spec, stage.feed.loader.mixture.sources) for stage in stages]
+    opened = [(stage.spec, stage.feed.sources) for stage in stages]
     if accepted := check_inputs(run, opened, accept):
         forget_known_lengths(run)
         run.position.window = run.position.window_rows = 0

@@ -51,6 +51,10 @@ class Observer:
         """
         raise NotImplementedError
 
+    def is_higher_better(self, score: str) -> bool:
+        """Which way a score that it finds, by name, is better."""
+        raise NotImplementedError
+
     def require(self, found: Mapping[str, object], origin: object) -> None:
         """RunError where what was found between two stages forbids to go on."""
 

@@ -29,8 +29,8 @@ from lucida.train.blind import blind_recipe
 from lucida.train.budget import horizon
 from lucida.train.folder import check_folder
 from lucida.train.run import Run, check_quantised
-from lucida.train.stage import plan_stage
-from lucida.train.stage_run import StageRun, check_mask
+from lucida.train.stage import check_mask, plan_stage
+from lucida.train.stage_run import StageRun
 
 PROBED = 4
 """Records of a source that are encoded: when all of them are refused, so is the stage."""
@@ -49,6 +49,8 @@ def _check(run: Run, stages: Sequence[StageRun]) -> None:
         data, seen = stage.feed.loader.data, run.model.vision is not None
         reader = replace(data.reader, look=OpenImages() if seen else None)
         check_records(stage.spec, data.mixture.sources, reader)
+        if stage.spec.validation is not None and stage.feed.held_out is not None:
+            check_records(stage.spec, stage.feed.held_out.mixture.sources, reader)
     if run.recipe.blind is not None:
         check_blind(run, stages)
 
@@ -86,7 +88,7 @@ def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
             encode = partial(processor.encode, loss=spec.loss)
             check_records(spec, sources[spec.name], Reader(encode))
             if spec.mixture.by == "image":
-                open_mixtures(spec.mixture, blind.seed + index, encode)
+                open_mixtures(spec.mixture, blind.seed + index, encode, spec.validation)
         except LucidaError as problem:
             remedy = "change the recipe, or train without it: blind=null"
             raise RecipeError(str(problem), origin=origin, remedy=remedy) from problem

@@ -20,15 +20,17 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from lucida.core.errors import RecipeError
-from lucida.core.spec import LoraSpec, Rate
+from lucida.core.spec import LoraSpec, Rate, Recipe
+from lucida.data.mixture import Part, Source
 from lucida.model.adapters import adaptable, adapter_size
+from lucida.model.masks import ASK_WHOLE
 from lucida.train.blocks import blocks, whole_models
 
 LAST = re.compile(r"(?P<module>.+)\.last\((?P<count>[^()]*)\)")
@@ -223,6 +225,32 @@ def refuse_twice(
                 given=f"rate {rate:g} in `train`, and a target of `lora`",
                 origin=origin,
                 remedy="freeze it in `train`, or take it out of lora.targets",
+            )
+
+
+def check_mask(recipe: Recipe, index: int, origin: str, sources: Mapping[str, Source]) -> None:
+    """RecipeError for a mask that the data of stage number `index` do not fit.
+
+    Pictures with several isolated questions (a source says how many `branches` its samples have)
+    are refused here, before any stage trains, and not at their first batch.
+    """
+    spec = recipe.stages[index]
+    name = recipe.resolve(spec).attention_mask
+    if name not in ASK_WHOLE:
+        return
+    for where, source in sources.items():
+        while isinstance(source, Part):
+            source = source.source
+        if (several := getattr(source, "branches", 1)) > 1:
+            key = f"stages.{spec.name}.mixture.sources.{where}.questions"
+            mask = f"stages.{spec.name}" if spec.attention_mask else "model"
+            raise RecipeError(
+                f"under the attention mask `{name}` an image sees the question: several isolated "
+                "questions cannot share one",
+                expected=f"{key}=1",
+                given=f"{several} questions behind an image",
+                origin=origin,
+                remedy=f"set {key}=1, or choose another {mask}.attention_mask",
             )
 
 

@@ -13,20 +13,21 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lucida.core.errors import RecipeError
+import torch
+from torch import Tensor
+
 from lucida.core.progress import Progress, say, table
 from lucida.core.runs import plain
-from lucida.core.spec import Recipe, StageSpec
-from lucida.data.mixture import Part, Source
+from lucida.core.spec import StageSpec
 from lucida.data.sample import Batch
 from lucida.model import adapters
-from lucida.model.masks import ASK_WHOLE
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train import state
 from lucida.train.budget import Horizon, horizon
 from lucida.train.divergence import KEY as DIVERGED
 from lucida.train.divergence import REMEDY, Diverged, stage_verdict
+from lucida.train.ending import Ending, plan_ending, score_of
 from lucida.train.feed import Feed, stage_feed
 from lucida.train.layers import equip
 from lucida.train.muon import Muon
@@ -35,7 +36,7 @@ from lucida.train.optim import make_optimizer, set_learning_rate
 from lucida.train.reading import load_adapters, load_moments, make_damage_error
 from lucida.train.records import by_source, source_record, source_rows, step_record, sum_up
 from lucida.train.run import Run
-from lucida.train.stage import StagePlan, apply_plan, describe, plan_stage
+from lucida.train.stage import StagePlan, apply_plan, check_mask, describe, plan_stage
 from lucida.train.step import Stepper
 
 
@@ -51,6 +52,7 @@ class StageRun:
     feed: Feed
     horizon: Horizon
     processor: LucidaProcessor
+    ending: Ending | None = None
     stepper: Stepper | None = None
     stream: Iterator[list[Batch]] | None = None
     progress: Progress | None = None
@@ -61,8 +63,9 @@ class StageRun:
     def over(self) -> bool:
         """Does the run stand at or behind the end of this stage?"""
         position = self.run.position
-        behind = self.index < position.stage
-        return behind or (self.index == position.stage and self.horizon.over(position))
+        if self.index != position.stage:
+            return self.index < position.stage
+        return bool(position.ended) or self.horizon.over(position)
 
     def record(self, values: Mapping[str, object]) -> None:
         """Write a line of metrics.jsonl."""
@@ -78,6 +81,9 @@ class StageRun:
         run, position = self.run, self.run.position
         self.set_model()
         self.say_plan()
+        if self.ending is not None:
+            rows = [row for row in run.folder.metrics.read() if row.get("stage") == self.spec.name]
+            self.ending.begin(rows, position.step, run.engine.main)
         self.begun = time.perf_counter() - position.stage_seconds
         stream = self.feed.batches(position.step, (position.window, position.window_rows))
         label = f"train {self.spec.name}"
@@ -140,8 +146,7 @@ class StageRun:
         )
         if (most := self.feed.most) is not None:
             self.say(f"budgets of its sources end it after {most} steps at most")
-        if self.feed.held_out is None:
-            say("no validation: the sources are too small to hold samples out")
+        say(self.feed.describe_validation())
         if isinstance(optimizer, Muon):
             self.say(optimizer.describe())
         elif spec.optim.kind == "muon":
@@ -174,29 +179,92 @@ class StageRun:
         self.progress.advance(**shown)
         position.stage_seconds = run.engine.agreed(time.perf_counter() - self.begun)
 
-    def validate(self) -> None:
-        """Record the loss on the held-out samples, when there are any."""
-        run, model = self.run, self.stepper.model
-        if batches := self.feed.validation():
-            mask = self.spec.attention_mask
-            loss = validation_loss(model, batches, run.precision, run.engine, mask)
-            self.record({"validation_loss": loss})
-            self.progress.advance(0, validation="no token" if loss is None else loss)
+    def validate(self) -> dict[str, float | None]:
+        """Record the loss on the held-out samples, when there are any; gives it as `loss`."""
+        if self.feed.held_out is None:
+            return {}
+        loss = self.measure_held_out()
+        self.record({"validation_loss": loss})
+        self.progress.advance(0, validation="no token" if loss is None else loss)
+        return {"loss": loss}
+
+    def measure_held_out(self) -> float | None:
+        """The loss on the held-out samples of the weights as they are."""
+        run, batches, mask = self.run, self.feed.validation(), self.spec.attention_mask
+        return validation_loss(self.stepper.model, batches, run.precision, run.engine, mask)
 
     @property
     def observers(self) -> list[Observer]:
         """Those that look every so many steps."""
         return [each for each in self.run.observers if not each.between_stages]
 
-    def observe(self) -> None:
-        """Let the observers look, on rank 0, and record what they find."""
-        engine = self.run.engine
+    def observe(self) -> dict[str, float | None]:
+        """Let the observers look, on rank 0, and record what they find; gives the score that the
+        stage ends by, on every rank."""
+        engine, scores = self.run.engine, {}
         for observer in self.observers:
             with engine.whole(self.stepper.model) as model:
                 found = self.look(observer, model) if engine.main else None
             if found:
-                self.record({observer.name: plain(dict(found))})
-        engine.wait()
+                record = {observer.name: plain(dict(found))}
+                self.record(record)
+                if self.ending is not None:
+                    by = self.ending.spec.by
+                    scores |= {by: score} if (score := score_of(record, by)) is not None else {}
+        return engine.gathered(scores)[0]
+
+    def look_back(self, scores: Mapping[str, float | None]) -> None:
+        """Take in what was found after this step, keep weights that the stage may end with, and end
+        it where nothing becomes better; at its end, choose."""
+        ending, position = self.ending, self.run.position
+        if ending is None:
+            return
+        if ending.spec.by in scores and ending.spec.looks:
+            best = ending.note(position.step, scores[ending.spec.by])
+            if best and ending.spec.weights == "best":
+                self.keep_weights()
+            if ending.spent and not self.over:
+                position.ended = 1
+                self.say(
+                    f"ended after step {position.step}: nothing better by {ending.spec.by} for "
+                    f"{ending.spec.patience} looks"
+                )
+        if ending.is_averaged(position.step):
+            self.keep_weights()
+        if self.over:
+            self.choose_weights()
+
+    def keep_weights(self) -> None:
+        """Keep what the stage trains as it is after this step; rank 0 writes."""
+        tensors = state.to_disk(self.trained_tensors(), self.run.engine.main)
+        if self.run.engine.main:
+            self.ending.keep(self.run.position.step, tensors)
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What the stage trains, by name, adapters and buffers too."""
+        model = self.stepper.model
+        own = state.stored_tensors(model, set(self.what.trained))
+        return own | {name: each.detach() for name, each in adapters.named_adapters(model).items()}
+
+    def choose_weights(self) -> None:
+        """Put the weights into the model that the stage ends with."""
+        run, ending = self.run, self.ending
+        run.engine.wait()
+        chosen = ending.choose()
+        if chosen is None:
+            return
+        steps, stored = chosen
+        with torch.no_grad():
+            for name, place in self.trained_tensors().items():
+                place.copy_(state.part_of(stored[name], place))
+        told = {"weights": ending.spec.weights, "steps": steps}
+        if self.feed.held_out is not None:
+            told["validation_loss"] = self.measure_held_out()
+        self.record({"ending": told})
+        of = f"the mean of steps {steps}" if len(steps) > 1 else f"step {steps[0]}"
+        loss = told.get("validation_loss")
+        shown = "" if loss is None else f" (validation loss {loss:.4g})"
+        self.say(f"ends with the weights of {of}{shown}")
 
     def look(
         self, observer: Observer, model: LucidaModel, earlier: Sequence[Mapping[str, object]] = ()
@@ -226,7 +294,10 @@ class StageRun:
             scaler=stepper.scaler,
             lora=self.spec.lora,
         )
-        return state.save_checkpoint(run.folder.path, now, run.engine.main)
+        path = state.save_checkpoint(run.folder.path, now, run.engine.main)
+        if self.ending is not None and run.engine.main:
+            self.ending.prune()
+        return path
 
     def close(self) -> None:
         """Tell what the stage used, cut and left out, and whether it has diverged; what follows
@@ -234,6 +305,8 @@ class StageRun:
         run, name = self.run, self.spec.name
         if not run.engine.main:
             return
+        if self.ending is not None:
+            self.ending.close()
         rows = [row for row in run.folder.metrics.read() if row.get("stage") == name]
         if losses := source_rows(rows):
             columns = ["source", "samples", "supervised tokens", "loss, first tenth", "last tenth"]
@@ -279,7 +352,16 @@ def plan_stage_run(run: Run, index: int) -> StageRun:
     check_mask(recipe, index, origin, feed.loader.mixture.sources)
     end = horizon(spec.budget, feed.steps, feed.most)
     end.check(spec.optim)
-    return StageRun(run, index, spec, what, feed, end, processor)
+    return StageRun(
+        run,
+        index,
+        spec,
+        what,
+        feed,
+        end,
+        processor,
+        plan_ending(run.folder.path, run.observers, spec, feed),
+    )
 
 
 def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
@@ -293,29 +375,3 @@ def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
         )
     adapters.attach(run.model, current.what.adapted, current.spec.lora)
     load_adapters(run.saved, run.model, current.spec.lora)
-
-
-def check_mask(recipe: Recipe, index: int, origin: str, sources: Mapping[str, Source]) -> None:
-    """RecipeError for a mask that the data of stage number `index` do not fit.
-
-    Pictures with several isolated questions (a source says how many `branches` its samples have)
-    are refused here, before any stage trains, and not at their first batch.
-    """
-    spec = recipe.stages[index]
-    name = recipe.resolve(spec).attention_mask
-    if name not in ASK_WHOLE:
-        return
-    for where, source in sources.items():
-        while isinstance(source, Part):
-            source = source.source
-        if (several := getattr(source, "branches", 1)) > 1:
-            key = f"stages.{spec.name}.mixture.sources.{where}.questions"
-            mask = f"stages.{spec.name}" if spec.attention_mask else "model"
-            raise RecipeError(
-                f"under the attention mask `{name}` an image sees the question: several isolated "
-                "questions cannot share one",
-                expected=f"{key}=1",
-                given=f"{several} questions behind an image",
-                origin=origin,
-                remedy=f"set {key}=1, or choose another {mask}.attention_mask",
-            )

@@ -55,7 +55,8 @@ class Position:
     """Where a run stands. `step` and `stage_…` count within the stage, the rest over the whole run.
 
     `seconds` is the time of the steps; `stage_seconds` that of the stage, looks and checkpoints
-    included. Interruptions are left out of both. `window` and `window_rows` find the step in an
+    included. Interruptions are left out of both. `ended` is 1 when the stage was ended before its
+    budget. `window` and `window_rows` find the step in an
     order by rows without planning what came before (`data.order.Bookmark`).
     """
 
@@ -69,6 +70,7 @@ class Position:
     stage_seconds: float = 0.0
     window: int = 0
     window_rows: int = 0
+    ended: int = 0
 
     def advance(self, samples: int, tokens: int, seconds: float) -> None:
         """Count a step that read so many samples and tokens of them, and took so long."""
@@ -82,7 +84,7 @@ class Position:
     def next_stage(self, index: int) -> None:
         """Move to the beginning of a later stage."""
         self.stage, self.step, self.stage_tokens, self.stage_seconds = index, 0, 0, 0.0
-        self.window, self.window_rows = 0, 0
+        self.window, self.window_rows, self.ended = 0, 0, 0
 
 
 @dataclass(frozen=True, slots=True)

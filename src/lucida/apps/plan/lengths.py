@@ -88,7 +88,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sample
     try:
         processor = weightless_processor(recipe, stage)
         encode = partial(processor.encode, loss=stage.loss)
-        sources, _ = open_parts(stage.mixture, seed)
+        sources, _ = open_parts(stage.mixture, seed, stage.validation)
         found = {
             name: count_samples(Reader(encode).spread(name, source, LOOKED_AT), stage, pictures)
             for name, source in sources.items()

@@ -50,11 +50,13 @@ from lucida.core.spec.recipe import BlindSpec, EngineSpec, Recipe
 from lucida.core.spec.training import (
     BatchSpec,
     BudgetSpec,
+    EndingSpec,
     LoraSpec,
     LossMode,
     ObjectiveSpec,
     OptimSpec,
     StageSpec,
+    ValidationSpec,
 )
 from lucida.core.spec.value import Rate, Spec
 from lucida.core.spec.vision import EncoderSpec, ImageSpec, VisionSpec
@@ -68,6 +70,7 @@ __all__ = [
     "CrossAttentionSpec",
     "DownsampleProjectorSpec",
     "EncoderSpec",
+    "EndingSpec",
     "EngineSpec",
     "EvaluationSpec",
     "ExpandProjectorSpec",
@@ -109,6 +112,7 @@ __all__ = [
     "TemplateName",
     "TextSourceSpec",
     "TransformerProjectorSpec",
+    "ValidationSpec",
     "VisionSpec",
     "WebdatasetSourceSpec",
     "WorldSourceSpec",

@@ -66,6 +66,18 @@ class Recipe(Spec):
             raise ValueError(f"two stages are called {', '.join(twice)}; give each its own name")
         return self
 
+    @model_validator(mode="after")
+    def stages_end_by_what_is_measured(self) -> Recipe:
+        for stage in self.stages:
+            by = "loss" if stage.ending is None else stage.ending.by
+            if by != "loss" and by not in self.evaluation.tasks:
+                known = ", ".join(["loss", *self.evaluation.tasks])
+                raise ValueError(
+                    f"stages.{stage.name}.ending.by is `{by}`, which is no task of "
+                    f"evaluation.tasks; known: {known}"
+                )
+        return self
+
     def resolve(self, stage: StageSpec) -> StageSpec:
         """A stage with what it leaves to the model filled in: its template and its mask."""
         left = {

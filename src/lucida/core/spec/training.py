@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lucida.core.spec.data import MixtureSpec
+from lucida.core.spec.data import MixtureSpec, SourceSpec
 from lucida.core.spec.model import MaskName, TemplateName
 from lucida.core.spec.value import Rate, Spec
 
@@ -157,6 +157,63 @@ class LoraSpec(Spec):
     """Train the magnitudes of the adapted matrices as well."""
 
 
+class ValidationSpec(Spec):
+    """What the validation loss of a stage is of: records that do not train, each of them once."""
+
+    source: SourceSpec | None = None
+    """A source of its own; the sources of the mixture then train whole."""
+    share: float | None = Field(default=None, gt=0, le=0.5)
+    """Or a share of every source of the mixture, evenly spread: of 0.1 every tenth record. The
+    miniature world has records of its own for it, whatever the share."""
+    most: int | None = Field(default=None, gt=0)
+    """Most records in all, of each source in proportion; null takes all."""
+
+    @model_validator(mode="after")
+    def one_of_them(self) -> ValidationSpec:
+        if (self.source is None) == (self.share is None):
+            raise ValueError("give exactly one of `source` and `share`")
+        return self
+
+
+class EndingSpec(Spec):
+    """Which weights a stage ends with, and whether it ends before its budget does.
+
+    A look is one at the validation loss (`validate_every`, and at the end) or at a benchmark
+    (`evaluate_every`).
+
+    Reference: Prechelt, Early Stopping - But When?, 1998, section 2; Izmailov et al., Averaging
+    Weights Leads to Wider Optima and Better Generalization, 2018, arXiv 1803.05407, section 3.
+    """
+
+    weights: Literal["last", "best", "average"] = "last"
+    """Those after the last step; those at the look that `by` found best; or the mean of those after
+    the last `last` multiples of `every` steps."""
+    by: str = "loss"
+    """`loss`, the validation loss, or the name of a benchmark of `evaluation.tasks`."""
+    patience: int | None = Field(default=None, gt=0)
+    """End the stage after so many looks in a row that found nothing better; null never does. The
+    learning rate follows the budget all the same."""
+    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Only what is better by more than this counts as better."""
+    last: int = Field(default=5, ge=2)
+    """Weights that `average` is the mean of."""
+    every: int | None = Field(default=None, gt=0)
+    """Steps between them."""
+
+    @model_validator(mode="after")
+    def does_something(self) -> EndingSpec:
+        if self.weights == "last" and self.patience is None:
+            raise ValueError("`weights: last` without `patience` changes nothing; leave it out")
+        if (self.weights == "average") != (self.every is not None):
+            raise ValueError("`every` belongs to `weights: average`, which needs it")
+        return self
+
+    @property
+    def looks(self) -> bool:
+        """Does it depend on looks?"""
+        return self.weights == "best" or self.patience is not None
+
+
 class StageSpec(Spec):
     """One stage of training. There is no code per stage: everything that differs stands here."""
 
@@ -185,8 +242,13 @@ class StageSpec(Spec):
     budget: BudgetSpec
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
+    validation: ValidationSpec | None = None
+    """What the validation loss is of. null keeps one record in 20 of every source out of training,
+    fewer of large ones, and takes 64 of them; the miniature world has records of its own."""
     validate_every: int | None = Field(default=None, gt=0)
     """Steps between looks at the validation loss; null looks at the end of the stage only."""
+    ending: EndingSpec | None = None
+    """null ends with the budget, and with the weights after the last step."""
     evaluate_every: int | None = Field(default=None, gt=0)
     """Steps between evaluations on a slim set of benchmark questions; null does none in training.
     They leave no trace in it."""
@@ -201,4 +263,22 @@ class StageSpec(Spec):
     def something_trains(self) -> StageSpec:
         if not self.train and self.lora is None:
             raise ValueError("nothing trains: give patterns in `train`, or `lora`")
+        return self
+
+    @model_validator(mode="after")
+    def looks_are_taken(self) -> StageSpec:
+        if self.ending is not None and self.ending.looks:
+            needed = "validate_every" if self.ending.by == "loss" else "evaluate_every"
+            if getattr(self, needed) is None:
+                raise ValueError(
+                    f"`ending` by {self.ending.by} looks while it trains: set {needed} as well"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def validation_does_not_train(self) -> StageSpec:
+        source = None if self.validation is None else self.validation.source
+        for name, each in self.mixture.sources.items() if source is not None else ():
+            if each.model_copy(update={"weight": source.weight}) == source:
+                raise ValueError(f"the validation source is what trains as `{name}`")
         return self
