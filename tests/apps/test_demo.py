@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 from tiny import encoder_folder, language_folder
 
 from lucida.apps.chat import main as chat
-from lucida.apps.demo import command, half_blocks, main, show_pictures
+from lucida.apps.demo import command, main, show_pictures
+from lucida.apps.drawn import half_blocks
 from lucida.core.runs import RunFolder
 from lucida.eval.gallery import Shot
 

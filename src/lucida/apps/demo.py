@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from lucida.apps.ahead import check_evaluation
 from lucida.apps.command import command, command_line
+from lucida.apps.drawn import COLUMNS, half_blocks
 from lucida.core.progress import output, say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
@@ -28,9 +28,6 @@ from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
 from lucida.eval.shown import asked, describe_measurement, format_score, limits
 from lucida.eval.usual import usual_scores
-
-COLUMNS = 32
-"""Width of a picture in the terminal; a character is one pixel wide and two high."""
 
 
 def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
@@ -109,22 +106,6 @@ def _words(name: str, task: Mapping[str, object], shot: Shot) -> Text:
     if shot.blind is not None:
         text.append(f"\nblind     {shot.blind}", "dim")
     return text
-
-
-def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
-    """The picture in characters: each is an upper half block, its lower half the background."""
-    width, height = image.size
-    scale = columns / max(width, height)
-    size = (max(1, round(width * scale)), 2 * max(1, round(height * scale / 2)))
-    pixels = image.convert("RGB").resize(size, Image.Resampling.BOX).load()
-    drawn = Text()
-    for y in range(0, size[1], 2):
-        for x in range(size[0]):
-            upper, lower = ("#{:02x}{:02x}{:02x}".format(*pixels[x, y + k]) for k in (0, 1))
-            drawn.append("▀", f"{upper} on {lower}")
-        if y + 2 < size[1]:
-            drawn.append("\n")
-    return drawn
 
 
 def show_scores(results: dict, usual: Mapping | None = None) -> None:

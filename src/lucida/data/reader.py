@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lucida.core.errors import DataError
-from lucida.data.collate import Images, Pixels
 from lucida.data.mixture import Source, fetch, own_number
 from lucida.data.sample import Sample, Tokens
+
+if TYPE_CHECKING:  # it needs torch, and records are shown and checked without
+    from lucida.data.collate import Images, Pixels
 
 Encode = Callable[..., Tokens]
 """encode(sample, counts=Counter) → Tokens; `LucidaProcessor.encode` is one."""

@@ -9,7 +9,6 @@ from lucida.core.errors import PartError
 from lucida.core.progress import say
 from lucida.core.registry import Table
 from lucida.model.parts import FOLDER, part_names
-from lucida.train.precision import choose_device, choose_unscaled
 
 BUILDERS = Table(
     "part",
@@ -32,6 +31,8 @@ def build_part(name: str, folder: Path, **options: int) -> dict:
     `options` go to the builder: steps, seed. A folder that holds a part already is refused. Returns
     the card.
     """
+    from lucida.train.precision import choose_device, choose_unscaled
+
     build = BUILDERS[name]
     if (folder / "config.json").exists():
         raise PartError(

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lucida.apps.data.guess import Opened
-from lucida.apps.demo import half_blocks
-from lucida.apps.inspect.page import drawing
+from lucida.apps.drawn import drawing, half_blocks
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
 from lucida.data.reader import Reader, Unusable

@@ -5,13 +5,9 @@ Look ──write──▶ page with pictures, tokens, mask and counts inside
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from lucida.apps.drawn import Drawing, drawing
 from lucida.apps.inspect.look import Look, Seen
 from lucida.apps.inspect.terminal import SIGHT, mask_image
 from lucida.core.files import atomic_write
@@ -27,15 +23,6 @@ SIGHT_WORDS = (
     "image sees text",
     "image sees image",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A picture inside the page, enlarged without smoothing where it is small."""
-
-    data: str
-    width: int
-    words: str
 
 
 def write(look: Look, path: Path) -> Path:
@@ -86,14 +73,6 @@ def drawings(seen: Seen) -> list[tuple[str, Drawing, list[Drawing]]]:
         ]
         found.append((shown.origin, drawing(shown.original, f"as it came, {size}"), views))
     return found
-
-
-def drawing(image: Image.Image, words: str) -> Drawing:
-    """A picture as PNG within the page."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Drawing(data, max(160, min(image.width, 320)), words)
 
 
 def _is_share(name: str) -> bool:

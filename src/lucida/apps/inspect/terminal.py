@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lucida.apps.demo import half_blocks
+from lucida.apps.drawn import half_blocks
 from lucida.apps.inspect.look import Look, Position, Seen
 from lucida.core.start import describe_origin
 
