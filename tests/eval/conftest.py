@@ -7,7 +7,7 @@ import pytest
 
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
-from lucida.eval.asking import Said
+from lucida.eval.asking import Response
 
 TASKS = ["caption", "attribute", "boxes", "presence", "comparison"]
 
@@ -16,19 +16,19 @@ class Knowing:
     """An answerer that is right that often with pictures, hardly ever without; it remembers what it
     was asked as (id, pictures shown)."""
 
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
 
     def __init__(self, share, identity=None):
         self.share = share
         self.identity = identity or {"share": share}
         self.asked = []
 
-    def stream(self, examples, way, max_new_tokens):
+    def stream(self, examples, protocol, max_new_tokens):
         for index, example in enumerate(examples):
             self.asked.append((example.id, len(example.sample.images)))
             share = self.share if example.sample.images else 0.1
             right = random.Random(example.id).random() < share
-            if way == "likelihood":
+            if protocol == "likelihood":
                 numbers = [
                     -1.0 if (candidate in example.answers) == right else -2.0
                     for candidate in example.candidates
@@ -39,11 +39,11 @@ class Knowing:
                     "first": numbers[::-1],
                     "normalised": numbers,
                 }
-                yield index, Said(best, {"likelihoods": likelihoods})
+                yield index, Response(best, {"likelihoods": likelihoods})
             elif example.box is not None:
-                yield index, Said(json.dumps(example.box if right else [0, 0, 1]))
+                yield index, Response(json.dumps(example.box if right else [0, 0, 1]))
             else:
-                yield index, Said(f" {example.answers[0].upper()}" if right else "nonsense")
+                yield index, Response(f" {example.answers[0].upper()}" if right else "nonsense")
 
     def read_box(self, text, width, height):
         box = json.loads(text)

@@ -16,17 +16,17 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 from lucida.core.spec import EvaluationSpec
-from lucida.eval.asking import Said
+from lucida.eval.asking import Response
 from lucida.eval.run import evaluate_target
 
 class Slow:
-    ways, identity = ("generate",), {"name": "slow"}
+    protocols, identity = ("generate",), {"name": "slow"}
     def stream(self, examples, way, new):
         for index, example in enumerate(examples):
             time.sleep(float(sys.argv[2]))
             with open(sys.argv[1] + ".asked", "a") as file:
                 file.write(example.id + "\\n")
-            yield index, Said(example.answers[0] if len(example.id) % 2 else "no idea")
+            yield index, Response(example.answers[0] if len(example.id) % 2 else "no idea")
     def read_box(self, text, width, height):
         return None
 

@@ -6,32 +6,56 @@ import pytest
 
 from lucida.apps.demo import show_scores
 from lucida.core.errors import RunError
-from lucida.core.runs import list_runs
+from lucida.core.results import Results, TaskScores, read_results
+from lucida.core.runs import RunFolder, list_runs
 from lucida.eval.difference import differences
 from lucida.eval.gallery import gallery, predictions
-from lucida.eval.measurements import add
+from lucida.eval.plan import Options
 from lucida.eval.run import evaluate_run
-from lucida.eval.wanted import Options
 
 
 def test_add_worked_example():
-    one = lambda n, score, **rest: {"n": n, "score": score, "prompts": "plain", **rest}  # noqa: E731
-    results = {}
-    add(results, "t", one(1000, 0.5))
-    assert results == {"tasks": {"t": one(1000, 0.5)}}
-    add(results, "t", one(60, 0.7))
-    assert results == {"tasks": {"t": one(1000, 0.5)}, "others": {"t": [one(60, 0.7)]}}
-    add(results, "t", one(1000, 0.6))
-    add(results, "t", one(60, 0.8))
-    assert results == {"tasks": {"t": one(1000, 0.6)}, "others": {"t": [one(60, 0.8)]}}
-    add(results, "t", one(60, 0.9, think=True))
-    add(results, "t", one(100, 0.1))
-    assert [each["n"] for each in results["others"]["t"]] == [100, 60, 60]
-    add(results, "t", one(2000, 0.4))
-    assert results["tasks"]["t"]["n"] == 2000
-    assert [each["n"] for each in results["others"]["t"]] == [1000, 100, 60, 60]
-    add(results, "u", one(1, 0.0))
-    assert set(results["tasks"]) == {"t", "u"} and set(results["others"]) == {"t"}
+    def one(n, score, **rest):
+        return {"n": n, "score": score, "prompts": "plain", **rest}
+
+    def add(name, values):
+        results.add(name, TaskScores.model_validate(values))
+        return results.to_json()
+
+    results = Results()
+    assert add("t", one(1000, 0.5)) == {"tasks": {"t": one(1000, 0.5)}, "seconds": {}}
+    both = add("t", one(60, 0.7))
+    assert both["tasks"] == {"t": one(1000, 0.5)} and both["others"] == {"t": [one(60, 0.7)]}
+    add("t", one(1000, 0.6))
+    both = add("t", one(60, 0.8))
+    assert both["tasks"] == {"t": one(1000, 0.6)} and both["others"] == {"t": [one(60, 0.8)]}
+    add("t", one(60, 0.9, think=True))
+    found = add("t", one(100, 0.1))
+    assert [each["n"] for each in found["others"]["t"]] == [100, 60, 60]
+    found = add("t", one(2000, 0.4))
+    assert found["tasks"]["t"]["n"] == 2000
+    assert [each["n"] for each in found["others"]["t"]] == [1000, 100, 60, 60]
+    found = add("u", one(1, 0.0))
+    assert set(found["tasks"]) == {"t", "u"} and set(found["others"]) == {"t"}
+
+
+def test_what_an_older_file_holds_stays(tmp_path):
+    """Names in the file are the first versions'; keys of others are kept as they are."""
+    told = {
+        "tasks": {"t": {"score": 0.5, "way": "likelihood", "ways": {"generate": {"score": 0.4}},
+                        "interval": [0.4, 0.6], "mine": {"a": 1}}},
+        "seconds": {"train": 2.0},
+        "note": "by hand",
+    }  # fmt: skip
+    run = RunFolder(tmp_path)
+    run.write_results(told)
+    results = read_results(run.results, run.results_file)
+    assert (results.tasks["t"].protocol, results.tasks["t"].count) == ("likelihood", 0)
+    assert results.tasks["t"].protocols["generate"].score == 0.4
+    run.write_results(results)
+    assert run.results == told
+    with pytest.raises(RunError, match=r"tasks\.t\.score"):
+        run.write_results({"tasks": {"t": {"score": "high"}}})
 
 
 def test_fewer_questions_stand_beside(run, capsys):
@@ -73,8 +97,8 @@ def test_other_words_have_answers_of_their_own(run):
     assert all(short in row["prompt"] for row in predictions(run.path, "attribute.llava").read())
     assert "on 10 questions (prompts llava)" in run.report_file.read_text()
     assert not any(short in shot.question for shot in gallery(run.path, "attribute"))
-    aloud = evaluate_run(run.path, ["attribute"], 10, Options(think=True))
-    assert aloud["tasks"]["attribute"] == whole
+    with_reasoning = evaluate_run(run.path, ["attribute"], 10, Options(think=True))
+    assert with_reasoning["tasks"]["attribute"] == whole
     assert "(thinking step by step)" in run.report_file.read_text()
 
 

@@ -20,8 +20,8 @@ from lucida.eval.benchmarks import load_task
 from lucida.eval.benchmarks.own import OwnTask
 from lucida.eval.difference import differences
 from lucida.eval.gallery import gallery
+from lucida.eval.plan import Options
 from lucida.eval.run import evaluate_run
-from lucida.eval.wanted import Options
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0)}
 
@@ -87,7 +87,7 @@ def test_every_answer_is_an_example_in_a_fixed_shuffled_order(colours):
         pixel = example.sample.images[0].load().getpixel((0, 0))
         assert pixel == COLOURS[example.answer]
         assert [turn.role for turn in example.sample.branches[0]] == ["user"]
-    assert task.ways == ("generate", "likelihood")
+    assert task.protocols == ("generate", "likelihood")
     assert examples[0].candidates == ("blue", "green", "red")
     assert OwnTask(own(colours)).examples()[3].id == examples[3].id
 
@@ -151,7 +151,7 @@ def test_letters_are_read_from_the_options_in_the_question(tmp_path):
         task = one(tmp_path, question, answer, "letter")
         assert task.examples()[0].answers == ("B",)
         assert scored(task, "The answer is (B)", "an eye", "A", "A or B") == [1, 1, 0, 0]
-    assert task.ways == ("generate", "likelihood")
+    assert task.protocols == ("generate", "likelihood")
 
 
 def test_all_right_answers_may_stand_in_a_field(tmp_path):

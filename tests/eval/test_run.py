@@ -8,9 +8,9 @@ from lucida.core.errors import LucidaError, RunError
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.gallery import evaluation_of, gallery, predictions
+from lucida.eval.plan import Options
 from lucida.eval.run import evaluate_run, evaluate_target
 from lucida.eval.store import weights_hash
-from lucida.eval.wanted import Options
 
 
 def rows(run, task):

@@ -14,28 +14,28 @@ from lucida.eval.benchmarks import benchmark
 from lucida.eval.difference import differences, tasks_of_one, write_page
 from lucida.eval.few_shot import add_demonstrations, chosen, spread
 from lucida.eval.gallery import extremes, predictions
-from lucida.eval.run import evaluate_run
-from lucida.eval.store import Answered
-from lucida.eval.summary import summarise
-from lucida.eval.variant import (
+from lucida.eval.plan import (
     THINK_TOKENS,
+    Options,
     Variant,
-    aloud,
-    conclusion,
-    shuffle_images,
-    without_pictures,
+    read_conclusion,
+    remove_pictures,
+    shuffle_pictures,
+    with_reasoning,
 )
-from lucida.eval.wanted import Options
+from lucida.eval.run import evaluate_run
+from lucida.eval.store import ScoredResponses
+from lucida.eval.summary import summarise
 
 
 def test_pictures_removed_and_shuffled():
     examples = benchmark("comparison").examples(30)
-    for before, after in zip(examples, map(without_pictures, examples), strict=True):
+    for before, after in zip(examples, map(remove_pictures, examples), strict=True):
         assert after.sample.images == ()
         assert not any(isinstance(p, ImagePart) for t in after.sample.stem for p in t.parts)
         assert after.sample.branches == before.sample.branches
-    wrong = shuffle_images(examples, 3)
-    assert wrong == shuffle_images(examples, 3) != shuffle_images(examples, 4)
+    wrong = shuffle_pictures(examples, 3)
+    assert wrong == shuffle_pictures(examples, 3) != shuffle_pictures(examples, 4)
     keys = [tuple(s.key for s in e.sample.images) for e in examples]
     other = [tuple(s.key for s in e.sample.images) for e in wrong]
     assert all(a != b for a, b in zip(keys, other, strict=True))
@@ -47,12 +47,12 @@ def test_pictures_removed_and_shuffled():
 
 def test_thinking_aloud():
     example = benchmark("attribute").examples(1)[0]
-    loud = aloud(example)
+    loud = with_reasoning(example)
     assert loud.sample.branches[0][-1].parts[-1].endswith("step by step.")
     assert loud.question.endswith("step by step.")
-    assert conclusion("First.\nThe answer is: red.\n") == "red.\n"
-    assert conclusion("a\nred\n\n") == "red"
-    assert conclusion("") == ""
+    assert read_conclusion("First.\nThe answer is: red.\n") == "red.\n"
+    assert read_conclusion("a\nred\n\n") == "red"
+    assert read_conclusion("") == ""
 
 
 def test_reasoning_has_room(run, monkeypatch):
@@ -63,7 +63,7 @@ def test_reasoning_has_room(run, monkeypatch):
     def loud(path):
         answerer = load(path)
         stream = answerer.stream
-        answerer.stream = lambda e, way, new: longest.append(new) or stream(e, way, new)
+        answerer.stream = lambda e, protocol, new: longest.append(new) or stream(e, protocol, new)
         return answerer
 
     monkeypatch.setattr("lucida.eval.run.load_answerer", loud)
@@ -151,7 +151,7 @@ def test_questions_about_one_picture_prove_nothing():
     for count, floor in ((5, True), (10, False)):
         examples = task.examples(count)
         words = [example.answers[0] for example in examples]
-        right = Answered(words, words, [1.0] * count, [{}] * count, [None] * count)
+        right = ScoredResponses(words, words, [1.0] * count, [{}] * count, [None] * count)
         found = summarise(task, examples, right, None, 200, 0)
         assert found["score"] == 1 > max(found["chance"], found["majority"])
         assert (found["clusters"], found["floor"]) == (count // 5, floor)
@@ -215,13 +215,13 @@ def test_odd_outputs_survive_the_disk(run, monkeypatch):
     ]
 
     class Odd:
-        ways, identity = ("generate",), {}
+        protocols, identity = ("generate",), {}
 
-        def stream(self, examples, way, new):
-            from lucida.eval.asking import Said
+        def stream(self, examples, protocol, new):
+            from lucida.eval.asking import Response
 
             for index, _ in enumerate(examples):
-                yield index, Said(odd[index % len(odd)])
+                yield index, Response(odd[index % len(odd)])
 
         def read_box(self, text, width, height):
             return None

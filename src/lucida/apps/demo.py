@@ -24,9 +24,14 @@ from lucida.core.progress import output, say, table
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
+from lucida.eval.formatting import (
+    describe_asking,
+    describe_limits,
+    describe_measurement,
+    format_score,
+)
 from lucida.eval.gallery import Shot, gallery
 from lucida.eval.report import duration, mark
-from lucida.eval.shown import asked, describe_measurement, format_score, limits
 from lucida.eval.usual import usual_scores
 
 
@@ -132,7 +137,7 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
         others = results.get("others", {}).get(name, ())
         notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
         if task.get("own") is not None:  # others have a size of their own that everybody knows
-            notes += [f"{name}: {limit}" for limit in limits(task)]
+            notes += [f"{name}: {limit}" for limit in describe_limits(task)]
         if failed := task.get("failed"):
             part = f"{failed} of {task['n']:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")
@@ -148,7 +153,7 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
         say(f"other runs: median (lowest to highest) of {usual['how']}")
     ways: dict[str, list[str]] = {}
     for name, task in results["tasks"].items():
-        for how in asked(task):
+        for how in describe_asking(task):
             ways.setdefault(how, []).append(name)
     for how, names in ways.items():
         say(f"asked {how}: {', '.join(names)}")

@@ -10,16 +10,17 @@ results.json:
                many of them were never answered
 
 Files come from older versions, other hands and torn disks: what is there must be of its kind, what
-is missing may be missing (`whole` says what pages need). Other keys stay as they are, unread.
+is missing may be missing (`check_whole` says what pages need). `Results` is what an evaluation
+writes; `lucida.eval.evaluation` reads it and goes on from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lucida.core.errors import RunError
 
@@ -33,91 +34,187 @@ NEEDED = ("interval", "n", "metric", "chance")
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+    """Fields by their names in the file, which keep those of the first versions (`way`, `ways`).
+    Other keys stay as they are, unread."""
+
+    model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)
 
 
-class _Gain(_Shape):
+class Gain(_Shape):
+    """A paired difference with its 95% interval."""
+
     mean: Number
     interval: Interval
 
 
-class _Kind(_Shape):
+class KindScores(_Shape):
+    """The score of one kind of question."""
+
     score: Number
     n: Count = 0
+    interval: Interval | None = None
+    blind: Number | None = None
 
 
-class _Baseline(_Shape):
+class BaselineScores(_Shape):
+    """The same questions with the pictures removed, or with those of another question. `gain` is
+    what the pictures are worth, `solved` the share that is answered all the same."""
+
     score: Number
     n: Count
-    gain: _Gain
+    gain: Gain
+    interval: Interval | None = None
     solved: Number | None = None
 
 
-class _Way(_Shape):
+class ProtocolScores(_Shape):
+    """The score by one protocol; `by`: where likelihoods are compared in other ways."""
+
     score: Number
+    interval: Interval | None = None
+    n: Count | None = None
     by: dict[str, Number] = {}
 
 
-class _Shots(_Shape):
+class ShotScores(_Shape):
+    """Mean and spread over seeds with so many demonstrations."""
+
     mean: Number
     sd: Number | None
     scores: list[Number]
 
 
-class _Task(_Shape):
+class TaskScores(_Shape):
+    """One measurement of a task; `eval.summary.summarise` says what each number is."""
+
     score: Number
     interval: Interval | None = None
     n: Count | None = None
-    metric: str | None = None
-    chance: Number | None = None
     of: Count | None = None
     clusters: Count | None = None
+    metric: str | None = None
     higher_is_better: bool = True
     prompts: str | None = None
-    predictions: str | None = None
-    data: str | None = None
-    way: str | None = None
-    think: bool | None = None
+    chance: Number | None = None
+    majority: Number | None = None
     floor: bool | None = None
-    failed: Count | None = None
     blind: Number | None = None
     blind_interval: Interval | None = None
-    gain: _Gain | None = None
+    gain: Gain | None = None
     blind_solved: Number | None = None
     resolves: Number | None = None
+    kinds: dict[str, KindScores] = {}
+    malformed: Count | None = None
+    failed: Count | None = None
+    totals: dict[str, float | None] = {}
+    headline: str | None = None
+    protocol: str | None = Field(default=None, alias="way")
+    think: bool | None = None
+    predictions: str | None = None
+    data: str | None = None
+    boxes: str | None = None
     own: dict[str, Any] | None = None
     fingerprint: str | None = None
-    kinds: dict[str, _Kind] = {}
-    baselines: dict[str, _Baseline] = {}
-    ways: dict[str, _Way] = {}
-    shots: dict[str, _Shots] = {}
-    totals: dict[str, float | None] = {}
+    protocols: dict[str, ProtocolScores] = Field(default={}, alias="ways")
+    baselines: dict[str, BaselineScores] = {}
+    shots: dict[str, ShotScores] = {}
+
+    @property
+    def words(self) -> tuple[str | None, bool]:
+        """In what words the task was asked: prompts, and whether reasoning comes first."""
+        return self.prompts, bool(self.think)
+
+    @property
+    def count(self) -> int:
+        """Of how many questions it is; an old file may not say."""
+        return self.n or 0
 
 
-class _Stage(_Shape):
+class StageText(_Shape):
+    """Text after one stage."""
+
     stage: str | None
     after: float
 
 
-class _Retention(_Shape):
+class RetentionScores(_Shape):
+    """What training cost in text (`eval.retention`)."""
+
     of: str
     measure: str
     before: float
     after: float
     lost: float | None
-    stages: list[_Stage] = []
+    stages: list[StageText] = []
 
 
-class _Results(_Shape):
-    tasks: dict[str, _Task] = {}
-    others: dict[str, list[_Task]] = {}
+class Results(_Shape):
+    """results.json. Of several measurements of a task the one of most questions is its score, of
+    equally many the latest; none is replaced by a smaller or other one."""
+
+    tasks: dict[str, TaskScores] = {}
+    others: dict[str, list[TaskScores]] = {}
     seconds: dict[str, Number] = {}
-    retention: _Retention | None = None
+    retention: RetentionScores | None = None
     answers: dict[str, str] = {}
     judged: dict[str, Count] = {}
     failed: dict[str, Count] = {}
     parameters: Number | None = None
     trained_parameters: Number | None = None
+
+    def add(self, name: str, scores: TaskScores) -> None:
+        """Put a new measurement of a task in.
+
+        Two are the same measurement, of which the later one stays, when they are of equally many
+        questions in the same words. What was measured beside a score (other protocols,
+        demonstrations) is taken over by a later measurement in the same words of at least as many
+        questions.
+
+        Worked example: 1,000 questions, then 60: `tasks` keeps the 1,000, `others` has the 60. Then
+        1,000 again: `tasks` has the new ones, `others` still the 60.
+        """
+        known = [self.tasks[name]] if name in self.tasks else []
+        known += self.others.pop(name, [])
+        for before in known:  # the largest of them has what the smaller ones had
+            if before.words == scores.words and before.count <= scores.count:
+                if before.protocols:
+                    scores.protocols = before.protocols | scores.protocols
+                if before.shots:
+                    scores.shots = before.shots | scores.shots
+                break
+        same = (scores.n, *scores.words)
+        rest = [each for each in known if (each.n, *each.words) != same]
+        largest, *rest = sorted([scores, *rest], key=lambda each: -each.count)
+        self.tasks[name] = largest
+        for each in rest:  # answers in other words in the same file are replaced
+            if each.predictions == largest.predictions and each.words != largest.words:
+                each.predictions = None
+        if rest:
+            self.others[name] = rest
+
+    def is_largest(self, name: str, count: int) -> bool:
+        """Whether a measurement of so many questions would be the score of the task."""
+        return name not in self.tasks or count >= self.tasks[name].count
+
+    def forget(self, name: str | None = None) -> None:
+        """Take out the scores of a task, or of all with their exported answers."""
+        for part in (self.tasks, self.others):
+            part.clear() if name is None else part.pop(name, None)
+        for part in (self.answers, self.judged, self.failed) if name is None else ():
+            part.clear()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_every_part(cls, content: Any) -> Any:
+        """What is filled in place later counts as said, so that `to_json` has it."""
+        parts = ("tasks", "others", "seconds", "answers", "judged", "failed")
+        return {name: {} for name in parts} | content if isinstance(content, dict) else content
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in the file: everything that was said, by the file's names."""
+        found = self.model_dump(by_alias=True, exclude_unset=True)
+        kept = ("tasks", "seconds")
+        return {name: value for name, value in found.items() if name in kept or value != {}}
 
 
 class _Asked(_Shape):
@@ -145,10 +242,11 @@ class _Logged(_Shape):
     retention: _Text | None = None
 
 
-def check_results(content: Mapping[str, Any], origin: Path) -> None:
-    """RunError, with the field and both values, where results are of another shape."""
-    _check(
-        _Results, content, origin, "move the file away; `lucida eval` writes its scores again from "
+def read_results(content: Mapping[str, Any], origin: Path) -> Results:
+    """What results.json holds; RunError, with the field and both values, where it is of another
+    shape."""
+    return _check(
+        Results, content, origin, "move the file away; `lucida eval` writes its scores again from "
         "the stored answers",
     )  # fmt: skip
 
@@ -184,9 +282,12 @@ def check_logged(rows: Sequence[Mapping[str, Any]], origin: Path) -> None:
             )
 
 
-def _check(shape: type[_Shape], content: object, origin: object, remedy: str) -> None:
+S = TypeVar("S", bound=_Shape)
+
+
+def _check(shape: type[S], content: object, origin: object, remedy: str) -> S:
     try:
-        shape.model_validate(content)
+        return shape.model_validate(content)
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

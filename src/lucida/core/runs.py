@@ -31,7 +31,7 @@ from lucida.core.files import disk_errors as disk_errors
 from lucida.core.files import make_folder, remove_unfinished
 from lucida.core.locking import sole_writer
 from lucida.core.recipe import dump_recipe, load_recipe, recipe_hash
-from lucida.core.results import check_logged, check_results
+from lucida.core.results import Results, check_logged, read_results
 from lucida.core.spec import Recipe
 
 
@@ -185,7 +185,7 @@ class RunFolder:
         if not self.results_file.exists():
             return {}
         content = read_json(self.results_file)
-        check_results(content, self.results_file)
+        read_results(content, self.results_file)
         return content
 
     @property
@@ -195,9 +195,12 @@ class RunFolder:
         check_logged(rows, self.metrics.path)
         return rows
 
-    def write_results(self, results: Mapping[str, object]) -> None:
-        """Saves results.json."""
-        atomic_write(self.results_file, json.dumps(plain(results), indent=2) + "\n")
+    def write_results(self, results: Results | Mapping[str, object]) -> None:
+        """Saves results.json; RunError where a mapping is not what it may hold."""
+        content = results.to_json() if isinstance(results, Results) else results
+        content = plain(content)
+        read_results(content, self.results_file)
+        atomic_write(self.results_file, json.dumps(content, indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Putting many questions to a model: who answers, in what order, and what comes back.
 
-    jobs (task, variant, examples) ──by pictures──▶ chunks ──Answerer.stream──▶ (job, example, Said)
+    jobs (task, variant, examples) ──by pictures──▶ chunks
+                                                     └─Answerer.stream──▶ (job, example, Response)
 
 Whatever answers (a Lucida run, a transformers model, an endpoint) is an `Answerer`. Answers are
 handed on as they come, so that each can be written down before the next is awaited.
@@ -8,21 +9,25 @@ handed on as they come, so that each can be written down before the next is awai
 
 from __future__ import annotations
 
+import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from lucida.core.progress import Progress
-from lucida.eval.benchmark import Benchmark, Example, ReadBox, Way
+from lucida.eval.benchmark import Benchmark, Example, Protocol, ReadBox
 from lucida.eval.ranks import share
 
 CHUNK = 512
 """Questions that are handed over at once; more when they share their pictures."""
 
 
+LIKELIHOODS = ("whole", "first", "normalised")
+"""What candidates can be compared by; the first decides."""
+
+
 @dataclass(frozen=True, slots=True)
-class Said:
+class Response:
     """What came back for one example. `details` is stored beside it (likelihoods of candidates).
 
     `failed` says why nothing came back: then `output` is empty, it is scored as it stands, counted
@@ -34,7 +39,7 @@ class Said:
     failed: str | None = None
 
 
-class Answerer(Protocol):
+class Answerer(typing.Protocol):
     """Whatever answers examples.
 
     identity    JSON values that name the model; stored answers of another identity are not used
@@ -43,12 +48,12 @@ class Answerer(Protocol):
     """
 
     identity: Mapping[str, object]
-    ways: tuple[Way, ...]
+    protocols: tuple[Protocol, ...]
     read_box: ReadBox
 
     def stream(
-        self, examples: Sequence[Example], way: Way, max_new_tokens: int
-    ) -> Iterator[tuple[int, Said]]:
+        self, examples: Sequence[Example], protocol: Protocol, max_new_tokens: int
+    ) -> Iterator[tuple[int, Response]]:
         """(index of the example, what it said), each exactly once, in any order."""
         ...
 
@@ -62,36 +67,36 @@ class Job:
 
     key: str
     task: Benchmark
-    way: Way
+    protocol: Protocol
     examples: Sequence[Example]
     new_tokens: int | None = None
 
 
 def answers(
     jobs: Sequence[Job], answerer: Answerer, max_new_tokens: int, label: str
-) -> Iterator[tuple[Job, Example, Said]]:
+) -> Iterator[tuple[Job, Example, Response]]:
     """What is said to every example of every job, as it comes.
 
     The order is that of the pictures: tasks that ask about the same pictures share the work of
     looking at them. It does not change an answer, because no question sees another. Of several
     processes (torchrun) each asks its share.
     """
-    groups: dict[tuple[Way, int], list[tuple[Job, Example]]] = defaultdict(list)
+    groups: dict[tuple[Protocol, int], list[tuple[Job, Example]]] = defaultdict(list)
     for job in jobs:
         limit = job.new_tokens or job.task.max_new_tokens or max_new_tokens
-        groups[job.way, limit] += [(job, example) for example in job.examples]
+        groups[job.protocol, limit] += [(job, example) for example in job.examples]
     chosen = {
         setting: share(sorted(pairs, key=pictures), pictures) for setting, pairs in groups.items()
     }
     with Progress(label, sum(map(len, chosen.values())), "question") as progress:
-        for (way, limit), pairs in chosen.items():
+        for (protocol, limit), pairs in chosen.items():
             for chunk in chunks(pairs):
                 asked = [example for _, example in chunk]
-                for index, said in answerer.stream(asked, way, limit):
+                for index, said in answerer.stream(asked, protocol, limit):
                     job, example = chunk[index]
-                    if way == "generate":
+                    if protocol == "generate":
                         output = cut_at_stop(writable(said.output), job.task.stop)
-                        said = Said(output, said.details, said.failed)
+                        said = Response(output, said.details, said.failed)
                     yield job, example, said
                     progress.advance()
 

@@ -28,7 +28,7 @@ ReadBox = Callable[[str, int, int], Box | None]
 Parsed = str | Box | None
 """What an output says: an answer, a box, or None when it is malformed."""
 
-Way = Literal["generate", "likelihood", "loss"]
+Protocol = Literal["generate", "likelihood", "loss"]
 """How an example is asked.
 
 generate     the output is what the model writes, greedily.
@@ -125,7 +125,7 @@ class Benchmark(ABC):
     """How long an answer can be; None leaves it to the recipe."""
     stop: tuple[str, ...] = ()
     """Texts at which an answer ends."""
-    ways: tuple[Way, ...] = ("generate",)
+    protocols: tuple[Protocol, ...] = ("generate",)
     """How it can be asked, the usual way first."""
     shots: int = 0
     """Demonstrations that its prompt holds already."""

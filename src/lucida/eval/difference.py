@@ -15,9 +15,9 @@ from lucida.core.recipe import diff_recipes
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
+from lucida.eval.formatting import format_score
 from lucida.eval.gallery import evaluated_benchmark, read_scored
 from lucida.eval.report import data_address
-from lucida.eval.shown import format_score
 from lucida.eval.statistics import Interval, compare_paired
 
 PICTURES = 60

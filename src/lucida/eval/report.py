@@ -24,8 +24,14 @@ from lucida.core.results import check_whole
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
+from lucida.eval.formatting import (
+    describe_asking,
+    describe_limits,
+    describe_measurement,
+    format_score,
+    is_better,
+)
 from lucida.eval.gallery import Shot, extremes, gallery, target_of
-from lucida.eval.shown import asked, better, describe_measurement, format_score, limits
 
 SHOTS = 8
 """Pictures per task, as they come."""
@@ -177,7 +183,7 @@ def _bar(name: str, task: dict, others: Sequence[dict]) -> Bar:
         blind=blind,
         chance=task["chance"],
         gain=format_score(task, gain["mean"], signed=True) if gain else "",
-        ahead=bool(gain) and better(task, gain),
+        ahead=bool(gain) and is_better(task, gain),
         kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
         n=task["n"],
         ceiling=max(known),
@@ -193,17 +199,17 @@ def _notes(task: dict) -> list[str]:
         notes.append(f"{failed} of {task['n']} questions were never answered and count as empty")
     if (of := task.get("of")) and of > task["n"]:
         notes.append(f"{task['n']:,} of its {of:,} examples")
-    notes += [f"asked {how}" for how in asked(task)]
-    notes += limits(task)
+    notes += [f"asked {how}" for how in describe_asking(task)]
+    notes += describe_limits(task)
     for name, row in task.get("baselines", {}).items():
         score, gain = (
             format_score(task, row["score"]),
             format_score(task, row["gain"]["mean"], signed=True),
         )
         notes.append(f"pictures {name} {score} ({gain} with them, n {row['n']})")
-    for way, row in task.get("ways", {}).items():
-        if way != task.get("way"):
-            notes.append(f"by {way} {format_score(task, row['score'])}")
+    for protocol, row in task.get("ways", {}).items():
+        if protocol != task.get("way"):
+            notes.append(f"by {protocol} {format_score(task, row['score'])}")
         for by, score in row.get("by", {}).items():
             notes.append(f"likeliest by {by} {format_score(task, score)}")
     for count, row in task.get("shots", {}).items():

@@ -20,8 +20,7 @@ from pathlib import Path
 from lucida.core.errors import RunError
 from lucida.core.locking import sole_writer
 from lucida.core.runs import JsonLines, atomic_write, disk_errors, plain
-from lucida.eval.answerers.lucida_model import LIKELIHOODS
-from lucida.eval.asking import Answerer, Job, Said, answers
+from lucida.eval.asking import LIKELIHOODS, Answerer, Job, Response, answers
 from lucida.eval.benchmark import Benchmark, Example, Parsed
 from lucida.eval.ranks import rank, wait_for_all, world
 
@@ -30,7 +29,7 @@ ROW = ("id", "prompt", "output")
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ScoredResponses:
     """What one model said to the examples of one benchmark, and what that is worth. `reasons` say
     why an example was never answered, where it was not."""
 
@@ -99,25 +98,25 @@ class Store:
 
     def known(
         self, key: str, task: Benchmark, examples: Sequence[Example]
-    ) -> dict[tuple[str, str], Said]:
+    ) -> dict[tuple[str, str], Response]:
         """What is stored already, by example and prompt: answers, and why there is none.
 
         RunError: a row that lacks something, likelihoods that are not those of the example's
         candidates, a question answered twice, an example that the benchmark does not have.
         """
-        said: dict[tuple[str, str], Said] = {}
+        said: dict[tuple[str, str], Response] = {}
         candidates = {_name(example): len(example.candidates) for example in examples}
         for file, number, row in self._rows(key):
             name = row["id"], row["prompt"]
             if (reason := row.get("failed")) is not None:
-                said.setdefault(name, Said("", failed=str(reason)))
+                said.setdefault(name, Response("", failed=str(reason)))
                 continue
             if name in said and said[name].failed is None:
                 raise _wrong(file, f"row {number} answers a question again", "once", row["id"])
             details = {"likelihoods": row["likelihoods"]} if "likelihoods" in row else {}
             if details and name in candidates:
                 _check(file, number, row["likelihoods"], candidates[name])
-            said[name] = Said(row["output"], details)
+            said[name] = Response(row["output"], details)
         ids = {example.id for example in examples}
         unknown = {name for name, _ in said} - ids
         if unknown:
@@ -146,7 +145,7 @@ class Store:
 
     def ask(
         self, jobs: Sequence[Job], answerer: Answerer, max_new_tokens: int, label: str
-    ) -> tuple[dict[str, dict[tuple[str, str], Said]], int]:
+    ) -> tuple[dict[str, dict[tuple[str, str], Response]], int]:
         """Everything that is said to these jobs, read back or asked now, by key; and how many were
         asked now, by this process."""
         known = {job.key: self.known(job.key, job.task, job.examples) for job in jobs}
@@ -170,7 +169,7 @@ class Store:
     def _of_ranks(self, key: str) -> list[JsonLines]:
         return [JsonLines(path) for path in sorted(self.folder.glob(f"rank*/{key}.jsonl"))]
 
-    def write_scores(self, job: Job, answered: Answered, replace: bool = True) -> None:
+    def write_scores(self, job: Job, answered: ScoredResponses, replace: bool = True) -> None:
         """Replace the file by full rows; rows of examples beyond today's limit stay. Without
         `replace` so do all that have a score: what is scored among few has other weights."""
         file = self.file(job.key)
@@ -218,7 +217,7 @@ def _row(example: Example, output: str, failed: str | None) -> dict[str, object]
     return row if failed is None else row | {"failed": failed}
 
 
-def _is_answered(example: Example, known: Mapping[tuple[str, str], Said]) -> bool:
+def _is_answered(example: Example, known: Mapping[tuple[str, str], Response]) -> bool:
     said = known.get(_name(example))
     return said is not None and said.failed is None
 

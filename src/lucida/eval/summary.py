@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lucida.core.errors import RunError
-from lucida.eval.asking import Said
+from lucida.eval.asking import Response
 from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
+from lucida.eval.plan import read_conclusion
 from lucida.eval.statistics import Interval, bootstrap, compare_paired, resolve_difference
-from lucida.eval.store import Answered
-from lucida.eval.variant import conclusion
+from lucida.eval.store import ScoredResponses
 
 
-def judge(
+def score_responses(
     task: Benchmark,
     examples: Sequence[Example],
-    said: Mapping[tuple[str, str], Said],
+    said: Mapping[tuple[str, str], Response],
     read_box: ReadBox,
     think: bool = False,
-) -> Answered:
+) -> ScoredResponses:
     """Outputs with what they say and their scores. RunError when an example has no output."""
     found = []
     for example in examples:
@@ -56,7 +56,7 @@ def judge(
                 remedy="`lucida doctor` looks at the model; other tasks can be measured with "
                 "--task",
             )
-    return Answered(outputs, parsed, scores, [one.details for one in found], reasons)
+    return ScoredResponses(outputs, parsed, scores, [one.details for one in found], reasons)
 
 
 def _read(task: Benchmark, example: Example, output: str, read_box: ReadBox, think: bool) -> Parsed:
@@ -65,13 +65,13 @@ def _read(task: Benchmark, example: Example, output: str, read_box: ReadBox, thi
         found = task.parse(example, output, read_box)
         if found is not None:
             return found
-    return task.parse(example, conclusion(output) if think else output, read_box)
+    return task.parse(example, read_conclusion(output) if think else output, read_box)
 
 
 def summarise(
     task: Benchmark,
     examples: Sequence[Example],
-    answered: Answered,
+    answered: ScoredResponses,
     blind: Sequence[float] | None,
     samples: int,
     seed: int,
@@ -117,19 +117,21 @@ def summarise(
         or (above.low <= 0 if task.higher_is_better else above.high >= 0),
         "blind": other.mean if other else None,
         "blind_interval": [other.low, other.high] if other else None,
-        "gain": difference(gain),
+        "gain": write_gain(gain),
         "blind_solved": None if blind is None or not shares else share_solved(blind),
         "resolves": resolve_difference(answered.scores, clusters),
-        "kinds": kinds(examples, answered.scores, blind, samples, seed),
+        "kinds": summarise_kinds(examples, answered.scores, blind, samples, seed),
         "malformed": sum(value is None for value in answered.parsed),
         "failed": answered.failed,
         "totals": dict(task.summary(examples, answered.parsed, answered.scores))
-        | rank(task, examples, answered),
+        | rank_totals(task, examples, answered),
         "headline": task.headline,
     }
 
 
-def rank(task: Benchmark, examples: Sequence[Example], answered: Answered) -> dict[str, float]:
+def rank_totals(
+    task: Benchmark, examples: Sequence[Example], answered: ScoredResponses
+) -> dict[str, float]:
     """The totals that need likelihoods; none where an example has no likelihoods (it was asked
     another way, or never answered): they are of all examples or not at all."""
     numbers = [details.get("likelihoods") for details in answered.details]
@@ -138,14 +140,15 @@ def rank(task: Benchmark, examples: Sequence[Example], answered: Answered) -> di
     return dict(task.ranked(examples, [each["whole"] for each in numbers]))
 
 
-def by_likelihood(
-    task: Benchmark, examples: Sequence[Example], answered: Answered, read_box: ReadBox
+def score_by_likelihood(
+    task: Benchmark, examples: Sequence[Example], answered: ScoredResponses, read_box: ReadBox
 ) -> dict[str, float]:
     """The score when candidates are compared by their first token, the whole answer, and per token.
 
     Where two candidates begin with the same token the first of them is taken for `first`.
     """
-    from lucida.eval.answerers.lucida_model import LIKELIHOODS, best
+    from lucida.eval.answerers.lucida_model import best
+    from lucida.eval.asking import LIKELIHOODS
 
     scores = {}
     for name in LIKELIHOODS:
@@ -158,8 +161,8 @@ def by_likelihood(
     return scores
 
 
-def short(
-    answered: Answered, examples: Sequence[Example], samples: int, seed: int
+def summarise_shortly(
+    answered: ScoredResponses, examples: Sequence[Example], samples: int, seed: int
 ) -> dict[str, object]:
     """Score, interval and number alone, for what stands beside a task's own score."""
     clusters = [example.cluster for example in examples]
@@ -167,9 +170,9 @@ def short(
     return {"score": total.mean, "interval": [total.low, total.high], "n": total.n}
 
 
-def beside(
+def compare_baseline(
     own: Sequence[float],
-    answered: Answered,
+    answered: ScoredResponses,
     examples: Sequence[Example],
     samples: int,
     seed: int,
@@ -178,13 +181,13 @@ def beside(
     scores of the same examples."""
     clusters = [example.cluster for example in examples]
     gain = compare_paired(own, answered.scores, clusters, samples, seed)
-    return short(answered, examples, samples, seed) | {
-        "gain": difference(gain),
+    return summarise_shortly(answered, examples, samples, seed) | {
+        "gain": write_gain(gain),
         "solved": share_solved(answered.scores),
     }
 
 
-def kinds(
+def summarise_kinds(
     examples: Sequence[Example],
     scores: Sequence[float],
     blind: Sequence[float] | None,
@@ -214,7 +217,7 @@ def share_solved(scores: Sequence[float]) -> float:
     return mean([float(score >= 0.5) for score in scores])
 
 
-def difference(gain: Interval | None) -> dict | None:
+def write_gain(gain: Interval | None) -> dict | None:
     """A paired difference as results hold it."""
     return gain and {"mean": gain.mean, "interval": [gain.low, gain.high]}
 

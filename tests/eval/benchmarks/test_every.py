@@ -78,7 +78,7 @@ def test_examples_are_complete_and_in_one_order(name, published):
         assert places == list(range(len(example.sample.images)))
         for source in example.sample.images:
             assert source.load().mode == "RGB"
-        if task.ways[0] != "loss":
+        if task.protocols[0] != "loss":
             assert [turn.role for turn in branch] == ["user"]
             assert example.question
         assert example.cluster
@@ -111,9 +111,9 @@ def test_the_truth_scores_best_and_nonsense_worst(name, published):
 @pytest.mark.parametrize("name", SCORED)
 def test_a_chosen_candidate_is_read_like_an_output(name, published):
     task = make(name, published)
-    assert set(task.ways) <= {"generate", "likelihood"}
+    assert set(task.protocols) <= {"generate", "likelihood"}
     for example in task.examples():
-        assert bool(example.candidates) == ("likelihood" in task.ways) or not example.options
+        assert bool(example.candidates) == ("likelihood" in task.protocols) or not example.options
         parsed = [task.parse(example, text, never) for text in example.candidates]
         scores = [task.scores([example], [one])[0] for one in parsed]
         assert not scores or sorted(scores)[-2:] == [0.0, 1.0]
@@ -126,7 +126,7 @@ def test_every_set_of_prompts_asks_every_benchmark(name, prompts, published):
     example = task.examples(1)[0]
     assert task.prompts == prompts
     assert "{" not in example.question
-    if task.ways[0] != "loss":
+    if task.protocols[0] != "loss":
         said = [p for p in example.sample.branches[0][0].parts if isinstance(p, str)]
         assert "".join(said).strip()
 

@@ -7,7 +7,7 @@ import pytest
 from lucida.apps.demo import show_scores
 from lucida.core.errors import RunError
 from lucida.core.spec import EvaluationSpec
-from lucida.eval.asking import Said
+from lucida.eval.asking import Response
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.gallery import predictions
 from lucida.eval.report import write_report
@@ -17,18 +17,20 @@ from lucida.eval.run import evaluate_target
 class Talking:
     """Says something about everything, or nothing where it fails."""
 
-    ways, identity = ("generate",), {"name": "talking"}
+    protocols, identity = ("generate",), {"name": "talking"}
 
     def __init__(self, *failing):
         self.failing, self.asked = failing, []
 
-    def stream(self, examples, way, max_new_tokens):
+    def stream(self, examples, protocol, max_new_tokens):
         for index, example in enumerate(examples):
             self.asked.append(example.id)
             failed = example.id in self.failing
             yield (
                 index,
-                Said("" if failed else f"about {example.id}", failed=(failed and "cut") or None),
+                Response(
+                    "" if failed else f"about {example.id}", failed=(failed and "cut") or None
+                ),
             )
 
     def read_box(self, text, width, height):

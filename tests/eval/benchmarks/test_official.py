@@ -5,7 +5,7 @@ from test_values import make, measured, never
 
 from lucida.core.errors import DataError
 from lucida.eval.benchmarks import BENCHMARKS
-from lucida.eval.store import Answered
+from lucida.eval.store import ScoredResponses
 from lucida.eval.summary import summarise
 
 
@@ -49,7 +49,7 @@ def test_totals_of_likelihoods_are_of_all_examples_or_not_at_all(published):
     examples = task.examples()
     whole = {"likelihoods": {"whole": [-1.0, -2.0]}}
     for details, there in (([whole] * 3, True), ([whole, whole, {}], False), ([{}] * 3, False)):
-        answered = Answered(["True"] * 3, ["true"] * 3, [1.0, 0.0, 1.0], details, [None] * 3)
+        answered = ScoredResponses(["True"] * 3, ["true"] * 3, [1.0, 0.0, 1.0], details, [None] * 3)
         totals = summarise(task, examples, answered, None, 100, 0)["totals"]
         assert ("AUC" in totals) == there
 

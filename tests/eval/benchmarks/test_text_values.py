@@ -19,7 +19,7 @@ def test_mmlu_asks_behind_five_worked_questions(published):
         + 'What is 2+2, "exactly"?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:'
     )
     assert example.sample.images == ()
-    assert task.ways[0] == "likelihood"
+    assert task.protocols[0] == "likelihood"
     scores, totals = measured(task, " B")
     assert set(scores.values()) == {1}
     assert totals["subjects"] == 100

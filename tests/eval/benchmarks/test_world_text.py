@@ -55,7 +55,7 @@ def test_documents_are_scored_by_their_loss():
 def test_the_ways_to_ask_fit_the_examples(name):
     task = benchmark(name)
     for example in task.examples(40):
-        assert ("likelihood" not in task.ways) or len(example.candidates) > 1
+        assert ("likelihood" not in task.protocols) or len(example.candidates) > 1
 
 
 @pytest.mark.parametrize("name", [n for n in WORLD if n != "text-documents"])

@@ -21,7 +21,7 @@ from lucida.core.files import atomic_write
 from lucida.core.recipe import dump_recipe, recipe_hash
 from lucida.core.runs import RunFolder
 from lucida.core.spec import ModelSpec, Recipe
-from lucida.eval.shown import asked, better, format_score
+from lucida.eval.formatting import describe_asking, format_score, is_better
 
 if TYPE_CHECKING:
     from lucida.model.vlm import LucidaModel
@@ -147,7 +147,7 @@ def scores(tasks: Mapping[str, Any]) -> str:
         gain = task.get("gain")
         cells = [
             name,
-            ", ".join([task.get("metric") or "", *asked(task)]).strip(", "),
+            ", ".join([task.get("metric") or "", *describe_asking(task)]).strip(", "),
             format_score(task, task["score"]),
             between(task, task.get("interval")),
             number(task, task.get("blind")),
@@ -214,7 +214,9 @@ def limits(
         f"Prompts and images together fit {spec.language.max_length} tokens.",
     ]
     blind = [
-        name for name, task in tasks.items() if task.get("gain") and not better(task, task["gain"])
+        name
+        for name, task in tasks.items()
+        if task.get("gain") and not is_better(task, task["gain"])
     ]
     if blind:
         found.append(f"On {', '.join(blind)} it is not surely better than without the picture.")

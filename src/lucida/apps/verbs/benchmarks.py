@@ -122,7 +122,9 @@ def _show(task: Benchmark) -> None:
     _show_files(task)
     version = prompt_set(task.prompts).version
     typer.echo(f"metric: {task.metric}; headline: {task.headline or 'mean of the scores'}")
-    typer.echo(f"asked by: {', '.join(task.ways)}; prompts: {task.prompts} (version {version})")
+    typer.echo(
+        f"asked by: {', '.join(task.protocols)}; prompts: {task.prompts} (version {version})"
+    )
     (example,) = task.examples(1)[:1]
     typer.echo(f"example: {example.id}\n")
     typer.echo(_write_turns(example))

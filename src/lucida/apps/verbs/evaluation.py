@@ -14,7 +14,7 @@ from lucida.core.errors import RunError, suggestion
 if TYPE_CHECKING:
     from lucida.core.spec import OwnTaskSpec
     from lucida.eval.asking import Answerer
-    from lucida.eval.wanted import Options
+    from lucida.eval.plan import Options
 
 PROTOCOLS = ("generate", "likelihood", "loss")
 
@@ -300,7 +300,7 @@ def _options(
         return None
 
     def make() -> Options:  # importing it takes a second, and mistakes are told before
-        from lucida.eval.wanted import Options
+        from lucida.eval.plan import Options
 
         return Options(tuple(protocol), counts, seeds, think, prompts, data)
 
@@ -347,7 +347,7 @@ def _refuse(value: object, option: str, why: str) -> None:
 def _show_shots(results: dict, names: list | None) -> None:
     """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
     from lucida.core.progress import table
-    from lucida.eval.shown import format_score
+    from lucida.eval.formatting import format_score
 
     tasks = {n: t for n, t in results["tasks"].items() if names is None or n in names}
     counts = sorted({int(count) for t in tasks.values() for count in t.get("shots", {})})

@@ -32,8 +32,8 @@ from lucida.core.progress import say
 from lucida.data.sample import ImageSource
 from lucida.eval.answerers.transformers_model import list_images, messages
 from lucida.eval.answerers.written_box import Unit, check_unit, read_written_box
-from lucida.eval.asking import Said
-from lucida.eval.benchmark import Example, Way
+from lucida.eval.asking import Response
+from lucida.eval.benchmark import Example, Protocol
 from lucida.eval.metrics.boxes import Box
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -75,7 +75,7 @@ class Patience:
 class EndpointAnswerer:
     """Answers of a server; generation only, as likelihoods of chosen texts are not offered."""
 
-    ways: tuple[Way, ...] = ("generate",)
+    protocols: tuple[Protocol, ...] = ("generate",)
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class EndpointAnswerer:
         self._lock = threading.Lock()
 
     def stream(
-        self, examples: Sequence[Example], way: Way, max_new_tokens: int
-    ) -> Iterator[tuple[int, Said]]:
+        self, examples: Sequence[Example], protocol: Protocol, max_new_tokens: int
+    ) -> Iterator[tuple[int, Response]]:
         """Answers in the order in which they arrive."""
-        if way != "generate":
+        if protocol != "generate":
             raise ModelError(
                 "an endpoint writes answers; it gives no likelihoods of chosen ones",
-                given=way,
+                given=protocol,
                 origin=self.address,
                 remedy="use --protocol generate",
             )
@@ -128,7 +128,7 @@ class EndpointAnswerer:
         for reason, count in refused.most_common(1):
             say(f"{refused.total()} questions were never answered, {count} of them for: {reason}")
 
-    def ask(self, example: Example, max_new_tokens: int) -> Said:
+    def ask(self, example: Example, max_new_tokens: int) -> Response:
         """One question, until it is answered or patience ends."""
         body = {
             "model": self.model,
@@ -140,7 +140,7 @@ class EndpointAnswerer:
         reason = ""
         for attempt in range(self.patience.attempts):
             try:
-                return Said(self._once(json.dumps(body).encode()))
+                return Response(self._once(json.dumps(body).encode()))
             except Unanswered as problem:
                 reason = str(problem)
                 with self._lock:
@@ -155,7 +155,7 @@ class EndpointAnswerer:
                     break
                 if attempt + 1 < self.patience.attempts:
                     time.sleep(self.patience.before(attempt + 1, problem.pause))
-        return Said("", failed=textwrap.shorten(reason, REASON, placeholder=" ..."))
+        return Response("", failed=textwrap.shorten(reason, REASON, placeholder=" ..."))
 
     def messages(self, example: Example) -> list[dict[str, Any]]:
         """The sample as this interface wants it."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lucida.eval.asking import Said
-from lucida.eval.benchmark import Example, Way
+from lucida.eval.asking import LIKELIHOODS, Response
+from lucida.eval.benchmark import Example, Protocol
 from lucida.eval.metrics.boxes import Box
 
 if TYPE_CHECKING:
@@ -18,14 +18,11 @@ if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
-LIKELIHOODS = ("whole", "first", "normalised")
-"""What candidates can be compared by; the first decides."""
-
 
 class LucidaAnswerer:
     """Greedy answers, likelihoods and losses of a model in memory."""
 
-    ways: tuple[Way, ...] = ("generate", "likelihood", "loss")
+    protocols: tuple[Protocol, ...] = ("generate", "likelihood", "loss")
 
     def __init__(
         self, model: LucidaModel, processor: LucidaProcessor, identity: dict | None = None
@@ -35,17 +32,17 @@ class LucidaAnswerer:
         self.identity = identity or {}
 
     def stream(
-        self, examples: Sequence[Example], way: Way, max_new_tokens: int
-    ) -> Iterator[tuple[int, Said]]:
+        self, examples: Sequence[Example], protocol: Protocol, max_new_tokens: int
+    ) -> Iterator[tuple[int, Response]]:
         """Answers as batches are done."""
-        if way == "generate":
+        if protocol == "generate":
             from lucida.model.decode import write
 
             prompts = [self.processor.prompt(example.sample) for example in examples]
             for index, each in write(self.model, self.processor, prompts, max_new_tokens):
                 text = self.processor.tokenizer.decode(each.ids, skip_special_tokens=True)
-                yield index, Said(text)
-        elif way == "likelihood":
+                yield index, Response(text)
+        elif protocol == "likelihood":
             from lucida.eval.likelihood import score_candidates
 
             samples = [example.sample for example in examples]
@@ -57,7 +54,7 @@ class LucidaAnswerer:
 
             samples = [example.sample for example in examples]
             for index, (nats, tokens) in document_losses(self.model, self.processor, samples):
-                yield index, Said(json.dumps({"nats": nats, "tokens": tokens}))
+                yield index, Response(json.dumps({"nats": nats, "tokens": tokens}))
 
     def read_box(self, text: str, width: int, height: int) -> Box | None:
         """A box in bins of the square that the model sees, in pixels of the picture."""
@@ -67,10 +64,10 @@ class LucidaAnswerer:
         return framed and self.processor.image_policy.from_frame(framed, width, height)
 
 
-def chosen(candidates: Sequence[str], found: Sequence[Likelihood]) -> Said:
+def chosen(candidates: Sequence[str], found: Sequence[Likelihood]) -> Response:
     """The candidate whose whole answer is likeliest (of several the first), and all the numbers."""
     numbers = {name: [getattr(one, name) for one in found] for name in LIKELIHOODS}
-    return Said(candidates[best(numbers["whole"])], {"likelihoods": numbers})
+    return Response(candidates[best(numbers["whole"])], {"likelihoods": numbers})
 
 
 def best(numbers: Sequence[float]) -> int:

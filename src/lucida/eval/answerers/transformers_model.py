@@ -23,8 +23,8 @@ from lucida.eval.answerers.written_box import (
     read_written_box,
     write_box,
 )
-from lucida.eval.asking import Said
-from lucida.eval.benchmark import Example, Way
+from lucida.eval.asking import Response
+from lucida.eval.benchmark import Example, Protocol
 from lucida.eval.metrics.boxes import Box
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ ROWS = 16
 class TransformersAnswerer:
     """Greedy answers and candidate likelihoods of a transformers model in memory."""
 
-    ways: tuple[Way, ...] = ("generate", "likelihood")
+    protocols: tuple[Protocol, ...] = ("generate", "likelihood")
 
     def __init__(
         self, model: Any, processor: Any, name: str, rows: int = ROWS, boxes: str | None = None
@@ -59,10 +59,10 @@ class TransformersAnswerer:
         """Ids that are left out of an answer: special tokens, but for those that write a box."""
 
     def stream(
-        self, examples: Sequence[Example], way: Way, max_new_tokens: int
-    ) -> Iterator[tuple[int, Said]]:
+        self, examples: Sequence[Example], protocol: Protocol, max_new_tokens: int
+    ) -> Iterator[tuple[int, Response]]:
         """Answers batch by batch, those with as many pictures and as many words together."""
-        if way == "likelihood":
+        if protocol == "likelihood":
             for index, example in enumerate(examples):
                 yield index, chosen(example.candidates, self.likelihoods(example))
             return
@@ -84,7 +84,7 @@ class TransformersAnswerer:
 
     def _answered(
         self, batch: list[int], examples: Sequence[Example], prompts: list[str], new: int
-    ) -> Iterator[tuple[int, Said]]:
+    ) -> Iterator[tuple[int, Response]]:
         import torch
 
         inputs = self.inputs([prompts[i] for i in batch], [examples[i].sample for i in batch])
@@ -93,7 +93,7 @@ class TransformersAnswerer:
         rows = rows[:, inputs["input_ids"].shape[1] :]
         for index, row in zip(batch, rows, strict=True):
             said = [number for number in row.tolist() if number not in self.silent]
-            yield index, Said(self.processor.tokenizer.decode(said))
+            yield index, Response(self.processor.tokenizer.decode(said))
 
     def prompt(self, sample: Sample) -> str:
         """The sample in the model's own chat template, up to where the answer begins."""

@@ -29,7 +29,7 @@ class LetterChoice(PublishedBenchmark):
 
     family, metric = "choice", "accuracy"
     declares = True
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
 
     def choose(
@@ -259,7 +259,7 @@ class SEEDRanking(SEEDBench):
     """
 
     name, family = "seed-bench-ranking", "vqa"
-    ways = ("likelihood",)
+    protocols = ("likelihood",)
 
     def example(self, record: Record) -> Example:
         """A question whose candidates are the texts of its options."""

@@ -40,7 +40,7 @@ class TallyQA(PublishedBenchmark):
     source = _PAGE
     count = 38_589
     has_train = True
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
     files = (
         File("tallyqa/test.json", _ZIP, "7 MB"),

@@ -57,7 +57,7 @@ class HallusionBench(PublishedBenchmark):
     source = _HALLUSION
     count = 1_129
     headline = "aAcc"
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 32
     files = (
         File("hallusion-bench/HallusionBench.json", _HALLUSION, "0.4 MB"),
@@ -173,7 +173,7 @@ class Amber(PublishedBenchmark):
     source = _AMBER
     count = 14_216
     headline = "F1"
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
     files = (
         File("amber/data/query/query_discriminative.json", _AMBER, "1.5 MB"),

@@ -34,7 +34,7 @@ class MME(PublishedBenchmark):
     source = _PAGE
     headline = "perception"
     count = 2_374
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
     files = (
         File("mme/MME_Benchmark_release_version/", f"{_PAGE} (on request)", "0.9 GB"),

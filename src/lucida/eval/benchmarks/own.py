@@ -24,7 +24,7 @@ from lucida.data.mixture import Source
 from lucida.data.sample import BoxPart, Sample, Turn
 from lucida.data.sources import open_source
 from lucida.data.sources.tables import field_of
-from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox, Way
+from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, Protocol, ReadBox
 from lucida.eval.benchmarks.own_records import (
     answers_of,
     check_patterns,
@@ -96,7 +96,7 @@ class OwnTask(Benchmark):
         self._last: tuple[object, dict] | None = None
 
     @property
-    def ways(self) -> tuple[Way, ...]:
+    def protocols(self) -> tuple[Protocol, ...]:
         """By likelihood as well where the answer is one of few."""
         closed = all(example.candidates for example in self._every)
         return ("generate", "likelihood") if closed else ("generate",)

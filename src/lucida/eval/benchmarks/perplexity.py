@@ -29,7 +29,7 @@ class Perplexity(PublishedBenchmark):
     licence = "that of your text"
     source = "your own text files"
     higher_is_better = False
-    ways = ("loss",)
+    protocols = ("loss",)
     headline = "perplexity per token"
     files = (File("perplexity/", source, "any"),)
 

@@ -40,7 +40,7 @@ class MMLU(LetterChoice):
     licence = "MIT"
     source = "https://github.com/hendrycks/test"
     count = 14_042
-    ways = ("likelihood", "generate")
+    protocols = ("likelihood", "generate")
     shots = 5
     max_new_tokens = 4
     files = (

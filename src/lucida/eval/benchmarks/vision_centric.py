@@ -68,7 +68,7 @@ class MMStar(ParquetBenchmark):
     licence = "see its page"
     source = "https://huggingface.co/datasets/Lin-Chen/MMStar"
     count = 1_500
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
     files = (File("mmstar/mmstar.parquet", source, "42 MB"),)
 
@@ -306,7 +306,7 @@ class NaturalBench(ParquetBenchmark):
     source = "https://huggingface.co/datasets/BaiqiL/NaturalBench"
     count = 7_600
     headline = "G_Acc"
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
     files = (File("naturalbench/data/", source, "2 GB"),)
     requests = (

@@ -102,7 +102,7 @@ class WorldBenchmark(Benchmark):
         self.twin = self.task.twin
         self.together = self.task.metric == "caption"
         choice = self.task.metric == "exact" and name not in _OPEN
-        self.ways = ("generate", "likelihood") if choice else ("generate",)
+        self.protocols = ("generate", "likelihood") if choice else ("generate",)
         self._examples: list[Example] = []
         self._next_index = 0
 

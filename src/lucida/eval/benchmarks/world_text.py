@@ -39,7 +39,7 @@ class TextQuestions(Benchmark):
     licence = "Lucida's own"
     source = "written by lucida.world, no files"
     count = COUNT
-    ways = ("generate",)
+    protocols = ("generate",)
 
     def __init__(self, *, prompts: str | None = None, data: str | None = None) -> None:
         """`prompts` is by default `plain`; there are no files, so `data` is not looked at."""

@@ -32,7 +32,7 @@ class POPE(PublishedBenchmark):
     folder, family, metric = "pope", "yes-no", "accuracy"
     licence = "MIT; pictures: COCO's terms"
     source = _POPE
-    ways = ("generate", "likelihood")
+    protocols = ("generate", "likelihood")
     max_new_tokens = 16
 
     def __init__(self, kind: str, *, prompts: str | None = None, data: str | None = None) -> None:
@@ -112,7 +112,7 @@ class VSR(PublishedBenchmark):
     source = "https://github.com/cambridgeltl/visual-spatial-reasoning"
     count = 1_222
     has_train = True
-    ways = ("likelihood", "generate")
+    protocols = ("likelihood", "generate")
     max_new_tokens = 8
     _hub = "https://huggingface.co/datasets/cambridgeltl/vsr_zeroshot"
     files = (

@@ -20,7 +20,7 @@ def format_score(task: Mapping[str, object], value: float, signed: bool = False)
     return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 
-def asked(task: Mapping[str, object]) -> list[str]:
+def describe_asking(task: Mapping[str, object]) -> list[str]:
     """How the questions behind the score of this task were asked, where the model did not just
     write its answer; what evaluations of an older Lucida do not say is left out."""
     told = ["by likelihood"] if task.get("way") == "likelihood" else []
@@ -47,7 +47,7 @@ COARSE = 0.1
 """A set that shows no smaller difference than this is called too small to compare models on."""
 
 
-def limits(task: Mapping[str, object]) -> list[str]:
+def describe_limits(task: Mapping[str, object]) -> list[str]:
     """What a task cannot show: how many questions need no picture, and differences that are too
     small for so few examples; what evaluations of an older Lucida do not say is left out.
 
@@ -72,7 +72,7 @@ def _is_share(task: Mapping[str, object]) -> bool:
     return task.get("higher_is_better", True) and task.get("metric") != "CIDEr-D"
 
 
-def better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
+def is_better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
     """Whether a paired difference as results hold it is surely on the good side; never where all
     examples are about one picture, as its interval says nothing."""
     if task.get("clusters") == 1:

@@ -7,11 +7,11 @@ import pytest
 
 from lucida.apps.demo import show_scores
 from lucida.core.spec import EvaluationSpec
-from lucida.eval.asking import Said
+from lucida.eval.asking import Response
 from lucida.eval.difference import differences, write_page
+from lucida.eval.formatting import format_score, is_better
 from lucida.eval.report import write_report
 from lucida.eval.run import evaluate_target
-from lucida.eval.shown import better, format_score
 
 BITS = {"higher_is_better": False}
 
@@ -21,26 +21,31 @@ def test_worked_examples():
     assert (
         format_score(BITS, 1.2345) == "1.234" and format_score(BITS, -0.1, signed=True) == "-0.100"
     )
-    assert better({}, {"interval": [0.1, 0.2]}) and not better({}, {"interval": [-0.1, 0.2]})
-    assert not better({"clusters": 1}, {"interval": [0.1, 0.2]})
-    assert better(BITS, {"interval": [-0.2, -0.1]}) and not better(BITS, {"interval": [0.1, 0.2]})
+    assert is_better({}, {"interval": [0.1, 0.2]}) and not is_better({}, {"interval": [-0.1, 0.2]})
+    assert not is_better({"clusters": 1}, {"interval": [0.1, 0.2]})
+    assert is_better(BITS, {"interval": [-0.2, -0.1]}) and not is_better(
+        BITS, {"interval": [0.1, 0.2]}
+    )
 
 
 class Reader:
     """Needs so many bits for every byte; answers what it is asked wrongly, or not at all."""
 
-    ways = ("loss", "generate")
+    protocols = ("loss", "generate")
 
     def __init__(self, bits):
         self.bits, self.identity = bits, {"bits": bits}
 
-    def stream(self, examples, way, max_new_tokens):
+    def stream(self, examples, protocol, max_new_tokens):
         for index, example in enumerate(examples):
-            if way == "generate":
-                yield index, Said("", failed="timed out" if index % 2 else None)
+            if protocol == "generate":
+                yield index, Response("", failed="timed out" if index % 2 else None)
                 continue
             size = len(example.candidates[0].encode())
-            yield index, Said(json.dumps({"nats": self.bits * math.log(2) * size, "tokens": size}))
+            yield (
+                index,
+                Response(json.dumps({"nats": self.bits * math.log(2) * size, "tokens": size})),
+            )
 
     def read_box(self, text, width, height):
         return None
