@@ -53,6 +53,8 @@ def test_thinking_aloud():
     assert read_conclusion("First.\nThe answer is: red.\n") == "red.\n"
     assert read_conclusion("a\nred\n\n") == "red"
     assert read_conclusion("") == ""
+    assert read_conclusion("<think>The answer is red. Or not.</think>\nblue") == "blue"
+    assert read_conclusion("<think>The answer is red, or") == ""
 
 
 def test_reasoning_has_room(run, monkeypatch):

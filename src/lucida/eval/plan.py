@@ -93,6 +93,18 @@ _CONCLUSION = re.compile(
 )
 
 
+def drop_thoughts(output: str) -> str:
+    """The output behind its thoughts, where the model marks them (`<think> … </think>`).
+
+    Worked example: "<think>Two reds.</think> three" gives " three"; of thoughts without an end
+    nothing is left, as the answer never came.
+    """
+    _, mark, after = output.rpartition("</think>")
+    if mark:
+        return after
+    return output.partition("<think>")[0]
+
+
 def read_conclusion(output: str) -> str:
     """What a reasoning output ends with: what stands in its last box or behind its last "answer is"
     or "answer:", or its last line; without bold marks around it.
@@ -100,6 +112,7 @@ def read_conclusion(output: str) -> str:
     Worked example: "Two reds and a blue. The answer is three." gives "three."; "**Final answer:**
     three" gives "three"; "It is round.\\nred" gives "red".
     """
+    output = drop_thoughts(output)
     *_, last = [None, *_CONCLUSION.finditer(output)]
     if last is not None:
         return (output[last.end() :] if last[1] is None else last[1]).strip(" *")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lucida.core.errors import RunError
 from lucida.eval.asking import Response
 from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
-from lucida.eval.plan import read_conclusion
+from lucida.eval.plan import drop_thoughts, read_conclusion
 from lucida.eval.statistics import Interval, bootstrap, compare_paired, resolve_difference
 from lucida.eval.store import ScoredResponses
 
@@ -62,7 +62,7 @@ def score_responses(
 def _read(task: Benchmark, example: Example, output: str, read_box: ReadBox, think: bool) -> Parsed:
     """What an output says; of a reasoning one its conclusion."""
     if think and task.declares:
-        found = task.parse(example, output, read_box)
+        found = task.parse(example, drop_thoughts(output), read_box)
         if found is not None:
             return found
     return task.parse(example, read_conclusion(output) if think else output, read_box)

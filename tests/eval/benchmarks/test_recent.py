@@ -67,7 +67,9 @@ def test_mmstar_reads_the_beginning_only(published):
                         "It is B": 0, "an eye": 0, "a B": 0}.items():  # fmt: skip
         scores, totals = measured(make("mmstar", published), said)
         assert set(scores.values()) == {float(right)}, said
-    assert set(totals) == {"fine-grained perception", "math", "object counting"}
+    assert set(totals) == {"fine-grained perception", "math", "object counting", "robust"}
+    scores, totals = measured(make("mmstar", published), "I see two, so the answer is **B**.")
+    assert set(scores.values()) == {0.0} and totals["robust"] == 100.0, "another rule, its own name"
 
 
 def test_realworldqa_wants_the_answer_and_nothing_else(published):
@@ -76,8 +78,9 @@ def test_realworldqa_wants_the_answer_and_nothing_else(published):
     assert kinds == {"B": ("choice", ("A", "B")), "Two": ("open", ())}
     scores, _ = measured(task, {e.id: f" {e.answer.upper()}." for e in task.examples()})
     assert set(scores.values()) == {1.0}
-    scores, _ = measured(task, "B. right")
-    assert set(scores.values()) == {0.0}
+    scores, totals = measured(task, "The answer is B")
+    assert set(scores.values()) == {0.0} and totals["robust"] == 50.0
+    assert measured(task, "2")[1]["robust"] == 50.0
 
 
 def test_cv_bench_is_the_mean_of_2d_and_3d_where_2d_is_the_mean_of_its_sources(published):

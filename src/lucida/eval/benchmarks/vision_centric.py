@@ -18,7 +18,8 @@ from lucida.eval.benchmarks.annotations import (
 )
 from lucida.eval.benchmarks.choice import LetterChoice
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
-from lucida.eval.metrics.choice import LETTERS, circular_scores, mmstar_letter
+from lucida.eval.metrics.choice import LETTERS, circular_scores, letter, mmstar_letter
+from lucida.eval.metrics.exact import exact_match
 from lucida.eval.metrics.groups import PLACES, WORDS, naturalbench_label, naturalbench_scores
 
 _WRITTEN = re.compile(r"(?:^|[\s,])\(?([A-Z])[:.)]\s", re.MULTILINE)
@@ -33,6 +34,11 @@ def find_letters(question: str) -> tuple[str, ...]:
     found = set(_WRITTEN.findall(question))
     count = next(n for n, name in enumerate(f"{LETTERS} ") if name not in found)
     return tuple(LETTERS[:count])
+
+
+def _letters(example: Example) -> dict[str, str]:
+    """The letters of an example's options, whose texts stand in its question only."""
+    return dict.fromkeys(example.options, "")
 
 
 class ParquetBenchmark(PublishedBenchmark):
@@ -57,7 +63,8 @@ class MMStar(ParquetBenchmark):
 
     mmstar.parquet: index, question (with its options), image, answer (a letter), category,
     l2_category. An output's letter is read by the publisher's rule (`metrics.choice.mmstar_letter`:
-    only where it begins with the letter); the summary has the score as `letter` reads it.
+    only where it begins with the letter); `robust` in the summary is the accuracy as `letter`
+    reads it, which finds a letter that is declared anywhere.
 
     Reference: Chen et al., Are We on the Right Way for Evaluating Large Vision-Language Models?,
     2024, arXiv 2403.20330.
@@ -96,18 +103,22 @@ class MMStar(ParquetBenchmark):
         )
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
-        """The letter that the output begins with, by the publisher's rule, or None."""
-        return mmstar_letter(output, dict.fromkeys(example.options, ""))
+        """The output without space around it: what is read depends on the rule."""
+        return output.strip()
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 for the right letter."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
+        """1 where the output begins with the right letter, by the publisher's rule."""
+        pairs = zip(examples, parsed, strict=True)
+        return [float(mmstar_letter(p, _letters(e)) == e.answers[0]) for e, p in pairs]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
-        """Accuracy in percent by category and by ability."""
-        return by_kind(examples, scores) | by_kind(examples, scores, "ability")
+        """Accuracy in percent by category and by ability, and of letters read robustly."""
+        pairs = zip(examples, parsed, strict=True)
+        robust = [float(letter(p, _letters(e)) == e.answers[0]) for e, p in pairs]
+        totals = by_kind(examples, scores) | by_kind(examples, scores, "ability")
+        return totals | {"robust": percent(robust)}
 
 
 class RealWorldQA(ParquetBenchmark):
@@ -115,7 +126,8 @@ class RealWorldQA(ParquetBenchmark):
 
     data/*.parquet: image, question (which says how to answer, and lists its options where it has
     any), answer (a letter, a word or a number). The publisher gives no scorer; as in lmms-eval an
-    output must equal the answer in lower case, without a period at the end.
+    output must equal the answer in lower case, without a period at the end. `robust` in the summary
+    reads the letter that is declared anywhere, and numbers in words.
 
     Reference: xAI, Grok-1.5 Vision Preview, 2024, https://x.ai/blog/grok-1.5v.
     """
@@ -147,21 +159,23 @@ class RealWorldQA(ParquetBenchmark):
         )
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
-        """The output in lower case, without space around it and a period at its end."""
-        return output.lower().strip().rstrip(".")
+        """The output without space around it."""
+        return output.strip()
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 where it is the answer."""
-        return [
-            float((p or "").lower() == e.answer.lower())
-            for e, p in zip(examples, parsed, strict=True)
-        ]
+        """1 where it is the answer in lower case, without a period at its end."""
+        pairs = zip(examples, parsed, strict=True)
+        return [float((p or "").lower().rstrip(".") == e.answer.lower()) for e, p in pairs]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
-        """Accuracy in percent of choices and of open questions."""
-        return by_kind(examples, scores)
+        """Accuracy in percent of choices and of open questions, and of answers read robustly."""
+        robust = [
+            float(letter(p, _letters(e)) == e.answer) if e.options else exact_match(p, e.answers)
+            for e, p in zip(examples, parsed, strict=True)
+        ]
+        return by_kind(examples, scores) | {"robust": percent(robust)}
 
 
 class CVBench(ParquetBenchmark, LetterChoice):
