@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from PIL import Image
 
+from lucida.eval.benchmarks.blink import SUBTASKS
 from lucida.eval.benchmarks.mmmu import DISCIPLINES
 from lucida.eval.metrics.mme import COGNITION, PERCEPTION
 
@@ -464,6 +465,15 @@ def vision_centric(root):
             for n, (source, answer) in enumerate([(s, a) for s in sources for a in "AC"])
         ]  # fmt: skip
         parquet(root, f"cv-bench/test_{kind.lower()}.parquet", rows)
+    for name in SUBTASKS:
+        rows = [
+            {"idx": f"val_{name}_{n}", "question": "Which?", "choices": ["the first", "the second"],
+             "prompt": "Which?\nSelect from the following choices.\n(A) the first\n(B) the second",
+             "answer": f"({answer})", "image_1": held(), "image_2": held("blue"), "image_3": None,
+             "image_4": None}
+            for n, answer in enumerate("AB"[: 1 + (name == "Counting")], 1)
+        ]  # fmt: skip
+        parquet(root, f"blink/{name}/val-00000-of-00001.parquet", rows)
     table = "lndex,Question,Options,Correct Answer\n"
     for number, answer in enumerate("abba", 1):
         table += f'{number},"Is the door open, or not?",(a) Open (b) Closed,({answer})\n'

@@ -95,6 +95,14 @@ def test_cv_bench_is_the_mean_of_2d_and_3d_where_2d_is_the_mean_of_its_sources(p
     assert sum(scores.values()) / len(scores) == 0.5
 
 
+def test_blink_is_the_mean_of_its_kinds(published):
+    task = make("blink", published)
+    assert {len(e.sample.images) for e in task.examples()} == {2}
+    scores, totals = measured(task, "(A) the first")
+    assert sum(scores.values()) == 14 and len(scores) == 15
+    assert totals["Counting"] == 50.0 and totals["Total"] == pytest.approx(100 * 13.5 / 14)
+
+
 def test_mmvp_counts_pairs(published):
     task = make("mmvp", published)
     assert [e.cluster for e in task.examples(2)] == [task.examples(1)[0].cluster] * 2

@@ -88,6 +88,7 @@ PUBLISHED = {
     "mmstar": f"{_HERE}.vision_centric:MMStar",
     "realworldqa": f"{_HERE}.vision_centric:RealWorldQA",
     "cv-bench": f"{_HERE}.vision_centric:CVBench",
+    "blink": f"{_HERE}.blink:Blink",
     "mmvp": f"{_HERE}.vision_centric:MMVP",
     "naturalbench": f"{_HERE}.vision_centric:NaturalBench",
     "hallusion-bench": f"{_HERE}.hallucination:HallusionBench",
