@@ -251,7 +251,7 @@ def test_the_table_and_the_report_say_how_a_task_was_asked(run, capsys):
 
 
 def test_protocols_that_a_task_lacks_stop_before_asking(run):
-    with pytest.raises(RunError, match="boxes cannot be asked that way"):
+    with pytest.raises(RunError, match="boxes cannot be asked by that protocol"):
         evaluate_run(run.path, ["attribute", "boxes"], 5, Options(("likelihood",)))
     assert run.asked == {}
 
