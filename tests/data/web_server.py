@@ -38,12 +38,17 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.ranges, self.version = folder, True, "v1"
         self.trouble, self.asked, self.lock = [], [], threading.Lock()
+        self.connections = []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 20  # head and body in one packet, or each answer takes 40 ms
+
+    def setup(self):
+        super().setup()
+        self.server.connections.append(self.connection)
 
     def log_message(self, *_):
         pass

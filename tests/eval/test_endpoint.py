@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from lucida.core.errors import ModelError
+from lucida.core.http import read_wait
 from lucida.core.spec import EvaluationSpec
-from lucida.eval.answerers.endpoint import EndpointAnswerer, Patience, retry_after
+from lucida.eval.answerers.endpoint import EndpointAnswerer, Patience
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.run import evaluate_target
 
@@ -237,7 +238,7 @@ def test_pauses_grow_and_servers_are_heard():
     for pause, most in zip(pauses, (1, 2, 4, 8, 20), strict=True):
         assert most / 2 <= pause <= most
     assert patience.before(1, 7.5) == 7.5
-    assert retry_after("3") == 3
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert retry_after("soon") is None
-    assert retry_after(None) is None
+    assert read_wait("3") == 3
+    assert read_wait("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert read_wait("soon") is None
+    assert read_wait(None) is None

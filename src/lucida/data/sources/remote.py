@@ -17,15 +17,17 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from lucida.core.errors import DataError, RunError
-from lucida.data.sources.http_ranges import (
-    Facts,
-    HttpFile,
+from lucida.core.http import (
+    PASSING,
     RefusedError,
     UnavailableError,
     hide_secrets,
+    open_answer,
+    read_wait,
 )
 
 PATIENCE = 300.0
@@ -75,7 +77,7 @@ class Remote:
     def __init__(self, address: str) -> None:
         self.address, self.name = address, hide_secrets(address)
         web = address.startswith(("http://", "https://"))
-        self.store: Any = HttpFile(address) if web else _FsspecFile(address)
+        self.store: Any = _HttpFile(address) if web else _FsspecFile(address)
         self.facts: Facts = self._patiently(self.store.facts)
         self._held: OrderedDict[tuple[int, int], bytes] = OrderedDict()
 
@@ -109,15 +111,13 @@ class Remote:
         """The file as one that can be read and sought in, forward cheaply."""
         return RemoteFile(self)
 
-    def stream(
-        self, begin: int = 0, end: int | None = None, alone: bool = False
-    ) -> Iterator[bytes]:
+    def stream(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes in pieces; where the connection is cut they go on with the byte that is missing."""
         end = self.size if end is None else min(end, self.size)
         at, pauses = begin, _Pauses(self.name)
         while at < end:
             try:
-                for piece in self.store.pieces(at, end, self.facts.version, alone):
+                for piece in self.store.pieces(at, end, self.facts.version):
                     if piece:
                         at += len(piece)
                         yield piece
@@ -163,7 +163,7 @@ class _Pauses:
 
     def wait(self, error: UnavailableError) -> None:
         """Sleeps, or raises RunError."""
-        seconds = max(error.wait, next(self.next) * random.uniform(0.5, 1.0))
+        seconds = max(error.wait or 0.0, next(self.next) * random.uniform(0.5, 1.0))
         if time.monotonic() - self.begun + seconds > PATIENCE:
             raise RunError(
                 f"cannot read the file, tried for {PATIENCE:g} seconds: {error}",
@@ -217,10 +217,70 @@ class RemoteFile(io.RawIOBase):
         near = start <= self.at <= self._come + JUMP
         piece = next(self._pieces, b"") if near else b""
         if not piece:
-            self._pieces = self.remote.stream(self.at, alone=True)
+            self._pieces = self.remote.stream(self.at)
             self._come = self.at
             piece = next(self._pieces)
         self._piece, self._come = piece, self._come + len(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Size in bytes, what names the version, and whether parts can be asked for."""
+
+    size: int
+    version: str
+    parts: bool
+
+
+class _HttpFile:
+    """A file on a web server."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def facts(self) -> Facts:
+        """Asks for the first byte: unlike HEAD that works with signed addresses as well."""
+        with self._part("bytes=0-0") as answer:
+            if answer.status_code == 200:
+                size = answer.headers.get("Content-Length", "")
+            else:
+                answer.read()  # a byte or a word: the connection serves on
+                size = answer.headers.get("Content-Range", "*/0").rpartition("/")[2]
+            if not size.isdigit():
+                raise RefusedError("the server does not say how long the file is")
+            return Facts(int(size), _version(answer), answer.status_code != 200)
+
+    def pieces(self, begin: int, end: int, version: str) -> Iterator[bytes]:
+        """Bytes `begin` to `end` in pieces, never more of them; fewer where the connection is cut.
+        RefusedError when the file is another version by now."""
+        with self._part(f"bytes={begin}-{end - 1}") as answer:
+            if _version(answer) != version or answer.status_code == 416:
+                raise RefusedError("the file has changed since it was looked through")
+            at = begin if answer.status_code == 206 else 0  # else the server only gives it whole
+            if not answer.headers.get("Content-Range", f"bytes {at}-").startswith(f"bytes {at}-"):
+                raise RefusedError("the server sends another part than was asked for")
+            for piece in answer.iter_raw():
+                yield piece[max(0, begin - at) : max(0, end - at)]
+                at += len(piece)
+                if at > end:
+                    return
+
+    @contextlib.contextmanager
+    def _part(self, wanted: str) -> Iterator[Any]:
+        with open_answer(self.address, {"Range": wanted}) as answer:
+            if answer.status_code in (200, 206, 416):
+                yield answer
+                return
+            said = f"the server answers {answer.status_code} {answer.reason_phrase}"
+            if answer.history:
+                said += f" (of {hide_secrets(str(answer.url))})"
+            if answer.status_code in PASSING:
+                raise UnavailableError(said, read_wait(answer.headers.get("Retry-After")))
+            raise RefusedError(said)
+
+
+def _version(answer: Any) -> str:
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
 
 
 class _FsspecFile:
@@ -240,7 +300,7 @@ class _FsspecFile:
         version = next((str(found[name]) for name in names if found.get(name)), "")
         return Facts(size, version, True)
 
-    def pieces(self, begin: int, end: int, version: str, alone: bool = False) -> Iterator[bytes]:
+    def pieces(self, begin: int, end: int, version: str) -> Iterator[bytes]:
         """Bytes `begin` to `end` by blocks."""
         for start in range(begin, end, self.BLOCK):
             stop = min(end, start + self.BLOCK)

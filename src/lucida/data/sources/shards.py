@@ -32,7 +32,7 @@ from lucida.data.sample import ImageSource
 from lucida.data.sources.pictures import ENDINGS, bytes_source
 from lucida.data.sources.records import files_of
 from lucida.data.sources.remote import Remote, expand_braces, is_remote
-from lucida.data.sources.sidecar import Sidecar
+from lucida.data.sources.sidecar import Sidecar, file_version
 from lucida.data.sources.tarindex import read_member, stream_members
 from lucida.data.sources.values import json_value, rating_in
 
@@ -86,10 +86,7 @@ def open_shard(shard: Shard) -> Iterator[tuple[BinaryIO, int]]:
 
 def picture_in(shard: Shard, begin: int, size: int, origin: str) -> ImageSource:
     """A picture that is a member of a shard, read when it is needed."""
-    if isinstance(shard, Remote):
-        version = shard.identity
-    else:
-        version = f"{shard.resolve()}|{shard.stat().st_mtime_ns}"
+    version = shard.identity if isinstance(shard, Remote) else file_version(shard)
     content = partial(read_member, shard, begin, size)
     return bytes_source(content, origin, f"{version}|{begin}|{size}")
 
@@ -104,7 +101,7 @@ def copy_shard(remote: Remote, folder: Path) -> Path:
             return target
         part = target.with_name(f"{target.name}.part")
         with part.open("ab") as file:
-            for piece in remote.stream(file.tell(), alone=True):
+            for piece in remote.stream(file.tell()):
                 file.write(piece)
         part.replace(target)
     return target

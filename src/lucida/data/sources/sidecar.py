@@ -42,6 +42,13 @@ class Elsewhere(Protocol):
     def size(self) -> int: ...
 
 
+def file_version(path: Path) -> str:
+    """What names a local file as it is now. A file that takes its place has another time of change
+    (ctime), even where size and modification time are made equal."""
+    found = path.stat()
+    return f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
+
+
 def cache_folder() -> Path:
     """Where what can be computed again is kept, records and features alike: `$LUCIDA_CACHE`, or
     `lucida` below `$XDG_CACHE_HOME` or `~/.cache`. Empty variables are none."""
@@ -92,9 +99,8 @@ class Sidecar:
         identities, sizes, remote = [f"{RULES} {what}"], 0, False
         for file in files:
             if isinstance(file, Path):
-                stat = file.stat()
-                identities.append(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}")
-                sizes += stat.st_size
+                identities.append(file_version(file))
+                sizes += file.stat().st_size
             else:
                 identities.append(file.identity)
                 remote = True

@@ -28,6 +28,7 @@ from lucida.core.errors import DataError
 from lucida.data.sources.encodings import refuse_other_encodings
 from lucida.data.sources.lines import Lines
 from lucida.data.sources.scanning import BYTE_ORDER_MARK, CHUNK, NEWLINE
+from lucida.data.sources.sidecar import file_version
 
 APART = 4 << 20
 """Bytes of text between two states."""
@@ -47,7 +48,7 @@ _DAMAGE = (
     NotImplementedError, RuntimeError, MemoryError,
 )  # fmt: skip
 """What the standard library raises for archives that are cut or made up."""
-_states: OrderedDict[tuple[Path, int, int], list[tuple[int, int, Any]]] = OrderedDict()
+_states: OrderedDict[str, list[tuple[int, int, Any]]] = OrderedDict()
 
 
 def is_zip(path: Path) -> bool:
@@ -154,8 +155,7 @@ def _begin(file: IO[bytes], member: zipfile.ZipInfo) -> int:
 
 def _states_of(path: Path, member: zipfile.ZipInfo) -> list[tuple[int, int, Any]]:
     """(byte of the text, packed byte of the file, state), every `APART` bytes of text."""
-    stat = path.stat()
-    key = path, stat.st_size, stat.st_mtime_ns
+    key = file_version(path)
     if key not in _states:
         _states[key] = _survey(path, member)
         while len(_states) > HELD:

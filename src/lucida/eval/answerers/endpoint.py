@@ -10,8 +10,6 @@ counted. A question that fails to the end is reported with its reason and does n
 from __future__ import annotations
 
 import base64
-import email.utils
-import http.client
 import io
 import json
 import os
@@ -19,15 +17,14 @@ import random
 import textwrap
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lucida.core.errors import ModelError
+from lucida.core.http import PASSING, RefusedError, UnavailableError, open_answer, read_wait
 from lucida.core.progress import say
 from lucida.data.sample import ImageSource
 from lucida.eval.answerers.transformers_model import list_images, messages
@@ -36,7 +33,10 @@ from lucida.eval.asking import Response
 from lucida.eval.benchmark import Example, Protocol
 from lucida.eval.metrics.boxes import Box
 
-AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+if TYPE_CHECKING:
+    from httpx2 import Response
+
+AGAIN = PASSING | {409, 529}
 """Answers of a server that are worth asking again."""
 REFUSED = {"HTTP 401", "HTTP 403", "HTTP 404"}
 """Answers that every other question would get too."""
@@ -176,52 +176,50 @@ class EndpointAnswerer:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.address, body, headers)
+        timeout = self.patience.timeout
         try:
-            with urllib.request.urlopen(request, timeout=self.patience.timeout) as response:
-                return content(whole(response, time.monotonic() + self.patience.timeout))
-        except urllib.error.HTTPError as problem:
-            told = read_error_page(problem)
-            pause = retry_after(problem.headers.get("Retry-After"))
-            raise Unanswered(
-                f"HTTP {problem.code}: {told}",
-                f"HTTP {problem.code}",
-                problem.code in AGAIN,
-                pause,
+            with open_answer(self.address, headers, body, timeout) as response:
+                deadline = time.monotonic() + timeout
+                if response.status_code == 200:
+                    return content(whole(response, deadline))
+                kind = f"HTTP {response.status_code}"
+                pause = read_wait(response.headers.get("Retry-After"))
+                again = response.status_code in AGAIN
+                raise Unanswered(f"{kind}: {read_error_page(response)}", kind, again, pause)
+        except UnavailableError as problem:
+            raise Unanswered(str(problem), problem.kind) from problem
+        except RefusedError as problem:
+            raise ModelError(
+                f"the endpoint cannot be asked: {problem}", remedy="check the address"
             ) from problem
-        except TimeoutError as problem:
-            raise Unanswered("no answer in time", "timeout") from problem
-        except ConnectionError as problem:
-            raise Unanswered(f"broken connection: {problem}", "broken connection") from problem
-        except http.client.HTTPException as problem:  # the connection ended inside the answer
-            raise Unanswered(f"the answer was cut: {problem!r}", "cut answer") from problem
-        except OSError as problem:
-            late = isinstance(getattr(problem, "reason", None), TimeoutError)
-            kind = "timeout" if late else "broken connection"
-            raise Unanswered(f"{kind}: {problem}", kind) from problem
 
     def read_box(self, text: str, width: int, height: int) -> Box | None:
         """A box in the unit of this model (`written_box`)."""
         return read_written_box(text, width, height, self.boxes)
 
 
-def read_error_page(problem: urllib.error.HTTPError) -> str:
+def read_error_page(response: Response) -> str:
     """The first words of an error's page, which may itself be cut or never come."""
+    import httpx2
+
+    read = b""
     try:
-        return problem.read(300).decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException) as cut:
+        for piece in response.iter_raw():
+            read += piece
+            if len(read) >= 300:
+                break
+    except httpx2.TransportError as cut:
         return f"(its reason was cut: {cut!r})"
+    return read[:300].decode("utf-8", "replace").strip()
 
 
-def whole(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The body of an answer; TimeoutError when it still comes, bit by bit, at `deadline`."""
+def whole(response: Response, deadline: float) -> bytes:
+    """The body of an answer; UnavailableError when it still comes, bit by bit, at `deadline`."""
     pieces = []
-    while piece := response.read1(1 << 16):
+    for piece in response.iter_raw():
         pieces.append(piece)
         if time.monotonic() > deadline:
-            raise TimeoutError
-    if response.length:  # `read1` does not mind an end before the announced one
-        raise http.client.IncompleteRead(b"".join(pieces), response.length)
+            raise UnavailableError("no answer in time", kind="timeout")
     return b"".join(pieces)
 
 
@@ -239,21 +237,6 @@ def content(answer: bytes) -> str:
         return ""
     # Half a character of a pair cannot be written to a file.
     return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds that a server asks to wait, given as seconds or as a date; None when it does not."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, date.timestamp() - time.time())
 
 
 def data_url(source: ImageSource) -> str:
