@@ -104,7 +104,9 @@ def add_tokens(
         tokenizer.add_special_tokens(
             {"extra_special_tokens": [placeholder]}, replace_extra_special_tokens=False
         )
-    tokenizer.add_tokens([token for token in boxes if token not in known])
+    new = [token for token in boxes if token not in known]
+    tokenizer.add_tokens(new)
+    tokenizer.new_tokens = new  # whoever leaves the embeddings frozen is told (train/words.py)
     name_placeholder(tokenizer, placeholder)
     before = language.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > before:

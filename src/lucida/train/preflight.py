@@ -31,6 +31,7 @@ from lucida.train.folder import check_folder
 from lucida.train.run import Run, check_quantised
 from lucida.train.stage import check_mask, plan_stage
 from lucida.train.stage_run import StageRun
+from lucida.train.words import tell_lacking_words
 
 PROBED = 4
 """Records of a source that are encoded: when all of them are refused, so is the stage."""
@@ -51,6 +52,7 @@ def _check(run: Run, stages: Sequence[StageRun]) -> None:
         check_records(stage.spec, data.mixture.sources, reader)
         if stage.spec.validation is not None and stage.feed.held_out is not None:
             check_records(stage.spec, stage.feed.held_out.mixture.sources, reader)
+        tell_lacking_words(stage)
     if run.recipe.blind is not None:
         check_blind(run, stages)
 
