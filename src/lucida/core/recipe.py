@@ -25,6 +25,7 @@ from lucida.core.families import is_family, members, unfold
 from lucida.core.fields import short
 from lucida.core.mistakes import mistakes_of, odd_values, refuse
 from lucida.core.overrides import apply_overrides
+from lucida.core.places import anchor_paths
 from lucida.core.schema import schema as schema
 from lucida.core.spec import Recipe
 from lucida.core.start import fill_design
@@ -147,6 +148,7 @@ def _find_written(name: str) -> tuple[Document, str, dict[str, str], Path]:
     if path.parent == PRESETS and not member and (known := presets_of(path, name)):
         return known.document, f"{path}#{name}" if known.family else str(path), {}, PRESETS
     document = read_document(path)
+    anchor_paths(document, path.parent)
     if not is_family(document):
         if member:
             raise RecipeError(f"there is one recipe in this file, not `{member}`", origin=path)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from lucida.core.document import read_document
 from lucida.core.errors import RecipeError, suggestion
 from lucida.core.fields import short
+from lucida.core.places import WHERE
 from lucida.core.spec import ModelSpec
 
 PLACE = "model.from"
@@ -46,7 +47,7 @@ def find_start(text: str) -> Path:
         expected="a run, RUN@STAGE, or a folder with a model that Lucida wrote",
         given=f"{text} (looked for in {folder.absolute().parent})",
         origin=PLACE,
-        remedy="`lucida runs` lists the runs; a model of the Hub has to be fetched first",
+        remedy="`lucida runs` lists the runs; a model of the Hub has to be fetched first; " + WHERE,
     )
 
 

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 from lucida.core.errors import DataError, RecipeError, suggestion
+from lucida.core.places import check_there
 from lucida.core.progress import say
 from lucida.core.spec import (
     BatchSpec,
@@ -217,6 +218,7 @@ def open_parts(
     opened = {name: parts(source, name, skip, share) for name, source in spec.sources.items()}
     training = cap_sources({name: pair[0] for name, pair in opened.items()}, spec.caps, seed)
     if validation is not None and validation.source is not None:
+        check_there(validation.source, "validation.source")
         source = open_source(validation.source, skip)
         tell_left_out(source, VALIDATION)
         return training, {VALIDATION: source}
@@ -229,6 +231,7 @@ def parts(
     """The training and the held-out part of a source, which may have records of its own to hold
     out. `skip` as in `open_source`; `share`: of the records that are held out, None for the usual
     ones."""
+    check_there(spec, f"source {name}")
     source = open_source(spec, skip)
     if hasattr(source, "held_out"):
         return source, source.held_out(HELD_OUT)

@@ -62,6 +62,6 @@ class Scores(Observer):
         return {"step": step, "tasks": tasks, "seconds": found["seconds"]["evaluate"]}
 
     def is_higher_better(self, score: str) -> bool:
-        from lucida.eval.benchmarks import benchmark
+        from lucida.eval.benchmarks import find_task
 
-        return benchmark(score, self.spec.prompts, self.spec.data).higher_is_better
+        return find_task(self.spec, score).higher_is_better

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging
 
 from lucida.core.errors import LucidaError, ModelError, PartError
+from lucida.core.places import WHERE
 from lucida.model.checksums import PROCESSOR
 from lucida.model.folder import (
     CONFIG,
@@ -57,7 +58,8 @@ def reachable(path: str, field: str) -> Iterator[None]:
             f"`{path}` is not on this machine and cannot be had from the Hub",
             given=str(problem).strip().partition("\n")[0],
             origin=field,
-            remedy=f"check the name, {'' if path[:1] in './~' else fetch}name a folder that has it",
+            remedy=f"check the name, {'' if path[:1] in './~' else fetch}name a folder that has "
+            f"it; {WHERE}: {Path.cwd()}",
         ) from problem
 
 

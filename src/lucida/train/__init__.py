@@ -16,6 +16,7 @@ engine, sharding           one process, DDP, FSDP2
 precision, layers, kernels numbers of the products; layers again or compiled; faster norms
 state, reading             checkpoints, written and read
 folder, inputs, preflight  what is refused before the first step
+words                      words that the language model lacks
 divergence, diagnose       training that fell apart, and where
 blind, stopping            the baseline without images; SIGTERM
 """

@@ -70,8 +70,8 @@ class Recipe(Spec):
     def stages_end_by_what_is_measured(self) -> Recipe:
         for stage in self.stages:
             by = "loss" if stage.ending is None else stage.ending.by
-            if by != "loss" and by not in self.evaluation.tasks:
-                known = ", ".join(["loss", *self.evaluation.tasks])
+            if by != "loss" and by not in self.evaluation.names:
+                known = ", ".join(["loss", *self.evaluation.names])
                 raise ValueError(
                     f"stages.{stage.name}.ending.by is `{by}`, which is no task of "
                     f"evaluation.tasks; known: {known}"
