@@ -41,6 +41,7 @@ WORLD = {
         "boxes-novel",
     )
 } | {
+    "caption-chair": f"{_HERE}.world_chair:CaptionChair",
     "text-questions": f"{_HERE}.world_text:TextQuestions",
     "text-documents": f"{_HERE}.world_text:TextDocuments",
 }

@@ -168,7 +168,7 @@ class Amber(PublishedBenchmark):
     """
 
     name, folder, family, metric = "amber", "amber", "yes-no", "accuracy"
-    twin = "presence, attribute, relation"
+    twin = "presence, attribute, relation, caption-chair"
     licence = "Apache-2.0"
     source = _AMBER
     count = 14_216

@@ -30,7 +30,7 @@ COUNT = 1000
 """Examples of a benchmark."""
 TRAIN_ITEMS = 300
 """Pictures of the training split from whose answers the majority is taken."""
-_SEED = 0
+SEED = 0
 _FAMILIES = {
     "caption": "caption",
     "unanswerable": "vizwiz",
@@ -110,7 +110,7 @@ class WorldBenchmark(Benchmark):
         """The first `limit` of 1,000 questions about test pictures, up to five for each picture."""
         wanted = COUNT if limit is None else min(limit, COUNT)
         while len(self._examples) < wanted:
-            item = self.task.item(_SEED, self.split, self._next_index, QUESTIONS)
+            item = self.task.item(SEED, self.split, self._next_index, QUESTIONS)
             self._examples += item_examples(item, self.prompts, self.family)
             self._next_index += 1
         return self._examples[:wanted]
@@ -119,7 +119,7 @@ class WorldBenchmark(Benchmark):
         """Questions about training pictures, one of each, so that demonstrations differ."""
         wanted = COUNT if limit is None else min(limit, COUNT)
         first = 1_000_000  # beyond what recipes train on: a demonstration is seen once
-        items = (self.task.item(_SEED, "train", first + n, QUESTIONS) for n in range(wanted))
+        items = (self.task.item(SEED, "train", first + n, QUESTIONS) for n in range(wanted))
         return [item_examples(item, self.prompts, self.family)[0] for item in items]
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
@@ -176,7 +176,7 @@ class WorldBenchmark(Benchmark):
         return tuple(float(value) for value in np.median(shares, axis=0))
 
     def _training_exchanges(self) -> list[tuple[Item, Exchange]]:
-        items = (self.task.item(_SEED, "train", i, QUESTIONS) for i in range(TRAIN_ITEMS))
+        items = (self.task.item(SEED, "train", i, QUESTIONS) for i in range(TRAIN_ITEMS))
         return [(item, exchange) for item in items for exchange in item.exchanges]
 
 
