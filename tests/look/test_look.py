@@ -23,7 +23,7 @@ from lucida.core.errors import DataError, ModelError
 from lucida.data.collate import collate
 from lucida.eval.questions import likelihoods
 from lucida.look.answer import ask_once
-from lucida.look.covering import average_windows, grid_of, list_windows, make_cover
+from lucida.look.covering import SPANS, average_windows, grid_of, list_windows, make_cover
 from lucida.look.drawing import draw_look
 from lucida.look.page import write_page
 from lucida.look.watching import States, roll_out, watch
@@ -130,23 +130,29 @@ def test_covering_what_is_cut_away_or_covering_with_itself_changes_nothing(parts
     plain = Image.new("RGB", (48, 24), (10, 200, 30))
     look = lucida.look(parts, plain, "what?", "a b", show=["occlusion"], cells=4)
     assert np.abs(look.pictures[0].occlusion).max() < 1e-5
-    small = lucida.look(parts, picture(1, 48, 24), "what?", "a b", show=["occlusion"], cells=8)
-    outside = small.pictures[0].occlusion[:, [0, -1]]
+    small = lucida.look(parts, picture(1, 48, 24), "what?", "a b", show=["occlusion"], cells=24)
+    outside = small.pictures[0].occlusion[:, [0, 1, 2, -3, -2, -1]]
     assert (outside == 0).all()
     assert np.abs(drops).max() > 1e-3
 
 
-def test_windows_cover_every_cell_alike():
+@pytest.mark.parametrize("span", SPANS)
+def test_windows_cover_every_cell_alike(span):
     grid = grid_of(50, 31, 7)
     assert grid == (4, 7)
-    windows = list_windows(50, 31, grid)
-    assert len(windows) == 5 * 8
+    windows = list_windows(50, 31, grid, span)
+    assert len(windows) == (3 + span) * (6 + span)
     count = np.zeros((31, 50), int)
     for x0, y0, x1, y1 in windows:
         count[y0:y1, x0:x1] += 1
-    assert (count == 4).all()
+    assert (count == span**2).all()
+    ones = average_windows(np.ones((len(windows), 2)), grid, span)
+    assert ones.tolist() == np.ones((*grid, 2)).tolist()
+
+
+def test_a_cell_is_the_mean_of_the_windows_over_it():
     drops = np.array([1.0, 2, 3, 5, 6, 7])
-    assert average_windows(drops, (1, 2)).tolist() == [[3.5, 4.5]]
+    assert average_windows(drops, (1, 2), 2).tolist() == [[3.5, 4.5]]
     assert grid_of(3, 1, 12) == (1, 3)
 
 

@@ -29,12 +29,14 @@ from lucida.data.sample import ImageSource
 from lucida.look.answer import Asked, ask_once, write_token
 from lucida.look.covering import (
     COVERS,
+    SPANS,
     Cover,
     average_windows,
     cover_windows,
     grid_of,
     list_windows,
     make_cover,
+    shows,
 )
 from lucida.look.lens import Lens, read_lens
 from lucida.look.places import Places, find_places
@@ -54,7 +56,7 @@ Kind = Literal["attention", "occlusion", "words", "heads"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BATCH_TOKENS = 8192
 """Positions of one forward on a GPU; on a CPU `PASS_TOKENS`."""
-CELLS = 12
+CELLS = 8
 """Cells of the occlusion grid along a picture's longer side."""
 
 
@@ -301,16 +303,16 @@ def _occlude(
     drops: list[np.ndarray | None] = []
     for number, (image, place) in enumerate(zip(images, places, strict=True)):
         grid = grid_of(*image.size, cells)
-        windows = list_windows(*image.size, grid)
-        x0, y0, x1, y1 = place.seen  # what the policy cut away changes nothing
-        inside = [
-            n for n, w in enumerate(windows) if w[0] < x1 and w[2] > x0 and w[1] < y1 and w[3] > y0
-        ]
-        shown = (
-            [*sources[:number], make_image_source(each, "covered"), *sources[number + 1 :]]
-            for each in cover_windows(image, [windows[n] for n in inside], covers[number])
-        )
-        found = np.zeros((len(windows), len(base)))
-        found[inside] = base - score_pictures(model, processor, asked, shown)
-        drops.append(average_windows(found, grid))
+        found = []
+        for span in SPANS:
+            windows = list_windows(*image.size, grid, span)
+            shown = [n for n, window in enumerate(windows) if shows(place.seen, window)]
+            asks = (
+                [*sources[:number], make_image_source(each, "covered"), *sources[number + 1 :]]
+                for each in cover_windows(image, [windows[n] for n in shown], covers[number])
+            )
+            lost = np.zeros((len(windows), len(base)))  # what is cut away changes nothing
+            lost[shown] = base - score_pictures(model, processor, asked, asks)
+            found.append(average_windows(lost, grid, span))
+        drops.append(np.mean(found, axis=0))
     return covered, drops

@@ -33,7 +33,7 @@ def look(
     ] = None,
     cells: Annotated[
         int, typer.Option(min=1, help="Cells along the longer side that are covered in turn.")
-    ] = 12,
+    ] = 8,
     cover: Annotated[
         Literal["mean", "grey", "blur"], typer.Option(help="What covers parts of a picture.")
     ] = "mean",
