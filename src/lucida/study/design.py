@@ -203,7 +203,8 @@ class Design:
 
 def studies() -> dict[str, Path]:
     """The studies that ship, by name."""
-    return {path.stem: path for path in sorted(STUDIES.glob("*.yaml")) if path.stem != "claims"}
+    paths = sorted(STUDIES.glob("*.yaml"))
+    return {path.stem: path for path in paths if path.stem not in ("claims", "evidence")}
 
 
 def find_study(name: str | Path) -> Path:
