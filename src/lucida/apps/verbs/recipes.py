@@ -1,13 +1,28 @@
-"""Verbs about recipes: show, explain, schema."""
+"""Verbs about recipes: new, show, explain, schema."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lucida.apps.command import Overrides, app, guarded
+from lucida.apps.command import Overrides, app, command, guarded
+
+
+@app.command()
+@guarded
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; it must be new.")],
+) -> None:
+    """Write a commented recipe to start from, with twenty pictures and questions about them."""
+    from lucida.apps.new import write_starter
+
+    write_starter(folder)
+    typer.echo(f"wrote {folder}: recipe.yaml, train.csv, held-out.csv and pictures", err=True)
+    typer.echo(f"next: {shlex.join([*command(), 'train', str(folder / 'recipe.yaml')])}", err=True)
 
 
 @app.command()
