@@ -49,7 +49,6 @@ REMAINING = {
     "needed",
     "paired",
     "saturated",
-    "seen",
     "shown",
     "stabilised",
     "widened",

@@ -17,7 +17,6 @@ from lucida.apps import cli
 from lucida.apps.plan.devices import DEVICES, GIB, Device, find_device
 from lucida.apps.plan.estimate import most_at_once, plan_recipe
 from lucida.apps.plan.fitting import ROOM, cuts, fits
-from lucida.apps.plan.pictures import pictures_of
 from lucida.apps.plan.step import FUSED
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
@@ -28,8 +27,8 @@ from lucida.data.reader import take_pixels
 from lucida.data.sample import IGNORED
 from lucida.data.sources import open_source
 from lucida.data.stage import StageData, open_mixtures
+from lucida.model.blueprint import make_blueprint
 from lucida.model.checkpoint import build
-from lucida.model.configs import skeleton
 from lucida.train.objective import supervised_loss
 from lucida.train.stage import apply_plan, plan_stage
 
@@ -225,15 +224,15 @@ def test_pictures_are_what_the_model_says(policy):
     changes += ["model.image.size=128"] if policy == "native" else []
     recipe = load_recipe("mini", changes)
     _, processor = build(recipe.model)
-    pictures = pictures_of(recipe, skeleton(recipe.model))
+    blueprint = make_blueprint(recipe.model)
+    assert blueprint.arrangement == processor.arrangement
     for size in ((64, 64), (300, 40), (100, 170), (20, 9)):
-        places, names = pictures.places(*size)
-        runs = processor.arrangement.runs(*size)
-        assert places == sum(run for run in runs if isinstance(run, int)) <= pictures.most_tokens
-        assert names == [run for run in runs if isinstance(run, str)]
         views = processor.image_policy.views(Image.new("RGB", size))
+        assert processor.arrangement.count(*size) <= blueprint.most_tokens
+        assert len(views) <= blueprint.most_views
         area = sum(view.width * view.height for view in views)
-        assert sum(side**2 for side in pictures.sides(*size)) == pytest.approx(area)
+        sides = blueprint.arrangement.policy.sides(*size)
+        assert sum(side**2 for side in sides) == pytest.approx(area)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from tiny import ROOT, picture, spec
 
 from lucida.core.errors import ModelError, PartError
 from lucida.core.spec import ModelSpec, VisionSpec
+from lucida.model.blueprint import skeleton
 from lucida.model.checkpoint import build, load, save
-from lucida.model.configs import skeleton
 from lucida.model.encoders import load_encoder, read_preprocessing
 from lucida.model.encoders.encoder import vision_config
 from lucida.model.encoders.timm_model import timm_package
@@ -165,7 +165,7 @@ def test_known_by_name_without_weights(name, width, patches, parameters):
         {"vision": {"path": f"timm:{name}", "feature_layer": -2 if "vit" in name else -1},
          "projector": {"kind": "linear"}, "language": {"path": "lucida:base-mini"}}
     ))  # fmt: skip
-    assert (parts.patches, parts.visual_tokens) == (patches, patches)
+    assert (parts.blueprint.patches, parts.blueprint.visual_tokens) == (patches, patches)
     assert next(parts.projector.parameters()).shape[1] == width
     count = sum(weight.numel() for weight in parts.vision.parameters()) / 1e6
     assert count == pytest.approx(parameters, rel=0.02)

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from lucida.core.errors import ModelError
 from lucida.core.recipe import load_recipe, presets
 from lucida.core.spec import ModelSpec
-from lucida.model.configs import find_known_config, find_known_preprocessing, known, skeleton
+from lucida.model.blueprint import skeleton
+from lucida.model.configs import find_known_config, find_known_preprocessing, known
 from lucida.model.encoders.encoder import new_model
 from lucida.train.stage import plan_stage
 
@@ -78,8 +79,8 @@ def test_the_parts_of_a_preset_are_known_and_fit_and_its_patterns_meet_them(name
     if name in PROJECTORS:
         size, tokens = PROJECTORS[name]
         assert millions(model.projector) == pytest.approx(size, abs=0.06)
-        assert model.visual_tokens == tokens
-    assert model.visual_tokens < recipe.model.language.max_length
+        assert model.blueprint.visual_tokens == tokens
+    assert model.blueprint.visual_tokens < recipe.model.language.max_length
     for stage in recipe.stages:
         rates = {k: v for k, v in stage.train.items() if "last(" not in k}
         planned = plan_stage(model, rates, name)
@@ -89,7 +90,7 @@ def test_the_parts_of_a_preset_are_known_and_fit_and_its_patterns_meet_them(name
 def test_fused_encoders_bring_their_widths_together():
     model = bones(load_recipe("prism-dinosiglip+7b").model.model_dump_json())
     assert model.projector.state_dict()[next(iter(model.projector.state_dict()))].shape[1] == 2176
-    assert model.patches == 729
+    assert model.blueprint.patches == 729
 
 
 def test_an_entry_is_named_by_a_preset_and_the_other_way_round():

@@ -13,8 +13,8 @@ from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.core.start import describe_origin, find_start
+from lucida.model.blueprint import skeleton
 from lucida.model.checkpoint import build, load, save
-from lucida.model.configs import skeleton
 from lucida.train.loop import train_alone
 
 

@@ -32,32 +32,15 @@ def weightless_processor(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
 
     OSError or LucidaError when the tokenizer is not at hand or the shape of a part is unknown.
     """
-    from lucida.apps.plan.pictures import pictures_of
-    from lucida.data.boxes import box_tokens
-    from lucida.model.arrangement import Arrangement
-    from lucida.model.checkpoint import name_tiles
-    from lucida.model.configs import skeleton
-    from lucida.model.language import add_tokens
-    from lucida.model.processing import LucidaProcessor
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from lucida.model.blueprint import find_language, make_blueprint
+    from lucida.model.checkpoint import make_processor
 
     spec = recipe.model
     tokenizer = tokenizer_of(spec.language.path if spec.start is None else str(check_start(spec)))
-    parts = skeleton(spec)
-    seen = pictures_of(recipe, parts).arrangement
-    if spec.vision is not None:
-        name_tiles(tokenizer, Arrangement(seen.policy, 0).names())
-    placeholder = add_tokens(parts.language, tokenizer, box_tokens(spec.coordinate_bins))
-    marker = spec.vision is not None and spec.cross_attention is not None
-    processor = LucidaProcessor(
-        tokenizer,
-        image_token=placeholder,
-        image_policy=seen.policy,
-        template=spec.language.template,
-        image_places=spec.language.images,
-        visual_tokens=1 if marker else seen.tokens,
-        projector=spec.projector,
-        unit_patches=seen.unit_patches,
-        coordinate_bins=spec.coordinate_bins,
-        max_length=spec.language.max_length,
-    )
+    with torch.device("meta"):
+        language = AutoModelForCausalLM.from_config(find_language(spec))
+    processor = make_processor(make_blueprint(spec), language, tokenizer)
     return processor.for_stage(recipe.resolve(stage))

@@ -128,6 +128,23 @@ class ImagePolicy:
             wide, high = columns * unit, rows * unit
         return 2 * wide, 2 * high
 
+    def sides(self, width: int, height: int) -> list[float]:
+        """Pixels along each view of a picture; under `native`, of the square of the same area."""
+        rows, columns = self.grid(width, height)
+        if self.policy == "native":
+            return [self.unit * (rows * columns) ** 0.5]
+        tiles = rows * columns
+        overview = self.policy == "anyres" or (self.policy == "split" and tiles > 1)
+        return [float(self.size)] * (tiles + overview)
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Width and height of pictures that fill each grid of the policy; one square otherwise."""
+        if self.policy not in ("anyres", "split"):
+            return [(self.size, self.size)]
+        grids = candidates(self.max_tiles) if self.grids is None else self.grids
+        found = {(columns * self.size, rows * self.size) for rows, columns in (*grids, (1, 1))}
+        return sorted(found)
+
     def square(self, image: Image.Image) -> Image.Image:
         """The RGB square of a one-square policy before normalisation, for people to look at."""
         return self.views(image)[0]

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lucida.core.errors import ModelError
-from lucida.core.spec import ImageSpec, ModelSpec, ProjectorSpec
+from lucida.core.spec import ImageSpec, ProjectorSpec
 from lucida.data.policies import ImagePolicy
 from lucida.model.projectors import visual_tokens
 
@@ -29,12 +28,6 @@ AROUND = "<fake_token_around_image>"
 """Stands in front of each view of a picture and behind the last one (Idefics3)."""
 FIRST_OVERVIEW = "<|global_image|>"
 """nanoVLM's name of the overview."""
-
-NO_PLACES = ("perceiver", "qformer", "expand")
-"""Projectors whose visual tokens stand for no places of the picture."""
-
-NEIGHBOURS = ("downsample", "pixel_shuffle", "pool", "c_abstractor")
-"""Projectors that join neighbouring patches and so need a grid."""
 
 
 @dataclass(frozen=True)
@@ -159,41 +152,3 @@ def policy_of(
 def tile_name(row: int, column: int) -> str:
     """The token in front of a tile's visual tokens; rows and columns count from 0 here."""
     return f"<row_{row + 1}_col_{column + 1}>"
-
-
-def check_arrangement(spec: ModelSpec, tokens: int) -> None:
-    """Refuse designs whose visual tokens cannot be arranged: both values, and what to do."""
-    projector, policy, vision = spec.projector.kind, spec.image.policy, spec.vision
-    every = (vision, *vision.more)
-    if len(every) > 1 and vision.fusion != "channels" and projector in NEIGHBOURS:
-        raise ModelError(
-            f"the projector `{projector}` joins neighbours, but patches of several encoders stand"
-            " one after the other",
-            expected="model.vision.fusion=channels",
-            given=f"model.vision.fusion={vision.fusion}",
-            remedy="fuse the channels, or choose a projector such as mlp or perceiver",
-        )
-    if policy == "anyres" and (projector in NO_PLACES or math.isqrt(tokens) ** 2 != tokens):
-        raise ModelError(
-            "the policy anyres puts the visual tokens of tiles together as one grid",
-            expected="a square grid of tokens from each tile",
-            given=f"{tokens} tokens of the projector `{projector}`",
-            remedy="set model.image.policy=split, take=patches, or choose another projector",
-        )
-    if policy == "native":
-        taken = [encoder.take for encoder in every]
-        if set(taken) != {"patches"} or (len(every) > 1 and vision.fusion != "channels"):
-            raise ModelError(
-                "the policy native needs the patches of a grid",
-                expected="take=patches for every encoder, and fusion=channels",
-                given=f"take={', '.join(taken)}, fusion={vision.fusion}",
-                remedy="set them so, or choose another model.image.policy",
-            )
-        if getattr(spec.projector, "position", False):
-            raise ModelError(
-                "pictures of their own shape have no fixed places, which the projector's learned"
-                " positions need",
-                expected="model.projector.position=false",
-                given="model.projector.position=true",
-                remedy="set it to false, or choose a policy of squares",
-            )

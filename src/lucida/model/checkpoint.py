@@ -14,24 +14,22 @@ from lucida.core.files import ASIDE, atomic_folder, disk_errors
 from lucida.core.spec import ModelSpec
 from lucida.core.start import check_parts, find_start
 from lucida.data.boxes import box_tokens
-from lucida.model.arrangement import Arrangement, check_arrangement, policy_of
+from lucida.model.blueprint import Blueprint, make_blueprint
 from lucida.model.config import LucidaConfig
-from lucida.model.encoders import encoders_of
-from lucida.model.encoders.assembly import Eyes, load_eyes
+from lucida.model.configs import read_encoder_shape
+from lucida.model.encoders.fusion import encoders_of, load_vision
 from lucida.model.folder import CONFIG
 from lucida.model.language import add_tokens, load_language
 from lucida.model.loading import quiet_loading, reachable, refusing
 from lucida.model.parts import part_path
 from lucida.model.processing import LucidaProcessor
-from lucida.model.projectors import visual_tokens
 from lucida.model.saved import check_pair
 from lucida.model.vlm import LucidaModel
 
-BLIND_SIZE = 224
-"""Pixels per side of a blind model's frame; boxes are shares of it, so it only rounds."""
-
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from lucida.model.encoders import FusedEncoder, Preprocessing, VisionEncoder
 
 
 def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
@@ -52,35 +50,18 @@ def build(spec: ModelSpec) -> tuple[LucidaModel, LucidaProcessor]:
         with reachable(spec.language.path, "model.language.path"):
             path = part_path(spec.language.path)
             language, tokenizer = load_language(path, spec.language.quantize)
-    # A blind model sees nothing, yet boxes in its text stand in the frame of the square.
-    blind = policy_of(spec.image, spec.image.size or BLIND_SIZE, (0.5,) * 3, (0.5,) * 3)
-    if spec.vision is not None:
-        name_tiles(tokenizer, Arrangement(blind, 0).names())
-    placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
-    eyes = None if spec.vision is None else load_eyes(spec)
-    policies = (blind,) if eyes is None else eyes.policies
+    blueprint = make_blueprint(spec, find_shape)
+    processor = make_processor(blueprint, language, tokenizer)
+    vision = None if spec.vision is None else load_vision(spec.vision)
     config = LucidaConfig(
-        **seen(spec, eyes),
+        **describe_vision(blueprint, vision),
         text_config=language.config,
         spec=spec.model_dump(mode="json") | {"from": None},
         image_token_id=tokenizer.image_token_id,
-        image_size=policies[0].size,
-        unit=policies[0].unit,
+        image_size=processor.image_policy.size,
+        unit=processor.image_policy.unit,
     )
-    model = LucidaModel(config, eyes and eyes.vision, language).eval()
-    processor = LucidaProcessor(
-        tokenizer,
-        image_token=placeholder,
-        image_policy=policies[0],
-        more_policies=policies[1:],
-        template=spec.language.template,
-        image_places=spec.language.images,
-        visual_tokens=config.visual_tokens,
-        projector=spec.projector,
-        unit_patches=config.unit_patches,
-        coordinate_bins=spec.coordinate_bins,
-        max_length=spec.language.max_length,
-    )
+    model = LucidaModel(config, vision, language).eval()
     model.generation_config = generation_defaults(language, processor)
     return model, processor
 
@@ -96,23 +77,51 @@ def ask_as(spec: ModelSpec, model: LucidaModel, processor: LucidaProcessor) -> L
     return processor
 
 
-def seen(spec: ModelSpec, eyes: Eyes | None) -> dict[str, Any]:
-    """What the configuration says about the vision encoders and what comes out of them."""
-    if eyes is None:
+def find_shape(path: str) -> tuple[PreTrainedConfig, Preprocessing]:
+    """What an encoder's own files say of it; PartError when it is not at hand."""
+    with reachable(path, "model.vision"):
+        return read_encoder_shape(path)
+
+
+def describe_vision(
+    blueprint: Blueprint, vision: VisionEncoder | FusedEncoder | None
+) -> dict[str, Any]:
+    """What the configuration says about the loaded encoders and what comes out of them."""
+    if vision is None:
         return {"vision_config": None}
-    first, *more = encoders_of(eyes.vision)
-    tokens = visual_tokens(spec.projector, eyes.patches)
-    check_arrangement(spec, tokens)
+    first, *more = encoders_of(vision)
     return {
         "vision_config": first.model.config,
         "more_vision": [encoder.model.config.to_dict() for encoder in more],
         "feature_layers": [list(encoder.named_layers) for encoder in (first, *more)],
-        "patches": eyes.patches,
-        # Gated layers read the visual tokens; the text keeps one place for each image.
-        "visual_tokens": tokens if spec.cross_attention is None else 1,
-        "vision_width": eyes.width,
-        "unit_patches": eyes.unit_patches,
+        "patches": blueprint.patches,
+        "visual_tokens": blueprint.visual_tokens,
+        "vision_width": blueprint.width,
+        "unit_patches": blueprint.arrangement.unit_patches,
     }
+
+
+def make_processor(
+    blueprint: Blueprint, language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> LucidaProcessor:
+    """The processor of a design. The tokenizer, and where it outgrows it the language model's
+    embedding, get the tokens of images, tiles and boxes."""
+    spec, policies = blueprint.spec, blueprint.policies
+    name_tiles(tokenizer, blueprint.names)
+    placeholder = add_tokens(language, tokenizer, box_tokens(spec.coordinate_bins))
+    return LucidaProcessor(
+        tokenizer,
+        image_token=placeholder,
+        image_policy=policies[0],
+        more_policies=policies[1:],
+        template=spec.language.template,
+        image_places=spec.language.images,
+        visual_tokens=blueprint.visual_tokens,
+        projector=spec.projector,
+        unit_patches=blueprint.arrangement.unit_patches,
+        coordinate_bins=spec.coordinate_bins,
+        max_length=spec.language.max_length,
+    )
 
 
 def name_tiles(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:

@@ -18,9 +18,8 @@ from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
 from lucida.model.cross_attention import GatedCrossAttention
-from lucida.model.encoders.assembly import new_vision
 from lucida.model.encoders.encoder import VisionEncoder
-from lucida.model.encoders.fusion import FusedEncoder, encoders_of
+from lucida.model.encoders.fusion import FusedEncoder, encoders_of, new_vision
 from lucida.model.fuse import fuse
 from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
 from lucida.model.last_layer import only_at

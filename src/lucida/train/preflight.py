@@ -24,7 +24,7 @@ from lucida.core.spec import Recipe, StageSpec
 from lucida.data.mixture import Source
 from lucida.data.reader import OpenImages, Reader, Unusable
 from lucida.data.stage import open_mixtures
-from lucida.model.configs import skeleton
+from lucida.model.blueprint import skeleton
 from lucida.train.blind import blind_recipe
 from lucida.train.budget import horizon
 from lucida.train.folder import check_folder

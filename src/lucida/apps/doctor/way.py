@@ -19,7 +19,7 @@ from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import LucidaError
 from lucida.data.sample import ImageSource, Views
 from lucida.model.checkpoint import build
-from lucida.model.encoders.assembly import load_eyes
+from lucida.model.encoders.fusion import load_vision
 from lucida.train.observe import leave_untouched
 
 ALIKE = 1e-3
@@ -113,7 +113,7 @@ def as_loaded(patient: Patient) -> Iterator[Finding]:
     spec = patient.recipe.model
     path = vision.path if spec.start is None else spec.start
     try:
-        original = (load_eyes(spec) if spec.start is None else build(spec)[0]).vision
+        original = load_vision(vision) if spec.start is None else build(spec)[0].vision
     except (LucidaError, OSError) as problem:
         told = f"cannot be compared with {path}: {problem}"
         yield Finding("vision as loaded", "note", told)

@@ -10,14 +10,13 @@ from lucida.apps.plan.batch import fill_step, shape_of, steps_of
 from lucida.apps.plan.devices import Device
 from lucida.apps.plan.fitting import cuts
 from lucida.apps.plan.lengths import Lengths, Sampled, mean_lengths, take_samples
-from lucida.apps.plan.pictures import Pictures, encoder_sides, pictures_of
 from lucida.core.spec import Recipe, StageSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lucida.apps.plan.step import Cost, Shape
-    from lucida.model.configs import Skeleton
+    from lucida.model.blueprint import Blueprint, Skeleton
     from lucida.train.stage import StagePlan
 
 EngineName = Literal["single", "ddp", "fsdp"]
@@ -58,11 +57,11 @@ def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any
 
     ModelError names a part whose shape is unknown, RecipeError what a stage cannot train.
     """
-    from lucida.model.configs import skeleton
+    from lucida.model.blueprint import make_blueprint, skeleton
 
-    whole = skeleton(recipe.model)
-    pictures = pictures_of(recipe, whole)
-    stages = [plan_fitting(recipe, stage, pictures, device, count) for stage in recipe.stages]
+    blueprint = make_blueprint(recipe.model)
+    whole = skeleton(blueprint)
+    stages = [plan_fitting(recipe, stage, blueprint, device, count) for stage in recipe.stages]
     return {
         "recipe": recipe.name,
         "device": {"name": device.name, "count": count, "precision": precision_of(recipe, device)}
@@ -72,11 +71,9 @@ def plan_recipe(recipe: Recipe, device: Device, count: int = 1) -> dict[str, Any
             for name, part in parts(whole).items()
         },
         "tokens_per_image": {
-            "one_view": pictures.arrangement.tokens,
-            "most": max(pictures.arrangement.tokens, pictures.most_tokens)
-            if recipe.model.vision is not None
-            else 0,
-            "in_the_text": not pictures.marker,
+            "one_view": blueprint.arrangement.tokens,
+            "most": max(blueprint.arrangement.tokens, blueprint.most_tokens),
+            "in_the_text": not blueprint.gated,
         },
         "stages": stages,
         "exports": exports(recipe, whole),
@@ -96,12 +93,12 @@ def precision_of(recipe: Recipe, device: Device) -> str:
 
 
 def plan_fitting(
-    recipe: Recipe, stage: StageSpec, pictures: Pictures, device: Device, count: int
+    recipe: Recipe, stage: StageSpec, blueprint: Blueprint, device: Device, count: int
 ) -> dict[str, Any]:
     """One stage, and the number of passes that would make it fit where it does not."""
-    sampled = take_samples(recipe, stage, pictures)
+    sampled = take_samples(recipe, stage, blueprint)
     planned = partial(
-        plan_one, recipe, pictures=pictures, sampled=sampled, device=device, count=count
+        plan_one, recipe, blueprint=blueprint, sampled=sampled, device=device, count=count
     )
     found = planned(stage)
     passes = cuts(stage, found["memory"], device, lambda cut: planned(cut)["memory"])
@@ -111,20 +108,20 @@ def plan_fitting(
 def plan_one(
     recipe: Recipe,
     stage: StageSpec,
-    pictures: Pictures,
+    blueprint: Blueprint,
     sampled: Sampled | str,
     device: Device,
     count: int,
 ) -> dict[str, Any]:
     """One stage."""
-    from lucida.model.configs import skeleton
+    from lucida.model.blueprint import skeleton
     from lucida.train.stage import plan_stage
 
-    model = skeleton(recipe.model)
+    model = skeleton(blueprint)
     what = plan_stage(model, stage.train, f"stage {stage.name} of {recipe.name}", stage.lora)
-    found = mean_lengths(recipe, stage, pictures, sampled)
+    found = mean_lengths(recipe, stage, blueprint, sampled)
     filled = fill_step(stage, found, count)
-    sides = encoder_sides(recipe, pictures, found.side)
+    sides = blueprint.view_sides(found.side)
     shape = shape_of(recipe, stage, what, found, filled, sides)
     precision = precision_of(recipe, device)
     cost = cost_of(model, stage, what, shape, precision, device.gpu)
@@ -311,11 +308,14 @@ def head_transient(planned: PlannedPass) -> float:
 def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:
     """The formats that a trained model can be exported to, and why it is no Llava (or with tiles no
     LlavaNext) where it is none."""
-    from lucida.model.configs import encoder_shapes
+    from lucida.model.configs import encoder_shape
     from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
 
     spec = recipe.model
-    vision = None if spec.vision is None else encoder_shapes(spec)[0][0]
+    vision = None
+    if spec.vision is not None:
+        saved = spec.start is not None
+        vision = model.blueprint.encoders[0].config if saved else encoder_shape(spec.vision.path)[0]
     language = language_obstacles(model.language)
     found = {
         name: obstacles(spec, vision, model.language.config, spec.image.size) + language

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from lucida.apps.plan.pictures import Pictures
 from lucida.apps.weightless import weightless_processor
 from lucida.core.errors import DataError, LucidaError
 from lucida.core.spec import Recipe, StageSpec
@@ -17,6 +17,9 @@ from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Reader, Unusable, too_long
 from lucida.data.sample import IGNORED, Tokens
 from lucida.data.stage import find_stage, open_parts, weigh_samples
+
+if TYPE_CHECKING:
+    from lucida.model.blueprint import Blueprint
 
 LOOKED_AT = 64
 """Samples of each source that are counted."""
@@ -78,7 +81,7 @@ class Sampled:
     records: int
 
 
-def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sampled | str:
+def take_samples(recipe: Recipe, stage: StageSpec, blueprint: Blueprint) -> Sampled | str:
     """Up to `LOOKED_AT` records of each source, evenly spread, read and encoded as in training but
     for the room of a row; or the reason why they cannot be had, such as data that are elsewhere.
 
@@ -90,7 +93,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sample
         encode = partial(processor.encode, loss=stage.loss)
         sources, _ = open_parts(stage.mixture, seed, stage.validation)
         found = {
-            name: count_samples(Reader(encode).spread(name, source, LOOKED_AT), stage, pictures)
+            name: count_samples(Reader(encode).spread(name, source, LOOKED_AT), stage, blueprint)
             for name, source in sources.items()
         }
     except (LucidaError, OSError, ValueError) as problem:
@@ -101,7 +104,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, pictures: Pictures) -> Sample
 
 
 def count_samples(
-    records: Sequence[Encoded | Unusable], stage: StageSpec, pictures: Pictures
+    records: Sequence[Encoded | Unusable], stage: StageSpec, blueprint: Blueprint
 ) -> list[Counted]:
     """The usable ones. DataError where training would stop at another, or none can be used."""
     usable = [record for record in records if isinstance(record, Encoded)]
@@ -110,33 +113,33 @@ def count_samples(
             raise record.reason
     if not usable:
         raise DataError("the source has no records")
-    return [count_sample(record.tokens, pictures) for record in usable]
+    return [count_sample(record.tokens, blueprint) for record in usable]
 
 
-def count_sample(tokens: Tokens, pictures: Pictures) -> Counted:
+def count_sample(tokens: Tokens, blueprint: Blueprint) -> Counted:
     """What a sample consists of."""
     # A policy of one square asks for no size, so that no picture has to be opened.
-    one_square = pictures.arrangement.policy.one_square
-    sizes = ((1, 1) if one_square else image_size(image) for image in tokens.images)
+    policy = blueprint.arrangement.policy
+    sizes = ((1, 1) if policy.one_square else image_size(image) for image in tokens.images)
     visual = int((tokens.image > 0).sum())
     return Counted(
         text=len(tokens) - visual,
         supervised=int((tokens.target != IGNORED).sum()),
         visual=visual,
         images=len(tokens.images),
-        sides=tuple(side for size in sizes for side in pictures.sides(*size)),
+        sides=tuple(side for size in sizes for side in policy.sides(*size)),
     )
 
 
 def mean_lengths(
-    recipe: Recipe, stage: StageSpec, pictures: Pictures, sampled: Sampled | str
+    recipe: Recipe, stage: StageSpec, blueprint: Blueprint, sampled: Sampled | str
 ) -> Lengths:
     """Means over the stage's samples that a row can hold; or assumed ones, with the reason said.
 
     DataError for a record that is longer than a row of the batch, unless such are skipped.
     """
     if isinstance(sampled, str):
-        return assume_lengths(recipe, stage, pictures, sampled)
+        return assume_lengths(recipe, stage, blueprint, sampled)
     usable = {name: keep_fitting(name, found, stage) for name, found in sampled.samples.items()}
     if not any(usable.values()):
         raise DataError(
@@ -146,14 +149,14 @@ def mean_lengths(
             origin=f"stage {stage.name} of {recipe.name}",
             remedy="raise batch.row",
         )
-    return average(usable, sampled, stage, pictures)
+    return average(usable, sampled, stage, blueprint)
 
 
-def assume_lengths(recipe: Recipe, stage: StageSpec, pictures: Pictures, problem: str) -> Lengths:
+def assume_lengths(recipe: Recipe, stage: StageSpec, blueprint: Blueprint, problem: str) -> Lengths:
     """One picture at its most and a text of usual length, with the reason."""
     seen = recipe.model.vision is not None
     room = max(0, recipe.model.language.max_length - TEXT)
-    visual = min(room, pictures.most_tokens) if seen else 0
+    visual = int(seen) if blueprint.gated else min(room, blueprint.most_tokens)
     reason = problem.splitlines()[0][:120]
     images = "one image of the most visual tokens" if seen else "no image"
     return Lengths(
@@ -161,14 +164,20 @@ def assume_lengths(recipe: Recipe, stage: StageSpec, pictures: Pictures, problem
         supervised=ANSWER if stage.loss == "answers" else TEXT,
         visual=visual,
         images=float(seen),
-        views=float(pictures.most_views if seen else 0),
-        side=pictures.side,
+        views=float(blueprint.most_views),
+        side=largest_side(blueprint),
         square=(TEXT + visual) ** 2,
         fill=1.0,
         records=None,
         counted=False,
         found=f"assumed: {TEXT} tokens of text, {ANSWER} supervised, {images} ({reason})",
     )
+
+
+def largest_side(blueprint: Blueprint) -> float:
+    """Pixels along the largest view that the first encoder is shown."""
+    policy = blueprint.arrangement.policy
+    return policy.sides(*policy.shapes()[-1])[0]
 
 
 def keep_fitting(name: str, samples: list[Counted], stage: StageSpec) -> list[Counted]:
@@ -183,7 +192,7 @@ def keep_fitting(name: str, samples: list[Counted], stage: StageSpec) -> list[Co
 
 
 def average(
-    usable: dict[str, list[Counted]], sampled: Sampled, stage: StageSpec, pictures: Pictures
+    usable: dict[str, list[Counted]], sampled: Sampled, stage: StageSpec, blueprint: Blueprint
 ) -> Lengths:
     """Means over sources by their shares of the samples."""
     sources = [(sampled.shares[name], samples) for name, samples in usable.items() if samples]
@@ -209,7 +218,7 @@ def average(
         visual=mean(lambda each: each.visual),
         images=mean(lambda each: each.images),
         views=views,
-        side=math.sqrt(area / views) if views else pictures.side,
+        side=math.sqrt(area / views) if views else largest_side(blueprint),
         square=mean(lambda each: each.length**2),
         fill=fill,
         records=sampled.records,

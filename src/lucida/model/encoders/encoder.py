@@ -100,20 +100,7 @@ class VisionEncoder(nn.Module):
 
     def grid(self, height: int, width: int, patches: int) -> tuple[int, int] | None:
         """Rows and columns of the features of such pixels, None where they are no grid."""
-        if self.take != "patches":
-            return None
-        side = math.isqrt(patches)
-        if height == width and side * side == patches:
-            return side, side
-        rows = round(math.sqrt(patches * height / width))
-        return (rows, patches // rows) if rows and patches % rows == 0 else None
-
-    def stride(self, size: int, patches: int) -> int:
-        """Pixels between two patches, given how many there are of a square of `size`."""
-        patch = getattr(self.model.config, "patch_size", None)
-        if not self.family.stages and isinstance(patch, int):
-            return patch
-        return round(size / math.isqrt(patches))
+        return find_grid(self.take, height, width, patches)
 
 
 class TimmEncoder(VisionEncoder):
@@ -138,6 +125,25 @@ def make_encoder(
     """The encoder around a model of transformers or timm."""
     kind = TimmEncoder if isinstance(model.config, TimmConfig) else VisionEncoder
     return kind(model, normed, take, layers)
+
+
+def find_grid(take: Take, height: int, width: int, patches: int) -> tuple[int, int] | None:
+    """Rows and columns of so many features of such pixels, None where they are no grid."""
+    if take != "patches":
+        return None
+    side = math.isqrt(patches)
+    if height == width and side * side == patches:
+        return side, side
+    rows = round(math.sqrt(patches * height / width))
+    return (rows, patches // rows) if rows and patches % rows == 0 else None
+
+
+def find_stride(config: PreTrainedConfig, size: int, patches: int) -> int:
+    """Pixels between two patches, given how many there are of a square of `size`."""
+    patch = getattr(config, "patch_size", None)
+    if not family_of(config).stages and isinstance(patch, int):
+        return patch
+    return round(size / math.isqrt(patches))
 
 
 def own_size(config: PreTrainedConfig) -> list[int]:

@@ -4,23 +4,23 @@
 
 A projector is one class in one file and one line in `PROJECTORS`:
 
-    class MyProjector(nn.Module):
+    class MyProjector(Projector):
         def __init__(self, spec, vision: int, language: int, patches: Patches) -> None: ...
         def forward(self, features, grid=None): ...
         @staticmethod
         def tokens(spec, patches: Patches) -> int: ...
 
-`tokens` knows without weights how many visual tokens come out; the data side keeps so many places
-for an image. `patches` is a number, or (height, width) where the grid is not square.
+`Projector` says what else the rest of a design may have to know of it. `tokens` knows without
+weights how many visual tokens come out; the data side keeps so many places for an image. `patches`
+is a number, or (height, width) where the grid is not square.
 """
 
 from __future__ import annotations
 
-from torch import nn
-
 from lucida.core.registry import Table
 from lucida.core.spec import ProjectorSpec
 from lucida.model.projectors.grid import Patches
+from lucida.model.projectors.projector import Projector
 
 PROJECTORS = Table(
     "projector",
@@ -42,7 +42,7 @@ PROJECTORS = Table(
 )
 
 
-def make_projector(spec: ProjectorSpec, vision: int, language: int, patches: Patches) -> nn.Module:
+def make_projector(spec: ProjectorSpec, vision: int, language: int, patches: Patches) -> Projector:
     """The projector of a recipe. vision, language: widths; patches: features of one image.
 
     ModelError names both values when the shapes do not fit.

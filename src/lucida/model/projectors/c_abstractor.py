@@ -9,11 +9,12 @@ from torch.nn import functional
 from lucida.core.errors import ModelError
 from lucida.core.spec import AbstractorProjectorSpec
 from lucida.model.projectors.grid import Patches, grid_of, sides
+from lucida.model.projectors.projector import Projector
 
 WHY = "the projector `c_abstractor` needs"
 
 
-class AbstractorProjector(nn.Module):
+class AbstractorProjector(Projector):
     """Convolution blocks, pooling to side x side, convolution blocks, and two linear layers.
 
     A block is RegNet's: 1 x 1, then 3 x 3 within each channel, squeeze and excite, 1 x 1, with a
@@ -25,6 +26,8 @@ class AbstractorProjector(nn.Module):
     arXiv 2312.06742, section 3.2; Radosavovic et al., Designing Network Design Spaces, 2020,
     arXiv 2003.13678.
     """
+
+    neighbours = True
 
     def __init__(
         self, spec: AbstractorProjectorSpec, vision: int, language: int, patches: Patches

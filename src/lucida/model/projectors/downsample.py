@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from lucida.core.spec import DownsampleProjectorSpec
 from lucida.model.projectors.grid import Patches, blocks, grid_of, into_channels
+from lucida.model.projectors.projector import Projector
 
 WHY = "the projector `downsample` needs"
 
 
-class DownsampleProjector(nn.Module):
+class DownsampleProjector(Projector):
     """2 x 2 or 3 x 3 neighbours side by side in the channels, then norms and linear layers.
 
         factor 2   LayerNorm(4v), 4v → d, GELU, d → d                              VILA-1.5
@@ -24,6 +25,8 @@ class DownsampleProjector(nn.Module):
     Reference: Lin et al., VILA: On Pre-training for Visual Language Models, 2023, arXiv 2312.07533,
     table 7; Liu et al., NVILA: Efficient Frontier Visual Language Models, 2024, arXiv 2412.04468.
     """
+
+    neighbours = True
 
     def __init__(
         self, spec: DownsampleProjectorSpec, vision: int, language: int, patches: Patches

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 from lucida.core.errors import ModelError
 from lucida.core.spec import ExpandProjectorSpec
 from lucida.model.projectors.grid import Patches, count
+from lucida.model.projectors.projector import Projector
 
 
-class ExpandProjector(nn.Module):
+class ExpandProjector(Projector):
     """A matrix from the one vector of an image to `tokens` times the language model's width.
 
     Reference: Mokady et al., ClipCap: CLIP Prefix for Image Captioning, 2021, arXiv 2111.09734,
     section 3.2 (there with an MLP).
     """
+
+    places = False
 
     def __init__(
         self, spec: ExpandProjectorSpec, vision: int, language: int, patches: Patches

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from lucida.core.spec import FusedMlpProjectorSpec
 from lucida.model.projectors.grid import Patches, count
+from lucida.model.projectors.projector import Projector
 
 
-class FusedMlpProjector(nn.Module):
+class FusedMlpProjector(Projector):
     """Three linear layers, the first to four times the vision encoder's width.
 
         v → 4v → GELU → language → GELU → language

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import IdentityProjectorSpec
 from lucida.model.projectors.grid import Patches, count
+from lucida.model.projectors.projector import Projector
 
 
-class IdentityProjector(nn.Module):
+class IdentityProjector(Projector):
     """The features themselves, for a vision encoder of the language model's width."""
 
     def __init__(

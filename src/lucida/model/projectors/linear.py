@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from lucida.core.spec import LinearProjectorSpec
 from lucida.model.projectors.grid import Patches, count
+from lucida.model.projectors.projector import Projector
 
 
-class LinearProjector(nn.Module):
+class LinearProjector(Projector):
     """A linear map of every patch by itself.
 
     Reference: Liu et al., Visual Instruction Tuning, 2023, arXiv 2304.08485, section 4.1.

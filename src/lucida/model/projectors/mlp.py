@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from lucida.core.errors import ModelError
 from lucida.core.spec import MlpProjectorSpec
 from lucida.model.projectors.grid import Patches, count, sides
+from lucida.model.projectors.projector import Projector
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
-class MlpProjector(nn.Module):
+class MlpProjector(Projector):
     """LLaVA-1.5's projector, with an optional norm in front and a vector for each grid place.
 
         features → LayerNorm (norm) → + position (position) → linear, activation, … , linear

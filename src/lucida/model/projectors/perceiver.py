@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lucida.core.spec import PerceiverProjectorSpec
 from lucida.model.projectors.grid import Patches
+from lucida.model.projectors.projector import Projector
 from lucida.model.projectors.reading import Reading
 
 
-class PerceiverProjector(nn.Module):
+class PerceiverProjector(Projector):
     """A fixed number of learned vectors that read patches and each other, then one matrix.
 
         queries ──▶ + reading(norm(queries) of [norm(patches), norm(queries)]) ──▶ + mlp(norm) ──▶ …
@@ -22,6 +23,8 @@ class PerceiverProjector(nn.Module):
     Reference: Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, 2022,
     arXiv 2204.14198, section 2.1 and appendix A.1.1.
     """
+
+    places = False
 
     def __init__(
         self, spec: PerceiverProjectorSpec, vision: int, language: int, patches: Patches

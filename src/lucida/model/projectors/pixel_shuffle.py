@@ -8,16 +8,19 @@ from torch import Tensor, nn
 from lucida.core.errors import ModelError
 from lucida.core.spec import PixelShuffleProjectorSpec
 from lucida.model.projectors.grid import Patches, grid_of, into_channels, sides
+from lucida.model.projectors.projector import Projector
 
 WHY = "the projector `pixel_shuffle` needs"
 
 
-class PixelShuffleProjector(nn.Module):
+class PixelShuffleProjector(Projector):
     """Blocks of factor x factor neighbours side by side in the channels, then a matrix, no bias.
 
     Reference: Laurençon et al., Building and better understanding vision-language models, 2024,
     arXiv 2408.12637, section 3.1; the order of the channels is that of transformers' Idefics3.
     """
+
+    neighbours = True
 
     def __init__(
         self, spec: PixelShuffleProjectorSpec, vision: int, language: int, patches: Patches
@@ -40,6 +43,11 @@ class PixelShuffleProjector(nn.Module):
                 " `downsample`, which pads",
             )
         return height * width // spec.factor**2
+
+    @staticmethod
+    def block(spec: PixelShuffleProjectorSpec) -> int:
+        """Nothing is padded, so its blocks have to fit."""
+        return spec.factor
 
     def forward(
         self, features: Float[Tensor, "images patches vision"], grid: tuple[int, int] | None = None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from lucida.core.spec import MlpProjectorSpec, PoolProjectorSpec
 from lucida.model.projectors.grid import Patches, blocks, grid_of
 from lucida.model.projectors.mlp import MlpProjector
+from lucida.model.projectors.projector import Projector
 
 WHY = "the projector `pool` needs"
 
 
-class PoolProjector(nn.Module):
+class PoolProjector(Projector):
     """The mean of each block of factor x factor neighbours, then an MLP with GELU.
 
     A block at the edge of a grid that does not divide is the mean of the patches it has.
@@ -21,6 +22,8 @@ class PoolProjector(nn.Module):
     Reference: Yao et al., DeCo: Decoupling Token Compression from Semantic Abstraction in
     Multimodal Large Language Models, 2024, arXiv 2405.20985, section 3.
     """
+
+    neighbours = True
 
     def __init__(
         self, spec: PoolProjectorSpec, vision: int, language: int, patches: Patches

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from lucida.core.spec import QFormerProjectorSpec
 from lucida.model.projectors.grid import Patches
+from lucida.model.projectors.projector import Projector
 from lucida.model.projectors.reading import Reading
 
 EPSILON = 1e-12
 """Of the norms, as BERT's and BLIP-2's."""
 
 
-class QFormerProjector(nn.Module):
+class QFormerProjector(Projector):
     """Learned queries that read each other and, in every second layer, the patches.
 
         norm(queries) ──▶ norm(x + read each other) ──▶ norm(x + read patches) ──▶ norm(x + mlp) …
@@ -25,6 +26,8 @@ class QFormerProjector(nn.Module):
 
     Reference: Li et al., BLIP-2, 2023, arXiv 2301.12597, section 3.1.
     """
+
+    places = False
 
     def __init__(
         self, spec: QFormerProjectorSpec, vision: int, language: int, patches: Patches

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from lucida.core.spec import TransformerProjectorSpec
 from lucida.model.projectors.grid import Patches, count
+from lucida.model.projectors.projector import Projector
 from lucida.model.projectors.reading import Reading
 
 
-class TransformerProjector(nn.Module):
+class TransformerProjector(Projector):
     """Blocks in which the patches of an image read each other, a norm, and one matrix.
 
     Each block is x + attention(norm(x)), then x + mlp(norm(x)) with four times the width and GELU.
