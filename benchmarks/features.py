@@ -28,8 +28,9 @@ from timing import alternate, ratio
 from lucida.core.progress import table
 from lucida.data.features import FeatureCache
 from lucida.data.images import file_source
-from lucida.data.policies import ImagePolicy, decode
+from lucida.data.policies import make_policy
 from lucida.data.sample import ImageSource
+from lucida.data.squares import decode
 from lucida.train.precision import choose_device, choose_precision
 
 LEAST = 20
@@ -49,7 +50,7 @@ def main() -> None:
     vision, text = parts("google/siglip-base-patch16-224", "Qwen/Qwen2.5-0.5B")
     text.num_hidden_layers, text.vocab_size = 1, 1000  # the language model is not asked
     model = lucida_model(vision, text).to(device).requires_grad_(False)
-    policy = ImagePolicy("resize", vision.image_size, (0.5,) * 3, (0.5,) * 3)
+    policy = make_policy("resize", vision.image_size, (0.5,) * 3, (0.5,) * 3)
 
     def compute(images: list[ImageSource]) -> torch.Tensor:
         return encode(torch.from_numpy(decode(images, policy)))

@@ -40,7 +40,7 @@ from lucida.core.recipe import load_recipe
 from lucida.core.spec import BatchSpec
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.reader import take_pixels
 from lucida.data.sources.llava import LlavaSource
 from lucida.data.stage import StageData
@@ -119,7 +119,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def lucida(file: Path, workers: int, decoding: str) -> Loader:
     """Lucida's loader of the file."""
-    policy = ImagePolicy("resize", SIDE, (0.5,) * 3, (0.5,) * 3)
+    policy = make_policy("resize", SIDE, (0.5,) * 3, (0.5,) * 3)
     processor = LucidaProcessor(tokenizer(), "<image>", policy, "vicuna", VISUAL, max_length=2048)
     pixels = partial(processor.pixels, scaled=decoding == "scaled", later=True)
     data = StageData(

@@ -91,15 +91,16 @@ def opened(spec: dict) -> dict[str, float]:
     from lucida.core.spec import BatchSpec, MixtureSpec
     from lucida.data.loader import Loader
     from lucida.data.mixture import Mixture
-    from lucida.data.policies import ImagePolicy, decode
+    from lucida.data.policies import make_policy
     from lucida.data.reader import take_pixels
     from lucida.data.sources import open_source
+    from lucida.data.squares import decode
     from lucida.data.stage import StageData
 
     begun, cpu = time.perf_counter(), time.process_time()
     known = MixtureSpec.model_validate({"sources": {"one": spec}})
     source = open_source(known.sources["one"])
-    policy = ImagePolicy("resize", 64, (0.5,) * 3, (0.5,) * 3)
+    policy = make_policy("resize", 64, (0.5,) * 3, (0.5,) * 3)
     data = StageData(
         Mixture({"one": source}, {"one": 1.0}, 0),
         _encoded,

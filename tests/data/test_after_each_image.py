@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from lucida.core.errors import DataError
 from lucida.data.chat import encode
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, ImageSource, Sample, Turn
 from lucida.data.transforms import Shown, arrange_items, document, match_sentences
 
-POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
+POLICY = make_policy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 BYTES = bytes_tokenizer()
 SENTENCES = st.text("abc. ", min_size=1, max_size=6).filter(str.strip)
 

@@ -21,11 +21,11 @@ from transformers import PreTrainedTokenizerFast
 
 from lucida.core.errors import DataError
 from lucida.data.chat import encode, encode_prompt
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, ImageSource, Sample, Turn
 from lucida.data.vocabulary import vocabulary
 
-POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
+POLICY = make_policy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 VISUAL = 3
 # name → (template, tokenizer, what stands before an answer's text, what ends it)
 STYLES = {

@@ -14,7 +14,8 @@ from PIL import Image
 
 from lucida.core.errors import DataError
 from lucida.data.images import file_source, open_image
-from lucida.data.policies import ImagePolicy, decode
+from lucida.data.policies import make_policy
+from lucida.data.squares import decode
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
 POLICIES = ("resize", "letterbox", "crop")
@@ -146,7 +147,7 @@ def test_a_replaced_file_gets_another_key(tmp_path):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 9000), (9000, 1), (64, 64), (37, 91)])
 def test_any_shape_becomes_the_square(policy, size):
-    pixels = ImagePolicy(policy, 32, MEAN, STD).pixels(Image.new("RGB", size, (255, 0, 128)))
+    pixels = make_policy(policy, 32, MEAN, STD).pixels(Image.new("RGB", size, (255, 0, 128)))
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == np.float32
     assert np.isfinite(pixels).all()
@@ -156,7 +157,7 @@ def test_any_shape_becomes_the_square(policy, size):
 
 
 def test_padding_is_the_mean_colour():
-    pixels = ImagePolicy("letterbox", 32, MEAN, STD).pixels(Image.new("RGB", (64, 32), "white"))
+    pixels = make_policy("letterbox", 32, MEAN, STD).pixels(Image.new("RGB", (64, 32), "white"))
     assert abs(pixels[:, 0]).max() < 0.5 / 255 / min(STD) + 1e-6
     assert abs(pixels[:, 16]).min() > 1
 
@@ -165,7 +166,7 @@ def test_crop_equals_scaling_whole_and_cutting():
     noise = np.random.default_rng(1).integers(0, 256, (60, 150, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     scaled = np.asarray(image.resize((80, 32), Image.Resampling.BICUBIC)).astype(int)
-    cut = np.asarray(ImagePolicy("crop", 32, MEAN, STD).square(image)).astype(int)
+    cut = np.asarray(make_policy("crop", 32, MEAN, STD).square(image)).astype(int)
     assert abs(cut - scaled[:, 24:56]).max() <= 1
 
 
@@ -175,7 +176,7 @@ places = st.floats(-500, 3500)
 
 @given(st.sampled_from(POLICIES), st.integers(1, 512), sides, sides, places, places, places, places)
 def test_frames_invert(policy, size, width, height, x0, y0, x1, y1):
-    image_policy = ImagePolicy(policy, size, MEAN, STD)
+    image_policy = make_policy(policy, size, MEAN, STD)
     box = (x0, y0, x1, y1)
     back = image_policy.from_frame(image_policy.to_frame(box, width, height), width, height)
     np.testing.assert_allclose(back, box, rtol=1e-6, atol=1e-5)
@@ -189,7 +190,7 @@ def test_the_frame_is_where_the_pixels_are(policy, shape):
     x0, y0, x1, y1 = box = (width // 2 - 8, height // 2 - 6, width // 2 + 10, height // 2 + 8)
     levels = np.zeros((height, width, 3), np.uint8)
     levels[y0:y1, x0:x1] = 255
-    image_policy = ImagePolicy(policy, 48, (0.0,) * 3, (1.0,) * 3)
+    image_policy = make_policy(policy, 48, (0.0,) * 3, (1.0,) * 3)
     bright = image_policy.pixels(Image.fromarray(levels))[0] > 0.5
     rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
     seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
@@ -198,7 +199,7 @@ def test_the_frame_is_where_the_pixels_are(policy, shape):
 
 
 def test_decode_of_nothing_is_empty():
-    assert decode([], ImagePolicy("resize", 8, MEAN, STD)).shape == (0, 3, 8, 8)
+    assert decode([], make_policy("resize", 8, MEAN, STD)).shape == (0, 3, 8, 8)
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

@@ -20,8 +20,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from lucida.data.images import file_source, image_size
-from lucida.data.policies import ImagePolicy, best_grid, candidates, split_grid
+from lucida.data.policies import make_policy
 from lucida.data.sample import ImageSource
+from lucida.data.tiles import best_grid, candidates, split_grid
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
 SHAPES = [(64, 64), (100, 37), (37, 100), (61, 90), (300, 40), (40, 300), (20, 21), (129, 128)]
@@ -43,7 +44,7 @@ def processed(processor: object, image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_resize_is_siglips(shape):
     theirs = SiglipImageProcessorPil(size={"height": 32, "width": 32}, resample=3)
-    ours = ImagePolicy("resize", 32, MEAN, STD).pixels(noise(*shape))
+    ours = make_policy("resize", 32, MEAN, STD).pixels(noise(*shape))
     np.testing.assert_allclose(ours, processed(theirs, noise(*shape)), atol=2e-6)
 
 
@@ -54,7 +55,7 @@ def test_crop_is_clips_within_one_level_of_256(shape):
     theirs = CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, resample=3
     )
-    ours = ImagePolicy("crop", 32, MEAN, STD).pixels(noise(*shape))
+    ours = make_policy("crop", 32, MEAN, STD).pixels(noise(*shape))
     assert abs(ours - processed(theirs, noise(*shape))).max() * max(STD) * 255 < 1.2
 
 
@@ -66,8 +67,8 @@ def test_letterbox_is_llavas_padding_within_its_rounding(shape):
         do_pad=True, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     )
     smooth = Image.linear_gradient("L").resize(shape).convert("RGB")
-    ours = ImagePolicy("letterbox", 32, MEAN, STD)
-    wide, high, left, top = ours._placed(*shape)
+    ours = make_policy("letterbox", 32, MEAN, STD)
+    wide, high, left, top = ours.place(*shape)
     inside = np.s_[:, top + 2 : top + high - 2, left + 2 : left + wide - 2]
     a, b = ours.pixels(smooth), processed(theirs, smooth)
     if shape[0] == shape[1]:
@@ -86,7 +87,7 @@ def test_padding_first_is_llavas_pixel_for_pixel(shape, size):
         image_mean=MEAN,
         image_std=STD,
     )
-    ours = ImagePolicy("letterbox", size, MEAN, STD, pad="first").pixels(noise(*shape))
+    ours = make_policy("letterbox", size, MEAN, STD, pad="first").pixels(noise(*shape))
     np.testing.assert_allclose(ours, processed(theirs, noise(*shape)), atol=2e-6)
 
 
@@ -115,7 +116,7 @@ ODD = [(41, 20), (20, 41), (3, 2), (2, 3), (6, 3), (5, 8), (301, 700), (64, 63),
 @pytest.mark.parametrize("size", [4, 32, 37])
 @pytest.mark.parametrize("shape", ODD)
 def test_odd_margins_are_torchvisions_pixel_for_pixel(policy, size, shape):
-    ours = ImagePolicy(policy, size, MEAN, STD, pad="first", odd="torchvision")
+    ours = make_policy(policy, size, MEAN, STD, pad="first", odd="torchvision")
     expected = plainly(noise(*shape), size, policy)
     assert np.array_equal(np.asarray(ours.square(noise(*shape))), np.asarray(expected))
 
@@ -123,12 +124,12 @@ def test_odd_margins_are_torchvisions_pixel_for_pixel(policy, size, shape):
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 40))
 @settings(max_examples=60, deadline=None)
 def test_boxes_and_pixels_of_odd_margins_agree(width, height, size):
-    policy = ImagePolicy("letterbox", size, MEAN, STD, pad="first", odd="torchvision")
+    policy = make_policy("letterbox", size, MEAN, STD, pad="first", odd="torchvision")
     assert policy.square(noise(width, height)).size == (size, size)
     box = (0.0, 0.0, float(width), float(height))
     again = policy.from_frame(policy.to_frame(box, width, height), width, height)
     np.testing.assert_allclose(again, box, atol=1e-6)
-    (wide, high), (left, top), *_ = policy._canvas(width, height)
+    (wide, high), (left, top), *_ = policy.canvas(width, height)
     assert max(wide, high) - min(wide, high) == abs(width - height) % 2
     assert (left + width + left, top + height + top) == (wide, high)
 
@@ -141,7 +142,7 @@ def test_a_box_stands_where_the_padded_picture_shows_it(shape, odd):
     box = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), box)
-    policy = ImagePolicy("letterbox", 256, (0.0,) * 3, (1.0,) * 3, pad="first", odd=odd)
+    policy = make_policy("letterbox", 256, (0.0,) * 3, (1.0,) * 3, pad="first", odd=odd)
     white = np.argwhere(policy.pixels(image)[0] > 0.5)
     found = (*white.min(0)[::-1], *(white.max(0)[::-1] + 1))
     expected = [256 * edge for edge in policy.to_frame(box, width, height)]
@@ -152,7 +153,7 @@ def test_a_box_stands_where_the_padded_picture_shows_it(shape, odd):
 @pytest.mark.parametrize("grids", [NEXT, None])
 def test_anyres_is_llava_nexts(shape, grids):
     size = 24
-    policy = ImagePolicy("anyres", size, MEAN, STD, max_tiles=6, grids=grids)
+    policy = make_policy("anyres", size, MEAN, STD, max_tiles=6, grids=grids)
     named = candidates(6) if grids is None else grids
     theirs = LlavaNextImageProcessorPil(
         size={"shortest_edge": size},
@@ -171,7 +172,7 @@ def test_split_is_idefics3s(shape, most):
     """Theirs enlarges every picture to a fixed longest side; ours takes the tiles that it fills,
     so theirs is told that side. Theirs scales with Lanczos by default; ours is bicubic."""
     size = 24
-    policy = ImagePolicy("split", size, MEAN, STD, max_tiles=most)
+    policy = make_policy("split", size, MEAN, STD, max_tiles=most)
     rows, columns = policy.grid(*shape)
     assert rows * columns <= most
     theirs = Idefics3ImageProcessorPil(
@@ -198,8 +199,15 @@ def test_a_fixed_longest_side_is_idefics3s_and_smolvlms(family, shape, along):
         max_image_size={"longest_edge": size},
         return_row_col_info=True,
     )
-    policy = ImagePolicy(
-        "split", size, MEAN, STD, along**2, resample="lanczos", layout="idefics3", enlarge=True
+    policy = make_policy(
+        "split",
+        size,
+        MEAN,
+        STD,
+        max_tiles=along**2,
+        resample="lanczos",
+        layout="idefics3",
+        enlarge=True,
     )
     given = theirs(noise(*shape), return_tensors="np", image_mean=MEAN, image_std=STD)
     rows, columns = policy.grid(*shape)
@@ -215,7 +223,9 @@ def test_nanovlms_tiles_are_its_grid_behind_an_overview(shape, enlarge):
     """The reference scales once, both sides to whole tiles: the long side first, the short one by
     the same factor and rounded up. Its overview is bilinear on numbers without rounding."""
     size, most = 24, 9
-    policy = ImagePolicy("split", size, MEAN, STD, most, layout="nanovlm", enlarge=enlarge)
+    policy = make_policy(
+        "split", size, MEAN, STD, max_tiles=most, layout="nanovlm", enlarge=enlarge
+    )
     width, height = shape
     long, short = max(shape), min(shape)
     wanted = 3 * size if enlarge else min(3 * size, -(-long // size) * size)
@@ -259,7 +269,7 @@ def test_grids_to_choose_from():
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 40), st.integers(40, 500))
 def test_native_keeps_the_shape_in_whole_units(width, height, unit, longest):
-    policy = ImagePolicy("native", longest, MEAN, STD, unit=unit)
+    policy = make_policy("native", longest, MEAN, STD, unit=unit)
     rows, columns = policy.grid(width, height)
     assert rows >= 1 and columns >= 1
     assert max(rows, columns) * unit <= max(longest, unit)
@@ -269,7 +279,7 @@ def test_native_keeps_the_shape_in_whole_units(width, height, unit, longest):
 
 
 def test_native_pixels_are_the_picture_where_it_fits():
-    policy = ImagePolicy("native", 64, (0.0,) * 3, (1.0,) * 3, unit=8)
+    policy = make_policy("native", 64, (0.0,) * 3, (1.0,) * 3, unit=8)
     pixels = policy.stack(noise(40, 24))
     expected = np.asarray(noise(40, 24), dtype=np.float32).transpose(2, 0, 1)[None] / 255
     np.testing.assert_allclose(pixels, expected, atol=1e-6)
@@ -279,8 +289,8 @@ def test_native_pixels_are_the_picture_where_it_fits():
 @pytest.mark.parametrize("policy", ["anyres", "split"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_second_encoder_sees_the_same_parts(policy, shape):
-    first = ImagePolicy(policy, 24, MEAN, STD)
-    second = ImagePolicy(policy, 32, MEAN, STD)
+    first = make_policy(policy, 24, MEAN, STD)
+    second = make_policy(policy, 32, MEAN, STD)
     image = noise(*shape).resize((shape[0] * 2, shape[1] * 2))
     grid = first.grid(*image.size)
     a, b = first.views(image, grid), second.views(image, grid)
@@ -297,7 +307,7 @@ sides, places = st.integers(1, 3000), st.floats(-500, 3500)
 @given(st.sampled_from(POLICIES), st.integers(1, 512), sides, sides, places, places, places, places)
 def test_boxes_come_back_through_every_policy(policy, size, width, height, x0, y0, x1, y1):
     pad = "first" if x0 < y0 else "last"
-    image_policy = ImagePolicy(policy, size, MEAN, STD, unit=min(14, size), pad=pad)
+    image_policy = make_policy(policy, size, MEAN, STD, unit=min(14, size), pad=pad)
     box = (x0, y0, x1, y1)
     framed = image_policy.to_frame(box, width, height)
     np.testing.assert_allclose(
@@ -310,7 +320,7 @@ def test_boxes_come_back_through_every_policy(policy, size, width, height, x0, y
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(POLICIES), st.integers(1, 70), st.integers(1, 70), st.integers(1, 9))
 def test_any_shape_becomes_the_views_that_its_size_promises(policy, width, height, most):
-    image_policy = ImagePolicy(policy, 8, MEAN, STD, max_tiles=most, unit=4)
+    image_policy = make_policy(policy, 8, MEAN, STD, max_tiles=most, unit=4)
     stack = image_policy.stack(noise(width, height))
     rows, columns = image_policy.grid(width, height)
     views = {"anyres": rows * columns + 1, "split": rows * columns + (rows * columns > 1)}
@@ -346,7 +356,7 @@ def test_the_size_of_a_broken_file_says_what_is_wrong(tmp_path):
 
 @pytest.mark.parametrize("mean, std", [(0.5, 0.5), (0.0, 1.0), (0.48, 0.27), (0.5, 0.25)])
 def test_both_ways_to_normalise_give_the_same_bits(mean, std):
-    policy = ImagePolicy("resize", 33, (mean,) * 3, (std,) * 3)
+    policy = make_policy("resize", 33, (mean,) * 3, (std,) * 3)
     view = noise(33, 33)
     levels = np.asarray(view).astype(np.float64).transpose(2, 0, 1)
     expected = ((levels / 255 - mean) / std).astype(np.float32)

@@ -10,9 +10,10 @@ from PIL import Image, ImageFilter
 
 from lucida.core.errors import DataError
 from lucida.data.images import file_source, open_image
-from lucida.data.policies import ImagePolicy, decode, open_for_policies
+from lucida.data.policies import make_policy, open_for_policies
 from lucida.data.sample import ImageSource
 from lucida.data.sources.pictures import bytes_source
+from lucida.data.squares import decode
 
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 
@@ -51,7 +52,7 @@ def test_a_turned_picture_is_measured_upright():
 @pytest.mark.parametrize("policy", ["resize", "letterbox", "crop", "anyres", "split", "native"])
 @pytest.mark.parametrize("shape", [(1030, 770), (500, 1501), (90, 60)])
 def test_views_have_the_same_shape_and_nearly_the_same_pixels(policy, shape, tmp_path):
-    views = ImagePolicy(policy, 96, MEAN, STD, max_tiles=4, unit=16)
+    views = make_policy(policy, 96, MEAN, STD, max_tiles=4, unit=16)
     file = tmp_path / "picture.jpg"
     file.write_bytes(jpeg(smooth(*shape)))
     source = file_source(file)
@@ -69,7 +70,7 @@ def test_views_have_the_same_shape_and_nearly_the_same_pixels(policy, shape, tmp
 
 def test_exact_is_what_comes_unasked():
     content = jpeg(smooth(900, 900))
-    policy = ImagePolicy("resize", 64, MEAN, STD)
+    policy = make_policy("resize", 64, MEAN, STD)
     source = bytes_source(content, "bytes")
     assert np.array_equal(decode([source], policy)[0], policy.pixels(open_image(content)))
     assert not np.array_equal(decode([source], policy, scaled=True), decode([source], policy))
@@ -77,7 +78,7 @@ def test_exact_is_what_comes_unasked():
 
 def test_what_cannot_be_smaller_is_decoded_whole():
     drawn = ImageSource("drawn", "drawn", lambda: smooth(300, 300))
-    policy = ImagePolicy("resize", 16, MEAN, STD)
+    policy = make_policy("resize", 16, MEAN, STD)
     assert np.array_equal(decode([drawn], policy, scaled=True), decode([drawn], policy))
     file = io.BytesIO()
     smooth(300, 300).save(file, "PNG")

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 from lucida.core.errors import DataError
 from lucida.core.spec import LanguageSpec
 from lucida.data.chat import encode, encode_prompt
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sample import IGNORED, ImagePart, ImageSource, Sample, Tokens, Turn
 from lucida.data.templates import PRISMATIC_SYSTEM, TEMPLATES
 
-POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
+POLICY = make_policy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 IMAGE = ImageSource("picture", "p", lambda: None)
 
 # The template of Mistral-7B-Instruct-v0.2's tokenizer.

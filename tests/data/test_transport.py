@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lucida.core.errors import RunError
 from lucida.data.collate import join_images
-from lucida.data.policies import ImagePolicy, decode, squares
+from lucida.data.policies import make_policy
 from lucida.data.sample import Batch, ImageSource, Views
+from lucida.data.squares import decode, squares
 from lucida.data.transport import LONGEST_FOLDER, Parcel, keep_addresses_short, room
 
-POLICY = ImagePolicy("resize", 24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.5))
+POLICY = make_policy("resize", 24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.5))
 
 
 def pictures(many):

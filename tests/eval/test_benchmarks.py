@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lucida.data.boxes import format_box
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sources.world import WorldSource
 from lucida.eval.answerers.lucida_model import LucidaAnswerer
 from lucida.eval.benchmark import Example
@@ -59,7 +59,7 @@ def test_boxes_are_read_and_words_are_stripped():
 
 @pytest.mark.parametrize("name", ["letterbox", "resize"])
 def test_the_true_box_written_in_bins_is_a_hit(name):
-    policy = ImagePolicy(name, 64, (0.5,) * 3, (0.5,) * 3)
+    policy = make_policy(name, 64, (0.5,) * 3, (0.5,) * 3)
     task = benchmark("boxes")
     examples = task.examples(200)
     processor = SimpleNamespace(coordinate_bins=32, image_policy=policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 from tiny import encoder_folder, language_folder, tiny_model
 
-from lucida.data.policies import ImagePolicy, fit_inside
+from lucida.data.policies import make_policy
+from lucida.data.tiles import fit_inside
 from lucida.look.places import Places, find_places
 from lucida.model.encoders import encoders_of
 
@@ -113,7 +115,7 @@ def test_what_a_crop_cuts_away_is_not_seen():
 def test_tokens_of_no_patch_have_no_place():
     model, processor = design({"policy": "anyres"})
     places = find_places(model, processor, WIDTH, HEIGHT)
-    rows, _ = model.arrangement.kept(WIDTH, HEIGHT)
+    rows, _ = model.arrangement.policy.kept(WIDTH, HEIGHT, math.isqrt(model.arrangement.tokens))
     assert (~places.known).sum() == rows  # the ends of lines
     assert places.names[0] == "overview"
     vision = {"path": encoder_folder("clip"), "take": "cls_patches"}
@@ -167,7 +169,7 @@ def test_painted_amounts_are_kept():
 
 def test_a_picture_is_fitted_as_before():
     assert fit_inside((96, 64), (32, 32)) == (0, 5, 32, 22)
-    policy = ImagePolicy("anyres", 16, (0.5,) * 3, (0.5,) * 3)
+    policy = make_policy("anyres", 16, (0.5,) * 3, (0.5,) * 3)
     views = policy.views(Image.new("RGB", (96, 64), "white"), (2, 2))
     left = [np.asarray(views[n])[:, 8, 0] for n in (1, 3)]
     assert np.flatnonzero(np.concatenate(left) > 128).tolist() == list(range(5, 27))

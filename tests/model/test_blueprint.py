@@ -11,8 +11,9 @@ from lucida.apps.plan.estimate import plan_recipe
 from lucida.apps.weightless import weightless_processor
 from lucida.core.errors import ModelError
 from lucida.core.recipe import load_recipe
+from lucida.core.spec import ModelSpec
 from lucida.model.blueprint import make_blueprint, skeleton
-from lucida.model.checkpoint import build
+from lucida.model.checkpoint import build, save
 from lucida.model.encoders.fusion import load_vision
 
 torch.set_num_threads(1)
@@ -111,6 +112,18 @@ def test_what_training_refuses_is_refused_without_weights(change, message):
     with pytest.raises(ModelError) as counted:
         weightless_processor(recipe, recipe.stages[0])
     assert str(trained.value) == str(planned.value) == str(counted.value)
+
+
+@pytest.mark.parametrize("policy", ["letterbox", "split", "native"])
+def test_a_saved_model_has_the_blueprint_that_it_was_built_by(policy, tmp_path):
+    design = spec(TWO, image={"policy": policy, "size": 32})
+    save(*build(design), tmp_path)
+    begun = ModelSpec.model_validate(design.model_dump() | {"from": str(tmp_path)})
+    ours, theirs = make_blueprint(begun), make_blueprint(design)
+    assert ours.arrangement == theirs.arrangement
+    assert (ours.policies, ours.names) == (theirs.policies, theirs.names)
+    assert (ours.patches, ours.width) == (theirs.patches, theirs.width)
+    assert ours.view_sides(24) == theirs.view_sides(24)
 
 
 DESIGNS = {

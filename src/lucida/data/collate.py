@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from lucida.core.errors import DataError
-from lucida.data.policies import Squares
 from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, ViewFeatures, Views
+from lucida.data.squares import Squares
 from lucida.data.transport import room
 
 Pixels = np.ndarray | torch.Tensor | Views | Squares

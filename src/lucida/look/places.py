@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lucida.data.policies import Box, ImagePolicy, fit_inside
-from lucida.model.encoders.encoder import VisionEncoder
+from lucida.data.policies import Box, Frame, ImagePolicy
+from lucida.model.encoders.encoder import VisionEncoder, find_stride
 from lucida.model.encoders.fusion import FusedEncoder, encoders_of
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
@@ -100,11 +100,11 @@ def find_places(model: LucidaModel, processor: LucidaProcessor, width: int, heig
     policies = (processor.image_policy, *processor.more_policies)
     policy, encoders = policies[0], encoders_of(model.vision)
     first, spec = encoders[0], model.config.model_spec.projector
-    if policy.policy == "native":
+    if policy.own_shape:
         features = [_grid_boxes(*model.arrangement.patches(width, height))]
     else:
         features = [_feature_boxes(*pair) for pair in zip(encoders, policies, strict=True)]
-    views = view_frames(policy, width, height)
+    views = policy.frames(width, height)
     seen = _bounds(
         [to_picture(policy, box, frame, width, height) for frame in views for box in features[0]],
         width,
@@ -130,47 +130,6 @@ def find_places(model: LucidaModel, processor: LucidaProcessor, width: int, heig
     if np.isnan(boxes).all():
         why = "its visual tokens stand for the whole view: a class token or a mean"
     return Places(width, height, boxes, numbers, names, seen, why)
-
-
-Frame = tuple[str, Box | None]
-"""A view: its name, and which shares of the whole picture it shows (None: the policy's square)."""
-
-
-def view_frames(policy: ImagePolicy, width: int, height: int) -> list[Frame]:
-    """The views of a picture in the order of their tokens."""
-    rows, columns = policy.grid(width, height)
-    whole = (0.0, 0.0, 1.0, 1.0)
-    if policy.one_square:
-        return [("the picture", None)]
-    if policy.policy == "native":
-        return [("the picture", whole)]
-    tiles: list[Frame] = [
-        (
-            f"tile in row {r + 1}, column {c + 1}",
-            (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows),
-        )
-        for r in range(rows)
-        for c in range(columns)
-    ]
-    if policy.policy == "anyres":
-        size = policy.size
-        left, top, wide, high = fit_inside((width, height), (columns * size, rows * size))
-
-        def unpad(box: Box) -> Box:
-            x0, y0, x1, y1 = box
-            across, down = columns * size, rows * size
-            return (
-                (x0 * across - left) / wide,
-                (y0 * down - top) / high,
-                (x1 * across - left) / wide,
-                (y1 * down - top) / high,
-            )
-
-        return [("overview", whole), *((name, unpad(box)) for name, box in tiles)]
-    if len(tiles) == 1:
-        return [("the picture", whole)]
-    overview: Frame = ("overview", whole)
-    return [overview, *tiles] if policy.layout == "nanovlm" else [*tiles, overview]
 
 
 def to_picture(policy: ImagePolicy, box: Box, frame: Frame, width: int, height: int) -> Box:
@@ -207,7 +166,7 @@ def _feature_boxes(encoder: VisionEncoder, policy: ImagePolicy) -> list[Box]:
     blank = torch.zeros(1, 3, policy.size, policy.size).to(next(encoder.parameters()))
     patches = encoder(blank).shape[1] - (encoder.take == "cls_patches")
     side = math.isqrt(patches)
-    step = min(encoder.stride(policy.size, patches) / policy.size, 1 / side)
+    step = min(find_stride(encoder.model.config, policy.size, patches) / policy.size, 1 / side)
     return _grid_boxes(side, side, step, step)
 
 
@@ -268,8 +227,9 @@ def _tokens_of_view(model: LucidaModel, width: int, height: int) -> int:
             weight = next(model.parameters())
             features = torch.zeros(1, model.config.patches, model.config.vision_width).to(weight)
             return model.project(features).shape[1]
-    native = model.arrangement.policy.policy == "native"
-    return model.arrangement.count(width, height) if native else model.arrangement.tokens
+    arrangement = model.arrangement
+    own = arrangement.policy.own_shape
+    return arrangement.count(width, height) if own else arrangement.tokens
 
 
 def _arrange(

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from lucida.core.errors import ModelError
 from lucida.core.spec import EncoderSpec, ModelSpec
 from lucida.core.start import check_start
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import ImagePolicy, read_policy
 from lucida.model.arrangement import Arrangement, policy_of
 from lucida.model.config import LucidaConfig
 from lucida.model.configs import encoder_shape, language_shape
@@ -44,7 +44,6 @@ from lucida.model.encoders.preprocessing import Preprocessing
 from lucida.model.encoders.timm_model import TimmConfig
 from lucida.model.folder import PROCESSOR_CONFIG, read_json
 from lucida.model.loading import refusing
-from lucida.model.processing import read_policy
 from lucida.model.projectors import PROJECTORS, make_projector, visual_tokens
 
 ShapeOf = Callable[[str], tuple[PreTrainedConfig, Preprocessing]]
@@ -69,9 +68,7 @@ class EncoderShape:
 
     def make(self) -> VisionEncoder:
         """The encoder with new weights, on torch's default device."""
-        return make_encoder(
-            new_model(self.config), self.spec.normed, self.spec.take, self.layers
-        ).eval()
+        return make_encoder(new_model(self.config), self.spec.normed, self.spec.take, self.layers)
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Blueprint:
     @property
     def names(self) -> list[str]:
         """The tokens that name tiles, which the tokenizer has to have."""
-        return self.arrangement.names() if self.encoders else []
+        return self.arrangement.policy.names() if self.encoders else []
 
     @cached_property
     def most_tokens(self) -> int:
@@ -120,7 +117,7 @@ class Blueprint:
         """Pixels along what each encoder is shown of a view whose side the first one sees; under
         `native` of a square of so many."""
         first = self.arrangement.policy
-        if first.policy != "native":
+        if not first.own_shape:
             return tuple(each.policy.size for each in self.encoders)
         shares = [(side / first.size * own.size, own.unit) for own in self.policies]
         return tuple(max(1, round(length / unit)) * unit for length, unit in shares)
@@ -154,16 +151,15 @@ def make_blueprint(spec: ModelSpec, shape_of: ShapeOf = encoder_shape) -> Bluepr
     for encoder in encoders:
         # The largest square; of several encoders each sees as many units of it as the first.
         side = encoder.policy.size
-        if first.policy == "native":
+        if first.own_shape:
             side = first.size // first.unit * encoder.policy.unit
         found.append(measure_features(encoder, side))
         grids.append(find_grid(encoder.spec.take, side, side, found[-1][0]))
     patches, width = fused_shape(spec.vision.fusion, found, grids)
     tokens = visual_tokens(spec.projector, patches)
-    check_arrangement(spec, tokens)
-    return Blueprint(
-        spec, encoders, patches, width, Arrangement(first, tokens, spec.projector, block)
-    )
+    check_arrangement(spec, first, tokens)
+    arrangement = Arrangement(first, tokens, spec.projector, block)
+    return Blueprint(spec, encoders, patches, width, arrangement)
 
 
 def read_blueprint(spec: ModelSpec) -> Blueprint:
@@ -217,10 +213,9 @@ def shape_encoder(
             origin=encoder.path,
             remedy="set model.image.size",
         )
-    square = EncoderShape(
-        encoder, config, layers, policy_of(spec.image, size, expected.mean, expected.std)
-    )
-    if spec.image.policy != "native":
+    policy = policy_of(spec.image, size, expected.mean, expected.std)
+    square = EncoderShape(encoder, config, layers, policy)
+    if not policy.own_shape:
         return square
     unit = find_stride(config, size, measure_features(square, size)[0]) * block
     if size < unit:
@@ -241,14 +236,14 @@ def measure_features(encoder: EncoderShape, side: int) -> tuple[int, int]:
     config = encoder.config
     if isinstance(config, TimmConfig) or family_of(config).stages:
         with torch.device("meta"):
-            _, places, width = encoder.make()(torch.zeros(1, 3, side, side)).shape
+            _, places, width = encoder.make().eval()(torch.zeros(1, 3, side, side)).shape
         return places, width
     patches = (side // config.patch_size) ** 2
     taken = {"patches": patches, "cls_patches": patches + 1, "cls": 1, "mean": 1}
     return taken[encoder.spec.take], config.hidden_size * len(encoder.layers)
 
 
-def check_arrangement(spec: ModelSpec, tokens: int) -> None:
+def check_arrangement(spec: ModelSpec, policy: ImagePolicy, tokens: int) -> None:
     """Refuse designs whose visual tokens, so many of a view, cannot be arranged: both values, and
     what to do."""
     projector, vision = PROJECTORS[spec.projector.kind], spec.vision
@@ -262,19 +257,19 @@ def check_arrangement(spec: ModelSpec, tokens: int) -> None:
             remedy="fuse the channels, or choose a projector such as mlp or perceiver",
         )
     square = math.isqrt(tokens) ** 2 == tokens
-    if spec.image.policy == "anyres" and not (projector.places and square):
+    if policy.line_ends and not (projector.places and square):
         raise ModelError(
-            "the policy anyres puts the visual tokens of tiles together as one grid",
+            f"the policy {policy.policy} puts the visual tokens of tiles together as one grid",
             expected="a square grid of tokens from each tile",
             given=f"{tokens} tokens of the projector `{spec.projector.kind}`",
             remedy="set model.image.policy=split, take=patches, or choose another projector",
         )
-    if spec.image.policy != "native":
+    if not policy.own_shape:
         return
     taken = [encoder.take for encoder in every]
     if set(taken) != {"patches"} or (len(every) > 1 and vision.fusion != "channels"):
         raise ModelError(
-            "the policy native needs the patches of a grid",
+            f"the policy {policy.policy} needs the patches of a grid",
             expected="take=patches for every encoder, and fusion=channels",
             given=f"take={', '.join(taken)}, fusion={vision.fusion}",
             remedy="set them so, or choose another model.image.policy",
@@ -307,7 +302,7 @@ class Skeleton(nn.Module):
             self.projector = make_projector(
                 spec.projector, blueprint.width, width, blueprint.patches
             )
-            if blueprint.arrangement.policy.policy == "anyres":
+            if blueprint.arrangement.policy.line_ends:
                 self.projector.newline = nn.Parameter(torch.empty(width))
             if spec.cross_attention is not None:
                 self.cross_attention = GatedCrossAttention(spec.cross_attention, self.language)

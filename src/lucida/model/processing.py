@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from lucida.core.spec import ImagePlaces, LossMode, MaskName, ProjectorSpec, Sta
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Ending, Piece, Runs, image_piece
-from lucida.data.policies import ImagePolicy, Squares, decode, open_for_policies, squares
+from lucida.data.policies import ImagePolicy, describe_policy, open_for_policies, read_policy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
+from lucida.data.squares import Squares, decode, squares
 from lucida.data.vocabulary import vocabulary
 from lucida.model import conversing
 from lucida.model.arrangement import Arrangement
@@ -86,8 +86,8 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         """What is saved beside the tokenizer: plain values."""
         values = super().to_dict()
         if self.image_policy is not None:
-            values["image_policy"] = plain(self.image_policy)
-        values["more_policies"] = [plain(policy) for policy in self.more_policies]
+            values["image_policy"] = describe_policy(self.image_policy)
+        values["more_policies"] = [describe_policy(policy) for policy in self.more_policies]
         if self.projector is not None:
             values["projector"] = self.projector.model_dump(mode="json")
         return values
@@ -361,22 +361,3 @@ def overlaps(
     given = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     pairs = [(place + begin, place + end) for begin, end in given["offset_mapping"]]
     return [any(a < end and b > begin for begin, end in spans) for a, b in pairs]
-
-
-def read_policy(given: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy | None:
-    """An image policy, perhaps as it was saved."""
-    if not isinstance(given, Mapping):
-        return given
-    values = dict(given) | {name: tuple(given[name]) for name in ("mean", "std")}
-    if values.get("grids") is not None:
-        values["grids"] = tuple(tuple(grid) for grid in values["grids"])
-    return ImagePolicy(**values)
-
-
-def plain(policy: ImagePolicy) -> dict[str, Any]:
-    """An image policy as plain values; what is as usual is left out."""
-    return {
-        entry.name: getattr(policy, entry.name)
-        for entry in fields(policy)
-        if entry.default is MISSING or getattr(policy, entry.name) != entry.default
-    }

@@ -20,7 +20,7 @@ import torch
 
 from lucida.core.errors import DataError, ModelError, suggestion
 from lucida.data.boxes import box_tokens
-from lucida.model.arrangement import Arrangement, policy_of
+from lucida.model.arrangement import policy_of
 from lucida.model.checksums import MODEL, PROCESSOR, seal
 from lucida.model.config import LucidaConfig
 from lucida.model.folder import (
@@ -216,7 +216,7 @@ def check_settings(processor: LucidaProcessor, folder: Path) -> None:
     """ModelError when a tokenizer lacks what its processor writes, or a setting is of no use."""
     known, policy = processor.tokenizer.get_vocab(), processor.image_policy
     with refusing(folder / PROCESSOR_CONFIG, "these settings cannot be used"):
-        names = [] if policy is None else Arrangement(policy, 0).names()
+        names = [] if policy is None else policy.names()
         boxes = box_tokens(processor.coordinate_bins)
     needed = [processor.image_token, *names, *boxes]
     missing = [name for name in needed if name not in known]

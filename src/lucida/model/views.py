@@ -40,8 +40,8 @@ def visual_of(
     newline: Tensor | None,
 ) -> list[Tensor]:
     """Visual tokens of each image; `project` is called once for all views of one grid."""
-    native = arrangement.policy.policy == "native"
-    grids = [arrangement.patches(*size) if native else None for size in sizes]
+    own = arrangement.policy.own_shape
+    grids = [arrangement.patches(*size) if own else None for size in sizes]
     found: list[Tensor] = [torch.empty(0)] * len(sizes)
     for numbers in alike(grids):
         projected = project(torch.cat([features[n] for n in numbers]), grids[numbers[0]])

@@ -84,7 +84,7 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
             self.projector = make_projector(
                 spec.projector, config.vision_width, width, config.patches
             )
-            if spec.image.policy == "anyres":
+            if self.arrangement.policy.line_ends:
                 # In the projector, so that whatever trains, freezes or saves that has it too.
                 self.projector.newline = nn.Parameter(torch.randn(width) * width**-0.5)
         self.cross_attention: GatedCrossAttention | None = None

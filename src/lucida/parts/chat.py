@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from lucida.core.progress import Progress, say
 from lucida.data.chat import encode
 from lucida.data.collate import collate_rows
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sample import IGNORED, Batch, Tokens
 from lucida.model.language import load_language
 from lucida.model.parts import part_path
@@ -63,7 +63,7 @@ PEAK = 0.6
 """Learning rates, as a share of those that the base model was trained with."""
 PER_STEP = {"questions": 6, "dialogue": 10, "requests": 28, "base": 4}
 """Conversations of each form in a step, and rows of the base model's own corpus."""
-NO_PICTURES = ImagePolicy("resize", 64, (0.5,) * 3, (0.5,) * 3)
+NO_PICTURES = make_policy("resize", 64, (0.5,) * 3, (0.5,) * 3)
 
 
 def build_chat(folder: Path, *, steps: int = 800, seed: int = 0, device: str = "cpu") -> dict:

@@ -92,7 +92,7 @@ class FrozenFeatures:
             limit = int(self.batch.cache_limit * 1e9)
         if policy.one_square:
             return FeatureCache(folder, spec_hash, shape, limit_bytes=limit)
-        if policy.policy == "native":
+        if policy.own_shape:
             shape = (1, config.vision_width)
         return ViewCache(folder, spec_hash, shape, limit_bytes=limit)
 

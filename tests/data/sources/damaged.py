@@ -19,12 +19,12 @@ from tiny_tokenizer import bytes_tokenizer
 
 from lucida.core.errors import DataError
 from lucida.data.chat import encode
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sources.pairs import PairsSource
 from lucida.data.sources.parquet import ParquetSource
 from lucida.data.sources.webdataset import WebdatasetSource
 
-POLICY = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
+POLICY = make_policy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
 
 

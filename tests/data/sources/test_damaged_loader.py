@@ -34,7 +34,6 @@ from lucida.core.errors import DataError
 from lucida.core.spec import BatchSpec
 from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
-from lucida.data.policies import decode
 from lucida.data.reader import take_pixels
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.sources.llava import LlavaSource
@@ -43,6 +42,7 @@ from lucida.data.sources.pairs import PairsSource
 from lucida.data.sources.parquet import ParquetSource
 from lucida.data.sources.text import TextSource
 from lucida.data.sources.webdataset import WebdatasetSource
+from lucida.data.squares import decode
 from lucida.data.stage import StageData
 
 STEP = 4

@@ -17,7 +17,7 @@ from lucida.core.errors import DataError
 from lucida.core.spec.data import PromptSet
 from lucida.data.boxes import parse_box
 from lucida.data.chat import encode
-from lucida.data.policies import ImagePolicy
+from lucida.data.policies import make_policy
 from lucida.data.sample import IGNORED, BoxPart, ImagePart, Turn
 from lucida.data.sources.prompts import PLACE, SETS, asked, prompts_of
 from lucida.data.sources.published import read_pickle
@@ -103,7 +103,7 @@ def test_the_box_becomes_text_in_the_frame_that_the_model_sees(refcoco):
     from tiny_tokenizer import bytes_tokenizer  # by the conftest of tests/data
 
     folder, *_ = refcoco
-    policy = ImagePolicy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
+    policy = make_policy("letterbox", 64, (0.5,) * 3, (0.5,) * 3)
     tokenizer = bytes_tokenizer()
     sample = training(folder, "refs(unc).p")[0]
     place = tokenizer.convert_tokens_to_ids("<image>")

@@ -33,7 +33,6 @@ from transformers import (
 )
 
 from lucida.core.errors import ModelError
-from lucida.data.policies import candidates
 from lucida.data.sample import Views
 from lucida.model.checksums import seal
 from lucida.model.conversion.format import (
@@ -261,9 +260,9 @@ def llava_config(model: LucidaModel) -> LlavaConfig | LlavaNextConfig:
     policy = model.arrangement.policy
     if policy.policy != "anyres":
         return LlavaConfig(**values)
-    grids = candidates(policy.max_tiles) if policy.grids is None else policy.grids
     return LlavaNextConfig(
-        **values, image_grid_pinpoints=[[policy.size * side for side in grid] for grid in grids]
+        **values,
+        image_grid_pinpoints=[[policy.size * side for side in grid] for grid in policy.choice],
     )
 
 
