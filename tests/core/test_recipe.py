@@ -283,3 +283,9 @@ def test_every_field_can_be_explained():
                 assert explain(".".join([*keys, name]))
 
     visit(load_recipe("mini").model_dump(), [])
+
+
+def test_a_stage_that_only_one_recipe_has_is_one_line():
+    lines = diff_recipes(load_recipe("mini-two-stage"), load_recipe("mini"))
+    assert "stages.align: {…} -> (absent)" in lines
+    assert not [line for line in lines if line.startswith("stages.align.")]

@@ -12,9 +12,10 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -188,34 +189,40 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def diff_recipes(a: Recipe, b: Recipe) -> list[str]:
     """One line per value that differs, `stages.sft.budget.steps: 400 -> 10`; empty when equal."""
-    before, after = _flat(_meaning(a)), _flat(_meaning(b))
-    lines = []
-    shared = [key for key in before if key in after]
-    if shared != [key for key in after if key in before]:
-        lines.append("the same keys stand in another order (in `train` the last match wins)")
+    return list(_differences(_by_name(_meaning(a)), _by_name(_meaning(b)), ""))
+
+
+def _differences(before: Any, after: Any, place: str) -> Iterator[str]:
+    """What lies under a place that differs; a stage or source that only one has is one line."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        if before != after:
+            yield f"{place}: {short(before)} -> {short(after)}"
+        return
+    if [key for key in before if key in after] != [key for key in after if key in before]:
+        where = f"{place}: " if place else ""
+        yield f"{where}the same keys stand in another order (in `train` the last match wins)"
     for key in [*before, *(key for key in after if key not in before)]:
+        inside = f"{place}.{key}" if place else key
         if key not in after:
-            lines.append(f"{key}: {short(before[key])} -> (absent)")
+            yield f"{inside}: {_short(before[key])} -> (absent)"
         elif key not in before:
-            lines.append(f"{key}: (absent) -> {short(after[key])}")
-        elif before[key] != after[key]:
-            lines.append(f"{key}: {short(before[key])} -> {short(after[key])}")
-    return lines
+            yield f"{inside}: (absent) -> {_short(after[key])}"
+        else:
+            yield from _differences(before[key], after[key], inside)
 
 
-def _meaning(recipe: Recipe) -> dict:
+def _short(value: Any) -> str:
+    return "{…}" if isinstance(value, dict) and value else short(value)
+
+
+def _meaning(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude={"description"})
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Dotted key → plain value; list items that have a name go by it."""
-    if isinstance(value, dict) and value:
-        pairs = list(value.items())
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        pairs = [(item.get("name") or index, item) for index, item in enumerate(value)]
-    else:
-        return {prefix: value}
-    found: dict[str, object] = {}
-    for key, item in pairs:
-        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
+def _by_name(value: Any) -> Any:
+    """The same; items of a list go by their names, where they have some, else by their numbers."""
+    if isinstance(value, dict):
+        return {key: _by_name(each) for key, each in value.items()}
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        return {str(each.get("name") or at): _by_name(each) for at, each in enumerate(value)}
+    return value
