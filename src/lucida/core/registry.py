@@ -8,17 +8,63 @@
     PROJECTORS["linear"]          # the class; its file is imported now
     PROJECTORS["linaer"]          # error: did you mean `linear`?
 
-A package outside Lucida adds a kind through an entry point of the table's group, for instance
-`[project.entry-points."lucida.projectors"] mine = "my_package.projector:Mine"`.
+A package outside Lucida adds a kind through an entry point of the table's group:
+
+    [project.entry-points."lucida.projectors"]
+    mine = "my_package.specs:MineSpec"
+
+What has fields in a recipe (`lucida.sources`, `lucida.projectors`) names its spec: a `Spec` with
+`kind: Literal["mine"]`, which says in `implementation = "my_package.projector:Mine"` what it is a
+spec of. The file of specs is imported whenever recipes are read; it takes `Spec` from
+`lucida.core.spec.value`. What has none (`lucida.masks`, `lucida.policies`, `lucida.benchmarks`)
+names the function or class itself.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
-from lucida.core.errors import LucidaError, ModelError, suggestion
+from lucida.core.errors import LucidaError, ModelError, RecipeError, suggestion
+
+
+@cache
+def list_added(group: str) -> tuple[EntryPoint, ...]:
+    """What other packages add to a group, in the order of the names."""
+    return tuple(sorted(entry_points(group=group), key=lambda point: (point.name, point.value)))
+
+
+def list_added_names(group: str) -> tuple[str, ...]:
+    """The names that other packages add to a group."""
+    return tuple(dict.fromkeys(point.name for point in list_added(group)))
+
+
+def load_added_specs(group: str) -> tuple[type, ...]:
+    """The spec classes that other packages add to a group. RecipeError: one that cannot be loaded,
+    whose kind is not the name of its entry point, or that names no implementation."""
+    return tuple(_load_spec(point, group) for point in list_added(group))
+
+
+def _load_spec(point: EntryPoint, group: str) -> type:
+    whose = f"{point.dist.name if point.dist else 'a package'}: {group}, {point.name}"
+    try:
+        spec = point.load()
+    except (ImportError, AttributeError) as problem:
+        remedy = "repair the package that defines it, or uninstall it"
+        message = f"{point.value} cannot be loaded: {problem}"
+        raise RecipeError(message, origin=whose, remedy=remedy) from problem
+    kind = getattr(spec, "model_fields", {}).get("kind")
+    if kind is None or kind.default != point.name:
+        expected = f'a Spec with `kind: Literal["{point.name}"] = "{point.name}"`'
+        raise RecipeError("this is no spec of its kind", expected=expected, given=point.value,
+                          origin=whose)  # fmt: skip
+    if not isinstance(getattr(spec, "implementation", None), str):
+        expected = 'implementation: ClassVar[str] = "module:Class"'
+        raise RecipeError("the spec names no class", expected=expected, given=point.value,
+                          origin=whose)  # fmt: skip
+    return spec
 
 
 class Table(Mapping[str, object]):
@@ -72,7 +118,9 @@ class Table(Mapping[str, object]):
     def _load(self, kind: str, target: str) -> object:
         module, _, attribute = target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            found = getattr(importlib.import_module(module), attribute)
+            named = getattr(found, "implementation", None)
+            return self._load(kind, named) if isinstance(named, str) else found
         except (ImportError, AttributeError) as problem:
             raise self._error(
                 f"the {self.family} `{kind}` cannot be loaded from {target}: {problem}",
@@ -81,7 +129,7 @@ class Table(Mapping[str, object]):
 
     def _from_entry_points(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for point in entry_points(group=self.group) if self.group else ():
+        for point in list_added(self.group) if self.group else ():
             taken = self._own.get(point.name) or found.get(point.name)
             if taken not in (None, point.value):
                 package = point.dist.name if point.dist else "a package"

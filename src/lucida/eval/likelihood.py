@@ -25,7 +25,7 @@ from lucida.core.errors import DataError
 from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
 from lucida.model.evaluating import evaluating
-from lucida.model.masks import ASK_WHOLE, TWIG
+from lucida.model.masks import TWIG, is_asked_whole
 from lucida.model.trees import (
     PASS_TOKENS,
     Beginning,
@@ -139,7 +139,7 @@ def score_candidates(
     """The same as they are found: (number of the sample, its likelihoods)."""
     pairs = zip(samples, candidates, strict=True)
     questions = [question(processor, n, sample, texts) for n, (sample, texts) in enumerate(pairs)]
-    alone = model.mask_for(processor) in ASK_WHOLE
+    alone = is_asked_whole(model.mask_for(processor))
     if alone:  # several branches cannot share what sees them
         questions = [
             replace(each, targets=(target,), number=number)

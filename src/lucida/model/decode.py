@@ -29,7 +29,7 @@ from lucida.core.errors import DataError, ModelError
 from lucida.data.sample import Sample, Tokens
 from lucida.model.cross_attention import select_rows
 from lucida.model.evaluating import evaluating
-from lucida.model.masks import ASK_WHOLE
+from lucida.model.masks import is_asked_whole
 from lucida.model.prefill import Request, Row, length, prefill
 from lucida.model.trees import batches, group_by_beginning, in_order, shared_length
 
@@ -85,7 +85,7 @@ def write(
     Nothing is cut: an answer ends with an end token of the model's generation settings, or at
     `max_new_tokens`.
     """
-    whole = model.mask_for(processor) in ASK_WHOLE
+    whole = is_asked_whole(model.mask_for(processor))
     requests = [request(index, prompt, whole) for index, prompt in enumerate(prompts)]
     for batch in row_batches(requests, max_new_tokens, batch_tokens):
         with evaluating(model), torch.no_grad():

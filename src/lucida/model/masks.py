@@ -25,8 +25,7 @@ from lucida.core.registry import Table
 from lucida.data.sample import IGNORED, Batch
 
 ASK_WHOLE = ("prefix", "mutual")
-"""Masks under which an image sees what is asked about it, so that two questions can neither share
-its states nor stand behind it as branches."""
+"""Our masks of which `is_asked_whole` holds."""
 
 TWIG = 2**16
 """Twig t of branch b has the branch number t * TWIG + b. It sees the stem, branch b and itself: how
@@ -204,7 +203,15 @@ MASKS = Table(
         "mutual": "lucida.model.masks:mutual",
         "diagonal": "lucida.model.masks:diagonal",
     },
+    group="lucida.masks",
 )
+
+
+def is_asked_whole(name: str) -> bool:
+    """Whether an image sees what is asked about it under this mask, so that two questions can
+    neither share its states nor stand behind it as branches. A mask of another package says so by
+    an attribute `asked_whole`."""
+    return name in ASK_WHOLE or bool(getattr(MASKS[name], "asked_whole", False))
 
 
 def fields_of(batch: Batch) -> Fields:
@@ -255,7 +262,7 @@ def check_branches(batch: Batch, name: str) -> None:
     They could be kept apart (no branch is ever seen by another), but then images would not see the
     questions in training and would see them when the model is asked one.
     """
-    if name in ASK_WHOLE and bool((batch.branch > 1).any()):
+    if is_asked_whole(name) and bool((batch.branch > 1).any()):
         raise ModelError(
             f"under the attention mask `{name}` an image sees the question, and here several"
             " isolated questions share one image",

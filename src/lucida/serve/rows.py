@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lucida.model.decode import KEEP, State, request
-from lucida.model.masks import ASK_WHOLE
+from lucida.model.masks import is_asked_whole
 from lucida.model.prefill import Request, prefill
 from lucida.serve.job import Job, Token, tell_token
 from lucida.serve.prefixes import (
@@ -79,7 +79,7 @@ class Rows:
 
     def join(self, jobs: Sequence[Job]) -> None:
         """Read these prompts, give each its first token, and answer them beside the others."""
-        whole = self.model.mask_for(self.processor) in ASK_WHOLE
+        whole = is_asked_whole(self.model.mask_for(self.processor))
         asked = [request(k, job.prompt, whole) for k, job in enumerate(jobs)]
         known = [each for each in asked if self.prefixes.find(each.stem) is not None]
         new = [each for each in asked if self.prefixes.find(each.stem) is None]

@@ -30,7 +30,7 @@ from lucida.core.errors import RecipeError
 from lucida.core.spec import LoraSpec, Rate, Recipe
 from lucida.data.mixture import Part, Source
 from lucida.model.adapters import adaptable, adapter_size
-from lucida.model.masks import ASK_WHOLE
+from lucida.model.masks import is_asked_whole
 from lucida.train.blocks import blocks, whole_models
 
 LAST = re.compile(r"(?P<module>.+)\.last\((?P<count>[^()]*)\)")
@@ -236,7 +236,7 @@ def check_mask(recipe: Recipe, index: int, origin: str, sources: Mapping[str, So
     """
     spec = recipe.stages[index]
     name = recipe.resolve(spec).attention_mask
-    if name not in ASK_WHOLE:
+    if not is_asked_whole(name):
         return
     for where, source in sources.items():
         while isinstance(source, Part):

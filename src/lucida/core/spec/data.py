@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lucida.core.spec.value import Spec
+from lucida.core.spec.value import Spec, widen
 
 PromptSet = Literal[
     "instructblip-captions",
@@ -321,18 +321,21 @@ class AnnotationsSourceSpec(Spec):
 
 
 SourceSpec = Annotated[
-    WorldSourceSpec
-    | LlavaSourceSpec
-    | MessagesSourceSpec
-    | PairsSourceSpec
-    | QuestionsSourceSpec
-    | FolderSourceSpec
-    | TextSourceSpec
-    | ParquetSourceSpec
-    | HubSourceSpec
-    | WebdatasetSourceSpec
-    | InterleavedSourceSpec
-    | AnnotationsSourceSpec,
+    widen(
+        WorldSourceSpec
+        | LlavaSourceSpec
+        | MessagesSourceSpec
+        | PairsSourceSpec
+        | QuestionsSourceSpec
+        | FolderSourceSpec
+        | TextSourceSpec
+        | ParquetSourceSpec
+        | HubSourceSpec
+        | WebdatasetSourceSpec
+        | InterleavedSourceSpec
+        | AnnotationsSourceSpec,
+        "lucida.sources",
+    ),
     Field(discriminator="kind"),
 ]
 

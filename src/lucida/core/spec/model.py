@@ -6,11 +6,20 @@ from typing import Literal
 
 from pydantic import Field, create_model, model_validator
 
+from lucida.core.registry import list_added_names
 from lucida.core.spec.projector import MlpProjectorSpec, ProjectorSpec
 from lucida.core.spec.value import Spec
 from lucida.core.spec.vision import ImageSpec, VisionSpec
 
-MaskName = Literal["causal", "image_block", "all_images", "prefix", "mutual", "diagonal"]
+MaskName = Literal[
+    "causal",
+    "image_block",
+    "all_images",
+    "prefix",
+    "mutual",
+    "diagonal",
+    *list_added_names("lucida.masks"),
+]
 TemplateName = Literal[
     "plain",
     "qa",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lucida.core.spec.value import Spec
+from lucida.core.spec.value import Spec, widen
 
 
 class LinearProjectorSpec(Spec):
@@ -117,17 +117,20 @@ class IdentityProjectorSpec(Spec):
 
 
 ProjectorSpec = Annotated[
-    LinearProjectorSpec
-    | MlpProjectorSpec
-    | FusedMlpProjectorSpec
-    | DownsampleProjectorSpec
-    | PixelShuffleProjectorSpec
-    | PoolProjectorSpec
-    | TransformerProjectorSpec
-    | PerceiverProjectorSpec
-    | QFormerProjectorSpec
-    | AbstractorProjectorSpec
-    | ExpandProjectorSpec
-    | IdentityProjectorSpec,
+    widen(
+        LinearProjectorSpec
+        | MlpProjectorSpec
+        | FusedMlpProjectorSpec
+        | DownsampleProjectorSpec
+        | PixelShuffleProjectorSpec
+        | PoolProjectorSpec
+        | TransformerProjectorSpec
+        | PerceiverProjectorSpec
+        | QFormerProjectorSpec
+        | AbstractorProjectorSpec
+        | ExpandProjectorSpec
+        | IdentityProjectorSpec,
+        "lucida.projectors",
+    ),
     Field(discriminator="kind"),
 ]

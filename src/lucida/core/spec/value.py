@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import operator
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from lucida.core.registry import load_added_specs
 
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["frozen"]
 """A peak learning rate, or no training at all."""
@@ -14,3 +18,8 @@ class Spec(BaseModel):
     """A frozen value with no room for unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def widen(own: Any, group: str) -> Any:
+    """A union of specs, and the specs that other packages add to it by entry points."""
+    return functools.reduce(operator.or_, load_added_specs(group), own)

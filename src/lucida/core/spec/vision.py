@@ -7,8 +7,18 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from lucida.core.registry import list_added_names
 from lucida.core.spec.value import Spec
 
+PolicyName = Literal[
+    "resize",
+    "letterbox",
+    "crop",
+    "anyres",
+    "split",
+    "native",
+    *list_added_names("lucida.policies"),
+]
 Take = Literal["patches", "cls_patches", "cls", "mean"]
 
 
@@ -53,7 +63,7 @@ class VisionSpec(EncoderSpec):
 class ImageSpec(Spec):
     """How a picture of any shape becomes what the encoder takes."""
 
-    policy: Literal["resize", "letterbox", "crop", "anyres", "split", "native"] = "letterbox"
+    policy: PolicyName = "letterbox"
     """One square: stretched, padded with the encoder's mean colour, or filled and cropped. Several
     squares: `anyres` is LLaVA-NeXT's best-fitting grid of tiles behind an overview, `split`
     nanoVLM's and Idefics3's tiles, each named by row and column, with an overview (see `layout`).
