@@ -146,7 +146,7 @@ model, processor = lucida.load(folder)
 print(json.dumps({
     "projector": [type(model.projector).__module__, model.projector.factor],
     "mask": model.mask,
-    "questions": results["tasks"]["stripes"]["count"] if "tasks" in results else results,
+    "tasks": list(results["tasks"]),
     "schema": "StripesSpec" in schema()["$defs"],
 }))
 """
@@ -183,6 +183,7 @@ def test_a_recipe_uses_what_another_package_adds(package):
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["projector"] == ["kites.parts", 1.5]
     assert told["mask"] == "near"
+    assert told["tasks"] == ["stripes"]
     assert told["schema"]
     without = call(package, ["-m", "lucida.apps.cli", "show", "foreign.yaml"], site=False)
     assert without.returncode == 1
