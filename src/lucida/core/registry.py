@@ -23,7 +23,7 @@ names the function or class itself.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -41,14 +41,26 @@ def list_added_names(group: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(point.name for point in list_added(group)))
 
 
-def load_added_specs(group: str) -> tuple[type, ...]:
+def load_added_specs(group: str, taken: Iterable[str] = ()) -> tuple[type, ...]:
     """The spec classes that other packages add to a group. RecipeError: one that cannot be loaded,
-    whose kind is not the name of its entry point, or that names no implementation."""
-    return tuple(_load_spec(point, group) for point in list_added(group))
+    whose kind is not the name of its entry point or is taken, or that names no implementation."""
+    names, found = set(taken), []
+    for point in list_added(group):
+        if point.name in names:
+            remedy = f"rename it in the package's entry points ({group})"
+            message = f"the kind `{point.name}` is already taken"
+            raise RecipeError(message, given=point.value, origin=_owner(point), remedy=remedy)
+        names.add(point.name)
+        found.append(_load_spec(point, group))
+    return tuple(found)
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "a package"
 
 
 def _load_spec(point: EntryPoint, group: str) -> type:
-    whose = f"{point.dist.name if point.dist else 'a package'}: {group}, {point.name}"
+    whose = f"{_owner(point)}: {group}, {point.name}"
     try:
         spec = point.load()
     except (ImportError, AttributeError) as problem:
@@ -132,9 +144,8 @@ class Table(Mapping[str, object]):
         for point in list_added(self.group) if self.group else ():
             taken = self._own.get(point.name) or found.get(point.name)
             if taken not in (None, point.value):
-                package = point.dist.name if point.dist else "a package"
                 raise self._error(
-                    f"{package} adds the {self.family} `{point.name}`, which is already {taken}",
+                    f"{_owner(point)} adds the {self.family} `{point.name}`, which is already {taken}",
                     remedy=f"rename it in the package's entry points ({self.group})",
                 )
             found[point.name] = point.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,4 +22,5 @@ class Spec(BaseModel):
 
 def widen(own: Any, group: str) -> Any:
     """A union of specs, and the specs that other packages add to it by entry points."""
-    return functools.reduce(operator.or_, load_added_specs(group), own)
+    kinds = [spec.model_fields["kind"].default for spec in get_args(own)]
+    return functools.reduce(operator.or_, load_added_specs(group, kinds), own)
