@@ -145,7 +145,8 @@ class Table(Mapping[str, object]):
             taken = self._own.get(point.name) or found.get(point.name)
             if taken not in (None, point.value):
                 raise self._error(
-                    f"{_owner(point)} adds the {self.family} `{point.name}`, which is already {taken}",
+                    f"{_owner(point)} adds the {self.family} `{point.name}`, which is already "
+                    f"{taken}",
                     remedy=f"rename it in the package's entry points ({self.group})",
                 )
             found[point.name] = point.value
