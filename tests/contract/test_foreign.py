@@ -1,5 +1,5 @@
-"""A package outside Lucida adds a source, a projector, a mask and a benchmark, and a recipe uses
-them: trained, measured, saved and loaded again. Entry points are read when a process starts, so all
+"""A package outside Lucida adds a source, an image policy, a projector, a mask and a benchmark, and
+a recipe uses them: trained, measured, saved and loaded again. Entry points are read when a process starts, so all
 of it happens in processes of their own.
 """
 
@@ -20,6 +20,8 @@ stripes = kites.specs:StripesSpec
 twice = kites.specs:TwiceSpec
 [lucida.masks]
 near = kites.parts:near
+[lucida.policies]
+mirror = kites.parts:Mirror
 [lucida.benchmarks]
 stripes = kites.parts:Stripes
 """
@@ -52,7 +54,9 @@ from torch import nn
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.eval.benchmark import Benchmark, Example, Guesses
 from lucida.model.masks import causal
+from lucida.data.squares import Resize
 from lucida.model.projectors.grid import count
+from lucida.model.projectors.projector import Projector
 
 def stripes(number):
     many = 1 + number % 4
@@ -75,9 +79,13 @@ class StripesSource:
         answer = Turn("assistant", (str(stripes(number)[0]),))
         return Sample(picture.origin, (picture,), stem, ((question, answer),))
 
-class Twice(nn.Module):
-    places, neighbours = True, False
+class Mirror(Resize):
+    policy = "mirror"
 
+    def square(self, image):
+        return super().square(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+class Twice(Projector):
     def __init__(self, spec, vision, language, patches):
         super().__init__()
         self.factor, self.linear = spec.factor, nn.Linear(vision, language)
@@ -85,10 +93,6 @@ class Twice(nn.Module):
     @staticmethod
     def tokens(spec, patches):
         return count(patches)
-
-    @staticmethod
-    def block(spec):
-        return 1
 
     def forward(self, features, grid=None):
         return self.factor * self.linear(features)
@@ -127,6 +131,7 @@ base: mini
 changes:
   model.projector: {kind: twice, factor: 1.5}
   model.attention_mask: near
+  model.image.policy: mirror
   stages.sft.mixture.sources: {lines: {kind: stripes, count: 16}}
   stages.sft.batch.tokens: 512
   stages.sft.batch.row: null
@@ -146,6 +151,7 @@ model, processor = lucida.load(folder)
 print(json.dumps({
     "projector": [type(model.projector).__module__, model.projector.factor],
     "mask": model.mask,
+    "policy": type(processor.image_policy).__name__,
     "tasks": list(results["tasks"]),
     "schema": "StripesSpec" in schema()["$defs"],
 }))
@@ -183,6 +189,7 @@ def test_a_recipe_uses_what_another_package_adds(package):
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["projector"] == ["kites.parts", 1.5]
     assert told["mask"] == "near"
+    assert told["policy"] == "Mirror"
     assert told["tasks"] == ["stripes"]
     assert told["schema"]
     without = call(package, ["-m", "lucida.apps.cli", "show", "foreign.yaml"], site=False)

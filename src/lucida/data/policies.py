@@ -51,6 +51,7 @@ POLICIES = Table(
         "split": "lucida.data.tiles:Split",
         "native": "lucida.data.tiles:Native",
     },
+    group="lucida.policies",
     error=DataError,
 )
 
