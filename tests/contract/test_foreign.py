@@ -1,6 +1,6 @@
 """A package outside Lucida adds a source, an image policy, a projector, a mask and a benchmark, and
-a recipe uses them: trained, measured, saved and loaded again. Entry points are read when a process starts, so all
-of it happens in processes of their own.
+a recipe uses them: trained, measured, saved and loaded again. Entry points are read when a process
+starts, so all of it happens in processes of their own.
 """
 
 import json
