@@ -19,23 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.data.phases import phases
 from lucida.data.sample import Sample
+from lucida.data.source import Source
 
 _ROUNDS = 6
-
-
-class Source(Protocol):
-    """Records by number; a record that cannot be used raises `DataError`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from tiny_files import opened, png, tar
 
 from lucida.core.errors import DataError
 from lucida.data.mixture import fetch
+from lucida.data.source import MOST, OTHERS, unread
 from lucida.data.sources import SOURCES
-from lucida.data.sources.declared import MOST, OTHERS, unread
 
 TALK = [{"from": "human", "value": "Who are you?"}, {"from": "gpt", "value": "A pirate."}]
 SAID = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from lucida.core.errors import DataError, shorten
 from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
+from lucida.data.source import IGNORED as KNOWN
+from lucida.data.source import Shape, Source, few, unread_of_all
 from lucida.data.sources.conversation import make_captioned, most_given, one_conversation, text_of
-from lucida.data.sources.declared import IGNORED as KNOWN
-from lucida.data.sources.declared import Shape, few, unread_of_all
 from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.data.sources.pictures import PictureFolder
 from lucida.data.sources.prompts import asked, asking, prompts_of
@@ -106,7 +106,7 @@ class Entry(NamedTuple):
     box: Box | None = None
 
 
-class AnnotationsSource:
+class AnnotationsSource(Source):
     """One record for each caption, question or phrase of a set.
 
     `split` is the part that is read where a file holds several (flickr30k, refcoco). The answer of
@@ -158,9 +158,6 @@ class AnnotationsSource:
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
 
     def key(self, index: int, field: str | None) -> str:
         """The name of a record's picture; there are no fields."""

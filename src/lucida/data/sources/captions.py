@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample
+from lucida.data.source import IGNORED, Source, few, reason, unread
 from lucida.data.sources.conversation import text_of
-from lucida.data.sources.declared import IGNORED, few, reason, unread
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tables import field_of, rows_of
 
@@ -30,20 +30,7 @@ ABSENT = -1
 """In place of a row's number: nothing was written for the record."""
 
 
-class Captioned(Protocol):
-    """A source whose records are pictures with captions. Where it has `files`, that all its keys
-    follow from, the matching is kept by them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def sample(self, index: int, words: str | None = None) -> Sample: ...
-
-    def key(self, index: int, field: str | None) -> str: ...
-
-
-class Recaptioned:
+class Recaptioned(Source):
     """The records of a source with captions from elsewhere.
 
     by       what is compared: `path` (of the picture, as the source writes it), `name` (its last
@@ -60,7 +47,7 @@ class Recaptioned:
 
     def __init__(
         self,
-        source: Captioned,
+        source: Source,
         path: str,
         by: str = "name",
         key: str = "image",
@@ -68,11 +55,6 @@ class Recaptioned:
         missing: Literal["keep", "drop", "error"] = "error",
         identity: str = "",
     ) -> None:
-        for name in ("sample", "key"):
-            if not hasattr(source, name):
-                kind = type(source).__name__
-                message = "captions are for sources of pictures with captions"
-                raise DataError(message, given=kind, origin=path)
         self.source, self.text, self.missing = source, text, missing
         self.rows, self.by, self.path = rows_of(path), by, path
         self._key = key
@@ -101,7 +83,7 @@ class Recaptioned:
     @property
     def dropped(self) -> dict[str, int]:
         """What the source left out, and the records that nothing was written for."""
-        found = dict(getattr(self.source, "dropped", {}))
+        found = dict(self.source.dropped)
         if self._absent and self.missing == "drop":
             found["no caption in the file"] = self._absent
         return found
@@ -109,7 +91,7 @@ class Recaptioned:
     @property
     def noted(self) -> dict[str, int]:
         """Records that stay without a caption from the file, and captions that no record has."""
-        found = dict(getattr(self.source, "noted", {}))
+        found = dict(self.source.noted)
         if self._absent and self.missing != "drop":
             outcome = "own caption kept" if self.missing == "keep" else "an error"
             found[f"no caption in the file ({outcome})"] = self._absent
@@ -120,10 +102,7 @@ class Recaptioned:
     def __len__(self) -> int:
         return len(self.source) if self._kept is None else len(self._kept)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.explained(index)[0]
-
-    def explained(self, index: int) -> tuple[Sample, Counter[str]]:
+    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
         """A record with its caption, and what of the two is not read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -151,8 +130,6 @@ class Recaptioned:
         return self.source.record(index if self._kept is None else int(self._kept[index]))
 
     def _explained(self, number: int, words: str | None) -> tuple[Sample, Counter[str]]:
-        if not hasattr(self.source, "explained"):
-            return self.source.sample(number, words), Counter()
         sample, lost = self.source.explained(number, words)
         lost.pop(reason(self.by), None)
         return sample, lost

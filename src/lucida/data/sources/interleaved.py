@@ -20,9 +20,9 @@ from lucida.core.errors import DataError, shorten
 from lucida.data.encoded import encoded_bytes
 from lucida.data.images import bytes_source
 from lucida.data.sample import ImageSource, Sample, Turn
+from lucida.data.source import IGNORED, Source, few, unread
 from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.conversation import text_of
-from lucida.data.sources.declared import IGNORED, few, unread
 from lucida.data.sources.records import Records, files_of, unread_files
 from lucida.data.sources.stores import By, MissingError, Store, open_stores
 from lucida.data.sources.values import number_in
@@ -64,7 +64,7 @@ class _Page:
         return value
 
 
-class InterleavedSource:
+class InterleavedSource(Source):
     """One document a page. `explained` tells as well what was left out of it, and which keys of
     the record are not read.
 
@@ -106,10 +106,7 @@ class InterleavedSource:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.explained(index)[0]
-
-    def explained(self, index: int) -> tuple[Sample, Counter[str]]:
+    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
         """The document of a page, and how much of it was left out for which reason."""
         record, origin = self._record(index)
         if not isinstance(record, dict):

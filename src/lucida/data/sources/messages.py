@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from lucida.core.errors import DataError, shorten
 from lucida.data.encoded import picture_of_part
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
+from lucida.data.source import Shape
 from lucida.data.sources.conversation import (
     ASIDE,
     PLACEHOLDER,
@@ -34,7 +35,6 @@ from lucida.data.sources.conversation import (
     role_of,
     text_of,
 )
-from lucida.data.sources.declared import Shape
 from lucida.data.sources.llava import conversation_sample
 from lucida.data.sources.tables import PicturedRows
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
+from lucida.data.source import Shape, Source
 from lucida.data.sources.conversation import make_captioned, text_of
-from lucida.data.sources.declared import Shape
 from lucida.data.sources.pictures import ENDINGS, PictureFolder
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import JUNK, not_read
@@ -75,7 +75,7 @@ def _refuse(error: OSError) -> None:
     raise DataError(message, origin=error.filename) from error
 
 
-class FolderSource:
+class FolderSource(Source):
     """Pictures of a folder, in the order of their paths, each with the `.txt` of its name.
 
     A picture without a text, and a text without a picture, are records that raise `DataError`.
@@ -115,9 +115,6 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
 
     def sample(self, index: int, words: str | None = None) -> Sample:
         """A record; with `words` in place of the text beside the picture."""

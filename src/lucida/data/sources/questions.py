@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from lucida.core.errors import DataError, shorten, suggestion
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
+from lucida.data.source import IGNORED, Shape
 from lucida.data.sources.conversation import (
     ASIDE,
     PLACEHOLDER,
@@ -27,7 +28,6 @@ from lucida.data.sources.conversation import (
     one_of,
     text_of,
 )
-from lucida.data.sources.declared import IGNORED, Shape
 from lucida.data.sources.prompts import asked, asking, prompts_of
 from lucida.data.sources.tables import PicturedRows, field_of
 from lucida.data.sources.values import json_value

@@ -6,34 +6,19 @@ source ─number of each record─▶ those at least so good ─sidecar─▶ re
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample
-from lucida.data.sources.declared import reason
+from lucida.data.source import RecordSource, Source, reason
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tables import field_of
 from lucida.data.sources.values import rating_in
 
 
-class Recorded(Protocol):
-    """A source whose records are objects with fields."""
-
-    files: list[Path]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def record(self, index: int) -> tuple[Any, str]: ...
-
-    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]: ...
-
-
-class Rated:
+class Rated(Source):
     """The records of a source whose numbers `at_least` reach what is asked; null reaches nothing.
 
     All records are read once, and what was found is kept by their files and `identity`, which tells
@@ -45,7 +30,7 @@ class Rated:
     """
 
     def __init__(
-        self, source: Recorded, at_least: dict[str, float], identity: str, skip: bool = False
+        self, source: RecordSource, at_least: dict[str, float], identity: str, skip: bool = False
     ) -> None:
         self.source, self.at_least, self.skip = source, at_least, skip
         self.files = source.files
@@ -61,9 +46,6 @@ class Rated:
 
     def __len__(self) -> int:
         return len(self._chosen.array) - len(self.at_least)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self._rated(index)]
 
     def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
         """A record, and what of it is not read; the numbers are."""

@@ -21,9 +21,13 @@ from typing import Any
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.sources.encodings import refuse_other_encodings
 from lucida.data.sources.lines import line_places, row_places
-from lucida.data.sources.scanning import BYTE_ORDER_MARK, array_places, refuse_more
+from lucida.data.sources.scanning import (
+    BYTE_ORDER_MARK,
+    array_places,
+    refuse_more,
+    refuse_other_encodings,
+)
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.values import json_value
 from lucida.data.sources.zipped import is_zip, line_places_of_zip, read_zip

@@ -17,6 +17,7 @@ import numpy as np
 from lucida.core.errors import DataError, shorten, suggestion
 from lucida.data.encoded import find_held_source
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
+from lucida.data.source import RecordSource, Shape
 from lucida.data.sources.conversation import (
     ASIDE,
     SPOKEN,
@@ -27,7 +28,6 @@ from lucida.data.sources.conversation import (
     read_turns,
     text_of,
 )
-from lucida.data.sources.declared import RecordSource, Shape
 from lucida.data.sources.messages import MESSAGES, message_sample
 from lucida.data.sources.prompts import asking, prompts_of
 from lucida.data.sources.questions import answered_sample

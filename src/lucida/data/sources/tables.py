@@ -16,8 +16,8 @@ from lucida.core.errors import DataError, shorten, suggestion
 from lucida.core.files import atomic_write
 from lucida.data.encoded import find_held_source, picture_of_part
 from lucida.data.sample import ImageSource
+from lucida.data.source import RecordSource
 from lucida.data.sources.arrow import TABLES, TableRows
-from lucida.data.sources.declared import RecordSource
 from lucida.data.sources.lines import fields_of
 from lucida.data.sources.pictures import pictures_beside
 from lucida.data.sources.records import Records, files_of

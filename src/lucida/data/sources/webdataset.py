@@ -20,6 +20,7 @@ import numpy as np
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
+from lucida.data.source import Source
 from lucida.data.sources.conversation import make_captioned
 from lucida.data.sources.pictures import ENDINGS
 from lucida.data.sources.prompts import prompts_of
@@ -51,7 +52,7 @@ BETWEEN = 1 << 14
 """Bytes between the members of a sample that are fetched rather than asked for separately."""
 
 
-class WebdatasetSource:
+class WebdatasetSource(Source):
     """Samples of tar shards in the order of their names.
 
     A sample's picture, txt and json member have one name up to the first dot (`shards.key_of`).
@@ -119,9 +120,6 @@ class WebdatasetSource:
         if self._kept is None:
             return len(self._places.array)
         return len(self._kept.array) - self._skip
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
 
     @property
     def files(self) -> list[Shard]:

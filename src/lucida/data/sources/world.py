@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from functools import cache, partial
 from importlib.resources import files
-from typing import ClassVar
 
 import PIL
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample, Turn
+from lucida.data.source import Source
 from lucida.data.sources.conversation import one_conversation
 from lucida.world.drawing import draw
 from lucida.world.questions import Exchange
@@ -18,12 +18,8 @@ from lucida.world.scenes import Scene, Split
 from lucida.world.tasks import TASKS, Item, mixed_item
 
 
-class WorldSource:
+class WorldSource(Source):
     """`count` records of the tasks named, `questions` isolated questions behind each picture."""
-
-    uses: ClassVar = {}
-    """It reads no file."""
-    ignores: ClassVar = frozenset()
 
     def __init__(
         self,
@@ -57,7 +53,8 @@ class WorldSource:
         """The most isolated questions behind one picture, among the first records."""
         return max(len(self[index].branches) for index in range(min(16, len(self))))
 
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; it has no caption to be replaced."""
         if not 0 <= index < self.count:
             raise IndexError(index)
         for attempt in range(64):

@@ -25,9 +25,8 @@ from typing import IO, Any
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.sources.encodings import refuse_other_encodings
 from lucida.data.sources.lines import Lines
-from lucida.data.sources.scanning import BYTE_ORDER_MARK, CHUNK, NEWLINE
+from lucida.data.sources.scanning import BYTE_ORDER_MARK, CHUNK, NEWLINE, refuse_other_encodings
 from lucida.data.sources.sidecar import file_version
 
 APART = 4 << 20

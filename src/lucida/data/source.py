@@ -1,4 +1,4 @@
-"""Which keys of a record a reader uses, and which it knows and ignores; all others are counted.
+"""What a source is, and which keys of its records it uses and ignores; all others are counted.
 
     record ─uses, ignores─▶ {"key `rejected` is not read": 1}
 
@@ -9,11 +9,12 @@ it holds an object or a list of them. What is neither used nor ignored nor empty
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+from lucida.core.errors import DataError
 from lucida.data.sample import Sample
 
 Shape = Mapping[str, Any]
@@ -29,15 +30,45 @@ OTHERS = "keys of more names are not read"
 LONGEST = 60
 
 
-class RecordSource(ABC):
+class Source(Protocol):
+    """Records by number; one that cannot be used raises `DataError`.
+
+    A source gives its length and `sample`, and says what it reads and what it knows and ignores.
+    What it leaves out of its files is in `dropped`, what it does not read of them in `noted`, how
+    many of each reason. Anything with a length and `[index]` serves as a source, as a list does.
+    """
+
+    uses: ClassVar[Shape] = {}
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    dropped: Mapping[str, int] = {}
+    noted: Mapping[str, int] = {}
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def sample(self, index: int, words: str | None = None) -> Sample:
+        """A record; with `words` in place of its own caption. IndexError behind the last one."""
+        return self.explained(index, words)[0]
+
+    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
+        """The same, and how much of the record is not read or was left out, by reason."""
+        return self.sample(index, words), Counter()
+
+    def key(self, index: int, field: str | None) -> str:
+        """What captions from elsewhere are matched by: the name of a record's picture, or one of
+        its fields. DataError: records of this source have no captions."""
+        kind = type(self).__name__
+        raise DataError("captions are for sources of pictures with captions", given=kind)
+
+
+class RecordSource(Source):
     """Records that are objects with keys. A reader gives `record` and `made`, and says in `uses`
     (or, where it depends on the record, in `shape`) what it reads."""
 
     uses: ClassVar[Shape]
     ignores: ClassVar[frozenset[str]] = IGNORED
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     @abstractmethod
     def record(self, index: int) -> tuple[Any, str]:
@@ -51,9 +82,6 @@ class RecordSource(ABC):
     def shape(self, record: Mapping[str, Any]) -> Shape:
         """The keys that are used of a record."""
         return self.uses
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
 
     def sample(self, index: int, words: str | None = None) -> Sample:
         """A record; with `words` in place of its own caption."""
