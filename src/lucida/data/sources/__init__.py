@@ -20,7 +20,7 @@ SOURCES = Table(
         "folder": "lucida.data.sources.pairs:FolderSource",
         "text": "lucida.data.sources.text:TextSource",
         "parquet": "lucida.data.sources.parquet:ParquetSource",
-        "hub": "lucida.data.sources.hub:HubSource",
+        "hub": "lucida.data.sources.parquet:HubSource",
         "webdataset": "lucida.data.sources.webdataset:WebdatasetSource",
         "interleaved": "lucida.data.sources.interleaved:InterleavedSource",
         "annotations": "lucida.data.sources.annotations:AnnotationsSource",
