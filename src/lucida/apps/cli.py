@@ -21,6 +21,7 @@ from lucida.apps.verbs import (
     recommend,
     runs,
     serve,
+    share,
     study,
 )
 
@@ -39,6 +40,7 @@ VERBS = (
     doctor,
     benchmarks,
     export,
+    share,
     parts,
 )
 """Importing a file of verbs puts them on the command line, in this order."""

@@ -9,10 +9,9 @@ from contextlib import suppress
 from fastapi import Request
 
 from lucida.core.errors import LucidaError
-from lucida.data.sample import Tokens
 from lucida.serve.batching import Engine
 from lucida.serve.grammar import Guide
-from lucida.serve.job import Event, Token
+from lucida.serve.job import Event, Prompt, Token
 from lucida.serve.refused import Refused
 from lucida.serve.requests import Options
 
@@ -26,7 +25,7 @@ class Answer:
     def __init__(
         self,
         engine: Engine,
-        prompt: Tokens,
+        prompt: Prompt,
         options: Options,
         request: Request,
         guide: Guide | None = None,

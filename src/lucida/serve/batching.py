@@ -14,36 +14,38 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lucida.core.errors import LucidaError
-from lucida.data.collate import collate
-from lucida.eval.loss import plain
+from lucida.eval.answerers.lucida_model import LucidaAnswerer
+from lucida.eval.answerers.transformers_model import load_answerer
+from lucida.model.checkpoint import load
 from lucida.model.decode import BATCH_TOKENS
 from lucida.model.evaluating import evaluating
+from lucida.serve.foreign import ForeignProcessor, OneByOne
 from lucida.serve.grammar import Grammars, Guide
-from lucida.serve.job import Event, Job, Token, tell_token
+from lucida.serve.job import Event, Job, Prompt
 from lucida.serve.prefixes import Prefixes
 from lucida.serve.refused import Refused
 from lucida.serve.requests import Options
 from lucida.serve.rows import Rows
 from lucida.serve.spelling import Spelling
+from lucida.train.precision import choose_device
 
 if TYPE_CHECKING:
-    from lucida.data.sample import Tokens
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
 TOGETHER = 32
 """Prompts that are answered side by side."""
 
+FOREIGN = "hf:"
+"""How a model begins that is no run, but a folder that transformers loads."""
+
 UNASKED = 512
 """Longest answer in tokens where the request names none."""
-
-AT_ONCE = 256
-"""Positions whose scores are in memory at once while a text's likelihood is read."""
 
 
 class Engine:
@@ -63,15 +65,19 @@ class Engine:
         self.counts = {"steps": 0, "prompt_tokens": 0, "answer_tokens": 0}
         self.lock = threading.Lock()
         """Held by whoever uses the model."""
-        config = model.config.text_config
-        window = getattr(config, "sliding_window", None) or config.max_position_embeddings
-        self.context = min(config.max_position_embeddings, window)
+        config = model.config.get_text_config()
+        longest = config.max_position_embeddings
+        window = getattr(config, "sliding_window", None) or longest
+        self.context = min(longest, window)
         self.spelling = Spelling(processor.tokenizer)
         self.prefixes = Prefixes()
+        if isinstance(processor, ForeignProcessor):
+            self.rows: Rows | OneByOne = OneByOne(processor, self.spelling)
+            self.context = longest
+        else:
+            self.rows = Rows(model, processor, self.spelling, self.prefixes)
         words = model.get_output_embeddings().weight.shape[0]
-        ends = list(model.generation_config.eos_token_id)
-        self.grammars = Grammars(processor.tokenizer, words, ends)
-        self.rows = Rows(model, processor, self.spelling, self.prefixes)
+        self.grammars = Grammars(processor.tokenizer, words, sorted(self.rows.ends))
         self.ready = threading.Condition()
         """Guards what follows; notified when it changes."""
         self.waiting: deque[Job] = deque()
@@ -97,7 +103,7 @@ class Engine:
 
     def submit(
         self,
-        prompt: Tokens,
+        prompt: Prompt,
         options: Options,
         hear: Callable[[Event], None],
         guide: Guide | None = None,
@@ -194,55 +200,44 @@ class Engine:
                     self.step(alone)
 
     def score(self, job: Job) -> None:
-        """Tell the log-probability of each token of a prompt; the first has none (nan)."""
+        """Tell the log-probability of each token of a prompt."""
         try:
-            ids = job.prompt.input_ids
-            fields = collate([plain(ids, job.prompt.origin)], True, 0).to(self.model.device)
-            states = self.model.hidden(fields, self.model.mask_for(self.processor))[0]
-            job.tokens = [self.tell(int(ids[0]), None, job.options)]
-            for start in range(0, len(ids) - 1, AT_ONCE):
-                if job.left.is_set():
-                    break
-                part = states[start : min(start + AT_ONCE, len(ids) - 1)]
-                logs = self.model.logits(part).float().log_softmax(-1)
-                job.tokens += [
-                    self.tell(int(word), logs[row], job.options)
-                    for row, word in enumerate(ids[start + 1 : start + 1 + len(part)])
-                ]
-            self.counts["prompt_tokens"] += len(ids)
-            job.end("length")
+            self.rows.score(job)
         except Exception as problem:  # noqa: BLE001 - the thread must go on; clients hear of it
             job.end(None, failure=problem)
-
-    def tell(self, token: int, logs: torch.Tensor | None, options: Options) -> Token:
-        """A token of a prompt, with its log-probability where something stands before it."""
-        special = token in self.spelling.special
-        if logs is None:
-            return Token(self.spelling.bytes_of(token), float("nan"), (), special)
-        return tell_token(token, logs, options.top or 0, self.spelling, special)
+        self.counts["prompt_tokens"] += len(job.prompt)
 
 
 def load_engines(
-    runs: Sequence[Path], most_waiting: int, dtype: torch.dtype | None = None
+    targets: Sequence[str], most_waiting: int, dtype: torch.dtype | None = None
 ) -> OrderedDict[str, Engine]:
-    """An engine for each run folder, by the folder's name, and for its blind model as NAME/blind.
-    LucidaError when two have one name."""
-    from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
-
-    device = choose_device()
+    """An engine for each target, by the folder's name: a run, with its blind model as NAME/blind,
+    or `hf:FOLDER`. LucidaError when two have one name."""
     engines: OrderedDict[str, Engine] = OrderedDict()
-    for run in runs:
-        name = run.resolve().name
+    for target in targets:
+        folder = Path(target.removeprefix(FOREIGN))
+        name = folder.resolve().name
         if name in engines:
             raise LucidaError(
                 "two models have one name",
-                given=f"{run} and {engines[name].folder}",
+                given=f"{folder} and {engines[name].folder}",
                 remedy="rename one of the folders",
             )
-        for suffix, folder in (("", run), ("/blind", run / "blind")):
-            if suffix and not (folder / "model.safetensors").exists():
+        if target.startswith(FOREIGN):
+            model, processor = load_foreign(str(folder))
+            engines[name] = Engine(name, model, processor, most_waiting, folder)
+            continue
+        for suffix, place in (("", folder), ("/blind", folder / "blind")):
+            if suffix and not (place / "model.safetensors").exists():
                 continue
-            model, processor = load(folder, device, dtype or torch.float32)
-            engines[name + suffix] = Engine(name + suffix, model, processor, most_waiting, folder)
+            model, processor = load(place, choose_device(), dtype or torch.float32)
+            engines[name + suffix] = Engine(name + suffix, model, processor, most_waiting, place)
     return engines
+
+
+def load_foreign(folder: str) -> tuple[Any, LucidaProcessor | ForeignProcessor]:
+    """The model of any folder that transformers loads; one that Lucida wrote is its own again."""
+    answerer = load_answerer(folder)
+    if isinstance(answerer, LucidaAnswerer):
+        return answerer.model, answerer.processor
+    return answerer.model, ForeignProcessor(answerer)

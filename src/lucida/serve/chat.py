@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -13,13 +13,17 @@ from starlette.responses import StreamingResponse
 from lucida.core.errors import LucidaError
 from lucida.data.boxes import parse_box
 from lucida.data.images import image_size
-from lucida.data.sample import Tokens
 from lucida.model.messages import sample_of
 from lucida.serve.answers import Answer
 from lucida.serve.batching import Engine
+from lucida.serve.foreign import ForeignProcessor
 from lucida.serve.forms import DONE, head, ignored_headers, write_event, write_token
+from lucida.serve.job import Prompt
 from lucida.serve.refused import Refused
 from lucida.serve.requests import ChatRequest, read_messages, read_options
+
+if TYPE_CHECKING:
+    from lucida.model.processing import LucidaProcessor
 
 Boxes = Callable[[str], list[list[float]]]
 """The boxes in an answer: corners in pixels of the first picture."""
@@ -58,7 +62,7 @@ async def answer_chat(
     return JSONResponse(head("chat.completion", asked.model) | more, headers=headers)
 
 
-def make_prompt(engine: Engine, asked: ChatRequest, hosts: Collection[str]) -> tuple[Tokens, Boxes]:
+def make_prompt(engine: Engine, asked: ChatRequest, hosts: Collection[str]) -> tuple[Prompt, Boxes]:
     """The prompt of a conversation, and what finds the boxes in its answer. Refused where the
     model's template cannot hold it."""
     messages = read_messages(asked.messages, hosts)
@@ -72,16 +76,27 @@ def make_prompt(engine: Engine, asked: ChatRequest, hosts: Collection[str]) -> t
         raise Refused(str(problem), "messages") from problem
 
     def boxes(text: str) -> list[list[float]]:
-        box = parse_box(text, processor.coordinate_bins) if processor.coordinate_bins else None
-        if box is None or not sample.images:
+        if not sample.images:
             return []
         width, height = image_size(sample.images[0])
-        corners = processor.image_policy.from_frame(box, width, height)
+        corners = find_box(processor, text, width, height)
+        if corners is None:
+            return []
         most = (width, height, width, height)
         inside = [min(max(value, 0.0), end) for value, end in zip(corners, most, strict=True)]
-        return [[round(value, 1) for value in inside]]
+        return [[round(value, 3) for value in inside]]
 
     return prompt, boxes
+
+
+def find_box(
+    processor: LucidaProcessor | ForeignProcessor, text: str, width: int, height: int
+) -> Sequence[float] | None:
+    """The box that an answer is, in pixels of the picture; None when it is none."""
+    if isinstance(processor, ForeignProcessor):
+        return processor.answerer.read_box(text, width, height)
+    box = parse_box(text, processor.coordinate_bins) if processor.coordinate_bins else None
+    return box and processor.image_policy.from_frame(box, width, height)
 
 
 async def stream_chat(answer: Answer, model: str, usage: bool, boxes: Boxes) -> AsyncIterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from lucida.serve.requests import Options
 
 if TYPE_CHECKING:
-    from lucida.data.sample import Tokens
     from lucida.serve.grammar import Guide
     from lucida.serve.spelling import Spelling
 
@@ -22,6 +21,18 @@ HALF = "\ufffd"
 
 LEAST = -9999.0
 """The log-probability that stands for any below it: JSON has no infinity (OpenAI's own number)."""
+
+
+class Prompt(Protocol):
+    """What is to be answered: `Tokens`, or what a model of others takes."""
+
+    origin: str
+
+    @property
+    def input_ids(self) -> Any:
+        """Its tokens [length], numpy int64."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Job:
 
     def __init__(
         self,
-        prompt: Tokens,
+        prompt: Prompt,
         options: Options,
         most: int,
         hear: Callable[[Event], None],
@@ -115,6 +126,35 @@ class Job:
             piece, self.told = text[self.told : safe], safe
             self.hear(Event(piece, self.tokens))
             self.tokens = []
+
+
+def choose_tokens(
+    scores: Tensor,
+    jobs: Sequence[Job],
+    ends: set[int],
+    spelling: Spelling,
+    never: Sequence[int] = (),
+) -> list[int]:
+    """The next token of each job that goes on, from scores [jobs, words], told to its listener;
+    those that are over get one that means nothing. never: words that are not written."""
+    telling = any(job.options.top is not None for job in jobs)
+    # Of the model itself, before any word is suppressed.
+    logs = scores.float().log_softmax(-1) if telling else None
+    scores[..., list(never)] = -torch.inf
+    chosen = scores.argmax(-1).tolist()
+    for row, job in enumerate(jobs):
+        if job.done:
+            continue
+        if job.guide is not None:
+            job.guide.limit(scores[row])
+            chosen[row] = int(scores[row].argmax())
+        if job.options.temperature:
+            chosen[row] = job.draw(scores[row])
+        told: Token | None = None
+        if logs is not None and job.options.top is not None:
+            told = tell_token(chosen[row], logs[row], job.options.top, spelling)
+        job.take(chosen[row], spelling, ends, told)
+    return chosen
 
 
 def tell_token(

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lucida.data.collate import collate
+from lucida.eval.loss import plain
 from lucida.model.decode import KEEP, State, request
 from lucida.model.masks import is_asked_whole
 from lucida.model.prefill import Request, prefill
-from lucida.serve.job import Job, Token, tell_token
+from lucida.serve.job import Job, Token, choose_tokens, tell_token
 from lucida.serve.prefixes import (
     Layers,
     Prefixes,
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 ROOM = 64
 """Positions that the cache has room for behind what is written, before it is copied."""
+
+AT_ONCE = 256
+"""Positions whose scores are in memory at once while a text's likelihood is read."""
 
 
 class Rows:
@@ -160,24 +165,28 @@ class Rows:
 
     def choose(self, scores: Tensor, jobs: Sequence[Job]) -> None:
         """The next token of each job that goes on, from scores [jobs, words]."""
-        telling = any(job.options.top is not None for job in jobs)
-        # Of the model itself, before any word is suppressed.
-        logs = scores.float().log_softmax(-1) if telling else None
-        scores[..., self.never] = -torch.inf
-        likeliest = scores.argmax(-1).tolist()
-        for row, (job, best) in enumerate(zip(jobs, likeliest, strict=True)):
-            if job.done:
-                continue
-            token = best
-            if job.guide is not None:
-                job.guide.limit(scores[row])
-                token = int(scores[row].argmax())
-            if job.options.temperature:
-                token = job.draw(scores[row])
-            told: Token | None = None
-            if job.options.top is not None:
-                told = tell_token(token, logs[row], job.options.top, self.spelling)
-            job.take(token, self.spelling, self.ends, told)
+        choose_tokens(scores, jobs, self.ends, self.spelling, self.never)
+
+    def score(self, job: Job) -> None:
+        """Tell the log-probability of each token of a prompt; the first has none (nan)."""
+        ids, top = job.prompt.input_ids, job.options.top or 0
+        special = self.spelling.special
+        fields = collate([plain(ids, job.prompt.origin)], True, 0).to(self.model.device)
+        states = self.model.hidden(fields, self.model.mask_for(self.processor))[0]
+        first = int(ids[0])
+        nothing = Token(self.spelling.bytes_of(first), float("nan"), (), first in special)
+        job.tokens = [nothing]
+        for start in range(0, len(ids) - 1, AT_ONCE):
+            if job.left.is_set():
+                break
+            part = states[start : min(start + AT_ONCE, len(ids) - 1)]
+            logs = self.model.logits(part).float().log_softmax(-1)
+            words = ids[start + 1 : start + 1 + len(part)].tolist()
+            job.tokens += [
+                tell_token(word, logs[row], top, self.spelling, word in special)
+                for row, word in enumerate(words)
+            ]
+        job.end("length")
 
     def add(self, state: State, jobs: Sequence[Job]) -> None:
         """Put rows that were read beside those under way."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 import threading
 import time
 import webbrowser
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from lucida.core.errors import LucidaError
 from lucida.core.progress import say
@@ -19,7 +20,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def start(
-    runs: Sequence[Path],
+    runs: Sequence[str],
     host: str,
     port: int,
     key: str | None,
@@ -55,6 +56,8 @@ def start(
         server_header=False,
     )
     begun = time.monotonic()
+    # Uvicorn ends in order and then raises the signal again: as an exit, so that what follows runs.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         uvicorn.Server(config).run([listener])
     finally:

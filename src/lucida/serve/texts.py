@@ -16,11 +16,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from lucida.data.sample import Tokens
 from lucida.eval.loss import plain
 from lucida.serve.answers import Answer
 from lucida.serve.batching import Engine
+from lucida.serve.foreign import ForeignProcessor
 from lucida.serve.forms import DONE, TextTokens, head, ignored_headers, write_event
+from lucida.serve.job import Prompt
 from lucida.serve.refused import Refused
 from lucida.serve.requests import Options, TextRequest, list_prompts, read_options
 
@@ -30,7 +31,7 @@ class Part:
     """One text on its way: its own tokens where they are asked for, and what follows it."""
 
     text: str
-    prompt: Tokens
+    prompt: Prompt
     own: Answer | None
     next: Answer | None
 
@@ -103,7 +104,7 @@ def add_usage(parts: list[Part]) -> dict[str, int]:
     return dict(used)
 
 
-def read_prompt(engine: Engine, prompt: str | list[int]) -> tuple[str, Tokens]:
+def read_prompt(engine: Engine, prompt: str | list[int]) -> tuple[str, Prompt]:
     """A prompt as text and as tokens; Refused for ids that the model has no embedding of."""
     if isinstance(prompt, str):
         return prompt, engine.processor.raw(prompt, ())
@@ -114,11 +115,13 @@ def read_prompt(engine: Engine, prompt: str | list[int]) -> tuple[str, Tokens]:
                 f"`prompt` has the token {token}; this model has 0 to {most - 1}", "prompt"
             )
     text = engine.processor.tokenizer.decode(prompt, skip_special_tokens=True)
-    return text.replace("\ufffd", ""), plain_prompt(np.array(prompt, dtype=np.int64))
+    return text.replace("\ufffd", ""), plain_prompt(engine, np.array(prompt, dtype=np.int64))
 
 
-def plain_prompt(ids: np.ndarray) -> Tokens:
+def plain_prompt(engine: Engine, ids: np.ndarray) -> Prompt:
     """Ids as a prompt of text."""
+    if isinstance(engine.processor, ForeignProcessor):
+        return engine.processor.of_ids(ids)
     tokens = plain(ids, "token ids")
     return replace(tokens, target=np.full_like(tokens.target, -100))
 

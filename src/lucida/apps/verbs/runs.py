@@ -39,6 +39,10 @@ def train(
             help="Go on with a run although its data or parts have changed since it began.",
         ),
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Tell this tracker too (see `lucida track`)."),
+    ] = None,
 ) -> None:
     """Train a recipe; a stopped run continues by itself.
 
@@ -57,11 +61,16 @@ def train(
         return
     check_parts(value.model)
     from lucida.apps.ahead import check_evaluation
+    from lucida.apps.track import Followers
     from lucida.eval.during_training import observers
     from lucida.train.loop import train_run
 
     check_evaluation(value)
-    train_run(value, folder, command_line(), observers(value), accept_changes)
+    followers = Followers(folder, track or [])
+    try:
+        train_run(value, folder, command_line(), observers(value), accept_changes)
+    finally:
+        followers.end()
     _propose(value, folder)
 
 

@@ -9,7 +9,10 @@ import typer
 
 from lucida.apps.command import app, guarded, must_exist
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Run folders, or hf:FOLDER for what transformers loads."),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")]
 
 
@@ -36,19 +39,23 @@ def serve(
     Several runs are served side by side, each by its folder's name; the blind model of one as
     NAME/blind.
     """
-    for each in run:
-        must_exist(each)
+    check_targets(run)
     from lucida.serve.start import start
 
     start(run, host, port, api_key, most_waiting, hosts=allow_host or ())
+
+
+def check_targets(targets: list[str]) -> None:
+    """Refuse a folder that is not there, before anything is imported."""
+    for each in targets:
+        must_exist(Path(each.removeprefix("hf:")))
 
 
 @app.command()
 @guarded
 def web(run: Runs, port: Port = 0) -> None:
     """Serve runs on this machine and open the page in a browser."""
-    for each in run:
-        must_exist(each)
+    check_targets(run)
     from lucida.serve.start import start
 
     start(run, "127.0.0.1", port, None, 256, browser=True)

@@ -235,6 +235,9 @@ def content(answer: bytes) -> str:
         said = "".join(part.get("text", "") for part in said if isinstance(part, dict))
     if not isinstance(said, str):  # null: the model chose to say nothing
         return ""
+    boxes = message.get("lucida_boxes")
+    if isinstance(boxes, list) and len(boxes) == 1:  # the answer is a box in tokens: in pixels
+        return str(boxes[0])
     # Half a character of a pair cannot be written to a file.
     return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
