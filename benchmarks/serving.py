@@ -47,7 +47,7 @@ from lucida.model.conversion.llava import write_llava
 from lucida.model.processing import LucidaProcessor
 
 QUESTIONS = ["what colour is the star?", "how many circles are there?", "what is left of it?"]
-PATIENCE = 300
+PATIENCE = 600
 """Seconds until a server listens, or an answer is whole."""
 
 

@@ -96,7 +96,10 @@ def test_wandb_keeps_it_here_when_offline(run, monkeypatch):
     track(run.path, "wandb", offline=True)
     folder = run.path / "trackers" / "wandb"
     (file,) = folder.rglob("run-*.wandb")
-    content = file.read_bytes()
+    deadline = time.monotonic() + 30  # its own process writes it
+    while b"score/attribute" not in (content := file.read_bytes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     assert b"score/attribute" in content and b"sources/world" in content
     assert list(folder.rglob("media/images/**/*.png"))
 

@@ -146,16 +146,20 @@ class Trackio(Tracker):
 
 
 class MLflow(Tracker):
-    """A run of the experiment `lucida`, at MLFLOW_TRACKING_URI or in files of the folder."""
+    """A run of the experiment `lucida`, at MLFLOW_TRACKING_URI or in a database of the folder."""
 
     package = "mlflow"
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         if self.offline or "MLFLOW_TRACKING_URI" not in os.environ:
-            self.library.set_tracking_uri((self.folder / "mlruns").resolve().as_uri())
-        experiment = self.library.set_experiment(PROJECT)
+            import_tracker("sqlalchemy")
+            self.library.set_tracking_uri(f"sqlite:///{(self.folder / 'mlflow.db').resolve()}")
         client = self.library.MlflowClient()
+        if client.get_experiment_by_name(PROJECT) is None:
+            own = (self.folder / "artifacts").resolve().as_uri() if self.offline else None
+            client.create_experiment(PROJECT, artifact_location=own)
+        experiment = self.library.set_experiment(PROJECT)
         known = client.search_runs([experiment.experiment_id], f"tags.lucida = '{self.key}'")
         if known:
             self.library.start_run(run_id=known[0].info.run_id)

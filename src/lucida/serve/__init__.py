@@ -1,7 +1,8 @@
 """Trained models behind an address, as programs and people ask them.
 
 requests.py   what a client sends → a prompt and options, or an error it understands
-batching.py   prompts that wait are answered together, token by token
-server.py     OpenAI's addresses over both; keys, limits, metrics
+batching.py   prompts are answered together, token by token (rows.py); who comes later joins
+server.py     OpenAI's addresses over both (chat.py, texts.py); keys, limits, metrics
+foreign.py    the same for models of others
 page.html     the same for people, in a browser
 """
