@@ -58,6 +58,7 @@ def write_models(lucida: Path, llava: Path) -> None:
     vision, text = toy_parts()
     text.vocab_size = len(known.tokenizer)
     text.max_position_embeddings = 2048
+    text.tie_word_embeddings = False  # else each token is followed by itself
     model = lucida_model(vision, text).eval()
     model.config.image_token_id = known.image_token_id
     ends = known.end_tokens()

@@ -170,11 +170,9 @@ def test_where_rows_fail_together_each_is_answered_alone(parts, monkeypatch):
 
 
 def test_log_probabilities_of_a_text_come_in_blocks(parts, monkeypatch):
-    from lucida.serve import batching
-
     engine, heard = Engine("scores", *parts), []
     for size in (256, 3):
-        monkeypatch.setattr(batching, "AT_ONCE", size)
+        monkeypatch.setattr(rows_module, "AT_ONCE", size)
         options = Options(most=0, top=2)
         wait_for([engine.submit(parts[1].raw("a text of words", ()), options, heard.append)])
     engine.close()
