@@ -91,3 +91,9 @@ def train(environment: dict[str, str], recipe: str, folder: Path, die_at: int, t
         sys.exit(1)
     finally:
         atexit._run_exitfuncs()  # a process of multiprocessing ends without
+
+
+def exit_like_python(code: int) -> None:
+    """End a process of multiprocessing with what Python does at its end."""
+    atexit._run_exitfuncs()
+    sys.exit(code)

@@ -76,7 +76,8 @@ def _explain_exit(problem: BaseException) -> int:
                 typer.echo(f"{_name_speaker()}: {problem}", err=True)
             return STOPPED if isinstance(problem, Interrupted) else 1
         case KeyboardInterrupt():
-            typer.echo(f"\nlucida: stopped. {_resumable()}", err=True)
+            if os.environ.get("RANK", "0") == "0":
+                typer.echo(f"\nlucida: stopped. {_resumable()}", err=True)
             return STOPPED
         case BrokenPipeError():
             sys.stderr.close()  # the reader has gone; nothing more can be said to it

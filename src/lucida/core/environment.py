@@ -35,6 +35,12 @@ def describe(command: str) -> dict:
     }
 
 
+def describe_packages() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    versions = {name: str(_version(name)) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions}
+
+
 def usable_cores() -> int:
     """Cores that this process may use, which in a container is fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):  # Linux only

@@ -17,10 +17,8 @@ Reference: Li et al., PyTorch Distributed, 2020, arXiv 2006.15704, section 3.
 
 from __future__ import annotations
 
-import atexit
 import inspect
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -31,8 +29,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lucida.core.errors import LucidaError, RunError
 from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
+from lucida.train.meeting import find_difference
 from lucida.train.objective import Losses, token_losses
 from lucida.train.precision import Precision
+from lucida.train.watch import Watch
 
 T = TypeVar("T")
 
@@ -130,6 +130,32 @@ class Engine:
             raise problem or follow(refusal)
         return self.gathered(found)[0]
 
+    def require_same(self, facts: Mapping[str, str], remedy: str) -> None:
+        """RunError on every rank when the facts of any differ from those of rank 0, which says how;
+        `remedy` is for the first fact that does."""
+        everyone = self.gathered(dict(facts))
+        if (found := find_difference(everyone)) is None:
+            return
+        rank, name = found
+        problem = RunError(
+            f"rank {rank} differs from rank 0 in {name}",
+            expected=everyone[0].get(name, "nothing"),
+            given=everyone[rank].get(name, "nothing"),
+            remedy=remedy,
+        )
+        problem.told = not self.main
+        raise problem
+
+    def mark(self, doing: str, step: int | None = None, limited: bool | None = None) -> None:
+        """Tell the other ranks what this one does now. With `step` a step begins; if that is
+        `limited`, they wait for `engine.patience` seconds at most for each thing in it."""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around a run: of what ends it on several ranks, one says why. RunError when another rank
+        has gone."""
+        yield
+
     def own_randomness(self, *place: int) -> None:
         """On ranks above 0, a generator that follows from the place in the run alone: every rank
         drops out differently, and only rank 0's generator has to be in a checkpoint."""
@@ -142,14 +168,19 @@ def follow(refusal: str) -> RunError:
     return problem
 
 
+def is_lost(problem: RuntimeError) -> bool:
+    """Does it say that the connection to another rank broke?"""
+    return isinstance(problem, distributed.DistError) or "gloo/transport" in str(problem)
+
+
 class DataParallel(Engine):
     """The whole model on every rank; torch's DDP sums the gradients while they are computed."""
 
     kind = "ddp"
 
-    def __init__(self) -> None:
-        join_group()
+    def __init__(self, watch: Watch | None = None) -> None:
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        self.watch = watch
 
     def prepare(self, model: nn.Module, precision: Precision) -> tuple[nn.Module, Loss]:
         device = next(model.parameters()).device
@@ -181,21 +212,30 @@ class DataParallel(Engine):
         distributed.all_gather_object(values, value)
         return values
 
+    def mark(self, doing: str, step: int | None = None, limited: bool | None = None) -> None:
+        if self.watch is not None:
+            self.watch.mark(doing, step, limited)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        if self.watch is None:
+            yield
+            return
+        try:
+            yield
+        except LucidaError as problem:
+            problem.told = self.watch.is_told(str(problem)) or problem.told
+            raise
+        except RuntimeError as problem:
+            if is_lost(problem):
+                raise self.watch.explain_loss() from problem
+            self.watch.is_told(str(problem))
+            raise
+        self.watch.rest()
+
     def own_randomness(self, *place: int) -> None:
         if self.rank:
             seed = 0
             for number in (*place, self.rank):
                 seed = (seed * 1_000_003 + number + 1) % 2**63
             torch.manual_seed(seed)
-
-
-def join_group() -> None:
-    """Meet the other processes that torchrun started; once for a process."""
-    if distributed.is_initialized():
-        return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
-    atexit.register(distributed.destroy_process_group)

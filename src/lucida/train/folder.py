@@ -30,6 +30,11 @@ def check_folder(run: RunFolder, recipe: Recipe) -> None:
     and this is said, so that a recipe that did not work can be corrected in its place.
     """
     if run.exists:
+        if run.recipe.engine != recipe.engine:
+            changed = diff_recipes(
+                run.recipe, run.recipe.model_copy(update={"engine": recipe.engine})
+            )
+            say(f"note: {', '.join(changed)}; the last bits of the weights may differ")
         if changes := diff_recipes(bearing(run.recipe, recipe), recipe):
             told = "\n  ".join(changes)
             if next(find_trained(run), None) is None:
@@ -135,10 +140,11 @@ def forget_lengths(run: RunFolder) -> None:
 
 
 def bearing(before: Recipe, now: Recipe) -> Recipe:
-    """The recipe `before`, bearing with unusable records as `now` does.
+    """The recipe `before`, on the engine of `now`, and bearing with unusable records as that does.
 
-    A run that such records stopped may go on with another `max_dropped`, or skip from now on: which
-    records come when stays the same. From `skip` back to `error` is another run.
+    An engine changes nothing but last bits. A run that unusable records stopped may go on with
+    another `max_dropped`, or skip from now on: which records come when stays the same. From `skip`
+    back to `error` is another run.
     """
     wanted = {stage.name: stage.mixture for stage in now.stages}
     stages = []
@@ -148,4 +154,4 @@ def bearing(before: Recipe, now: Recipe) -> Recipe:
         update = {"max_dropped": policy.max_dropped, "on_error": "skip" if skip else "error"}
         mixture = stage.mixture.model_copy(update=update)
         stages.append(stage.model_copy(update={"mixture": mixture}))
-    return before.model_copy(update={"stages": stages})
+    return before.model_copy(update={"stages": stages, "engine": now.engine})

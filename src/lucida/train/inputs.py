@@ -80,11 +80,17 @@ def differences(before: dict[str, Facts], now: dict[str, Facts]) -> list[str]:
 def check_inputs(run: Run, opened: Opened, accept: bool) -> list[str]:
     """Compare with what the run was begun with, and write it down; gives what has changed.
 
-    RunError on every rank when anything differs, the run has trained, and `accept` is False.
+    RunError on every rank when anything differs, the run has trained, and `accept` is False; or
+    when ranks, perhaps of several machines, have found something different.
     """
+    now = inputs(run.recipe, opened)
+    named = {
+        f"{place}, {what}": fact for place, facts in now.items() for what, fact in facts.items()
+    }
+    run.engine.require_same(named, "bring the same data and parts to every node")
 
     def check() -> list[str]:
-        return _check_files(run, inputs(run.recipe, opened), accept)
+        return _check_files(run, now, accept)
 
     return run.engine.decided_first(check, "the first process refused the data of this run")
 

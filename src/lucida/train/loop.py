@@ -33,6 +33,7 @@ from lucida.train.folder import (
     tell_finished,
 )
 from lucida.train.inputs import check_inputs
+from lucida.train.meeting import facts_of_start
 from lucida.train.observe import Observer
 from lucida.train.preflight import check_ahead
 from lucida.train.records import tell_left_out
@@ -96,13 +97,17 @@ def train_alone(
     files = RunFolder(folder)
     with ExitStack() as held:
         stop = held.enter_context(stop_request())
-        engine = choose_engine(recipe.engine)
-        if engine.main:
+        engine = choose_engine(recipe.engine, folder)
+        held.enter_context(engine.together())
+        engine.require_same(facts_of_start(recipe), SAME_START)
+
+        def is_finished() -> bool:
             held.enter_context(files.locked())
             files.prepare()
             check_folder(files, recipe)
-        engine.wait()
-        if tell_finished(files):
+            return tell_finished(files)
+
+        if engine.decided_first(is_finished, "the first process refused the folder"):
             return files.path
         run = build_run(recipe, files, engine, stop, observers)
         stages = plan_all(run, command, accept)
@@ -122,6 +127,9 @@ def train_alone(
         raise_diverged(files)
         require_allowed(run, len(stages))
     return files.path
+
+
+SAME_START = "all processes need the same recipe, packages and kind of device"
 
 
 def train_stage(stage: StageRun) -> None:
@@ -156,7 +164,7 @@ def make_interruption(run: Run, path: Path) -> Interrupted:
         f"stopped by {run.stop} at step {run.position.total}; everything up to there is in {path}",
         remedy="the same command goes on from it",
     )
-    stopped.told = not run.engine.main
+    stopped.told, stopped.signal = not run.engine.main, run.stop.signal
     return stopped
 
 

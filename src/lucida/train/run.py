@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -30,6 +31,7 @@ from lucida.model.vlm import LucidaModel
 from lucida.train.engine import DataParallel, Engine
 from lucida.train.kernels import quicken
 from lucida.train.layers import able_to_compile, equip
+from lucida.train.meeting import meet
 from lucida.train.observe import Observer
 from lucida.train.precision import Precision, choose_device, choose_precision
 from lucida.train.reading import Saved, check_records, load_weights, newest
@@ -157,10 +159,11 @@ def describe_as_trained(model: LucidaModel, processor: LucidaProcessor, stage: S
     model.generation_config = generation_defaults(model.language, processor)
 
 
-def choose_engine(spec: EngineSpec) -> Engine:
-    """The engine that a recipe names, or the one that fits how the process was started.
+def choose_engine(spec: EngineSpec, folder: Path = Path()) -> Engine:
+    """The engine that a recipe names, or the one that fits how the process was started; of several
+    processes all meet here. `folder`: of the run.
 
-    RecipeError when a recipe for one process runs under torchrun.
+    RecipeError when a recipe for one process runs on several; RunError when they do not meet.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -171,11 +174,12 @@ def choose_engine(spec: EngineSpec) -> Engine:
     if spec.kind == "single":
         raise RecipeError(
             "the recipe is for one process",
-            expected="engine.kind auto, ddp or fsdp under torchrun",
+            expected="engine.kind auto, ddp or fsdp",
             given=f"engine.kind=single and {world} processes",
-            remedy="start it without torchrun, or set engine.kind=ddp",
+            remedy="start it on one process, or set engine.kind=ddp",
         )
-    return Sharded() if spec.kind == "fsdp" else DataParallel()
+    watch = meet(spec.patience, folder)
+    return Sharded(watch) if spec.kind == "fsdp" else DataParallel(watch)
 
 
 def build_run(
@@ -189,6 +193,10 @@ def build_run(
     they come back once the stages are planned, whose patterns name weights without them)."""
     check_quantised(recipe)
     saved = newest(folder.path, len(recipe.stages))
+    name = "none" if saved is None else saved.path.name
+    engine.require_same(
+        {"the newest checkpoint": name}, f"all need to see one folder {folder.path}"
+    )
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     device = choose_device()

@@ -41,6 +41,7 @@ from lucida.train.engine import DataParallel, Loss, Objective
 from lucida.train.objective import Losses
 from lucida.train.precision import Precision
 from lucida.train.state import whole
+from lucida.train.watch import Watch
 
 
 class ShardedObjective(Objective):
@@ -106,8 +107,8 @@ class Sharded(DataParallel):
     kind = "fsdp"
     shards = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, watch: Watch | None = None) -> None:
+        super().__init__(watch)
         self.plain: nn.Module | None = None
         self.objective: ShardedObjective | None = None
         self.apart: set[nn.Parameter] = set()

@@ -58,6 +58,8 @@ class StageRun:
     progress: Progress | None = None
     begun: float = 0.0
     """When it would have begun, had it never been stopped; by the clock of this process."""
+    warm: bool = False
+    """Has this process taken a step of it?"""
 
     @property
     def over(self) -> bool:
@@ -158,6 +160,8 @@ class StageRun:
         """Read a step's micro-batches, move the weights, and record it."""
         run, spec, position = self.run, self.spec, self.run.position
         begun = time.perf_counter()
+        # The first one measures lengths of records, compiles layers, …: it may take its time.
+        run.engine.mark("reading its records", position.total + 1, limited=self.warm)
         micro_batches = next(self.stream)
         waited = time.perf_counter() - begun
         optimizer = self.stepper.optimizer
@@ -178,6 +182,8 @@ class StageRun:
             shown["done"] = f"{self.horizon.share(position):.0%}"
         self.progress.advance(**shown)
         position.stage_seconds = run.engine.agreed(time.perf_counter() - self.begun)
+        self.warm = True
+        run.engine.mark("between two steps", limited=False)
 
     def validate(self) -> dict[str, float | None]:
         """Record the loss on the held-out samples, when there are any; gives it as `loss`."""

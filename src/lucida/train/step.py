@@ -73,6 +73,7 @@ class Stepper:
         gradient is not finite.
         """
         engine, scaler = self.engine, self.scaler
+        engine.mark("counting its tokens")
         whose = [owners(batch, self.names) for batch in micro_batches]
         counting, supervised, tokens, samples, *by_source = engine.total(
             sum(batch.counting for batch in micro_batches),
@@ -89,6 +90,7 @@ class Stepper:
             )
         before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
         summed, source_losses = self.backward(micro_batches, whose, counting)
+        engine.mark("moving the weights")
         scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
@@ -134,10 +136,12 @@ class Stepper:
         # float64: sums over many tokens, on which nothing but the record depends.
         by_source = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
         for number, (batch, own) in enumerate(zip(micro_batches, whose, strict=True), start=1):
+            self.engine.mark(f"computing the loss of micro-batch {number}")
             batch = batch.to(device)
             with self.engine.last_micro_batch(self.loss_of, number == len(micro_batches)):
                 with self.precision.autocast():
                     loss, each = self.loss_of(batch, self.mask)
+                self.engine.mark(f"computing the gradient of micro-batch {number}")
                 # Engines average over ranks; the loss is already divided by what all of them hold.
                 self.scaler.scale(loss * self.engine.world / counting).backward()
             summed += loss.detach()
@@ -160,10 +164,12 @@ class Stepper:
         cause = self.engine.first(cause)
         cause = cause or "not reproducibly: a second run of the batch gave finite numbers"
         shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")
-        return Diverged(
+        problem = Diverged(
             f"training stopped: {cause}",
             given=f"loss {loss:g}, gradient norm {grad_norm:g}, {self.precision.name}",
             origin=f"batch with {shown}",
             remedy="lower the learning rate, lengthen the warm-up, or set precision=fp32; the last "
             "checkpoint is from before this step",
         )
+        problem.told = not self.engine.main
+        return problem

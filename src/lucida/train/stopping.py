@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C wait for the end of the step, so that what was computed is kept."""
+"""SIGTERM, Ctrl-C and SLURM's SIGUSR2 wait for the end of the step: what was computed is kept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,26 @@ from types import FrameType
 
 from lucida.core.errors import LucidaError
 
+STOPPING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has no SIGUSR2
+]
+"""Ctrl-C; what `kill`, SLURM and torchrun send; what SLURM is asked to send (`--signal=USR2@300`)
+before a job's time is over or its nodes are taken away."""
+
 
 class Interrupted(LucidaError):
-    """Training was asked to stop; its checkpoint is written and the same command goes on."""
+    """Training was asked to stop; its checkpoint is written and the same command goes on.
+
+    signal: the one that this process got, None when another rank got it.
+    """
+
+    signal: signal.Signals | None = None
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C, remembered until the step under way is done.
+    """SIGTERM, SIGUSR2 or Ctrl-C, remembered until the step under way is done.
 
     False until a signal arrives. A second one does not wait: it raises KeyboardInterrupt, and the
     run goes on later from its last checkpoint.
@@ -50,12 +63,13 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a `StopRequest`; outside the main thread they are left alone."""
+    """Turn the signals that ask to stop into a `StopRequest`; outside the main thread they are left
+    alone."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = STOPPING
     before = [signal.signal(number, request.handle) for number in numbers]
     try:
         yield request

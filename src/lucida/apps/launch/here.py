@@ -30,7 +30,11 @@ def run_here(job: Job) -> int:
     port = find_port(job.port)
     common = os.environ | share_cores(job.world)
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"WORLD_SIZE": str(job.world), "LOCAL_WORLD_SIZE": str(job.world)}
+    common |= {
+        "LUCIDA_LAUNCHER": "local",
+        "WORLD_SIZE": str(job.world),
+        "LOCAL_WORLD_SIZE": str(job.world),
+    }
     ranks = []
     with forward_signals(ranks) as asked:
         try:

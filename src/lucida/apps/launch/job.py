@@ -12,30 +12,41 @@ RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from lucida.core.environment import usable_cores
-from lucida.core.errors import RecipeError, RunError
+from lucida.core.errors import LucidaError, RecipeError, RunError
 from lucida.core.recipe import load_recipe
 from lucida.train.folder import folder_of
 
 
 @dataclass(frozen=True)
 class Job:
-    """words: of the command line, from `train` on; nodes, and processes on each of them; folder:
-    of the run; port: of the first node, None for any that is free."""
+    """A recipe with changes, the folder of its run, and the nodes and processes on each of them
+    that train it. port: of the first node, None for any that is free."""
 
-    words: tuple[str, ...]
+    recipe: str
+    overrides: tuple[str, ...]
+    folder: Path
     nodes: int
     processes: int
-    folder: Path
     port: int | None = None
+    accept_changes: bool = False
 
     @property
     def world(self) -> int:
         """Ranks in all."""
         return self.nodes * self.processes
+
+    @property
+    def words(self) -> list[str]:
+        """What every rank does, as it would be typed behind `lucida`."""
+        accepted = ["--accept-changes"] if self.accept_changes else []
+        return ["train", self.recipe, *self.overrides, "--run", str(self.folder), *accepted]
 
 
 def make_job(
@@ -61,10 +72,21 @@ def make_job(
             remedy="set engine.kind=ddp, or launch it with --nodes 1 --gpus 1",
         )
     folder = folder_of(recipe, value, run, changed=bool(overrides))
-    words = ["train", recipe, *overrides, "--run", str(folder)]
-    if accept_changes:
-        words.append("--accept-changes")
-    return Job(tuple(words), nodes, processes, folder, port)
+    return Job(recipe, tuple(overrides), folder, nodes, processes, port, accept_changes)
+
+
+def run_rank(job: Job) -> tuple[int, LucidaError | None]:
+    """One rank, in this process, whose environment says which: its exit status as `lucida train`
+    has it, and the mistake if it was one. What there is to say has been said."""
+    from lucida.apps.verbs.runs import train
+
+    sys.argv = ["lucida", *job.words]  # what environment.json tells
+    try:
+        train(job.recipe, list(job.overrides), job.folder, job.accept_changes)
+    except typer.Exit as end:
+        problem = end.__cause__
+        return end.exit_code, problem if isinstance(problem, LucidaError) else None
+    return 0, None
 
 
 def share_cores(processes: int) -> dict[str, str]:

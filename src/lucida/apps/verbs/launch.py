@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lucida.apps.command import Overrides, RecipeName, app, guarded
 from lucida.core.errors import RunError
+
+if TYPE_CHECKING:
+    from lucida.apps.launch.job import Job
 
 Nodes = Annotated[
     int | None, typer.Option(min=1, help="Machines.", show_default="1, or all hosts of --ssh")
@@ -25,6 +28,17 @@ Processes = Annotated[
 Hosts = Annotated[
     Path | None,
     typer.Option(metavar="HOSTFILE", help="Print an ssh command for each host of a file."),
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=VALUE,…",
+        help="Submit a job: time, and what else sbatch takes, such as partition=gpu.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Train on a Ray cluster; `auto` finds it."),
 ]
 Folder = Annotated[
     Path | None,
@@ -42,6 +56,8 @@ def launch(
     gpus: Processes = None,
     local: Annotated[bool, typer.Option("--local", help="Start the processes here.")] = False,
     ssh: Hosts = None,
+    slurm: Slurm = None,
+    ray: Ray = None,
     run: Folder = None,
     port: Port = None,
     accept_changes: Annotated[
@@ -50,12 +66,16 @@ def launch(
 ) -> None:
     """Train a recipe on several processes or nodes.
 
-    Without --local or --ssh it prints torchrun's command for the nodes. The same command again
-    goes on from the last checkpoint, also on another number of processes.
+    Without --local, --slurm or --ray it prints torchrun's command for each node. The same command
+    again goes on from the last checkpoint, also on another number of processes.
     """
-    if local and ssh is not None:
-        raise RunError("--local and --ssh are two ways to start it; choose one")
-    from lucida.apps.launch.commands import read_hosts, ssh_lines, torchrun_words
+    ways = {"--local": local, "--ssh": ssh, "--slurm": slurm, "--ray": ray}
+    chosen = [name for name, given in ways.items() if given]
+    if len(chosen) > 1:
+        raise RunError(f"{' and '.join(chosen)} are {len(chosen)} ways to start it; choose one")
+    if local and (nodes or 1) > 1:
+        raise RunError("--local starts the processes of one node", expected=1, given=nodes)
+    from lucida.apps.launch.commands import read_hosts
     from lucida.apps.launch.job import count_gpus, make_job
 
     hosts = []
@@ -65,16 +85,29 @@ def launch(
             raise RunError(
                 "--nodes is not the number of hosts", expected=len(hosts), given=nodes, origin=ssh
             )
-    elif local and (nodes or 1) > 1:
-        raise RunError("--local starts the processes of one node", expected=1, given=nodes)
-    if gpus is None:
-        gpus = count_gpus(here=local)
-    size = (len(hosts) or nodes or 1, gpus)
+    size = len(hosts) or nodes or 1, gpus or count_gpus(here=local)
     job = make_job(recipe, overrides or [], run, *size, port, accept_changes)
     if local:
         from lucida.apps.launch.here import run_here
 
         raise typer.Exit(run_here(job))
+    if ray:
+        from lucida.apps.launch.on_ray import run_on_ray
+
+        raise typer.Exit(run_on_ray(job, ray))
+    if slurm:
+        from lucida.apps.launch.slurm import split_options, submit
+
+        number, log = submit(job, split_options(slurm))
+        typer.echo(f"job {number}; it writes to {log}", err=True)
+    else:
+        _print_commands(job, hosts)
+
+
+def _print_commands(job: Job, hosts: list[str]) -> None:
+    """What is to be typed: for each host, or on every node."""
+    from lucida.apps.launch.commands import ssh_lines, torchrun_words
+
     if hosts:
         lines = ssh_lines(job, hosts)
     else:

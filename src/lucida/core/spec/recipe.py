@@ -24,8 +24,11 @@ class EngineSpec(Spec):
     """How the steps are computed; none of it changes what they compute, up to rounding."""
 
     kind: Literal["auto", "single", "ddp", "fsdp"] = "auto"
-    """One process; a whole model on each of several that torchrun starts (`ddp`); or a part of each
-    weight, gradient and moment on each (`fsdp`). `auto` is ddp under torchrun, else single."""
+    """One process; a whole model on each of several (`ddp`); or a part of each weight, gradient and
+    moment on each (`fsdp`). `auto` is ddp where several were started, else single."""
+    patience: float = Field(default=600, gt=0)
+    """Seconds that processes wait for one another: to meet, and in a step. Whatever hangs longer
+    is named, and all end. Looks, checkpoints and a first step's reading may take longer."""
     attention: Literal["auto", "segments", "flex", "dense"] = "auto"
     """How packed samples attend: each segment by itself; by blocks of the whole row (torch's flex
     attention, which trains on GPUs only); or whole rows under one mask. `auto` is flex for long
