@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from lucida.apps.ahead import check_evaluation, following
 from lucida.apps.cli import app
 from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.recipe import load_recipe
@@ -253,6 +254,19 @@ def test_a_recipe_names_mistakes_with_their_place(tmp_path):
         load("[{source: {kind: lava, path: a.json}, metric: exact}]")
     with pytest.raises(LucidaError, match="metric"):
         load("[{source: {kind: llava, path: a.json}}]")
+
+
+def test_a_training_stops_before_its_first_step_where_the_file_is_wrong(tmp_path):
+    """As the files of its sources do: not after hours."""
+    file = write_llava(tmp_path / "held.json", [{"conversations": turns("colour?", "red")}])
+    task = {"source": {"kind": "llava", "path": str(file)}, "metric": "exact"}
+    recipe = load_recipe("mini", [f"evaluation.tasks={json.dumps([task])}"])
+    check_evaluation(recipe)
+    assert following(recipe, tmp_path / "run") == (["eval", str(tmp_path / "run")], [])
+    file.write_text(json.dumps([{"conversations": turns("colour?")}]))
+    other = load_recipe("mini", [f"evaluation.tasks={json.dumps([task | {'name': 'b'}])}"])
+    with pytest.raises(DataError, match=r"without an answer.*held\.json"):
+        check_evaluation(other)
 
 
 def test_a_run_is_measured_on_own_records_with_all_that_stands_beside_a_score(run, colours):
