@@ -17,6 +17,7 @@ from lucida.apps.cli import app
 from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import EvaluationSpec, OwnTaskSpec
+from lucida.eval import benchmarks
 from lucida.eval.benchmarks import load_task
 from lucida.eval.benchmarks.own import OwnTask
 from lucida.eval.difference import differences
@@ -237,6 +238,16 @@ def test_two_sources_for_one_name_are_refused(colours, tmp_path, run):
     evaluate_run(run.path, [first], 3)
     with pytest.raises(RunError, match="another metric"):
         evaluate_run(run.path, [second], 3)
+    other = tmp_path / "elsewhere" / "held out.json"
+    shutil.copytree(tmp_path, other.parent, ignore=shutil.ignore_patterns("run", "elsewhere"))
+    evaluate_run(run.path, [own(other)], 3)
+    assert len(run.asked["run"][-1]) == 0, "a copy holds the same records"
+    evaluate_run(run.path, [first], 3)
+    records = json.loads(other.read_text())
+    other.write_text(json.dumps(records[4:]))
+    benchmarks._own.cache_clear()
+    with pytest.raises(RunError, match=r"another source.*elsewhere"):
+        evaluate_run(run.path, [own(other)], 3)
 
 
 def test_a_recipe_names_mistakes_with_their_place(tmp_path):
@@ -296,8 +307,6 @@ def test_records_that_change_are_asked_again(run, colours, capsys):
     records = json.loads(colours.read_text())
     records[0]["conversations"][1]["value"] = "crimson"
     colours.write_text(json.dumps(records[:20]))
-    from lucida.eval import benchmarks
-
     benchmarks._own.cache_clear()
     results = evaluate_run(run.path, [own(colours)])
     assert len(run.asked["run"][-1]) == 20

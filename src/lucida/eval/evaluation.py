@@ -72,17 +72,19 @@ class Evaluation:
             if not told or kept is None:
                 continue
             own, earlier = told["own"], kept.own or {}
-            differs = [n for n in ("source", "metric", "answers") if earlier.get(n) != own[n]]
+            same_records = kept.fingerprint == told["fingerprint"]  # whatever they are called
+            parts = ("metric", "answers") if same_records else ("source", "metric", "answers")
+            differs = [name for name in parts if earlier.get(name) != own[name]]
             if differs:
                 raise RunError(
                     f"two tasks of one name: `{task.name}` stands in the results already and has "
                     f"another {' and '.join(differs)}",
-                    expected=str(earlier.get(differs[0])),
-                    given=str(own[differs[0]]),
+                    expected=_told(earlier.get(differs[0])),
+                    given=_told(own[differs[0]]),
                     origin=self.run.results_file,
                     remedy="give one of them another `name` (--name)",
                 )
-            if kept.fingerprint != told["fingerprint"]:
+            if not same_records:
                 say(f"{task.name}: its records have changed, so all of them are asked again")
                 self.results.forget(task.name)
 
@@ -224,3 +226,8 @@ class Evaluation:
     def write(self) -> None:
         """Save `results`."""
         self.run.write_results(self.results)
+
+
+def _told(value: object) -> str:
+    """A part of an own task's description: of a source its path."""
+    return str(value.get("path", value.get("kind"))) if isinstance(value, dict) else str(value)
