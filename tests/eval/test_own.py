@@ -276,7 +276,7 @@ def test_a_training_stops_before_its_first_step_where_the_file_is_wrong(tmp_path
     assert following(recipe, tmp_path / "run") == (["eval", str(tmp_path / "run")], [])
     file.write_text(json.dumps([{"conversations": turns("colour?")}]))
     other = load_recipe("mini", [f"evaluation.tasks={json.dumps([task | {'name': 'b'}])}"])
-    with pytest.raises(DataError, match=r"without an answer.*held\.json"):
+    with pytest.raises(DataError, match=r"held\.json: record 0.*without an answer"):
         check_evaluation(other)
 
 
