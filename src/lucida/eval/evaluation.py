@@ -79,8 +79,8 @@ class Evaluation:
                 raise RunError(
                     f"two tasks of one name: `{task.name}` stands in the results already and has "
                     f"another {' and '.join(differs)}",
-                    expected=_told(earlier.get(differs[0])),
-                    given=_told(own[differs[0]]),
+                    expected=_write_part(earlier.get(differs[0])),
+                    given=_write_part(own[differs[0]]),
                     origin=self.run.results_file,
                     remedy="give one of them another `name` (--name)",
                 )
@@ -228,6 +228,6 @@ class Evaluation:
         self.run.write_results(self.results)
 
 
-def _told(value: object) -> str:
+def _write_part(value: object) -> str:
     """A part of an own task's description: of a source its path."""
     return str(value.get("path", value.get("kind"))) if isinstance(value, dict) else str(value)
