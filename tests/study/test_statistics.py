@@ -1,6 +1,7 @@
 """Intervals and verdicts: against scipy and statsmodels, and by simulation."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -160,3 +161,31 @@ def test_the_cheapest_plan_finds_the_effect_and_a_smaller_one_does_not():
     seeds, pictures, _ = s.cheapest(3.0, noise, train=100.0, ask=0.1, most_pictures=2000)
     assert s.power(3.0, noise, seeds, pictures) >= 0.8 > s.power(3.0, noise, seeds, pictures - 1)
     assert s.cheapest(0.01, noise, 100.0, 0.1, 100, most_seeds=5) is None
+
+
+def test_levels_of_looks_are_those_of_the_literature():
+    """Bounds for five and two equal looks under O'Brien and Fleming's spending (DeMets and Lan,
+    1994, table 1; five looks)."""
+    levels = s.spend_alpha([0.2, 0.4, 0.6, 0.8, 1.0])
+    bounds = [NormalDist().inv_cdf(1 - level / 2) for level in levels]
+    assert bounds == pytest.approx([4.877, 3.357, 2.680, 2.290, 2.031], abs=2e-3)
+    assert s.spend_alpha([1.0], 0.1) == pytest.approx([0.1])
+
+
+def test_looks_together_are_wrong_as_often_as_one():
+    """Paired differences of studies without an effect, looked at after 3, 5 and 8 seeds; t at the
+    normal's levels keeps close to 5%, three looks at 5% each would not."""
+    from scipy import stats
+
+    looks, draws = (3, 5, 8), 40_000
+    values = np.random.default_rng(1).normal(size=(draws, looks[-1]))
+    levels = s.spend_alpha([count / looks[-1] for count in looks])
+    wrong, naive = np.zeros(draws, bool), np.zeros(draws, bool)
+    for count, level in zip(looks, levels, strict=True):
+        part = values[:, :count]
+        t = part.mean(1) / (part.std(1, ddof=1) / count**0.5)
+        p = 2 * stats.t.sf(np.abs(t), count - 1)
+        wrong |= p <= level
+        naive |= p <= 0.05
+    assert 0.045 < wrong.mean() < 0.056
+    assert naive.mean() > 0.09

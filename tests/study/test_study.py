@@ -1,5 +1,6 @@
 """One real study from file to report, and what happens when runs fail, die or are started twice."""
 
+import functools
 import json
 
 import pytest
@@ -7,15 +8,17 @@ from typer.testing import CliRunner
 
 from lucida.apps.command import app
 from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs there
-from lucida.core.errors import RunError
+from lucida.core.errors import RecipeError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
 from lucida.study import execute
-from lucida.study.analysis import analyse
+from lucida.study.analysis import analyse, is_decided
 from lucida.study.design import BASELINE, load_design
 from lucida.study.execute import StudyFolder, run_study, take_over
+from lucida.study.looks import run_to_looks
 from lucida.study.measure import how_soon, measure
+from lucida.study.report import content
 from lucida.study.worker import OUTCOME, find_place
 
 TEXT = """
@@ -176,6 +179,68 @@ def test_some_arms_can_run_first(tmp_path, design, monkeypatch):
     run_study(probe, folder, arms=["without"])
     assert {arm for arm, _ in started} == {BASELINE, "without"} and len(started) == 4
     assert [arm for arm, _ in folder.to_do(probe)] == ["other", "other"]
+
+
+def test_submitit_runs_all_and_tells_what_died(tmp_path, design, monkeypatch):
+    """Real jobs of its local executor; the work is pretended, and one of two arms dies."""
+    package = pytest.importorskip("submitit")
+    local = functools.partial(package.AutoExecutor, cluster="local")  # also where SLURM is
+    monkeypatch.setattr(package, "AutoExecutor", local)
+
+    def pretend(recipe_file, folder):
+        if "without" in folder.name:
+            raise ValueError("this one dies")
+        folder.mkdir(parents=True)
+        (folder / "outcome.json").write_text('{"state": "done"}')
+
+    monkeypatch.setattr(execute, "work", pretend)
+    probe, folder = design(), StudyFolder(tmp_path / "out")
+    with pytest.raises(RunError, match="1 of 2 runs ended without an outcome: without-seed0"):
+        run_study(probe, folder, jobs=2, executor="submitit")
+    assert folder.outcome(BASELINE, 0)["state"] == "done"
+    assert "this one dies" in (folder.run("without", 0).path / execute.LOG).read_text()
+    assert folder.to_do(probe) == [("without", 0)]
+
+
+def looking(tmp_path, looks):
+    text = (TEXT % "[0, 1, 2, 3]").replace("{margin: 3}", f"{{margin: 3, looks: {looks}}}")
+    (tmp_path / "looks.yaml").write_text(text)
+    return load_design(tmp_path / "looks.yaml")
+
+
+@pytest.mark.parametrize(("gain", "stops"), [((3, 4, 3, 4), False), ((4, 4, 4, 4), True)])
+def test_a_study_stops_at_the_look_that_decides(tmp_path, monkeypatch, gain, stops):
+    """Where all seeds say the same after two, at their level, the other two are not run."""
+    probe, folder = looking(tmp_path, [2, 4]), StudyFolder(tmp_path / "out")
+
+    def pretend(folder, todo, jobs):
+        for arm, seed in todo:
+            score = 4 if arm == BASELINE else gain[seed]
+            write_run(folder, arm, seed, score, probe.recipe(arm, seed))
+            finish(folder, arm, seed)
+
+    monkeypatch.setitem(execute.EXECUTORS, "local", pretend)
+    run_to_looks(probe, folder)
+    assert (len(folder.to_do(probe)) == 4) is stops
+    look = analyse(probe, folder).look
+    assert (look.number, look.seeds) == ((1, 2) if stops else (2, 4))
+    assert look.level < 0.05 and is_decided(analyse(probe, folder)) is stops
+
+
+def test_looks_have_to_rise_to_all_seeds(tmp_path):
+    for looks in ([1, 4], [2, 3], [3, 2, 4]):
+        with pytest.raises(RecipeError, match="have to rise from at least 2 seeds to all 4"):
+            looking(tmp_path, looks)
+    probe, folder = looking(tmp_path, [3, 4]), StudyFolder(tmp_path / "out")
+    folder.declare(probe)
+    for arm in (BASELINE, "without"):
+        write_run(folder, arm, 0, 2, probe.recipe(arm, 0))
+        finish(folder, arm, 0)
+    found = analyse(probe, folder)
+    assert found.look.number == 0 and found.findings[0].verdict == "cannot tell"
+    assert any(
+        "before the first of 2 looks" in note for note in content(found, folder.path)["notes"]
+    )
 
 
 def test_two_launches_and_another_declaration_are_refused(tmp_path, design):

@@ -49,6 +49,17 @@ class Finding:
     """By seed."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """The latest look that a study with several has reached: its number from 1 (0: none yet), of
+    how many, after so many seeds, at which level."""
+
+    number: int
+    of: int
+    seeds: int
+    level: float
+
+
 @dataclass
 class Analysis:
     """A whole study."""
@@ -65,6 +76,8 @@ class Analysis:
     """Task → why it is left out of aggregates."""
     aggregates: dict[str, dict[str, float]] = field(default_factory=dict)
     soon: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    look: Look | None = None
+    """Where the study may stop early: which look this is."""
     effects: list[Effect] = field(default_factory=list)
     """Of factors, where the study has some."""
     sooner: list[Effect] = field(default_factory=list)
@@ -93,17 +106,51 @@ def analyse(design: Design, folder: StudyFolder) -> Analysis:
             origin=folder.path,
             remedy="`lucida study run` goes on",
         )
-    found = compare(design, runs)
+    look = reach_look(design, ends)
+    if look is not None and look.number:
+        counted = design.study.seeds[: look.seeds]
+        runs = {arm: {k: of[k] for k in counted if k in of} for arm, of in runs.items()}
+    found = compare(design, runs, look)
     found.ends = ends
     return found
 
 
-def compare(design: Design, runs: dict[str, dict[int, Measured]]) -> Analysis:
-    """Findings of runs that are there; an arm without a seed of the baseline's has none."""
+def reach_look(design: Design, ends: Sequence[Mapping]) -> Look | None:
+    """The latest look whose seeds have all ended in every declared arm; None where the study looks
+    once."""
+    primary = design.study.primary
+    if not primary.looks:
+        return None
+    counted = {BASELINE, *design.contrasts}
+    missing = [
+        design.study.seeds.index(each["seed"])
+        for each in ends
+        if each["arm"] in counted and each["state"] in ("waiting", "begun")
+    ]
+    whole = min(missing, default=len(design.study.seeds))
+    number = sum(look <= whole for look in primary.looks)
+    if not number:
+        return Look(0, len(primary.looks), whole, 0.0)
+    shares = [look / primary.looks[-1] for look in primary.looks]
+    level = s.spend_alpha(shares, 1 - primary.confidence)[number - 1]
+    return Look(number, len(primary.looks), primary.looks[number - 1], level)
+
+
+def is_decided(analysis: Analysis) -> bool:
+    """Whether every declared arm has a verdict, so that a study with looks may stop."""
+    primary = [each for each in analysis.findings if each.primary]
+    return bool(primary) and all(each.verdict != "cannot tell" for each in primary)
+
+
+def compare(
+    design: Design, runs: dict[str, dict[int, Measured]], look: Look | None = None
+) -> Analysis:
+    """Findings of runs that are there; an arm without a seed of the baseline's has none. At a look
+    the level and the intervals are that look's."""
     primary = design.study.primary
     tasks = design.study.evaluation.tasks
     arms = [arm for arm in design.arms if arm != BASELINE and common(runs, arm)]
-    alpha = 1 - primary.confidence
+    alpha = 1 - primary.confidence if look is None else look.level
     raw = {arm: estimate(runs, arm, primary.outcome, tasks, design.study.pooled) for arm in arms}
     counted = [arm for arm in arms if arm in design.contrasts]
     # An arm without runs still counts as a comparison that was declared.
@@ -123,7 +170,7 @@ def compare(design: Design, runs: dict[str, dict[int, Measured]]) -> Analysis:
             own = found[0].p, found[0].p_equivalent(primary.margin)
             exploratory.append(finding(design, runs, arm, name, found, own, alpha))
     flagged = saturated(runs, tasks)
-    analysis = Analysis(design, runs, [], findings, exploratory, flagged)
+    analysis = Analysis(design, runs, [], findings, exploratory, flagged, look=look)
     analysis.aggregates = aggregates(runs, [task for task in tasks if task not in flagged])
     analysis.soon = {arm: _soon(list(of.values())) for arm, of in runs.items()}
     analysis.effects, analysis.sooner = factor_effects(design, runs), sooner(design, runs)
@@ -185,7 +232,7 @@ def finding(
     extreme = any(not 0.05 <= np.mean(each) <= 0.95 for each in shares)
     bounded = all(0 <= share <= 1 for each in shares for share in each)
     steady = tuple(100 * end for end in s.stabilised(*shares)) if extreme and bounded else None
-    low, high = found.interval(primary.confidence)
+    low, high = found.interval(1 - alpha)
     return Finding(
         arm=arm,
         outcome=outcome,
@@ -198,7 +245,7 @@ def finding(
         primary=counted,
         seeds=found.seeds,
         pictures=found.pictures,
-        own_interval=own.interval(primary.confidence),
+        own_interval=own.interval(1 - alpha),
         bootstrap=s.hierarchical_bootstrap(tables, confidence=primary.confidence),
         stabilised=steady,
         noise=noise,

@@ -70,6 +70,9 @@ class Primary(Spec):
     margin: float = Field(gt=0)
     """Points of a difference that does not matter: equivalence is tested against it."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    looks: list[int] = Field(default=[])
+    """Numbers of seeds after which the study is looked at and may stop, the last of them all seeds;
+    levels are adjusted for it. Empty looks once, at the end."""
 
 
 class Noise(Spec):
@@ -117,6 +120,11 @@ class Study(Spec):
             raise ValueError(
                 f"primary.outcome is `{self.primary.outcome}`; expected {MEAN} or one of "
                 + ", ".join(self.evaluation.tasks)
+            )
+        looks = self.primary.looks
+        if looks and (looks != sorted(set(looks)) or looks[0] < 2 or looks[-1] != len(self.seeds)):
+            raise ValueError(
+                f"primary.looks {looks} have to rise from at least 2 seeds to all {len(self.seeds)}"
             )
         if self.fraction and self.fraction > len(self.factors) - 2:
             raise ValueError("`fraction` leaves fewer than two factors free")

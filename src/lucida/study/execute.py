@@ -13,6 +13,7 @@ versions and CPU) is copied from there, scores and answers without the weights.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -129,26 +130,30 @@ def run_study(
     again: bool = False,
     executor: str = "local",
     arms: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
 ) -> None:
-    """Every run that has no outcome yet, `jobs` at a time, of the baseline and `arms` (none: all);
+    """Every run that has no outcome yet, `jobs` at a time, of the baseline and `arms` (none: all)
+    and of `seeds` (None: all);
     RunError when another process runs this study, or when workers died (what they trained is kept,
     another call goes on)."""
     if unknown := [arm for arm in arms if arm not in design.arms]:
         raise RunError(
             f"the study has no arm `{unknown[0]}`", remedy=suggestion(unknown[0], design.arms)
         )
-    wanted = {BASELINE, *arms} if arms else set(design.arms)
+    chosen = {BASELINE, *arms} if arms else set(design.arms)
+    seeds = design.study.seeds if seeds is None else seeds
+    wanted = set(itertools.product(chosen, seeds))
     with sole_writer(folder.path):
         folder.declare(design)
-        todo = [each for each in folder.to_do(design, again) if each[0] in wanted]
+        todo = [each for each in folder.to_do(design, again) if each in wanted]
         for arm, seed in todo:
             (folder.run(arm, seed).path / OUTCOME).unlink(missing_ok=True)
         todo = [each for each in todo if not take_over(design, folder, *each)]
-        total = len(wanted) * len(design.study.seeds)
+        total = len(wanted)
         say(f"{design.study.name}: {total} runs, {total - len(todo)} have an outcome already")
         if todo:
             EXECUTORS[executor](folder, todo, jobs)
-        if left := [each for each in folder.to_do(design) if each[0] in wanted]:
+        if left := [each for each in folder.to_do(design) if each in wanted]:
             names = ", ".join(f"{arm}-seed{seed}" for arm, seed in left)
             raise RunError(
                 f"{len(left)} of {total} runs ended without an outcome: {names}",
@@ -233,17 +238,64 @@ def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int)
         part = todo[start : start + step]
         with executor.batch():
             handles = [executor.submit(work, *_paths(folder, *each)) for each in part]
-        for (arm, seed), handle in zip(part, handles, strict=True):
-            problem = handle.exception()
-            state = folder.outcome(arm, seed)["state"] if problem is None else problem
-            say(f"{arm} seed {seed}: {state}")
+        for each, handle in zip(part, handles, strict=True):
+            _tell(folder, each, handle.exception())
 
 
-EXECUTORS: dict[str, Launch] = {"local": run_here, "submitit": run_by_submitit}
+def run_by_ray(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
+    """As tasks of Ray, each of one core in a process of its own: on the cluster that RAY_ADDRESS
+    names, whose nodes see the study's folder under one path, else on this machine. A run whose node
+    is lost ends without an outcome and goes on from its checkpoint in another call."""
+    try:
+        import ray
+    except ImportError as problem:
+        raise RunError(
+            "ray is not installed", remedy="pip install ray, or leave --executor out"
+        ) from problem
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(work)
+    waiting, running = list(reversed(todo)), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                each = waiting.pop()
+                running[task.remote(*_paths(folder, *each))] = each
+            ended, _ = ray.wait(list(running), num_returns=1)
+            each, problem = running.pop(ended[0]), None
+            try:
+                ray.get(ended[0])
+            except ray.exceptions.RayError as found:
+                problem = found
+            _tell(folder, each, problem)
+    finally:
+        for handle in running:
+            ray.cancel(handle)
+        if begun:
+            ray.shutdown()
+
+
+def _tell(folder: StudyFolder, run: tuple[str, int], problem: BaseException | None) -> None:
+    """How a run ended, on the terminal; a problem goes to its log as well."""
+    state = folder.outcome(*run)["state"]
+    if problem is not None:
+        state = f"ended without an outcome ({str(problem).strip().splitlines()[-1][:160]})"
+        path = make_folder(folder.run(*run).path) / LOG
+        with path.open("a", encoding="utf-8") as log:
+            log.write(f"{problem}\n")
+    say(f"{run[0]} seed {run[1]}: {state}")
+
+
+EXECUTORS: dict[str, Launch] = {
+    "local": run_here,
+    "submitit": run_by_submitit,
+    "ray": run_by_ray,
+}
 
 
 def _paths(folder: StudyFolder, arm: str, seed: int) -> tuple[Path, Path]:
-    return folder.recipe(arm, seed), folder.run(arm, seed).path
+    return folder.recipe(arm, seed).resolve(), folder.run(arm, seed).path.resolve()
 
 
 def states(design: Design, folder: StudyFolder) -> Iterator[list[object]]:

@@ -16,7 +16,7 @@ from lucida.core.files import atomic_write
 from lucida.core.pages import render_page
 from lucida.core.runs import plain, read_json
 from lucida.study import charts
-from lucida.study.analysis import Analysis, Finding, common, normalise
+from lucida.study.analysis import Analysis, Finding, common, is_decided, normalise
 from lucida.study.design import BASELINE, MEAN
 from lucida.study.pictures import disagreements
 
@@ -91,6 +91,7 @@ def content(analysis: Analysis, folder: Path) -> dict:
         "primary": primary.model_dump() | {"contrast": design.contrasts},
         "tasks": study.evaluation.tasks,
         "hash": design.hash,
+        "level": analysis.look.level if analysis.look else 1 - primary.confidence,
         "declared": read_json(declared) if declared.is_file() else None,
         "seeds": study.seeds,
         "sentences": [sentence(each, primary.margin) for each in analysis.findings],
@@ -107,10 +108,25 @@ def content(analysis: Analysis, folder: Path) -> dict:
         "ends": analysis.ends,
         "lost": analysis.lost,
         "waiting": sum(each["state"] in ("waiting", "begun") for each in analysis.ends),
-        "notes": design.notes,
+        "notes": [*design.notes, *_tell_look(analysis)],
         "differences": {arm: design.differences(arm) for arm in design.arms if arm != BASELINE},
         "machine": _machine(analysis),
     }  # fmt: skip
+
+
+def _tell_look(analysis: Analysis) -> list[str]:
+    """Which look this is, where the study has several."""
+    look = analysis.look
+    if look is None:
+        return []
+    if not look.number:
+        return [
+            f"before the first of {look.of} looks ({look.seeds} seeds are whole): no verdict yet"
+        ]
+    said = (
+        f"look {look.number} of {look.of}, after {look.seeds} seeds, at the level {look.level:.2g}"
+    )
+    return [said + ("; decided, so the study may stop" if is_decided(analysis) else "")]
 
 
 def table_text(analysis: Analysis) -> str:

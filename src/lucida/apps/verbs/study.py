@@ -122,7 +122,7 @@ def run(
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
     executor: Annotated[
-        str, typer.Option(metavar="local|submitit", help="Who starts the runs.")
+        str, typer.Option(metavar="local|submitit|ray", help="Who starts the runs.")
     ] = "local",
     arm: Annotated[
         list[str] | None,
@@ -131,12 +131,13 @@ def run(
     again: Annotated[bool, typer.Option("--again", help="Try failed runs once more.")] = False,
 ) -> None:
     """Train and evaluate every arm and seed; what was done is not done again."""
-    from lucida.study.execute import EXECUTORS, run_study
+    from lucida.study.execute import EXECUTORS
+    from lucida.study.looks import run_to_looks
 
     if executor not in EXECUTORS:
         raise RunError("unknown executor", expected=" or ".join(EXECUTORS), given=executor)
     design, folder = _opened(name, out)
-    run_study(design, folder, jobs, again, executor, arm or ())
+    run_to_looks(design, folder, jobs, again, executor, arm or ())
     _report(design, folder)
 
 
