@@ -195,3 +195,26 @@ def test_kept_ends_need_merged_adapters(parts):
         Recipe.model_validate(values)
     values["stages"][1]["lora"]["rank"] = 4
     assert Recipe.model_validate(values).stages[0].keep
+
+
+def test_plan_inspect_and_data_verbs_see_the_same_model(parts, begun, tmp_path):
+    """Shapes, tokens and provenance without the weights."""
+    from lucida.apps.inspect.look import look
+    from lucida.apps.inspect.page import page
+    from lucida.apps.plan.devices import find_device
+    from lucida.apps.plan.estimate import plan_recipe
+    from lucida.apps.weightless import weightless_processor
+    from lucida.data.sources import open_source
+
+    recipe = go_on(parts, begun, tmp_path)
+    model, processor = build(recipe.model)
+    planned = plan_recipe(recipe, find_device("cpu"))
+    language = sum(weight.numel() for weight in model.language.parameters())
+    assert planned["modules"]["language"] == language
+    assert planned["tokens_per_image"]["one_view"] == 4
+    seen = look(recipe, shown=1)
+    assert f"from {begun} (recipe tiny, stages align, sft)" in page(seen)
+    light = weightless_processor(recipe, recipe.stages[0])
+    sample = open_source(recipe.stages[0].mixture.sources["pictures"])[0]
+    given, expected = light.encode(sample), processor.encode(sample)
+    assert given.input_ids.tolist() == expected.input_ids.tolist()

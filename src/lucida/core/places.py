@@ -65,7 +65,7 @@ def find_beside(text: str, folder: Path) -> str:
 def check_there(spec: Spec, origin: str) -> None:
     """DataError when a source's relative path is found neither beside the recipe nor here; absolute
     ones, patterns and addresses are the reader's to refuse."""
-    if getattr(spec, "kind", None) in ("world", "hub"):
+    if getattr(spec, "kind", None) in ("world", "world-preferences", "hub"):
         return
     for key in KEYS:
         text = getattr(spec, key, None)

@@ -190,7 +190,8 @@ class Batch:
     ([images, patches, width], or `ViewFeatures`) is given when there are images, none otherwise;
     images are ordered as their placeholders are met row by row, left to right. origins, sources: of
     every sample, row by row; `sources` may be empty. weight, float32 [rows, length]: how much a
-    supervised position counts in the loss; None is 1 everywhere.
+    supervised position counts in the loss; None is 1 everywhere. pairs: what makes the loss one of
+    pairs of answers (`lucida.train.preference.Pairs`).
     """
 
     input_ids: torch.Tensor
@@ -204,6 +205,7 @@ class Batch:
     origins: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     weight: torch.Tensor | None = None
+    pairs: Any = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -213,7 +215,7 @@ class Batch:
         for name in ("pixel_values", "features", "weight"):
             value = getattr(self, name)
             moved[name] = None if value is None else value.to(device, non_blocking=True)
-        return Batch(**moved, origins=self.origins, sources=self.sources)
+        return Batch(**moved, origins=self.origins, sources=self.sources, pairs=self.pairs)
 
     @property
     def supervised(self) -> int:
@@ -222,5 +224,8 @@ class Batch:
 
     @property
     def counting(self) -> float:
-        """Sum of the weights of the supervised positions: what their losses are divided by."""
+        """Sum of the weights of the supervised positions: what their losses are divided by; under
+        `pairs` the number of samples."""
+        if self.pairs is not None:
+            return len(self.origins)
         return self.supervised if self.weight is None else float(self.weight.double().sum())

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from lucida.data.lengths import Lengths, Measuring
 from lucida.data.mixture import Mixture, Part, Source, make_key, permute
 from lucida.data.order import Order, capacity, check_rows, needs_lengths
 from lucida.data.reader import Encode, Encoded, Look, Reader, Unusable
+from lucida.data.sample import IGNORED, Sample, Tokens
 from lucida.data.sources import open_source
 
 By = Literal["sample", "image", "token"]
@@ -169,10 +170,31 @@ def open_stage(
     of a processor with the stage's template."""
     stage = recipe.stages[index]
     encode = partial(encode, loss=stage.loss)
+    if stage.objective.preference is not None:
+        encode = partial(encode_pair, encode)
     seed = recipe.seed + index
     training, held_out = open_mixtures(stage.mixture, seed, encode, stage.validation)
     skip = stage.mixture.on_error == "skip"
     return StageData(training, encode, stage.batch, skip=skip, look=look), held_out
+
+
+def encode_pair(encode: Encode, sample: Sample, **more: Any) -> Tokens:
+    """A pair of answers as tokens; DataError for what is none, or does not fit."""
+    if len(sample.branches) != 2:
+        raise DataError(
+            "a preference needs two answers to one question, a chosen and a rejected one",
+            given=f"{len(sample.branches)} branches",
+            origin=sample.origin,
+            remedy="a stage with objective.preference reads sources of the kind `preferences`",
+        )
+    tokens = encode(sample, **more)
+    if set(tokens.branch[tokens.target != IGNORED].tolist()) != {1, 2}:
+        raise DataError(
+            "not both answers of a pair fit",
+            origin=sample.origin,
+            remedy="raise model.language.max_length, or leave the record out",
+        )
+    return tokens
 
 
 def open_mixtures(

@@ -11,6 +11,7 @@ feed, features             what a stage reads; features of frozen encoders, kept
 budget, ending              when a stage ends, and with which weights
 optim, muon                schedules; what moves the weights
 objective, cross_entropy   the loss, at supervised positions only
+preference, reference      the loss of pairs of answers, against the model at a stage's beginning
 shares, records            what each source had in a step; what is written down
 engine, sharding           one process, DDP, FSDP2
 precision, layers, kernels numbers of the products; layers again or compiled; faster norms

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from lucida.core.spec import MaskName
 from lucida.data.sample import IGNORED, Batch
 from lucida.train.cross_entropy import cross_entropies
+from lucida.train.preference import summed_preference
 
 CHUNK_LOGITS = 2**27
 """Most logits alive at once: 256 MiB in bf16, and as much again for their gradient. Beyond it they
@@ -44,7 +45,28 @@ def token_losses(model: nn.Module, batch: Batch, mask: MaskName | None = None) -
     rows = model.hidden(batch, mask=mask, wanted=where).flatten(0, 1)  # [rows * length, width]
     weight = None if batch.weight is None else batch.weight.flatten()[where]
     size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
+    if batch.pairs is not None:
+        each = list_cross_entropies(model.logits, rows[where], target[where], size)
+        return summed_preference(each, batch), each.detach()
     return summed_cross_entropy(model.logits, rows[where], target[where], size, weight)
+
+
+def list_cross_entropies(
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    target: torch.Tensor,
+    size: int,
+) -> torch.Tensor:
+    """The same one by one, fp32 [n], all part of the graph."""
+
+    def chunk(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return cross_entropies(head(part), wanted)
+
+    if len(target) <= size:
+        return chunk(hidden, target)
+    cuts = [slice(begin, begin + size) for begin in range(0, len(target), size)]
+    parts = [checkpoint(chunk, hidden[cut], target[cut], use_reentrant=False) for cut in cuts]
+    return torch.cat(parts)
 
 
 def supervised_loss(

@@ -9,6 +9,7 @@ Everything is checked before anything of the model changes. Only LucidaError com
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -96,7 +97,8 @@ def read_checkpoint(path: Path, stages: int) -> Saved:
         for each in fields(position):
             value = getattr(position, each.name)
             number = (int, float) if each.type == "float" else int
-            if isinstance(value, bool) or not isinstance(value, number) or not value >= 0:
+            least = -math.inf if each.name == "reward_sum" else 0
+            if isinstance(value, bool) or not isinstance(value, number) or not value >= least:
                 raise ValueError(f"position.{each.name} is {value!r}")
         if position.stage >= stages:
             raise ValueError(f"it is of stage {position.stage}, and the recipe has {stages}")

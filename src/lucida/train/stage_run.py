@@ -35,6 +35,7 @@ from lucida.train.observe import Observer, leave_untouched, validation_loss
 from lucida.train.optim import make_optimizer, set_learning_rate
 from lucida.train.reading import load_adapters, load_moments, make_damage_error
 from lucida.train.records import by_source, source_record, source_rows, step_record, sum_up
+from lucida.train.reference import Reference, make_reference, note_rewards
 from lucida.train.run import Run
 from lucida.train.stage import StagePlan, apply_plan, check_mask, describe, plan_stage
 from lucida.train.step import Stepper
@@ -53,6 +54,7 @@ class StageRun:
     horizon: Horizon
     processor: LucidaProcessor
     ending: Ending | None = None
+    reference: Reference | None = None
     stepper: Stepper | None = None
     stream: Iterator[list[Batch]] | None = None
     progress: Progress | None = None
@@ -95,7 +97,7 @@ class StageRun:
         ):
             yield
         run.engine.release()
-        self.stepper = None
+        self.stepper = self.reference = None
 
     def set_model(self) -> None:
         """Set adapters, what is frozen, how layers compute, and the optimizer, which is
@@ -110,6 +112,8 @@ class StageRun:
         if spec.lora is not None and not adapters.adapted_layers(model):
             state.seed_everything(seed + 1)
             adapters.attach(model, self.what.adapted, spec.lora)
+        if spec.objective.preference is not None:
+            self.reference = make_reference(run, spec, self.what.trained)
         rates = {name: rate for name, (_, rate) in self.what.trained.items()}
         if spec.lora is not None:
             rates |= dict.fromkeys(adapters.named_adapters(model), spec.lora.rate)
@@ -167,6 +171,9 @@ class StageRun:
         optimizer = self.stepper.optimizer
         lr = set_learning_rate(optimizer, self.horizon.factor(position, spec.optim))
         run.engine.own_randomness(run.recipe.seed, self.index, position.step)
+        if self.reference is not None:
+            shift = position.reward_sum / max(1, position.rewards)
+            micro_batches = [self.reference.prepare(each, shift) for each in micro_batches]
         try:
             result = self.stepper.step(micro_batches)
         except Diverged as problem:
@@ -176,6 +183,8 @@ class StageRun:
         seconds = time.perf_counter() - begun
         position.advance(result.samples, result.tokens, seconds)
         values = step_record(position, result, lr, seconds, waited)
+        if self.reference is not None:
+            values |= note_rewards(run, micro_batches)
         self.record(values | source_record(spec, result))
         shown = {"loss": result.loss}
         if self.horizon.steps is None:
@@ -197,6 +206,8 @@ class StageRun:
     def measure_held_out(self) -> float | None:
         """The loss on the held-out samples of the weights as they are."""
         run, batches, mask = self.run, self.feed.validation(), self.spec.attention_mask
+        if self.reference is not None:
+            batches = map(self.reference.prepare, batches)
         return validation_loss(self.stepper.model, batches, run.precision, run.engine, mask)
 
     @property

@@ -56,8 +56,9 @@ class Position:
 
     `seconds` is the time of the steps; `stage_seconds` that of the stage, looks and checkpoints
     included. Interruptions are left out of both. `ended` is 1 when the stage was ended before its
-    budget. `window` and `window_rows` find the step in an
-    order by rows without planning what came before (`data.order.Bookmark`).
+    budget. `rewards`, `reward_sum`: of the answers of a stage that learns a preference. `window`
+    and `window_rows` find the step in an order by rows without planning what came before
+    (`data.order.Bookmark`).
     """
 
     stage: int = 0
@@ -71,6 +72,8 @@ class Position:
     window: int = 0
     window_rows: int = 0
     ended: int = 0
+    rewards: int = 0
+    reward_sum: float = 0.0
 
     def advance(self, samples: int, tokens: int, seconds: float) -> None:
         """Count a step that read so many samples and tokens of them, and took so long."""
@@ -85,6 +88,7 @@ class Position:
         """Move to the beginning of a later stage."""
         self.stage, self.step, self.stage_tokens, self.stage_seconds = index, 0, 0, 0.0
         self.window, self.window_rows, self.ended = 0, 0, 0
+        self.rewards, self.reward_sum = 0, 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,13 @@ SURPLUS = {
         })),
         ["key `answers` is not read", "key `surplus` is not read"],
     ),
+    "preferences": (
+        lambda f: opened("preferences", line(f, {
+            "image": "a.png", "question": "a", "chosen": "b", "rejected": "c", "surplus": 1,
+        })),
+        ["key `surplus` is not read"],
+    ),
+    "world-preferences": (lambda _: opened_pairs(), []),
     "folder": (
         folder_of_pictures,
         ["files that are not read (.caption)", "linked folders that are not followed"],
@@ -131,6 +138,12 @@ def opened_world():
     from lucida.data.sources.world import WorldSource
 
     return WorldSource(["attribute"], count=2)
+
+
+def opened_pairs():
+    from lucida.data.sources.preferences import WorldPreferences
+
+    return WorldPreferences(count=2)
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -55,6 +55,7 @@ from lucida.core.spec.training import (
     LossMode,
     ObjectiveSpec,
     OptimSpec,
+    PreferenceSpec,
     StageSpec,
     ValidationSpec,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "PerceiverProjectorSpec",
     "PixelShuffleProjectorSpec",
     "PoolProjectorSpec",
+    "PreferenceSpec",
     "ProjectorSpec",
     "QFormerProjectorSpec",
     "QuestionsSourceSpec",

@@ -144,6 +144,43 @@ class QuestionsSourceSpec(Spec):
     weight: float = Field(default=1.0, gt=0)
 
 
+class PreferencesSourceSpec(Spec):
+    """Pictures, a question, a chosen and a rejected answer a row, for `objective.preference`."""
+
+    kind: Literal["preferences"] = "preferences"
+    path: str
+    """File or pattern: CSV, TSV, JSON, JSONL or parquet."""
+    images: str | None = None
+    """Folder that image paths are relative to; null is the folder of the file."""
+    image: str | None = None
+    """Column of the picture's path; null as in `questions`."""
+    question: str | None = None
+    """Column of the question; null as in `questions`."""
+    chosen: str = "chosen"
+    """Column of the better answer."""
+    rejected: str = "rejected"
+    """Column of the worse one."""
+    columns: list[str] | None = None
+    """Names of the columns of a CSV or TSV without a header line."""
+    prompts: Prompts = Field(default=[])
+    """Wordings with `{}` where the question stands, or the name of a set of them."""
+    allow_outside: bool = False
+    """Let image paths leave the folder."""
+    weight: float = Field(default=1.0, gt=0)
+
+
+class WorldPreferencesSourceSpec(Spec):
+    """Pairs drawn from the miniature world: a true caption chosen, one with a thing that is not
+    there rejected."""
+
+    kind: Literal["world-preferences"] = "world-preferences"
+    split: Literal["train", "validation", "test", "novel"] = "train"
+    count: int = Field(default=4096, gt=0)
+    size: Literal[64, 96] = 64
+    seed: int = 0
+    weight: float = Field(default=1.0, gt=0)
+
+
 class FolderSourceSpec(Spec):
     """A folder of pictures with their texts beside them: `a.jpg` and `a.txt`."""
 
@@ -327,6 +364,8 @@ SourceSpec = Annotated[
         | MessagesSourceSpec
         | PairsSourceSpec
         | QuestionsSourceSpec
+        | PreferencesSourceSpec
+        | WorldPreferencesSourceSpec
         | FolderSourceSpec
         | TextSourceSpec
         | ParquetSourceSpec

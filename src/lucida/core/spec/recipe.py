@@ -70,6 +70,17 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def preference_begins_without_adapters(self) -> Recipe:
+        for before, stage in pairwise(self.stages):
+            if stage.objective.preference is not None and stage.lora == before.lora is not None:
+                raise ValueError(
+                    f"stages.{stage.name}: a preference is measured against the model without this "
+                    f"stage's adapters, and those of stage {before.name} would go on; give it "
+                    "others (another rank)"
+                )
+        return self
+
+    @model_validator(mode="after")
     def stages_end_by_what_is_measured(self) -> Recipe:
         for stage in self.stages:
             by = "loss" if stage.ending is None else stage.ending.by

@@ -73,6 +73,21 @@ class BatchSpec(Spec):
         return self
 
 
+class PreferenceSpec(Spec):
+    """Of two answers to one question the chosen one is to become likelier than the rejected one, as
+    measured against the model at the beginning of the stage.
+
+    Reference: Rafailov et al., DPO, 2023, arXiv 2305.18290; Azar et al., IPO, 2023, arXiv
+    2310.12036; Wang et al., MPO, 2024, arXiv 2411.10442.
+    """
+
+    loss: Literal["dpo", "ipo", "mpo"] = "dpo"
+    """`mpo` adds to DPO (0.8) a loss of each answer by itself (0.2) and the usual loss of the
+    chosen one (1)."""
+    beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    """How strongly the model is held to what it was: larger stays closer."""
+
+
 class ObjectiveSpec(Spec):
     """How much a supervised token counts in the loss of a step.
 
@@ -86,6 +101,15 @@ class ObjectiveSpec(Spec):
     """All tokens count the same (long answers decide); a token of an answer of n tokens counts
     1/sqrt(n); or 1/n, so that every answer counts the same. The loss of a step is the weighted mean
     over all of its tokens, on all ranks; validation losses stay means over tokens."""
+    preference: PreferenceSpec | None = None
+    """Learn from pairs of answers (sources of the kind `preferences`); validation losses are then
+    of pairs too."""
+
+    @model_validator(mode="after")
+    def pairs_are_not_weighed(self) -> ObjectiveSpec:
+        if self.preference is not None and self.weighting != "token":
+            raise ValueError("`weighting` is of tokens; under `preference` every pair counts one")
+        return self
 
 
 class OptimSpec(Spec):

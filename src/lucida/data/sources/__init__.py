@@ -17,6 +17,8 @@ SOURCES = Table(
         "messages": "lucida.data.sources.messages:MessagesSource",
         "pairs": "lucida.data.sources.pairs:PairsSource",
         "questions": "lucida.data.sources.questions:QuestionsSource",
+        "preferences": "lucida.data.sources.preferences:PreferencesSource",
+        "world-preferences": "lucida.data.sources.preferences:WorldPreferences",
         "folder": "lucida.data.sources.pairs:FolderSource",
         "text": "lucida.data.sources.text:TextSource",
         "parquet": "lucida.data.sources.parquet:ParquetSource",

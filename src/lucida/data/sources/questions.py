@@ -159,7 +159,7 @@ def answered_sample(
     given = answers if isinstance(answers, list) else [answers]
     # VQAv2 on the Hub has each annotator's answer as a struct.
     plain = [each.get("answer") if isinstance(each, Mapping) else each for each in given]
-    said = [_answer(each, origin) for each in plain]
+    said = [read_answer(each, origin) for each in plain]
     if not said:
         raise DataError("the question has no answer", origin=origin)
     answer, parts = most_given(said), asked(question, prompts, number)
@@ -176,7 +176,7 @@ def answered_sample(
     return one_conversation(origin, images, turns, beside)
 
 
-def _answer(value: Any, origin: str) -> str:
+def read_answer(value: Any, origin: str) -> str:
     """An answer as text; a whole number as its digits. DataError for other types: a fraction and a
     truth can be said in several ways."""
     if isinstance(value, int) and not isinstance(value, bool):
