@@ -15,11 +15,13 @@ from lucida.core.spec.data import (
     MixtureSpec,
     PairsSourceSpec,
     ParquetSourceSpec,
+    PreferencesSourceSpec,
     QuestionsSourceSpec,
     SourceBudgetSpec,
     SourceSpec,
     TextSourceSpec,
     WebdatasetSourceSpec,
+    WorldPreferencesSourceSpec,
     WorldSourceSpec,
 )
 from lucida.core.spec.evaluation import EvaluationSpec, OwnTaskSpec, RetentionSpec
@@ -101,6 +103,7 @@ __all__ = [
     "PixelShuffleProjectorSpec",
     "PoolProjectorSpec",
     "PreferenceSpec",
+    "PreferencesSourceSpec",
     "ProjectorSpec",
     "QFormerProjectorSpec",
     "QuestionsSourceSpec",
@@ -117,5 +120,6 @@ __all__ = [
     "ValidationSpec",
     "VisionSpec",
     "WebdatasetSourceSpec",
+    "WorldPreferencesSourceSpec",
     "WorldSourceSpec",
 ]
