@@ -12,12 +12,10 @@ from lucida.core.spec.data import (
     InterleavedSourceSpec,
     LlavaSourceSpec,
     MessagesSourceSpec,
-    MixtureSpec,
     PairsSourceSpec,
     ParquetSourceSpec,
     PreferencesSourceSpec,
     QuestionsSourceSpec,
-    SourceBudgetSpec,
     SourceSpec,
     TextSourceSpec,
     WebdatasetSourceSpec,
@@ -25,6 +23,7 @@ from lucida.core.spec.data import (
     WorldSourceSpec,
 )
 from lucida.core.spec.evaluation import EvaluationSpec, OwnTaskSpec, RetentionSpec
+from lucida.core.spec.mixture import MixtureSpec, SourceBudgetSpec
 from lucida.core.spec.model import (
     CrossAttentionSpec,
     ImagePlaces,

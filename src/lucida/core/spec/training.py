@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lucida.core.spec.data import MixtureSpec, SourceSpec
+from lucida.core.spec.data import SourceSpec
+from lucida.core.spec.mixture import MixtureSpec
 from lucida.core.spec.model import MaskName, TemplateName
 from lucida.core.spec.value import Rate, Spec
 
