@@ -52,7 +52,7 @@ def test_the_answer_is_the_models_own(parts):
 def test_a_given_answer_is_scored_as_a_candidate(parts, found):
     ((score,),) = likelihoods(parts, [(picture(1, 48, 24), "what?")], [["a b"]])
     assert found.log_probabilities.sum() == pytest.approx(score.whole, abs=1e-4)
-    assert len(found.tokens) == score.tokens and found.tokens[-1] == "⏹"
+    assert len(found.tokens) == score.tokens and found.tokens[-1] == "(end)"
 
 
 @pytest.mark.parametrize("mask", ["causal", "image_block", "prefix"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
-END = "⏹"
+END = "(end)"
 """Shown for the token that ends an answer."""
 
 

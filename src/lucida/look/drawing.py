@@ -170,7 +170,15 @@ def _draw_heads(look: Look, figure: Figure) -> None:
         for layer, head in np.ndindex(layers, heads):
             value = drops[layer, head]
             colour = "white" if abs(value) > 0.6 * most else "black"
-            axes.text(head, layer, f"{value:.2f}", ha="center", va="center", color=colour, size=8)
+            axes.text(
+                head,
+                layer,
+                f"{round(value, 2) + 0.0:.2f}",
+                ha="center",
+                va="center",
+                color=colour,
+                size=8,
+            )
     figure.colorbar(drawn, label="drop of the answer's log-probability, nats")
     title = _fit(f"without each head: {look.question}  →  {look.answer}", 70)
     axes.set_title(title, fontsize=9, parse_math=False)

@@ -28,7 +28,13 @@ const pictures = D.pictures.map((given) => {
 const now = { picture: 0, kind: null, token: -1, layer: 0, head: "mean", view: -1, patch: -1 };
 const range = (n) => [...Array(n).keys()];
 const chosen = () => now.token < 0 ? range(D.tokens.length) : [now.token];
-const ends = (n) => n.toFixed(Math.abs(n) < .095 && n ? 3 : 2);
+
+// Two digits, of small numbers three; never "-0".
+function ends(n) {
+  const text = n.toFixed(Math.abs(n) < .095 && n ? 3 : 2);
+  return Number(text) ? text.replace("-", "−") : "0";
+}
+
 
 // What can be shown of the chosen picture.
 function kinds() {
@@ -236,7 +242,7 @@ function table() {
   }
   buttons.forEach((button, k) => {
     const value = every[k], share = Math.round(100 * Math.min(1, Math.abs(value) / reach) ** .7), l = Math.floor(k / heads), h = k % heads;
-    button.textContent = ends(value).replace("-", "−");
+    button.textContent = ends(value);
     button.style.background = `color-mix(in srgb, ${value < 0 ? "#7fb0f0" : "#f39a5a"} ${share}%, #e6e4de)`;
     button.setAttribute("aria-label", `layer ${l + 1}, head ${h + 1}: ${ends(value)}`);
     button.setAttribute("aria-pressed", now.kind === "attention" && now.layer === l + 1 && now.head === String(h));
@@ -288,7 +294,7 @@ find("map").addEventListener("keydown", (event) => {
 range(pictures.length).forEach((k) => chip(find("pictures"), "picture", k, String(k + 1), "", !k));
 find("pictures-box").className = pictures.length > 1 ? "" : "off";
 chip(find("tokens"), "token", -1, "all of it", ends(D.log.reduce((a, b) => a + b, 0)), true);
-D.tokens.forEach((token, k) => chip(find("tokens"), "token", k, token === "⏹" ? "⏹ end" : token, ends(D.log[k]), false));
+D.tokens.forEach((token, k) => chip(find("tokens"), "token", k, token, ends(D.log[k]), false));
 option(find("head"), "mean", "mean of all");
 option(find("head"), "rollout", "rolled out through all layers");
 if (attention && attention.heads) range(attention.heads.shape[1]).forEach((k) => option(find("head"), k, `head ${k + 1}`));
