@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from lucida.parts.objectives import CropObjective, crops
-from lucida.parts.vision import VISION_PARTS, WIDTH, patches_of, small_resnet
+from lucida.parts.objectives import CropObjective, PatchObjective, crops, patches_of
+from lucida.parts.vision import VISION_PARTS, WIDTH, small_resnet
 
 
 def made(name):
@@ -22,8 +22,10 @@ def test_every_part_of_the_encoder_gets_a_gradient(name):
     encoder, objective, encode = made(name)
     objective.loss(encode, 1, 0, 6).backward()
     missing = [key for key, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
-    assert all(key.startswith("layernorm") for key in missing)  # ConvNeXt's, of the pooled output
-    assert any(weight.grad is not None for weight in objective.parameters())
+    # ConvNeXt's norm is of the pooled output, SigLIP's behind the layer that is distilled.
+    assert all("layernorm" in key.split(".")[0] for key in missing)
+    trained = [weight for weight in objective.parameters() if weight.requires_grad]
+    assert any(weight.grad is not None for weight in trained) or not trained
 
 
 @pytest.mark.parametrize("name", VISION_PARTS)
@@ -48,6 +50,19 @@ def test_the_teacher_follows_slowly_and_gets_no_gradient():
     for key, weight in objective.teacher.named_parameters():
         assert torch.allclose(weight - teacher[key], torch.full_like(weight, 0.01), atol=1e-6)
         assert not weight.requires_grad
+
+
+def test_patches_are_told_apart_by_what_the_teacher_has_there():
+    """The same features, standardised, have no loss; those of other patches have."""
+    encoder = VISION_PARTS["siglip-vit-mini"].encoder()
+    objective = PatchObjective(encoder, WIDTH, pictures=32)
+
+    def teach(pixels):
+        return (patches_of(objective.teacher, pixels) - objective.mean) / objective.deviation
+
+    assert float(objective.loss(teach, 1, 0, 4)) == 0
+    assert float(objective.loss(lambda pixels: teach(pixels).flip(1), 1, 0, 4)) > 0.5
+    assert all(not weight.requires_grad for weight in objective.teacher.parameters())
 
 
 def test_crops_keep_size_and_range_and_differ():

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from lucida.core.progress import Progress, say
+from lucida.core.progress import say
 from lucida.data.chat import encode
 from lucida.data.collate import collate_rows
 from lucida.data.policies import make_policy
@@ -27,12 +27,13 @@ from lucida.parts.dialogues import (
     request_talk,
     requests_talk,
 )
+from lucida.parts.fitting import Fitting
 from lucida.parts.language import (
     compile_layers,
     hidden_states,
     make_optimizer,
+    text_loss,
     text_perplexity,
-    update,
 )
 from lucida.parts.tokenizer import BINS
 from lucida.train.precision import Precision, choose_unscaled
@@ -183,19 +184,24 @@ def _tune(
     model: LlamaForCausalLM, reader: Reader, steps: int, seed: int, precision: Precision
 ) -> float:
     compile_layers(model)
-    optimizer = make_optimizer(model, precision)
-    running, device = 0.0, str(precision.device)
+    device = str(precision.device)
+
+    def loss_of(step: int) -> torch.Tensor:
+        with precision.autocast():
+            return text_loss(model, talk_batch(reader, seed + 1, step), device)
+
+    def rate(step: int) -> float:
+        return PEAK * min(1.0, (step + 1) / 50) * (1 - step / steps)
+
+    def look(step: int) -> None:
+        if step % 200 == 199:
+            say(f"step {step + 1}: {chat_scores(model, reader, 40, device)}")
+
     model.train()
-    with Progress("chat-mini", steps, "step") as progress:
-        for step in range(steps):
-            rate = PEAK * min(1.0, (step + 1) / 50) * (1 - step / steps)
-            loss = update(model, optimizer, rate, talk_batch(reader, seed + 1, step), precision)
-            running = loss if step == 0 else 0.98 * running + 0.02 * loss
-            progress.advance(1, loss=running)
-            if step % 200 == 199:
-                say(f"step {step + 1}: {chat_scores(model, reader, 40, device)}")
+    with Fitting("chat-mini", steps) as fitting:
+        fitting.fit(model, make_optimizer(model, precision), range(steps), loss_of, rate, look)
     model.eval()
-    return running
+    return fitting.loss
 
 
 def chat_scores(

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from lucida.core.progress import Progress, say
+from lucida.core.progress import say
 from lucida.core.spec import OptimSpec
 from lucida.data.boxes import box_tokens
 from lucida.data.sample import IGNORED, Batch
@@ -21,6 +21,7 @@ from lucida.model.attention import Layout
 from lucida.model.masks import fields_of
 from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
+from lucida.parts.fitting import Fitting
 from lucida.parts.tokenizer import BINS, make_tokenizer
 from lucida.train import optim
 from lucida.train.precision import Precision, choose_unscaled
@@ -45,6 +46,28 @@ class Leg:
     warm: int
     begin: float
     end: float
+
+
+@dataclass(frozen=True)
+class LegSchedule:
+    """A leg between its first step and its last: how fast, and where the exercises stand."""
+
+    leg: Leg
+    first: int
+    last: int
+
+    def done(self, step: int) -> float:
+        """The share of the leg before this step."""
+        return (step - self.first) / (self.last - self.first)
+
+    def rate(self, step: int) -> float:
+        """The factor on the peak rates: warm-up, then to 2% over the second half."""
+        warm = min(1.0, (step - self.first + 1) / self.leg.warm)
+        return self.leg.peak * warm * min(1.0, 0.02 + 2 * (1 - self.done(step)))
+
+    def stands(self, step: int) -> float:
+        """Where the exercises stand: at the leg's end from its middle on."""
+        return self.leg.begin + (self.leg.end - self.leg.begin) * min(1.0, 2 * self.done(step))
 
 
 LEGS = (Leg(13 / 15, 1.0, 100, 0.0, 1.0), Leg(2 / 15, 0.5, 50, 2.0, 2.0))
@@ -158,24 +181,6 @@ def compile_layers(model: LlamaForCausalLM) -> None:
             layer.compile(dynamic=True)
 
 
-def update(
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    text: TextBatch,
-    precision: Precision,
-) -> float:
-    """One step at `rate` times the optimizer's peak rates; the loss before it."""
-    optim.set_learning_rate(optimizer, rate)
-    with precision.autocast():
-        loss = text_loss(model, text, str(precision.device))
-    model.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
-
-
 def _pretrain(
     model: LlamaForCausalLM,
     reader: Reader,
@@ -184,26 +189,29 @@ def _pretrain(
     seed: int,
     precision: Precision,
 ) -> float:
-    running, step, device = 0.0, 0, str(precision.device)
-    with Progress("base-mini", steps, "step") as progress:
+    first, device = 0, str(precision.device)
+
+    def look(step: int) -> None:
+        if step % 500 == 499:
+            model.eval()
+            say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
+            model.train()
+
+    with Fitting("base-mini", steps) as fitting:
         for leg in LEGS:
-            optimizer = make_optimizer(model, precision)
-            first, last = step, min(steps, step + round(leg.share * steps))
-            for step in range(first, last):
-                done = (step - first) / (last - first)
-                warm = min(1.0, (step - first + 1) / leg.warm)
-                rate = leg.peak * warm * min(1.0, 0.02 + 2 * (1 - done))
-                stands = leg.begin + (leg.end - leg.begin) * min(1.0, 2 * done)
+            last = min(steps, first + round(leg.share * steps))
+            schedule = LegSchedule(leg, first, last)
+
+            def loss_of(step: int, schedule: LegSchedule = schedule) -> torch.Tensor:
+                stands = schedule.stands(step)
                 text = reader.batch(seed + 1, "train", step, exercises, progress=stands)
-                loss = update(model, optimizer, rate, text, precision)
-                running = loss if step == 0 else 0.98 * running + 0.02 * loss
-                progress.advance(1, loss=running)
-                if step % 500 == 499:
-                    model.eval()
-                    say(f"step {step + 1}: {question_scores(model, reader, 60, device)}")
-                    model.train()
-            step = last
-    return running
+                with precision.autocast():
+                    return text_loss(model, text, device)
+
+            optimizer = make_optimizer(model, precision)
+            fitting.fit(model, optimizer, range(first, last), loss_of, schedule.rate, look)
+            first = last
+    return fitting.loss
 
 
 @torch.no_grad()

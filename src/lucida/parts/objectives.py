@@ -1,9 +1,10 @@
-"""What a tiny vision encoder can be pretrained for: four kinds of supervision, one protocol.
+"""What a tiny vision encoder can be pretrained for: five kinds of supervision, one protocol.
 
     siglip, convnext   phrases of captions matched with patches, every pair yes or no
     clip               whole captions matched with whole pictures, softmax over the batch
     supervised         which kinds of things are there, from labels
     dino               no words at all: two crops of a picture should say the same
+    siglip-vit         the patches of siglip-mini: a transformer learns to see what it sees
 
 They differ in what their features carry, as their full-scale namesakes do: that is what ablations
 of the visual representation are about. An objective is thrown away after pretraining.
@@ -19,7 +20,9 @@ from typing import Protocol
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import ResNetModel
 
+from lucida.model.parts import part_path
 from lucida.parts.contrastive import (
     VOCABULARY,
     PhraseMatcher,
@@ -171,6 +174,47 @@ class CropObjective(Objective):
             ):
                 if kept.is_floating_point():
                     kept.lerp_(new.to(kept.dtype), 1 - keep)
+
+
+class PatchObjective(Objective):
+    """Distillation: every patch should have the features which `siglip-mini` has there, each of its
+    channels brought to mean 0 and deviation 1, so that what is faint in them counts as the rest.
+
+    A transformer without convolutions sees little in the minutes that contrastive pretraining has
+    here; told patch by patch it learns the same features.
+
+    Reference: Wei et al., Contrastive Learning Rivals Masked Image Modeling in Fine-tuning via
+    Feature Distillation, 2022, arXiv 2205.14141, section 3.1 (whitened targets for each token).
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, pictures: int = 512):
+        super().__init__()
+        folder = part_path("lucida:siglip-mini")
+        teacher = ResNetModel.from_pretrained(folder, dtype=torch.float32)
+        self.teacher = teacher.eval().requires_grad_(False)
+        with torch.no_grad():
+            known = patches_of(self.teacher, training_pixels(0, 0, pictures))
+        self.register_buffer("mean", known.mean((0, 1)))
+        self.register_buffer("deviation", known.std((0, 1)).clamp(min=1e-3))
+
+    def loss(self, encode: Encode, seed: int, step: int, size: int) -> torch.Tensor:
+        pixels = training_pixels(seed, step, size).to(self.mean.device)
+        with torch.no_grad():
+            meant = (patches_of(self.teacher, pixels) - self.mean) / self.deviation
+        return F.mse_loss(encode(pixels).float(), meant)
+
+
+def patches_of(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """What comes out of the encoder's last layer, before any norm: [n, 3, s, s] → [n, patches,
+    width], row by row."""
+    state = encoder(pixels, output_hidden_states=True).hidden_states[-1]
+    return state.flatten(2).transpose(1, 2) if state.ndim == 4 else state
+
+
+def training_pixels(seed: int, step: int, size: int) -> torch.Tensor:
+    """The pictures of batch number `step`: float32 [size, 3, 64, 64]."""
+    drawn = [make_scene(seed, "train", step * size + row) for row in range(size)]
+    return to_pixels([as_square(scene) for scene in drawn])
 
 
 def crops(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:

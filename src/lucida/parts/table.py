@@ -18,6 +18,7 @@ BUILDERS = Table(
         "convnext-mini": "lucida.parts.vision:build_convnext",
         "supervised-mini": "lucida.parts.vision:build_supervised",
         "dino-mini": "lucida.parts.vision:build_dino",
+        "siglip-vit-mini": "lucida.parts.vision:build_siglip_vit",
         "base-mini": "lucida.parts.language:build_base",
         "chat-mini": "lucida.parts.chat:build_chat",
     },

@@ -9,21 +9,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import ConvNextConfig, ConvNextModel, ResNetConfig, ResNetModel
+from transformers import (
+    ConvNextConfig,
+    ConvNextModel,
+    ResNetConfig,
+    ResNetModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
-from lucida.core.progress import Progress
+from lucida.core.spec import OptimSpec
 from lucida.parts.card import write_card
+from lucida.parts.fitting import Fitting
 from lucida.parts.objectives import (
     CaptionObjective,
     CropObjective,
     LabelObjective,
     Objective,
+    PatchObjective,
     PhraseObjective,
+    patches_of,
 )
 from lucida.parts.probe import probe_patches
+from lucida.train.optim import make_optimizer
 from lucida.train.precision import Precision, choose_unscaled
 
 WIDTH, SIDE = 160, 64
@@ -38,6 +50,8 @@ class VisionPart:
     encoder: Callable[[], nn.Module]
     objective: Callable[[nn.Module, int], Objective]
     steps: int
+    optim: Literal["adamw", "muon"] = "adamw"
+    rate: float = 2e-3
 
 
 def small_resnet() -> ResNetModel:
@@ -50,6 +64,22 @@ def small_convnext() -> ConvNextModel:
     """Two stages of two blocks behind a 4 x 4 stem, 8 x 8 patches of width 160."""
     return ConvNextModel(
         ConvNextConfig(num_stages=2, hidden_sizes=[80, WIDTH], depths=[2, 3], patch_size=4)
+    )
+
+
+def small_vit() -> SiglipVisionModel:
+    """SigLIP's own transformer: five layers over 8 x 8 patches of 8 pixels, width 160, without the
+    head that pools them: 1.3 million parameters."""
+    return SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=WIDTH,
+            intermediate_size=3 * WIDTH,
+            num_hidden_layers=5,
+            num_attention_heads=5,
+            image_size=SIDE,
+            patch_size=8,
+            vision_use_head=False,
+        )
     )
 
 
@@ -89,6 +119,15 @@ VISION_PARTS = {
         CropObjective,
         1500,
     ),
+    "siglip-vit-mini": VisionPart(
+        "vision encoder (SigLIP's transformer), distilled from the patches of siglip-mini",
+        "pictures",
+        small_vit,
+        PatchObjective,
+        2000,
+        optim="muon",
+        rate=3e-3,
+    ),
 }
 
 
@@ -113,7 +152,7 @@ def build_vision(
     objective = part.objective(encoder, WIDTH).to(device)
     started = time.time()
     precision = choose_unscaled(torch.device(device))
-    loss = _pretrain(name, encoder, objective, steps, pictures, seed, precision)
+    loss = _pretrain(name, part, encoder, objective, steps, pictures, seed, precision)
     seconds = time.time() - started
     encoder.eval()
     measures = probe_patches(lambda pixels: patches_of(encoder, pixels.to(device)))
@@ -137,15 +176,12 @@ build_clip = partial(build_vision, "clip-mini")
 build_convnext = partial(build_vision, "convnext-mini")
 build_supervised = partial(build_vision, "supervised-mini")
 build_dino = partial(build_vision, "dino-mini")
-
-
-def patches_of(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """[n, 3, s, s] → [n, (s/8)², width], row by row."""
-    return encoder(pixels).last_hidden_state.flatten(2).transpose(1, 2)
+build_siglip_vit = partial(build_vision, "siglip-vit-mini")
 
 
 def _pretrain(
     name: str,
+    part: VisionPart,
     encoder: nn.Module,
     objective: Objective,
     steps: int,
@@ -153,30 +189,28 @@ def _pretrain(
     seed: int,
     precision: Precision,
 ) -> float:
-    trained = [p for p in (*encoder.parameters(), *objective.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98), fused=True
-    )
+    both = nn.ModuleList([encoder, objective])
+    trained = {n: (p, part.rate) for n, p in both.named_parameters() if p.requires_grad}
+    spec = OptimSpec(kind=part.optim, weight_decay=0.02, beta2=0.98)
 
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with precision.autocast():
-            return patches_of(encoder, pixels)
+    def loss_of(step: int) -> torch.Tensor:
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            with precision.autocast():
+                return patches_of(encoder, pixels)
 
-    running = 0.0
-    with Progress(name, steps, "step") as progress:
-        for step in range(steps):
-            warm = min(1.0, (step + 1) / 200)
-            factor = warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * factor
-            loss = objective.loss(encode, seed + 1, step, pictures)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            objective.after_step(step / steps)
-            running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
-            progress.advance(1, loss=running)
-    return running
+        return objective.loss(encode, seed + 1, step, pictures)
+
+    def rate(step: int) -> float:
+        warm = min(1.0, (step + 1) / 200)
+        return warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    def after(step: int) -> None:
+        objective.after_step(step / steps)
+
+    optimizer = make_optimizer(trained, spec, both, precision.dtype)
+    with Fitting(name, steps) as fitting:
+        fitting.fit(both, optimizer, range(steps), loss_of, rate, after, clip=None)
+    return fitting.loss
 
 
 def _preprocessor() -> dict:
