@@ -158,7 +158,7 @@ def test_a_rank_with_other_data(parts, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named_with_its_step(parts, tmp_path):
     folder = tmp_path / "run"
-    codes, told, since = on_two(plain(parts, patience=3), folder, "hangs")
+    codes, told, since = on_two(plain(parts, patience=10), folder, "hangs")
     assert codes == [1, 1]
     assert "rank 1 hangs, for 3 s (reading its records, step 3; the others wait in: " in told[0]
     assert count_messages(told) == [1, 0]
@@ -172,7 +172,7 @@ def test_a_rank_that_hangs_is_named_with_its_step(parts, tmp_path):
 def test_a_rank_that_does_not_answer_is_named(parts, tmp_path):
     codes, told, since = on_two(plain(parts, patience=3), tmp_path / "run", "stands still")
     assert codes == [1, -signal.SIGKILL]
-    assert "rank 1 gave no sign of life for 3 s (between two steps, step 2)" in told[0]
+    assert "rank 1 gave no sign of life for 10 s (between two steps, step 2)" in told[0]
     assert since < SECONDS
 
 
@@ -189,7 +189,8 @@ def test_a_rank_that_dies_is_named(parts, tmp_path):
 def test_a_rank_with_an_error_of_its_own_says_it_alone(parts, tmp_path):
     codes, told, since = on_two(plain(parts), tmp_path / "run", "cannot read")
     assert codes == [1, 1]
-    assert told[1].strip() == "lucida, rank 1: a file of this node is gone"
+    said = [line for line in told[1].splitlines() if line.startswith("lucida")]
+    assert said == ["lucida, rank 1: a file of this node is gone"]
     assert count_messages(told) == [0, 1]
     assert since < SECONDS
 
