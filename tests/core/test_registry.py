@@ -49,13 +49,13 @@ def test_nothing_is_imported_before_it_is_asked_for():
 
 
 def test_a_package_adds_a_kind(monkeypatch):
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point("mine", "json:loads")])
+    monkeypatch.setattr(registry, "list_added", lambda group: (Point("mine", "json:loads"),))
     table = Table("codec", {"json": "json:dumps"}, group="lucida.codecs")
     assert table["mine"]("1") == 1
 
 
 def test_a_package_cannot_take_a_name_that_is_used(monkeypatch):
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point("json", "other:thing")])
+    monkeypatch.setattr(registry, "list_added", lambda group: (Point("json", "other:thing"),))
     with pytest.raises(ModelError, match="already json:dumps"):
         Table("codec", {"json": "json:dumps"}, group="lucida.codecs")["json"]
 

@@ -8,8 +8,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 sys.path.insert(0, str(Path(__file__).parent))
-from asking import KEY, serve_in_thread
 from fastapi.testclient import TestClient
+from served import KEY, serve_in_thread
 from tiny import tiny_model
 
 from lucida.serve.batching import Engine

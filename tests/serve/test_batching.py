@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from asking import prompt_of, wait_for
+from served import prompt_of, wait_for
 from tiny import greedy_tokens, picture
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast

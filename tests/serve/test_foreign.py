@@ -6,7 +6,7 @@ from pathlib import Path
 import openai
 import pytest
 import torch
-from asking import KEY, ask, serve_in_thread
+from served import KEY, ask, serve_in_thread
 from tiny import picture
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))

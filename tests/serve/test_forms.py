@@ -4,7 +4,7 @@ import json
 
 import jsonschema
 import pytest
-from asking import CHAT, TEXT, ask
+from served import CHAT, TEXT, ask
 
 pytest.importorskip("llguidance", reason="pip install llguidance")
 

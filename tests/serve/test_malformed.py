@@ -8,8 +8,8 @@ import random
 from collections import Counter
 
 import pytest
-from asking import CHAT, TEXT, ask, data_address
 from hypothesis import HealthCheck, given, settings
+from served import CHAT, TEXT, ask, data_address
 from tiny import picture
 
 from lucida.serve.batching import Engine

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from asking import KEY, answer_directly, ask, serve_in_thread
+from served import KEY, answer_directly, ask, serve_in_thread
 from tiny import picture
 
 from lucida.serve.batching import Engine

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from asking import CHAT, ask, serve_in_thread, wait_for
+from served import CHAT, ask, serve_in_thread, wait_for
 from tiny import picture
 
 from lucida.core.spec import EvaluationSpec

@@ -10,11 +10,11 @@ from functools import partial
 import openai
 import pytest
 import torch
-from asking import CHAT, KEY, TEXT, answer_directly, ask, wait_for
-from asking import prompt_of as prompt_by
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import CHAT, KEY, TEXT, answer_directly, ask, wait_for
+from served import prompt_of as prompt_by
 from tiny import picture
 
 from lucida.core.errors import LucidaError

@@ -236,7 +236,7 @@ def measure_features(encoder: EncoderShape, side: int) -> tuple[int, int]:
     config = encoder.config
     if isinstance(config, TimmConfig) or family_of(config).stages:
         with torch.device("meta"):
-            _, places, width = encoder.make().eval()(torch.zeros(1, 3, side, side)).shape
+            _, places, width = encoder.make().float().eval()(torch.zeros(1, 3, side, side)).shape
         return places, width
     patches = (side // config.patch_size) ** 2
     taken = {"patches": patches, "cls_patches": patches + 1, "cls": 1, "mean": 1}
