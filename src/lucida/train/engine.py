@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 import torch
@@ -127,6 +127,7 @@ class Engine:
             except LucidaError as refused:
                 problem = refused
         if any(self.total(problem is not None)):
+            self.part()
             raise problem or follow(refusal)
         return self.gathered(found)[0]
 
@@ -144,7 +145,14 @@ class Engine:
             remedy=remedy,
         )
         problem.told = not self.main
+        self.part()
         raise problem
+
+    def part(self) -> None:
+        """Let no rank go before all have heard why: whoever still listened would report a lost
+        connection instead."""
+        with suppress(RuntimeError):  # the first to leave may close what the others wait on
+            self.wait()
 
     def mark(self, doing: str, step: int | None = None, limited: bool | None = None) -> None:
         """Tell the other ranks what this one does now. With `step` a step begins; if that is
