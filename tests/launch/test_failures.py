@@ -127,7 +127,9 @@ def test_a_rank_with_another_recipe(parts, tmp_path):
     codes, told, _ = on_two(plain(parts), tmp_path / "run", "has another recipe")
     assert codes == [1, 1]
     assert "lucida: rank 1 differs from rank 0 in recipe, seed (expected 5, got 6)" in told[0]
-    assert count_messages(told) == [1, 0], told[1]
+    assert count_messages(told)[0] == 1
+    # Rank 1 may still say that rank 0 has gone: it sometimes hears so before it has ended itself.
+    assert "bug" not in told[1]
 
 
 @pytest.mark.slow
