@@ -136,13 +136,16 @@ class Watch:
 
     def is_told(self, text: str) -> bool:
         """Whether rank 0 ends with the same message, for all; tells with which this one ends."""
-        self.store.set(f"end/{self.rank}", text)
-        if self.rank == 0:
+        try:
+            self.store.set(f"end/{self.rank}", text)
+            if self.rank == 0:
+                return False
+            until = time.monotonic() + 2 * LONGEST_INTERVAL
+            while not self.store.check(["end/0"]) and time.monotonic() < until:
+                time.sleep(0.1)
+            return self.store.check(["end/0"]) and self.store.get("end/0").decode() == text
+        except RuntimeError:  # rank 0 has ended, and the store with it
             return False
-        until = time.monotonic() + 2 * LONGEST_INTERVAL
-        while not self.store.check(["end/0"]) and time.monotonic() < until:
-            time.sleep(0.1)
-        return self.store.check(["end/0"]) and self.store.get("end/0").decode() == text
 
     def explain_loss(self) -> RunError:
         """The error of a rank that has lost the connection to another: which one has gone. Only
