@@ -23,7 +23,9 @@ PREFIX = {"clip": 1, "clip-dual": 1, "dinov2": 1, "dinov2-registers": 3, "vit": 
 FLAG = {"siglip", "siglip-dual", "clip", "clip-dual", "vit"}
 NORM = {"siglip": "post_layernorm", "siglip-dual": "post_layernorm", "clip": "post_layernorm",
         "clip-dual": "post_layernorm", "siglip2": "post_layernorm", "dinov3": "norm"}  # fmt: skip
-CONVOLUTIONAL = {"resnet", "convnext", "convnextv2", "dinov3-convnext", "swin"}
+CONVOLUTIONAL = {
+    "resnet", "convnext", "convnextv2", "dinov3-convnext", "swin", "efficientnet-lite",
+}  # fmt: skip
 
 
 def whole(name: str) -> torch.nn.Module:

@@ -46,6 +46,7 @@ from lucida.core.spec import ModelSpec
 from lucida.data.boxes import box_tokens
 from lucida.model.checkpoint import build
 from lucida.model.decode import write
+from lucida.model.encoders.efficientnet_lite import EfficientNetLiteConfig
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 
@@ -77,6 +78,15 @@ ENCODERS: dict[str, PreTrainedConfig] = {
     "resnet": ResNetConfig(embedding_size=8, layer_type="basic", **STAGES),
     "convnext": ConvNextConfig(**STAGES),
     "convnextv2": ConvNextV2Config(**STAGES),
+    "efficientnet-lite": EfficientNetLiteConfig(
+        image_size=32,
+        stem_size=4,
+        depths=[1, 2, 1, 1],
+        hidden_sizes=[4, 6, 8, 16],
+        kernels=[3, 5, 3, 1],
+        strides=[1, 2, 2, 1],
+        expansions=[1, 2, 2, 0],
+    ),
     "dinov3": DINOv3ViTConfig(**TRANSFORMER, **SQUARE, num_register_tokens=2),
     "dinov3-convnext": DINOv3ConvNextConfig(**STAGES),
     "siglip2": Siglip2VisionConfig(**TRANSFORMER, patch_size=8, num_patches=4),

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from lucida.core.errors import ModelError, suggestion
 from lucida.model.encoders import timm_encoder
+from lucida.model.encoders.efficientnet_lite import EfficientNetLiteConfig
 from lucida.model.encoders.timm_model import TimmConfig
 
 
@@ -78,6 +79,7 @@ FAMILIES: dict[str, Family] = {
     "convnext": Family(maps="hidden_states", drop=("layernorm",)),
     "convnextv2": Family(maps="hidden_states", drop=("layernorm",)),
     "dinov3_convnext": Family(maps="hidden_states", drop=("layer_norm",)),
+    EfficientNetLiteConfig.model_type: Family(maps="hidden_states"),
     "swin": Family(norm="layernorm", maps="reshaped_hidden_states", cut="modules", init=UNPOOLED),
 }
 

