@@ -161,7 +161,7 @@ def test_a_rank_that_hangs_is_named_with_its_step(parts, tmp_path):
     folder = tmp_path / "run"
     codes, told, since = on_two(plain(parts, patience=10), folder, "hangs")
     assert codes == [1, 1]
-    assert "rank 1 hangs, for 3 s (reading its records, step 3; the others wait in: " in told[0]
+    assert "rank 1 hangs, for 10 s (reading its records, step 3; the others wait in: " in told[0]
     assert count_messages(told) == [1, 0]
     stands = (folder / "stands-rank1.txt").read_text()
     assert "test_failures.py" in stands  # the line that sleeps

@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine, and a run on it."""
 
 import importlib.util
+import os
 
 import pytest
 from safetensors.torch import load_file
@@ -21,9 +22,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes with a core each: no two ranks fit on one of them."""
+    """Two nodes with a core each: no two ranks fit on one of them. Ray's processes are as urgent as
+    others here; by its default they get what all others of a machine leave."""
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own spelling
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
     made.wait_for_nodes()

@@ -7,6 +7,7 @@ used on the other side of the fork.
 from __future__ import annotations
 
 import atexit
+import json
 import multiprocessing
 import os
 import sys
@@ -69,21 +70,33 @@ def on_ranks(
 
 
 def train(environment: dict[str, str], recipe: str, folder: Path, die_at: int, told: Path) -> None:
-    """One rank; what it says goes into the file `told`."""
+    """One rank; what it says goes into the file `told`, and what each step read beside it."""
     from lucida.train import loop
     from lucida.train.stage_run import StageRun
+    from lucida.train.step import Stepper
 
     os.environ.update(environment)
     with told.open("w") as file:
         os.dup2(file.fileno(), 2)
-    true_step = StageRun.step
+    true_step, place = StageRun.step, [0]
 
     def step(stage):
         if stage.run.position.total == die_at:
             os._exit(9)
+        place[0] = stage.run.position.total
         true_step(stage)
 
-    StageRun.step = step
+    true_move = Stepper.step
+    read = told.with_name(told.name.replace("-rank", "-read")).with_suffix(".jsonl")
+    read.unlink(missing_ok=True)
+
+    def move(stepper, micro_batches):
+        origins = [origin for batch in micro_batches for origin in batch.origins]
+        with read.open("a") as file:
+            file.write(json.dumps([place[0], origins]) + "\n")
+        return true_move(stepper, micro_batches)
+
+    StageRun.step, Stepper.step = step, move
     try:
         loop.train_run(Recipe.model_validate_json(recipe), folder, observers=watching(logits))
     except LucidaError as error:

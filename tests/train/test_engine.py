@@ -170,6 +170,9 @@ def test_sharded_layers_may_be_gathered_in_half_precision(parts, tmp_path):
 
 @pytest.mark.slow
 def test_sharded_gated_layers_and_ranks_with_text_alone(parts, tmp_path):
+    """Behind gates that are nearly closed a first gradient is smaller than AdamW's epsilon. There
+    rounding, 1e-10, moves a weight by half a percent of its rate, as it does in one process
+    whose step is summed in another order."""
     values = plain(
         parts,
         "fsdp",
@@ -181,7 +184,7 @@ def test_sharded_gated_layers_and_ranks_with_text_alone(parts, tmp_path):
     ours = Recipe.model_validate(values)
     one = train_run(ours, tmp_path / "one")
     on_ranks(ours, tmp_path / "two")
-    assert_same(one, tmp_path / "two")
+    assert_same(one, tmp_path / "two", tolerance=1e-4)  # a hundredth of the rate
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
@@ -28,6 +29,9 @@ LONGEST_WAIT = timedelta(hours=24)
 """How long a rank waits while another does what takes its time, such as an evaluation: the watch
 ends a wait that is none."""
 
+LATER = 2.0
+"""Seconds that torch gets beyond its own timeout, whose message says more."""
+
 
 def meet(patience: float, folder: Path) -> Watch:
     """Meet the other processes that were started with this one; once for a process. `folder`: of
@@ -45,8 +49,7 @@ def _join_group(patience: float, folder: Path) -> Watch:
         backend = "cpu:gloo,cuda:nccl"
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        meeting = distributed.rendezvous("env://", timeout=timedelta(seconds=patience))
-        store, rank, world = next(iter(meeting))
+        store, rank, world = _find_store(patience)
         distributed.init_process_group(
             backend,
             store=distributed.PrefixStore("group", store),
@@ -54,10 +57,36 @@ def _join_group(patience: float, folder: Path) -> Watch:
             world_size=world,
             timeout=LONGEST_WAIT,
         )
-    except (ValueError, RuntimeError) as problem:
+    except (ValueError, RuntimeError, TimeoutError) as problem:
         raise explain_meeting(str(problem), place) from problem
     atexit.register(distributed.destroy_process_group)
     return Watch(distributed.PrefixStore("watch", store), rank, world, patience, folder)
+
+
+def _find_store(patience: float) -> tuple[distributed.Store, int, int]:
+    """The store where the processes meet, this one's rank and how many they are; TimeoutError when
+    that takes much longer than `patience` seconds.
+
+    In a thread of its own: torch waits for ever, whatever its timeout, for the first word of one
+    that listens at that port and is no store.
+    """
+    found: list = []
+
+    def find() -> None:
+        try:
+            meeting = distributed.rendezvous("env://", timeout=timedelta(seconds=patience))
+            found.append(next(iter(meeting)))
+        except (ValueError, RuntimeError) as problem:
+            found.append(problem)
+
+    thread = threading.Thread(target=find, daemon=True)
+    thread.start()
+    thread.join(patience + LATER)
+    if not found:
+        raise TimeoutError(f"no answer within {patience:g} s")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 def explain_meeting(text: str, place: str) -> RunError:

@@ -116,7 +116,7 @@ class Run:
         model, processor = self.model, self.processor
         last = self.recipe.resolve(self.recipe.stages[-1])
         equip(model, "none", compiled=False)
-        if last.lora is not None:
+        if last.lora is not None and self.engine.main:
             keep_adapter(self)
         self.merge_adapters()
         spec = self.recipe.model

@@ -18,6 +18,9 @@ from lucida.core.errors import RunError
 PATIENCE = 60.0
 """Seconds for the cluster to find room for all ranks: more than it takes where there is room."""
 
+ANSWER = 10.0
+"""Seconds for the head of the cluster to take a connection."""
+
 
 def run_on_ray(job: Job, address: str) -> int:
     """Train on the cluster at `address` (`auto`: the one this machine belongs to); the exit status
@@ -29,6 +32,7 @@ def run_on_ray(job: Job, address: str) -> int:
         import ray
     except ImportError as problem:
         raise RunError("ray is not installed", remedy="pip install 'lucida[ray]'") from problem
+    check_address(address)
     same = {name: os.environ[name] for name in ("PYTHONPATH", "LUCIDA_CACHE") if name in os.environ}
     try:
         ray.init(address=address, runtime_env={"env_vars": same}, log_to_driver=True)
@@ -41,6 +45,20 @@ def run_on_ray(job: Job, address: str) -> int:
         return _train_on_cluster(job)
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """RunError when nothing listens at HOST:PORT; Ray itself would try for 20 minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "//" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except (OSError, OverflowError) as problem:
+        raise RunError(
+            f"there is no Ray cluster at {address}: {problem}",
+            remedy="`ray status --address ADDRESS` should show it",
+        ) from problem
 
 
 def _train_on_cluster(job: Job) -> int:
