@@ -43,6 +43,14 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME", help="Tell this tracker too (see `lucida track`)."),
     ] = None,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse",
+            help="Play it through in minutes: a few steps of every stage and a few questions of "
+            "every benchmark, on tiny random parts and made-up records; nothing is fetched.",
+        ),
+    ] = False,
 ) -> None:
     """Train a recipe; a stopped run continues by itself.
 
@@ -54,6 +62,11 @@ def train(
     from lucida.train.folder import finished, folder_of, tell_finished
 
     value = load_recipe(recipe, overrides or [])
+    if rehearse:
+        from lucida.apps.rehearse import rehearsal
+
+        rehearsal.rehearse(value, run or Path("runs") / "rehearsals" / value.name)
+        return
     folder = folder_of(recipe, value, run, changed=bool(overrides))
     if finished(RunFolder(folder), value):  # said at once: what trains takes seconds to import
         tell_finished(RunFolder(folder))
