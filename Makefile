@@ -9,7 +9,7 @@ STAMP := .venv/lucida-stamp
 JOBS ?= 2
 SHARED := -n $(JOBS) --dist worksteal
 
-.PHONY: setup demo test quick elsewhere slow bench lint format
+.PHONY: setup demo test quick elsewhere slow gpu bench lint format
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ elsewhere: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Everything that only a GPU can tell, in nine minutes: the tests marked gpu, and figures in gpu.json.
+gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 bench: $(STAMP)
 	@for script in $$(grep -l '^if __name__' benchmarks/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

@@ -18,10 +18,12 @@ a Trainer sees is given to Lucida too, and the losses must agree.
     real         SigLIP-B/16 + Qwen2.5-0.5B (some 12 GB; SGD on a CPU, whose update needs no room)
     large        SigLIP-so400m/14 + Qwen2.5-1.5B, for a GPU
 
-    python benchmarks/peers.py [--case toy] [--repetitions 5] [--batches 4]
+    python benchmarks/peers.py [--case toy] [--repetitions 5] [--batches 4] [--minutes 5]
 
-On a GPU it also prints the share of the peak arithmetic and the memory of each side (this part has
-not run yet: no GPU was at hand). One thread on a CPU unless `--threads`.
+A case ends after so many minutes with the repetitions that it has by then (at least one step of
+each side on a batch of each kind); what was found is told after every batch. On a GPU it also
+prints the share of the peak arithmetic and the memory of each side (this part has not run yet: no
+GPU was at hand). One thread on a CPU unless `--threads`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import logging
 import resource
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -98,42 +101,128 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), action="append")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=5, help="of each case, at most")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     choose_device()  # before the first tensor: both sides have what it sets
     for name in given.case or ["toy", "projector"]:
-        run(name, CASES[name], given.batches, given.repetitions)
+        run(name, CASES[name], given.batches, given.repetitions, given.minutes)
 
 
-def run(name: str, case: Case, batches: int, repetitions: int) -> None:
-    """Time all sides of one case and print the table."""
+def run(name: str, case: Case, batches: int, repetitions: int, minutes: float) -> None:
+    """Time all sides of one case, and print the table."""
+    result = time_case(name, case, batches, repetitions, minutes)
+    report(name, result)
+    if result.sides.device.type == "cuda":
+        report_gpu(result)
+
+
+def time_case(name: str, case: Case, batches: int, repetitions: int, minutes: float) -> Result:
+    """Time all sides of one case, telling each figure as it comes."""
+    until = time.monotonic() + 60 * minutes
     torch.manual_seed(0)
     vision, text = case.parts()
+    print(f"{name}: building both models", flush=True)
     model = lucida_model(vision, text).to(choose_device())
     pool = samples_of(case, model)
     sides = Sides(model, vision, case)
-    print(f"{name}: {sides.precision}, {case.samples} samples a step")
+    print(f"{name}: {sides.precision}, {case.samples} samples a step", flush=True)
     drawn = torch.Generator().manual_seed(1)
     lengths = [len(sample) for sample in pool]
     mixed = random_batches(lengths, case.samples, batches, drawn)
     grouped = grouped_batches(lengths, case.samples, batches, drawn)
-    times: dict[str, Timing] = {}
-    tokens, needed = {"random": 0, "grouped": 0}, {"random": 0.0, "grouped": 0.0}
-    for kind, group in (("random", mixed), ("grouped", grouped)):
-        for numbers in group.tolist():
+    work = []
+    for pair in zip(mixed.tolist(), grouped.tolist(), strict=True):
+        for kind, numbers in zip(("random", "grouped"), pair, strict=True):
             batch = [pool[number] for number in numbers]
-            tokens[kind] += sum(map(len, batch))
-            needed[kind] += arithmetic(model, batch, case.language)
-            work = sides.of(batch, kind)
-            agree(work)
-            found = alternate(work, repetitions, warm_up=0, wait=wait)
-            for side, timing in found.items():
-                key = f"{side}|{kind}"
-                times[key] = times.get(key, Timing()) + timing
-    report(name, times, tokens, sides)
-    if sides.device.type == "cuda":
-        report_gpu(times, needed, sides.memory)
+            work.append(Work(kind, sides.of(batch, kind), sum(map(len, batch)),
+                             arithmetic(model, batch, case.language)))  # fmt: skip
+    done, times = measure(name, work, repetitions, until)
+    tokens, needed = {}, {}
+    for each in work[:done]:
+        tokens[each.kind] = tokens.get(each.kind, 0) + each.tokens
+        needed[each.kind] = needed.get(each.kind, 0.0) + each.arithmetic
+    return Result(times, tokens, needed, sides)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`side|kind` → times of the batches of a kind together; by kind their real tokens, and the
+    arithmetic that they ask for."""
+
+    times: dict[str, Timing]
+    tokens: dict[str, int]
+    needed: dict[str, float]
+    sides: Sides
+
+    def rows(self) -> list[dict]:
+        """Numbers of every side: by the clock, and how many times longer than ours it takes."""
+        found = []
+        for key, timing in self.times.items():
+            side, kind = key.split("|")
+            wall = statistics.median(timing.wall)
+            ours = statistics.median(self.times[f"lucida|{kind}"].wall)
+            found.append(
+                {
+                    "side": side,
+                    "batches": kind,
+                    "repetitions": len(timing.wall),
+                    "seconds": round(wall, 4),
+                    "tokens/s": round(self.tokens[kind] / wall, 1),
+                    "times ours": round(wall / ours, 3),
+                    "of the peak": round(self.needed[kind] / wall / PEAK, 4),
+                    "memory GB": round(self.sides.memory.get(side, 0.0), 2),
+                }
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A batch: whether its samples came at random or by length, a step of each side on it, its
+    tokens, and the arithmetic that it asks for."""
+
+    kind: str
+    sides: dict[str, Callable[[], float]]
+    tokens: int
+    arithmetic: float
+
+
+def measure(
+    name: str, work: list[Work], repetitions: int, until: float
+) -> tuple[int, dict[str, Timing]]:
+    """How many of the batches were timed, and `side|kind` → the times of them together in each
+    repetition. Whole repetitions count, and of the first as much as there was time for: at least a
+    batch of each kind."""
+    times: dict[str, Timing] = {}
+    most, kinds = 0.0, len({each.kind for each in work})
+    for repetition in range(repetitions):
+        found: dict[str, Timing] = {}
+        for number, each in enumerate(work):
+            first = not times and number < kinds
+            if not first and time.monotonic() + most > until:
+                print(f"{name}: the time is over", flush=True)
+                return (len(work), times) if times else (number, found)
+            begun = time.monotonic()
+            if repetition == 0:
+                agree(each.sides)
+            timed = alternate(each.sides, 1, warm_up=0, wait=wait)
+            for side, timing in timed.items():
+                key = f"{side}|{each.kind}"
+                found[key] = found.get(key, Timing()) + timing
+            most = max(most, time.monotonic() - begun)
+            shown = ", ".join(f"{side} {timing.cpu[0]:.2f}" for side, timing in timed.items())
+            print(
+                f"{name}, repetition {repetition + 1} of {repetitions}, batch {number + 1} of "
+                f"{len(work)} ({each.kind}), CPU s: {shown}",
+                flush=True,
+            )
+        for key, timing in found.items():
+            times.setdefault(key, Timing())
+            times[key].cpu.extend(timing.cpu)
+            times[key].wall.extend(timing.wall)
+    return len(work), times
 
 
 def random_batches(
@@ -314,12 +403,12 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def report(name: str, times: dict[str, Timing], tokens: dict[str, int], sides: Sides) -> None:
+def report(name: str, result: Result) -> None:
     """Seconds, tokens a second and the ratios of one case."""
     rows = []
-    for key, timing in times.items():
+    for key, timing in result.times.items():
         side, kind = key.split("|")
-        ours = times[f"lucida|{kind}"], times[f"+ features|{kind}"]
+        ours = result.times[f"lucida|{kind}"], result.times[f"+ features|{kind}"]
         wall = statistics.median(timing.wall)
         rows.append(
             [
@@ -327,7 +416,7 @@ def report(name: str, times: dict[str, Timing], tokens: dict[str, int], sides: S
                 kind,
                 f"{statistics.median(timing.cpu):.2f}",
                 f"{wall:.2f}",
-                f"{tokens[kind] / wall:,.0f}",
+                f"{result.tokens[kind] / wall:,.0f}",
                 ratio(timing.cpu, ours[0].cpu),
                 ratio(timing.cpu, ours[1].cpu),
                 ratio(timing.wall, ours[0].wall),
@@ -340,16 +429,22 @@ def report(name: str, times: dict[str, Timing], tokens: dict[str, int], sides: S
     print(f"most memory of this process: {most:.1f} GB")
 
 
-def report_gpu(
-    times: dict[str, Timing], needed: dict[str, float], memory: dict[str, float]
-) -> None:
+def report_gpu(result: Result) -> None:
     """The share of the peak that the arithmetic of the task takes, and the most memory."""
-    rows = []
-    for key, timing in times.items():
-        side, kind = key.split("|")
-        share = needed[kind] / statistics.median(timing.wall) / PEAK
-        rows.append([side, kind, f"{share:.1%}", f"{memory[side]:.1f}"])
+    rows = [
+        [each["side"], each["batches"], f"{each['of the peak']:.1%}", f"{each['memory GB']:.1f}"]
+        for each in result.rows()
+    ]
     table("on the GPU", ["side", "batches", "of the peak", "memory, GB"], rows)
+
+
+def peak_memory() -> float:
+    """Most GB of the GPU since it was last asked; 0 without one."""
+    if not torch.cuda.is_available():
+        return 0.0
+    most = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return most
 
 
 if __name__ == "__main__":
