@@ -171,7 +171,7 @@ def test_a_rank_that_hangs_is_named_with_its_step(parts, tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_does_not_answer_is_named(parts, tmp_path):
-    codes, told, since = on_two(plain(parts, patience=3), tmp_path / "run", "stands still")
+    codes, told, since = on_two(plain(parts, patience=10), tmp_path / "run", "stands still")
     assert codes == [1, -signal.SIGKILL]
     assert "rank 1 gave no sign of life for 10 s (between two steps, step 2)" in told[0]
     assert since < SECONDS
