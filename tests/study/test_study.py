@@ -1,7 +1,12 @@
 """One real study from file to report, and what happens when runs fail, die or are started twice."""
 
 import functools
+import io
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -161,6 +166,24 @@ def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch):
         run_study(probe, folder, jobs=2)
     assert "goes on where they stopped" in str(told.value)
     assert folder.to_do(probe) == list(probe.runs)
+
+
+def test_sigterm_ends_the_workers_too(tmp_path, design, monkeypatch):
+    probe, folder, started = design(), StudyFolder(tmp_path / "out"), []
+
+    def start(*_):
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        started.append(process)
+        if len(started) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return process, io.BytesIO()
+
+    monkeypatch.setattr(execute, "_start", start)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(probe, folder, jobs=2)
+    assert all(process.poll() is not None for process in started)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_some_arms_can_run_first(tmp_path, design, monkeypatch):

@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -187,11 +188,17 @@ def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
 
 
 def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
-    """On this machine, a process of one thread for each run. Ending this process ends them."""
+    """On this machine, a process of one thread for each run. Ending this process ends them:
+    KeyboardInterrupt for Ctrl-C and SIGTERM, when all have written their checkpoints."""
     waiting, running = list(reversed(todo)), {}
     done = 0
+    # By default SIGTERM skips `finally`, and the workers would go on alone.
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     try:
         while waiting or running:
+            if stopped:
+                raise KeyboardInterrupt
             while waiting and len(running) < jobs:
                 arm, seed = waiting.pop()
                 running[arm, seed] = _start(folder, arm, seed)
@@ -207,10 +214,12 @@ def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> Non
                     state = f"ended without an outcome (exit code {process.returncode})"
                 say(f"{done}/{len(todo)} {key[0]} seed {key[1]}: {state}")
     finally:
-        for process, log in running.values():
+        for process, _ in running.values():
             process.terminate()  # training writes a checkpoint
+        for process, log in running.values():
             process.wait()
             log.close()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(folder: StudyFolder, arm: str, seed: int) -> tuple[subprocess.Popen, IO[bytes]]:
