@@ -171,14 +171,14 @@ def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch):
 def test_sigterm_ends_the_workers_too(tmp_path, design, monkeypatch):
     probe, folder, started = design(), StudyFolder(tmp_path / "out"), []
 
-    def start(*_):
+    def start(folder, arm, seed):
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         started.append(process)
         if len(started) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return process, io.BytesIO()
+        return execute.Worker(arm, seed, process, io.BytesIO())
 
-    monkeypatch.setattr(execute, "_start", start)
+    monkeypatch.setattr(execute.Worker, "start", start)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         run_study(probe, folder, jobs=2)

@@ -236,21 +236,29 @@ def load_design(name: str | Path) -> Design:
     try:
         study = Study.model_validate(read_document(path).data)
     except ValidationError as problem:
-        lines = [
-            f"{'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}"
-            for each in problem.errors(include_url=False)
-        ]
-        raise RecipeError("this study cannot be followed: " + "; ".join(lines), origin=path) from (
-            problem
-        )
+        raise RecipeError(tell_invalid("study", problem), origin=path) from problem
     return make_design(study, path.parent, path)
+
+
+def tell_invalid(kind: str, problem: ValidationError) -> str:
+    """What is wrong with a file of this kind, in one line."""
+    lines = [
+        f"{'.'.join(map(str, each['loc'])) or kind}: {each['msg']}"
+        for each in problem.errors(include_url=False)
+    ]
+    return f"this {kind} cannot be followed: " + "; ".join(lines)
+
+
+def find_base(baseline: str, folder: Path) -> str:
+    """How `load_recipe` finds a baseline that may be a file in `folder`."""
+    beside = folder / baseline.partition("#")[0]
+    return str(folder / baseline) if beside.is_file() else baseline
 
 
 def make_design(study: Study, folder: Path = Path(), origin: object = "study") -> Design:
     """The same for a study in memory; `folder` is where its baseline's file may stand."""
-    beside = folder / study.baseline.partition("#")[0]
-    base = str(folder / study.baseline) if beside.is_file() else study.baseline
-    design = Design(study, {BASELINE: {}} | dict(all_changes(study)), base)
+    arms = {BASELINE: {}} | dict(all_changes(study))
+    design = Design(study, arms, find_base(study.baseline, folder))
     if unknown := [arm for arm in study.primary.contrast if arm not in design.arms]:
         raise RecipeError(
             f"primary.contrast names no arm `{unknown[0]}`",

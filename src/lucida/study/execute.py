@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -190,46 +191,69 @@ def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
 def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
     """On this machine, a process of one thread for each run. Ending this process ends them:
     KeyboardInterrupt for Ctrl-C and SIGTERM, when all have written their checkpoints."""
-    waiting, running = list(reversed(todo)), {}
-    done = 0
-    # By default SIGTERM skips `finally`, and the workers would go on alone.
-    stopped: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    try:
+    waiting, done = list(reversed(todo)), 0
+    with ended_together() as (running, stopped):
         while waiting or running:
             if stopped:
                 raise KeyboardInterrupt
             while waiting and len(running) < jobs:
-                arm, seed = waiting.pop()
-                running[arm, seed] = _start(folder, arm, seed)
+                running.append(Worker.start(folder, *waiting.pop()))
             time.sleep(0.2)
-            for key, (process, log) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                log.close()
-                del running[key]
+            for worker in [each for each in running if each.has_ended]:
+                running.remove(worker)
+                worker.log.close()
                 done += 1
-                state = folder.outcome(*key)["state"]
+                state = folder.outcome(worker.arm, worker.seed)["state"]
                 if state in ("begun", "waiting"):
-                    state = f"ended without an outcome (exit code {process.returncode})"
-                say(f"{done}/{len(todo)} {key[0]} seed {key[1]}: {state}")
+                    state = f"ended without an outcome (exit code {worker.process.returncode})"
+                say(f"{done}/{len(todo)} {worker.arm} seed {worker.seed}: {state}")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A run in a process of its own."""
+
+    arm: str
+    seed: int
+    process: subprocess.Popen
+    log: IO[bytes]
+
+    @classmethod
+    def start(cls, folder: StudyFolder, arm: str, seed: int) -> Worker:
+        """Its recipe is written; what the process says goes to the run's log."""
+        log = (make_folder(folder.run(arm, seed).path) / LOG).open("ab")
+        environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        words = [sys.executable, "-m", "lucida.study.worker", *map(str, _paths(folder, arm, seed))]
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return cls(arm, seed, process, log)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.process.poll() is not None
+
+    def end(self) -> None:
+        """Ask it to stop, which training does after a checkpoint, and wait until it has."""
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+
+@contextmanager
+def ended_together() -> Iterator[tuple[list[Worker], list[int]]]:
+    """A list for workers, which end with the block, and one that gets a number when SIGTERM asks to
+    stop: by default that signal skips `finally`, and the workers would go on alone."""
+    running: list[Worker] = []
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    try:
+        yield running, stopped
     finally:
-        for process, _ in running.values():
-            process.terminate()  # training writes a checkpoint
-        for process, log in running.values():
-            process.wait()
-            log.close()
+        for worker in running:
+            worker.process.terminate()  # all at once; then each is waited for
+        for worker in running:
+            worker.end()
         signal.signal(signal.SIGTERM, before)
-
-
-def _start(folder: StudyFolder, arm: str, seed: int) -> tuple[subprocess.Popen, IO[bytes]]:
-    run = folder.run(arm, seed).path
-    make_folder(run)
-    log = (run / LOG).open("ab")
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    words = [sys.executable, "-m", "lucida.study.worker", *map(str, _paths(folder, arm, seed))]
-    process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    return process, log
 
 
 def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:

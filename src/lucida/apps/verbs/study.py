@@ -141,6 +141,42 @@ def run(
     _report(design, folder)
 
 
+@study.command("search")
+@guarded
+def search(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A search file (docs/studies.md).")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the search.", show_default="studies/N"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at a time, one thread each.")] = 1,
+) -> None:
+    """Search over many values with Optuna, and write a study that puts the best to the test."""
+    from lucida.core.progress import table
+    from lucida.study.search import CONFIRM, load_search, run_search, weigh_axes
+
+    given, base = load_search(file)
+    folder = out or Path("studies") / given.name
+    rows = run_search(given, base, folder, jobs)
+    columns = ["trial", given.outcome, *given.axes]
+    shown = [
+        [row["trial"], row["state"] if row["score"] is None else f"{row['score']:.1f}"]
+        + [str(row["values"][key]) for key in given.axes]
+        for row in rows
+    ]
+    table(f"{given.name}: {len(rows)} trials of seed {given.seed}", columns, shown)
+    if shares := weigh_axes(given, folder):
+        told = ", ".join(f"{key} {100 * share:.0f}%" for key, share in shares.items())
+        typer.echo(f"what explains the scores: {told}")
+    confirm = folder / CONFIRM
+    typer.echo(
+        f"the best of {len(rows)} is lucky as well as good; `lucida study run {confirm}` asks "
+        "other seeds"
+        if confirm.is_file()
+        else "the best is the baseline itself"
+    )
+
+
 @study.command("status")
 @guarded
 def status(name: Name, out: Out = None) -> None:

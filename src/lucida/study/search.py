@@ -1,0 +1,427 @@
+"""Search over many values at once, and a study that puts what it found to the test.
+
+    name: rates
+    baseline: mini-short
+    axes:
+      stages.sft.train.language: {low: 2.0e-4, high: 1.0e-2, log: true}
+      model.projector.depth: [1, 2, 3]
+    trials: 24
+    evaluation: {tasks: [counting], limit: 300, curve: 50}
+    outcome: counting
+
+Optuna proposes (tree-structured Parzen estimators) and, with `evaluation.curve`, ends what is below
+the median of the others half-way. All trials have one seed, so the best of them is lucky as well as
+good: DIR/confirm.yaml is a study of it against the baseline with seeds that the search did not see.
+
+DIR/
+  trials.log               Optuna's journal: what was proposed and told, for a later call
+  recipes/KEY-seedK.yaml   KEY: eight digits of the values' hash
+  runs/KEY-seedK/          as in a study; equal values are trained once
+  results.json             all trials, best first
+  confirm.yaml             the study of the best
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationError, model_validator
+
+from lucida.core.document import read_document
+from lucida.core.errors import RecipeError, RunError
+from lucida.core.files import atomic_write, make_folder
+from lucida.core.locking import sole_writer
+from lucida.core.progress import say
+from lucida.core.recipe import dump_recipe, load_recipe
+from lucida.core.runs import read_json
+from lucida.core.spec.value import Spec
+from lucida.study.design import (
+    BASELINE,
+    MEAN,
+    ArmName,
+    Asked,
+    Changes,
+    Design,
+    Study,
+    find_base,
+    study_text,
+    tell_invalid,
+)
+from lucida.study.execute import StudyFolder, Worker, ended_together
+from lucida.study.measure import measure
+from lucida.study.worker import OUTCOME
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL, RESULTS, CONFIRM = "trials.log", "results.json", "confirm.yaml"
+WARM = 5
+"""Trials that are drawn at random, and never ended early, before there is something to compare."""
+
+
+class Range(Spec):
+    """Numbers from `low` to `high`, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Draw evenly over magnitudes, as rates want it."""
+
+    @model_validator(mode="after")
+    def rising(self) -> Range:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"`log` needs low above 0, which is {self.low:g}")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether both ends, and so all values, are whole numbers."""
+        return self.low.is_integer() and self.high.is_integer() and not self.log
+
+
+class Search(Spec):
+    """A search file."""
+
+    name: ArmName
+    baseline: str
+    common: Changes = Field(default={})
+    """In every trial, and in the baseline of the study that follows."""
+    axes: dict[str, Range | list[object]] = Field(min_length=1)
+    """Key of the recipe → its range or its choices."""
+    trials: int = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
+    """Of every training, and of what is proposed."""
+    evaluation: Asked
+    outcome: str = MEAN
+    """What is to be high: a task, or `mean` over all."""
+    margin: float = Field(default=3, gt=0)
+    """Points that do not matter, in the study that follows."""
+
+    @model_validator(mode="after")
+    def complete(self) -> Search:
+        if self.outcome not in (MEAN, *self.evaluation.tasks):
+            raise ValueError(
+                f"outcome is `{self.outcome}`; expected {MEAN} or one of "
+                + ", ".join(self.evaluation.tasks)
+            )
+        for key, axis in self.axes.items():
+            if isinstance(axis, list) and len(axis) < 2:
+                raise ValueError(f"axis {key} has {len(axis)} choices; a search needs two or more")
+            if key in self.common:
+                raise ValueError(f"{key} is an axis and in `common`")
+        return self
+
+
+def load_search(path: Path) -> tuple[Search, str]:
+    """A search file and how its baseline is found; RecipeError for every mistake, among them a
+    value at the end of an axis that the recipe does not take."""
+    try:
+        search = Search.model_validate(read_document(path).data)
+    except ValidationError as problem:
+        raise RecipeError(tell_invalid("search", problem), origin=path) from problem
+    base = find_base(search.baseline, path.parent)
+    for key, axis in search.axes.items():
+        for value in _ends(axis):
+            try:
+                make_trial(search, base, {key: value})
+            except RecipeError as problem:
+                raise RecipeError(f"axis {key}, value {value}: {problem}", origin=path) from problem
+    return search, base
+
+
+def _ends(axis: Range | list[object]) -> list[object]:
+    if isinstance(axis, list):
+        return axis
+    return [int(axis.low), int(axis.high)] if axis.whole else [axis.low, axis.high]
+
+
+def make_trial(search: Search, base: str, values: Mapping[str, object]) -> Design:
+    """One trial as the only arm beside the baseline, named by its values."""
+    text = json.dumps(dict(values), sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    study = Study(
+        name=search.name,
+        baseline=search.baseline,
+        common=search.common,
+        changes={key: dict(values)},
+        seeds=[search.seed],
+        evaluation=search.evaluation,
+        primary={"outcome": search.outcome, "margin": search.margin},
+    )
+    design = Design(study, {BASELINE: {}, key: dict(values)}, base)
+    design.recipe(key, search.seed)
+    return design
+
+
+@dataclass
+class Trial:
+    """A trial under way. `worker` is None where equal values have an outcome already."""
+
+    asked: optuna.Trial
+    design: Design
+    folder: StudyFolder
+    worker: Worker | None = None
+    told: int = 0
+    """Scores on the way that Optuna has heard of."""
+
+    @property
+    def run(self) -> tuple[str, int]:
+        """Arm and seed."""
+        return next(arm for arm in self.design.arms if arm != BASELINE), self.design.study.seeds[0]
+
+    def falls_behind(self, outcome: str) -> bool:
+        """Tells Optuna the new scores on the way; whether it advises to end the trial."""
+        scores = [
+            (row["total_step"], row["evaluation"]["tasks"])
+            for row in self.folder.run(*self.run).metrics.read()
+            if row.get("evaluation")
+        ]
+        for step, tasks in scores[self.told :]:
+            names = list(tasks) if outcome == MEAN else [outcome]
+            found = [tasks[name]["score"] for name in names if tasks[name]["score"] is not None]
+            if found:
+                self.asked.report(100 * sum(found) / len(found), step)
+        self.told = len(scores)
+        return self.asked.should_prune()
+
+
+def run_search(search: Search, base: str, path: Path, jobs: int = 1) -> list[dict]:
+    """All trials, `jobs` at a time; gives them as `results.json` has them, best first.
+
+    A trial that Lucida refuses or that diverges is a result, and so is one that was ended early.
+    What a stopped search had under way is proposed first by the next call, and goes on from its
+    checkpoint. RunError without Optuna, when another process searches here, when another search was
+    begun here, or when no trial came to its end.
+    """
+    try:
+        import optuna
+    except ImportError as problem:
+        raise RunError("optuna is not installed", remedy="pip install 'lucida[search]'") from (
+            problem
+        )
+    folder = StudyFolder(path)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with sole_writer(path):
+        _declare(search, path)
+        ledger = _open_ledger(search, path, jobs)
+        begun = sum("run" in trial.user_attrs for trial in ledger.trials)  # else lost
+        trials: list[Trial] = []
+        with ended_together() as (running, stopped):
+            while begun < search.trials or trials:
+                if stopped:
+                    raise KeyboardInterrupt
+                while begun < search.trials and len(trials) < jobs:
+                    trials.append(trial := _begin(search, base, folder, ledger.ask()))
+                    running += [trial.worker] if trial.worker is not None else []
+                    begun += 1
+                time.sleep(0.2)
+                for trial in list(trials):
+                    if trial.worker is None or trial.worker.has_ended:
+                        _tell(search, ledger, trial)
+                    elif trial.falls_behind(search.outcome):
+                        _prune(ledger, trial)
+                    else:
+                        continue
+                    trials.remove(trial)
+                    running[:] = [each.worker for each in trials if each.worker is not None]
+        return _write_results(search, base, ledger, path)
+
+
+def _declare(search: Search, path: Path) -> None:
+    """Write the search down; RunError when it differs in more than the number of trials from what
+    was begun here: told scores would be compared with others."""
+    file = make_folder(path) / "search.json"
+    given = search.model_dump(mode="json", exclude={"trials", "margin"})
+    if file.is_file() and (before := read_json(file)) != given:
+        keys = [key for key in given if before.get(key) != given[key]]
+        raise RunError(
+            f"another search was begun in this folder; {', '.join(keys)} differs",
+            expected=before.get(keys[0]),
+            given=given[keys[0]],
+            origin=path,
+            remedy="name another folder with --out DIR",
+        )
+    atomic_write(file, json.dumps(given, indent=2) + "\n")
+
+
+def _open_ledger(search: Search, path: Path, jobs: int) -> optuna.Study:
+    """Optuna's study in the folder's journal; trials that a killed search left open are proposed
+    again."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    early = search.evaluation.curve is not None
+    pruner = optuna.pruners.MedianPruner(WARM, search.evaluation.curve or 0)
+    ledger = optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(path / JOURNAL))),
+        pruner=pruner if early else optuna.pruners.NopPruner(),
+        study_name=search.name,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    # Counted on, for a later call must not draw the same random trials again.
+    ledger.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=WARM, seed=search.seed + len(ledger.trials), constant_liar=jobs > 1
+    )
+    lost = [each for each in ledger.trials if each.state == optuna.trial.TrialState.RUNNING]
+    for trial in lost:
+        ledger.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        ledger.enqueue_trial(trial.params)
+    return ledger
+
+
+def _begin(search: Search, base: str, folder: StudyFolder, asked: optuna.Trial) -> Trial:
+    values = {key: _draw(asked, key, axis) for key, axis in search.axes.items()}
+    design = make_trial(search, base, values)
+    trial = Trial(asked, design, folder)
+    arm, seed = trial.run
+    if folder.outcome(arm, seed)["state"] in ("waiting", "begun"):
+        make_folder(folder.path / "recipes")
+        atomic_write(folder.recipe(arm, seed), dump_recipe(design.recipe(arm, seed)))
+        trial.worker = Worker.start(folder, arm, seed)
+    return trial
+
+
+def _draw(asked: optuna.Trial, key: str, axis: Range | list[object]) -> object:
+    if isinstance(axis, list):  # by number: choices may be whole objects
+        return axis[asked.suggest_int(key, 0, len(axis) - 1)] if _is_line(axis) else axis[
+            int(asked.suggest_categorical(key, [str(place) for place in range(len(axis))]))
+        ]  # fmt: skip
+    if axis.whole:
+        return asked.suggest_int(key, int(axis.low), int(axis.high))
+    return float(f"{asked.suggest_float(key, axis.low, axis.high, log=axis.log):.4g}")
+
+
+def _is_line(choices: list[object]) -> bool:
+    """Whether choices are numbers in rising order, whose neighbours are alike."""
+    numbers = [each for each in choices if isinstance(each, int | float)]
+    return len(numbers) == len(choices) and numbers == sorted(numbers)
+
+
+def _tell(search: Search, ledger: optuna.Study, trial: Trial) -> None:
+    """The end of a trial, to Optuna and to people. RunError for a process that died."""
+    import optuna
+
+    if trial.worker is not None:
+        trial.worker.log.close()
+    run = trial.folder.run(*trial.run).path
+    outcome = trial.folder.outcome(*trial.run)
+    if outcome["state"] in ("waiting", "begun"):
+        code = trial.worker.process.returncode if trial.worker is not None else None
+        raise RunError(
+            f"a trial ended without an outcome (exit code {code})",
+            origin=run,
+            remedy="its worker.log says why; the same command goes on where it stopped",
+        )
+    trial.asked.set_user_attr("run", run.name)
+    if outcome["state"] == "done":
+        score = measure(run, search.evaluation.tasks).outcome(
+            search.outcome, search.evaluation.tasks
+        )
+        ledger.tell(trial.asked, score)
+        told = f"{search.outcome} {score:.1f}"
+    elif outcome["state"] == "pruned":
+        ledger.tell(trial.asked, state=optuna.trial.TrialState.PRUNED)
+        told = "ended early before"
+    else:
+        ledger.tell(trial.asked, state=optuna.trial.TrialState.FAIL)
+        told = f"{outcome['state']}: {outcome.get('why', '')}"
+    say(f"trial {trial.asked.number}: {_show(trial.design.arms[trial.run[0]])}: {told}")
+
+
+def _prune(ledger: optuna.Study, trial: Trial) -> None:
+    import optuna
+
+    assert trial.worker is not None
+    trial.worker.end()
+    run = trial.folder.run(*trial.run).path
+    if not (run / OUTCOME).is_file():
+        atomic_write(run / OUTCOME, json.dumps({"state": "pruned"}) + "\n")
+    trial.asked.set_user_attr("run", run.name)
+    ledger.tell(trial.asked, state=optuna.trial.TrialState.PRUNED)
+    values = _show(trial.design.arms[trial.run[0]])
+    say(f"trial {trial.asked.number}: {values}: ended early, below the median of the others")
+
+
+def _show(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _write_results(search: Search, base: str, ledger: optuna.Study, path: Path) -> list[dict]:
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "score": trial.value if trial.state.name == "COMPLETE" else None,
+            "values": _values(search, trial.params),
+            "run": trial.user_attrs.get("run"),
+        }
+        for trial in ledger.trials
+        if "run" in trial.user_attrs
+    ]
+    rows.sort(key=lambda row: (row["score"] is None, -(row["score"] or 0), row["trial"]))
+    atomic_write(path / RESULTS, json.dumps({"name": search.name, "trials": rows}, indent=2) + "\n")
+    if not rows or rows[0]["score"] is None:
+        raise RunError(
+            f"none of {len(rows)} trials came to its end",
+            origin=path / RESULTS,
+            remedy="their outcome.json says why",
+        )
+    _write_confirmation(search, base, path, rows)
+    return rows
+
+
+def _write_confirmation(search: Search, base: str, path: Path, rows: list[dict]) -> None:
+    """The study of the best trial; none when that is the baseline itself."""
+    baseline = search.baseline
+    if Path(base.partition("#")[0]).is_file():  # the folder can be read without it
+        baseline = "baseline.yaml"
+        atomic_write(path / baseline, dump_recipe(load_recipe(base)))
+    study = Study(
+        name=f"{search.name}-confirm",
+        question=f"Is the best of {len(rows)} trials better than the baseline on other seeds?",
+        baseline=baseline,
+        common=search.common,
+        changes={"found": rows[0]["values"]},
+        seeds=[search.seed + 1 + place for place in range(3)],
+        evaluation=search.evaluation,
+        primary={"outcome": search.outcome, "margin": search.margin},
+    )
+    (path / CONFIRM).unlink(missing_ok=True)
+    design = Design(study, {BASELINE: {}} | study.changes, base)
+    if design.differences("found"):
+        atomic_write(path / CONFIRM, study_text(study))
+
+
+def _values(search: Search, params: Mapping[str, object]) -> dict[str, object]:
+    """What Optuna drew, as the recipe has it."""
+    found: dict[str, object] = {}
+    for key, axis in search.axes.items():
+        value = params[key]
+        if isinstance(axis, list):
+            found[key] = axis[int(str(value))]
+        else:
+            found[key] = value if axis.whole else float(f"{value:.4g}")
+    return found
+
+
+def weigh_axes(search: Search, path: Path) -> dict[str, float]:
+    """Axis → share of what it explains of the scores (PED-ANOVA), for ten finished trials or more;
+    else empty."""
+    import optuna
+
+    ledger = _open_ledger(search, path, 1)
+    done = [each for each in ledger.trials if each.state == optuna.trial.TrialState.COMPLETE]
+    if len(done) < 10 or len(search.axes) < 2:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(ledger, evaluator=evaluator)
