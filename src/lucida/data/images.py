@@ -246,6 +246,10 @@ def measure_image(file: str | Path | bytes, origin: str | None = None) -> tuple[
     return open_image(file, origin).size if size is None else size
 
 
+measured = measure_image
+"""Its name until 2026-11; scripts of others call it."""
+
+
 def file_source(path: str | Path, record: str | None = None) -> ImageSource:
     """An image file as a source; the file is looked at but not read.
 
