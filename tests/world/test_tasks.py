@@ -96,6 +96,31 @@ def _counted(scene, question):
     ]
 
 
+@pytest.mark.parametrize("order", ["", "-unordered", "-wrong"])
+def test_what_is_pointed_at_are_the_things_that_are_counted(order):
+    ordered, there = [], 0
+    for index in range(100):
+        item = TASKS[f"counting-pointed{order}"].item(0, "test", index)
+        (scene,) = item.scenes
+        for exchange in item.exchanges:
+            boxes = [part for part in exchange.told if not isinstance(part, str)]
+            assert len(boxes) == int(exchange.answer)
+            assert exchange.told[-1].strip() == exchange.answer
+            sides = [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]
+            counted = [thing.box for thing in _counted(scene, exchange.question)]
+            if order == "-wrong":
+                assert all(0 <= x0 < x1 <= scene.width and 0 <= y0 < y1 <= scene.height
+                           for x0, y0, x1, y1 in boxes)  # fmt: skip
+                assert sorted(sides) == sorted((b[2] - b[0], b[3] - b[1]) for b in counted)
+                there += sorted(boxes) == sorted(counted) and bool(boxes)
+            else:
+                assert sorted(boxes) == sorted(counted)
+                middles = [x0 + x1 for x0, _, x1, _ in boxes]
+                ordered.append(middles == sorted(middles))
+    assert there < 3
+    assert order == "-wrong" or all(ordered) == (order == "")
+
+
 def test_counts_are_right():
     for index in range(200):
         item = TASKS["counting"].item(0, "test", index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from lucida.world.phrases import article, full_name, short_name, sign_name
 from lucida.world.scenes import (
@@ -53,6 +53,7 @@ class Exchange:
 
 
 Asker = Callable[[Scene, random.Random], Exchange | None]
+Pointing = Literal["ordered", "unordered", "wrong"]
 
 
 def attribute(scene: Scene, rng: random.Random) -> Exchange | None:
@@ -220,22 +221,44 @@ def _apart(scene: Scene, rng: random.Random) -> tuple[Thing, Thing, int, int] | 
     return None
 
 
-def counting(scene: Scene, rng: random.Random) -> Exchange | None:
+def counting(scene: Scene, rng: random.Random, pointing: Pointing | None = None) -> Exchange | None:
     """How many things have a property (TallyQA; complex: two properties or a relation).
 
     The answer is drawn first, uniformly among those that the scene allows, so that "one" is not
-    the usual answer.
+    the usual answer. With `pointing` the same question is answered by a box for each thing and then
+    the number, as Molmo counts (arXiv 2409.17146): from left to right, in a random order, or, as a
+    control, with boxes of the right sizes at random places.
     """
     simple = rng.random() < 0.5
     phrases = _simple_counts(scene) if simple else _complex_counts(scene, rng)
-    by_answer: dict[int, list[str]] = {}
-    for phrase, number in phrases:
-        by_answer.setdefault(number, []).append(phrase)
+    by_answer: dict[int, list[tuple[str, list[Thing]]]] = {}
+    for phrase, things in phrases:
+        by_answer.setdefault(len(things), []).append((phrase, things))
     number = rng.choice(sorted(by_answer))
-    phrase = rng.choice(by_answer[number])
+    phrase, things = rng.choice(by_answer[number])
     options = tuple(str(n) for n in range(7))
     kind = "simple" if simple else "complex"
-    return Exchange("counting", kind, f"how many {phrase} are there?", str(number), options)
+    question = f"how many {phrase} are there?"
+    if pointing is None:
+        return Exchange("counting", kind, question, str(number), options)
+    boxes = [thing.box for thing in sorted(things, key=lambda thing: thing.centre)]
+    if pointing == "unordered":
+        rng.shuffle(boxes)
+    elif pointing == "wrong":
+        boxes = [_moved(box, scene, rng) for box in boxes]
+    told = tuple(part for box in boxes for part in (" ", box))[1:]
+    task = "counting-pointed" if pointing == "ordered" else f"counting-pointed-{pointing}"
+    said = ("", *told, f" {number}") if boxes else (f"{number}",)
+    return Exchange(task, kind, question, str(number), options, told=said)
+
+
+def _moved(
+    box: tuple[int, int, int, int], scene: Scene, rng: random.Random
+) -> tuple[int, int, int, int]:
+    """A box of the same size anywhere in the scene."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    left, top = rng.randint(0, scene.width - width), rng.randint(0, scene.height - height)
+    return left, top, left + width, top + height
 
 
 def presence(scene: Scene, rng: random.Random, kind: str | None = None) -> Exchange | None:
@@ -341,27 +364,27 @@ def _mix(there: set[tuple[str, str]]) -> list[tuple[str, str]]:
     ]
 
 
-def _simple_counts(scene: Scene) -> list[tuple[str, int]]:
+def _simple_counts(scene: Scene) -> list[tuple[str, list[Thing]]]:
     things = scene.things
-    rows = [(plural(s), sum(t.shape == s for t in things)) for s in SHAPES]
-    rows += [(f"{c} things", sum(t.colour == c for t in things)) for c in COLOURS]
-    rows.append(("things", len(things)))
+    rows = [(plural(s), [t for t in things if t.shape == s]) for s in SHAPES]
+    rows += [(f"{c} things", [t for t in things if t.colour == c]) for c in COLOURS]
+    rows.append(("things", list(things)))
     return rows
 
 
-def _complex_counts(scene: Scene, rng: random.Random) -> list[tuple[str, int]]:
+def _complex_counts(scene: Scene, rng: random.Random) -> list[tuple[str, list[Thing]]]:
     things = scene.things
     rows = []
     for size in SIZES:
-        rows.append((f"{size} things", sum(t.size == size for t in things)))
+        rows.append((f"{size} things", [t for t in things if t.size == size]))
         for shape in SHAPES:
-            number = sum(t.size == size and t.shape == shape for t in things)
-            rows.append((f"{size} {plural(shape)}", number))
-    rows += [(f"{name} things", sum(t.texture == name for t in things)) for name in TEXTURES]
+            found = [t for t in things if t.size == size and t.shape == shape]
+            rows.append((f"{size} {plural(shape)}", found))
+    rows += [(f"{name} things", [t for t in things if t.texture == name]) for name in TEXTURES]
     anchor = rng.choice(things)
     others = [t for t in things if t is not anchor]
     for number, relation in enumerate(RELATIONS):
         there = standing(others, anchor, number, margin(scene))
         if there is not None:
-            rows.append((f"things {relation} the {short_name(anchor)}", len(there)))
+            rows.append((f"things {relation} the {short_name(anchor)}", there))
     return rows

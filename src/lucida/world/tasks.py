@@ -157,6 +157,9 @@ _SHARING: dict[str, tuple[questions.Asker, Callable[..., Scene]]] = {
         "relation-pointed": partial(questions.relation, pointing=True),
         "spatial-pointed": partial(questions.spatial, pointing=True),
         "counting": questions.counting,
+        "counting-pointed": partial(questions.counting, pointing="ordered"),
+        "counting-pointed-unordered": partial(questions.counting, pointing="unordered"),
+        "counting-pointed-wrong": partial(questions.counting, pointing="wrong"),
         "presence": questions.presence,
     }.items()
 } | compositional.SHARING
@@ -214,6 +217,15 @@ def _table() -> dict[str, Task]:
             _share_questions("boxes-precise"),
         ),
         ("reading-by-place", "ST-VQA, TextVQA", "exact", _share_questions("reading-by-place")),
+        # The words of `counting`, so that models that point and models that do not are asked alike.
+        *(
+            (name, "PixMo-Count", "final", _share_questions(name))
+            for name in (
+                "counting-pointed",
+                "counting-pointed-unordered",
+                "counting-pointed-wrong",
+            )
+        ),
     ]
     return {
         name: Task(name, twin, metric, make, number)

@@ -25,6 +25,7 @@ WORLD = {
         "spatial",
         "spatial-pointed",
         "counting",
+        "counting-pointed",
         "presence",
         "presence-random",
         "presence-popular",
