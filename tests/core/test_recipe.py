@@ -289,3 +289,17 @@ def test_a_stage_that_only_one_recipe_has_is_one_line():
     lines = diff_recipes(load_recipe("mini-two-stage"), load_recipe("mini"))
     assert "stages.align: {…} -> (absent)" in lines
     assert not [line for line in lines if line.startswith("stages.align.")]
+
+
+def test_long_lists_differ_by_what_left_and_what_came():
+    key, four = "stages.sft.mixture.sources.world.tasks", ["attribute", "counting"] * 4
+    base = load_recipe("mini", [f"{key}={four}".replace("'", "")])
+
+    def differ(tasks):
+        return diff_recipes(base, load_recipe("mini", [f"{key}={tasks}".replace("'", "")]))
+
+    assert differ(["attribute", "reading"] * 4) == [
+        f"{key}: without counting (4); with reading (4)"
+    ]
+    assert differ([*four, "reading"]) == [f"{key}: with reading (1)"]
+    assert differ(four[::-1]) == [f"{key}: the same in another order"]

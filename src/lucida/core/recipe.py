@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,7 @@ def _differences(before: Any, after: Any, place: str) -> Iterator[str]:
     """What lies under a place that differs; a stage or source that only one has is one line."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         if before != after:
-            yield f"{place}: {short(before)} -> {short(after)}"
+            yield f"{place}: {_change(before, after)}"
         return
     if [key for key in before if key in after] != [key for key in after if key in before]:
         where = f"{place}: " if place else ""
@@ -209,6 +210,23 @@ def _differences(before: Any, after: Any, place: str) -> Iterator[str]:
             yield f"{inside}: (absent) -> {_short(after[key])}"
         else:
             yield from _differences(before[key], after[key], inside)
+
+
+def _change(before: Any, after: Any) -> str:
+    """Both values; of lists of words too long to show, what left and what came."""
+    both = f"{short(before)} -> {short(after)}"
+    lists = [each for each in (before, after) if isinstance(each, list)]
+    if len(lists) < 2 or "…" not in both or any(isinstance(x, dict | list) for x in before + after):
+        return both
+    old, new = Counter(map(str, before)), Counter(map(str, after))
+    if old == new:
+        return "the same in another order"
+    changes = [
+        f"{what} {', '.join(f'{name} ({many})' for name, many in part.items())}"
+        for what, part in (("without", old - new), ("with", new - old))
+        if part
+    ]
+    return "; ".join(changes)
 
 
 def _short(value: Any) -> str:
