@@ -15,9 +15,10 @@ from lucida.core.files import atomic_write
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import JsonLines, read_json
 from lucida.study import search
+from lucida.study.axes import load_search
 from lucida.study.design import load_design
 from lucida.study.execute import Worker
-from lucida.study.search import RESULTS, load_search, run_search
+from lucida.study.search import RESULTS, run_search
 from lucida.study.worker import OUTCOME
 
 pytest.importorskip("optuna")

@@ -245,14 +245,14 @@ def counting(scene: Scene, rng: random.Random, pointing: Pointing | None = None)
     if pointing == "unordered":
         rng.shuffle(boxes)
     elif pointing == "wrong":
-        boxes = [_moved(box, scene, rng) for box in boxes]
+        boxes = [_move_box(box, scene, rng) for box in boxes]
     told = tuple(part for box in boxes for part in (" ", box))[1:]
     task = "counting-pointed" if pointing == "ordered" else f"counting-pointed-{pointing}"
     said = ("", *told, f" {number}") if boxes else (f"{number}",)
     return Exchange(task, kind, question, str(number), options, told=said)
 
 
-def _moved(
+def _move_box(
     box: tuple[int, int, int, int], scene: Scene, rng: random.Random
 ) -> tuple[int, int, int, int]:
     """A box of the same size anywhere in the scene."""

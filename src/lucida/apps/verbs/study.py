@@ -153,7 +153,8 @@ def search(
 ) -> None:
     """Search over many values with Optuna, and write a study that puts the best to the test."""
     from lucida.core.progress import table
-    from lucida.study.search import CONFIRM, load_search, run_search, weigh_axes
+    from lucida.study.axes import load_search
+    from lucida.study.search import CONFIRM, run_search, weigh_axes
 
     given, base = load_search(file)
     folder = out or Path("studies") / given.name
