@@ -9,7 +9,7 @@ STAMP := .venv/lucida-stamp
 JOBS ?= 2
 SHARED := -n $(JOBS) --dist worksteal
 
-.PHONY: setup demo test quick elsewhere slow gpu bench lint format
+.PHONY: setup demo test quick elsewhere slow gpu bench lint format docs
 
 setup: $(STAMP)
 
@@ -43,6 +43,11 @@ gpu: $(STAMP)
 
 bench: $(STAMP)
 	@for script in $$(grep -l '^if __name__' benchmarks/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+# The site of the documentation, in build/site; a link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/python -c 'import mkdocs, mkdocstrings' || $(BIN)/python -m pip install -q -c constraints.txt '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
