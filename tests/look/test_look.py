@@ -21,7 +21,7 @@ import lucida
 from closeness import close
 from lucida.core.errors import DataError, ModelError
 from lucida.data.collate import collate
-from lucida.eval.questions import likelihoods
+from lucida.eval.questions import likelihoods, samples_of
 from lucida.look.answer import ask_once
 from lucida.look.covering import SPANS, average_windows, grid_of, list_windows, make_cover
 from lucida.look.drawing import draw_look
@@ -55,10 +55,15 @@ def test_a_given_answer_is_scored_as_a_candidate(parts, found):
     assert len(found.tokens) == score.tokens and found.tokens[-1] == "(end)"
 
 
+def asked_about(image):
+    (sample,) = samples_of([(image, "what?")])
+    return sample
+
+
 @pytest.mark.parametrize("mask", ["causal", "image_block", "prefix"])
 def test_attention_is_what_transformers_says(mask):
     model, processor = tiny_model(mask=mask)
-    asked = ask_once(model, processor, picture(2), "what?", "yes", 4)
+    asked = ask_once(model, processor, asked_about(picture(2)), "yes", 4)
     look = lucida.look((model, processor), picture(2), "what?", "yes", show=["attention"])
     stem = len(asked.tokens) - len(asked.targets) + 1
     if mask != "prefix":  # what transformers is given at once is all prompt under `prefix`
@@ -93,7 +98,7 @@ def test_rolled_out_attention_is_a_share():
 @torch.no_grad()
 def test_the_last_layer_read_by_the_lens_is_the_models_answer(language):
     model, processor = tiny_model(language=language)
-    asked = ask_once(model, processor, picture(2), "what?", "yes", 4)
+    asked = ask_once(model, processor, asked_about(picture(2)), "yes", 4)
     batch = collate([asked.tokens], pack=False, pad_id=0)
     batch.pixel_values = processor.pixels(asked.tokens.images)
     expected = model.hidden(batch)

@@ -146,6 +146,42 @@ def test_boxes_of_both_models_are_drawn_in_their_colours(visit):
     assert not page.problems
 
 
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_what_it_looked_at_is_drawn(visit, parts, size):
+    page = visit(size)
+    put(page, "what is it?", 1)
+    cards = page.locator(".answer")
+    assert cards.nth(1).locator("text=What it looked at").count() == 0  # the blind model's
+    with page.expect_response("**/look") as heard:
+        cards.nth(0).locator("text=What it looked at").click()
+    found = heard.value.json()
+    cells = cards.nth(0).locator(".look svg rect")
+    playwright.expect(cells).to_have_count(64)
+    drops = [drop for row in found["pictures"][0]["drops"] for drop in row]
+    strength = [abs(drop) for drop in drops]
+    strongest = cells.nth(strength.index(max(strength)))
+    assert float(strongest.get_attribute("fill-opacity")) == pytest.approx(0.85)
+    warm = drops[strength.index(max(strength))] >= 0
+    assert strongest.get_attribute("fill") == ("#d65310" if warm else "#2166c9")
+    assert found["answer"] in cards.nth(0).locator("figcaption").inner_text()
+    assert "rests most on the" in page.locator("#said").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    show(page, f"look-{'phone' if size is PHONE else 'desktop'}")
+    assert not page.problems
+
+
+def test_a_look_that_is_refused_says_why(visit):
+    page = visit()
+    page.route(
+        "**/look",
+        lambda route: route.fulfill(status=429, json={"error": {"message": "somebody else looks"}}),
+    )
+    put(page, "what is it?", 1)
+    page.click("text=What it looked at")
+    playwright.expect(page.locator(".answer .more").first).to_have_text("somebody else looks")
+    assert page.locator("text=What it looked at").is_enabled()
+
+
 def test_new_forgets_pictures_that_wait(visit):
     page = visit()
     put(page, "what?", 1)

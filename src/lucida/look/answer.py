@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens
 
 if TYPE_CHECKING:
-    from lucida.model.messages import Picture
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -41,17 +39,13 @@ class Asked:
 def ask_once(
     model: LucidaModel,
     processor: LucidaProcessor,
-    images: Picture | Sequence[Picture],
-    question: str,
+    sample: Sample,
     answer: str | None,
     max_new_tokens: int,
 ) -> Asked:
     """A question with its answer: the given one, or what the model says."""
-    from lucida.eval.questions import samples_of
-
-    (sample,) = samples_of([(images, question)])
     if not sample.images:
-        raise DataError("a question without a picture has nothing to look at", given=question)
+        raise DataError("a question without a picture has nothing to look at", origin=sample.origin)
     if answer is None:
         stem = processor.prompt(sample)
         targets, ended = _write(model, processor, stem, max_new_tokens)

@@ -12,10 +12,11 @@ default, the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 from lucida.core.errors import DataError, ModelError, suggestion
 from lucida.data.collate import collate
 from lucida.data.images import make_image_source
-from lucida.data.sample import ImageSource
+from lucida.data.sample import Batch, ImageSource, Sample
 from lucida.look.answer import Asked, ask_once, write_token
 from lucida.look.covering import (
     COVERS,
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from lucida.model.messages import Picture
 
 T = TypeVar("T")
+Use = Callable[[Callable[[], Any]], Any]
+"""How a model is used: given work with it, does the work and gives what came of it. Whoever shares
+a model has each forward done in its turn."""
 Kind = Literal["attention", "occlusion", "words", "heads"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BATCH_TOKENS = 8192
@@ -101,6 +105,10 @@ class Look:
     notes: tuple[str, ...] = ()
 
 
+def _at_once(work: Callable[[], T]) -> T:
+    return work()
+
+
 def look(
     model: Model,
     images: Picture | Sequence[Picture],
@@ -121,17 +129,36 @@ def look(
     without a picture, for unknown kinds, and as `lucida.ask`.
     """
     check_choices(show, cells, cover)
-    from lucida.eval.questions import load_model
+    from lucida.eval.questions import load_model, samples_of
 
     network, processor = load_model(model)
-    if network.vision is None:
+    (sample,) = samples_of([(images, question)])
+    return look_at(network, processor, sample, question, answer, show, cells, cover, max_new_tokens)
+
+
+def look_at(
+    model: LucidaModel,
+    processor: LucidaProcessor,
+    sample: Sample,
+    question: str,
+    answer: str | None = None,
+    show: Sequence[Kind] = KINDS,
+    cells: int = CELLS,
+    cover: Cover = "mean",
+    max_new_tokens: int = 64,
+    use: Use = _at_once,
+) -> Look:
+    """The same for a conversation that ends with a question, about all of its pictures. `question`
+    is what the result is called by; `use`: how the model is used, forward by forward."""
+    check_choices(show, cells, cover)
+    if model.vision is None:
         raise ModelError(
             "this model is blind: it is never shown a picture, so there is nothing to look at",
             remedy="name the folder of the model that sees",
         )
-    asked = ask_once(network, processor, images, question, answer, max_new_tokens)
-    with evaluating(network), torch.no_grad():
-        return _take_apart(network, processor, asked, question, tuple(show), cells, cover)
+    with evaluating(model), torch.no_grad():
+        asked = use(lambda: ask_once(model, processor, sample, answer, max_new_tokens))
+        return _take_apart(model, processor, asked, question, tuple(show), cells, cover, use)
 
 
 def check_choices(show: Sequence[str], cells: int, cover: str) -> None:
@@ -155,6 +182,7 @@ def _take_apart(
     show: tuple[Kind, ...],
     cells: int,
     cover: Cover,
+    use: Use,
 ) -> Look:
     sources = asked.tokens.images
     images = [source.load() for source in sources]
@@ -168,13 +196,13 @@ def _take_apart(
             " its words, so there is neither attention to patches nor a logit lens"
         )
         inside -= {"attention", "words"}
-    base = score_pictures(model, processor, asked, [list(sources)])[0]
+    base = score_pictures(model, processor, asked, [list(sources)], use)[0]
     if inside:
-        found |= _look_inside(model, processor, asked, inside)
+        found |= use(lambda: _look_inside(model, processor, asked, inside))
     occlusion: list[np.ndarray | None] = [None] * len(images)
     if "occlusion" in show:
         found["covered"], occlusion = _occlude(
-            model, processor, asked, images, places, base, cells, cover
+            model, processor, asked, images, places, base, cells, cover, use
         )
     starts = np.cumsum([0, *(len(each.boxes) for each in places)]).tolist()
     pictures = tuple(
@@ -270,18 +298,23 @@ def score_pictures(
     processor: LucidaProcessor,
     asked: Asked,
     shown: Iterable[Sequence[ImageSource]],
+    use: Use = _at_once,
 ) -> np.ndarray:
     """Log-probabilities of the answer's tokens, the question asked about each of several lists of
     pictures of the same sizes [lists, tokens]."""
     asking = torch.from_numpy(asked.asking).to(model.device)
     targets = torch.from_numpy(asked.targets).to(model.device)
+
+    def score(batch: Batch) -> np.ndarray:
+        hidden = model.hidden(batch.to(model.device), model.mask_for(processor))
+        return _log_probabilities(model, hidden, asking, targets)
+
     found = []
     for group in _groups(shown, _rows(model, asked)):
         rows = [asked.tokens] * len(group)
         batch = collate(rows, pack=False, pad_id=processor.tokenizer.pad_token_id)
         batch.pixel_values = processor.pixels([source for sources in group for source in sources])
-        hidden = model.hidden(batch.to(model.device), model.mask_for(processor))
-        found.append(_log_probabilities(model, hidden, asking, targets))
+        found.append(use(partial(score, batch)))
     return np.concatenate(found)
 
 
@@ -294,12 +327,13 @@ def _occlude(
     base: np.ndarray,
     cells: int,
     cover: Cover,
+    use: Use,
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Log-probabilities with everything covered, and the drops of each picture by cell."""
     sources = list(asked.tokens.images)
     covers = [make_cover(image, cover) for image in images]
     blank = [make_image_source(each, f"picture {n} covered") for n, each in enumerate(covers, 1)]
-    covered = score_pictures(model, processor, asked, [blank])[0]
+    covered = score_pictures(model, processor, asked, [blank], use)[0]
     drops: list[np.ndarray | None] = []
     for number, (image, place) in enumerate(zip(images, places, strict=True)):
         grid = grid_of(*image.size, cells)
@@ -312,7 +346,7 @@ def _occlude(
                 for each in cover_windows(image, [windows[n] for n in shown], covers[number])
             )
             lost = np.zeros((len(windows), len(base)))  # what is cut away changes nothing
-            lost[shown] = base - score_pictures(model, processor, asked, asks)
+            lost[shown] = base - score_pictures(model, processor, asked, asks, use)
             found.append(average_windows(lost, grid, span))
         drops.append(np.mean(found, axis=0))
     return covered, drops

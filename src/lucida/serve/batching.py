@@ -4,7 +4,8 @@
                                     ▲                                         │
                                     └────────────── as soon as there is room ─┘
 
-One thread has the model. A job that nobody listens to ends at its next token.
+One thread has the model; whoever needs it otherwise (`use`) has a turn between two tokens. A job
+that nobody listens to ends at its next token.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -37,6 +39,8 @@ from lucida.train.precision import choose_device
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
+
+T = TypeVar("T")
 
 TOGETHER = 32
 """Prompts that are answered side by side."""
@@ -83,6 +87,8 @@ class Engine:
         self.waiting: deque[Job] = deque()
         self.held = 0
         """Requests that wait, or whose pictures are still being read."""
+        self.errands: deque[tuple[Callable[[], Any], Future]] = deque()
+        """Other work with the model, and who waits for what comes of it."""
         self.closing = False
         self.thread = threading.Thread(target=self.run, name=f"lucida {name}", daemon=True)
         self.thread.start()
@@ -129,6 +135,17 @@ class Engine:
             self.ready.notify()
         return job
 
+    def use(self, work: Callable[[], T]) -> T:
+        """Do something with the model in its own thread, between two tokens, and wait for it.
+        Refused with 503 when the engine has been closed."""
+        result: Future[T] = Future()
+        with self.ready:
+            if self.closing or not self.thread.is_alive():
+                raise Refused("the server is about to end", status=503)
+            self.errands.append((work, result))
+            self.ready.notify()
+        return result.result()
+
     def close(self, seconds: float = 30.0) -> None:
         """Answer what waits, then end."""
         with self.ready:
@@ -140,16 +157,24 @@ class Engine:
         """Read who comes, and write a token for everybody, until `close` and all are answered."""
         while True:
             with self.ready:
-                self.ready.wait_for(lambda: self.waiting or len(self.rows) or self.closing)
-                if not self.waiting and not len(self.rows):
+                self.ready.wait_for(lambda: self.busy or self.closing)
+                if not self.busy:
                     return
                 new = self.admit()
+                errand = self.errands.popleft() if self.errands else None
             with self.lock, evaluating(self.model), torch.no_grad():
+                if errand is not None:
+                    run_errand(*errand)
                 self.read([job for job in new if job.most])
                 self.step(self.rows)
                 for job in new:
                     if not job.most:
                         self.score(job)
+
+    @property
+    def busy(self) -> bool:
+        """Is there something to do?"""
+        return bool(self.waiting or len(self.rows) or self.errands)
 
     def admit(self) -> list[Job]:
         """Who begins now: in the order in which they came, as many as there is room for."""
@@ -206,6 +231,14 @@ class Engine:
         except Exception as problem:  # noqa: BLE001 - the thread must go on; clients hear of it
             job.end(None, failure=problem)
         self.counts["prompt_tokens"] += len(job.prompt)
+
+
+def run_errand(work: Callable[[], Any], result: Future) -> None:
+    """Do the work and tell who waits for it, also of a failure."""
+    try:
+        result.set_result(work())
+    except Exception as problem:  # noqa: BLE001 - the thread must go on; who waits hears of it
+        result.set_exception(problem)
 
 
 def load_engines(

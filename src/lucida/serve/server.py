@@ -4,6 +4,7 @@
     GET  /v1/models[/NAME]      what is served
     POST /v1/chat/completions   questions about pictures; streams when asked to (chat.py)
     POST /v1/completions        texts as they are; with `echo` and `logprobs` likelihoods (texts.py)
+    POST /look                  what an answer rests on (looks.py)
     GET  /health, /metrics      is it alive; counts in Prometheus' form
 
 What a client did wrong is a 4xx with OpenAI's error object, as its library asks again after a 5xx.
@@ -27,6 +28,7 @@ from lucida.serve.batching import Engine
 from lucida.serve.chat import answer_chat
 from lucida.serve.forms import write_metrics
 from lucida.serve.limits import BodyLimit, Gate
+from lucida.serve.looks import LookRequest, OneAtATime, answer_look
 from lucida.serve.refused import Problem, Refused
 from lucida.serve.requests import ChatRequest, TextRequest
 from lucida.serve.texts import complete_texts
@@ -41,6 +43,7 @@ class Server:
     engines: Mapping[str, Engine]
     key: str | None = None
     answered: Counter[tuple[str, int]] = field(default_factory=Counter)
+    door: OneAtATime = field(default_factory=OneAtATime)
 
     def find(self, name: str) -> Engine:
         """The engine of a model; Refused with 404 for a name that is not served."""
@@ -57,7 +60,7 @@ class Server:
     def check_key(self, path: str, given: bytes) -> None:
         """Refused with 401 without the key, compared in constant time. given: the header
         `Authorization`."""
-        if self.key is None or not path.startswith("/v1/"):
+        if self.key is None or not path.startswith(("/v1/", "/look")):
             return
         if not hmac.compare_digest(given.removeprefix(b"Bearer "), self.key.encode()):
             raise Refused(
@@ -71,6 +74,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such model."},
     413: {"model": Problem, "description": "The request is too large."},
     429: {"model": Problem, "description": "Too many requests wait: see Retry-After."},
+    503: {"model": Problem, "description": "The server is about to end."},
 }
 """What the document at `/openapi.json` says about errors."""
 
@@ -97,6 +101,10 @@ def make_app(
     @app.post("/v1/completions", responses=ERRORS)
     async def complete(request: Request, asked: TextRequest) -> Response:
         return await complete_texts(server.find(asked.model), asked, request)
+
+    @app.post("/look", responses=ERRORS)
+    async def look(request: Request, asked: LookRequest) -> Response:
+        return await answer_look(server.find(asked.model), asked, request, server.door, hosts)
 
     return app
 
