@@ -192,7 +192,7 @@ def _machine(analysis: Analysis) -> dict:
     run = next(iter(analysis.runs[BASELINE].values()))
     file = run.folder / "environment.json"
     found = read_json(file) if file.is_file() else {}
-    for above in (run.folder.parent.parent.parent, run.folder.resolve().parent.parent.parent):
+    for above in (run.folder.resolve().parent.parent.parent, run.folder.parent.parent.parent):
         if above != Path():
             found["command"] = found.get("command", "").replace(f"{above}/", "")
     return found

@@ -20,9 +20,11 @@ AGREES, DISAGREES, OPEN = "agrees", "disagrees", "cannot tell"
 RESULTS, FIGURE = "RESULTS.md", "summary.svg"
 INTRODUCTION = """\
 Written by `lucida study report --all` from {count}. Differences are points against the baseline
-with intervals over seeds and pictures; verdicts are on what was declared before the first run. All
-of it is about the miniature world: a language model of two million parameters, pictures of 64
-pixels. That it agrees with a paper, or does not, says nothing sure about models of 7B."""
+with intervals over seeds and pictures; verdicts are on what was declared before the first run.
+"On the way" is how much higher the learning curve lies on average, over all tasks that were asked:
+it tells designs apart that end alike, and is exploratory. All of it is about the miniature world:
+a language model of two million parameters, pictures of 64 pixels. That it agrees with a paper, or
+does not, says nothing sure about models of 7B."""
 
 
 def load_claims() -> list[dict]:
@@ -63,7 +65,7 @@ def write_summary(folder: Path) -> Path:
     lines = ["# What the studies found", "", INTRODUCTION.format(count=count), ""]
     if tested:
         lines += [f"![differences with intervals]({FIGURE})", ""]
-        lines += ["| claim | as published | here | agrees? |", "|---|---|---|---|"]
+        lines += ["| claim | as published | here | agrees? | on the way |", "|---|---|---|---|---|"]
         lines += [_row(claim, found) for claim, found in tested]
         lines.append("")
     others = [found for name, found in results.items() if name not in {c["study"] for c in claims}]
@@ -124,7 +126,19 @@ def _row(claim: Mapping, found: Mapping) -> str:
         paper += f". Against it: {claim['against']}"
     title = f"[{claim['id']}]({claim['study']}/report.md)"
     cells = [title, _cell(paper), _cell("; ".join(here)), judge(claim, found["findings"])]
+    cells.append(_tell_way(found))
     return f"| {' | '.join(cells)} |"
+
+
+def _tell_way(found: Mapping) -> str:
+    """How much higher the learning curve of each declared arm lies, its end apart."""
+    declared = {each["arm"] for each in found["findings"] if each["primary"]}
+    return "; ".join(
+        f"{each['name']} {each['mean']:+.1f} ({each['low']:+.1f} to {each['high']:+.1f})"
+        for each in found.get("sooner", [])
+        if each["outcome"] == "area" and each["name"] in declared
+        and _is_known(each["low"], each["high"])
+    ) or "–"  # fmt: skip
 
 
 def _is_known(*ends: float | None) -> bool:
