@@ -88,7 +88,7 @@ class Case:
             ids[number, : len(row)] = torch.from_numpy(row.input_ids)
             seen[number, : len(row)] = 1
             target[number, : len(row)] = torch.from_numpy(row.target)
-        pixels = self.processor.pixels([source for row in rows for source in row.images])
+        pixels = self.processor.pixel_values([source for row in rows for source in row.images])
         pixels = None if pixels is None else self.cast(pixels)
         logits = self.peer(input_ids=ids, attention_mask=seen, pixel_values=pixels).logits
         losses = cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")

@@ -29,8 +29,8 @@ from lucida.core.progress import table
 from lucida.data.features import FeatureCache
 from lucida.data.images import file_source
 from lucida.data.policies import make_policy
-from lucida.data.sample import ImageSource
-from lucida.data.squares import decode
+from lucida.data.sample import ImageSource, Views
+from lucida.data.views import draw, normalise
 from lucida.train.precision import choose_device, choose_precision
 
 LEAST = 20
@@ -52,22 +52,22 @@ def main() -> None:
     model = lucida_model(vision, text).to(device).requires_grad_(False)
     policy = make_policy("resize", vision.image_size, (0.5,) * 3, (0.5,) * 3)
 
-    def compute(images: list[ImageSource]) -> torch.Tensor:
-        return encode(torch.from_numpy(decode(images, policy)))
+    def compute(images: list[ImageSource]) -> Views:
+        return encode(normalise([draw(images, (policy,))]))
 
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
+    def encode(pixels: Views) -> Views:
         with precision.autocast():
-            return model.encode_images(pixels.to(device)).float().cpu()
+            return model.encode_images(pixels).to("cpu", torch.float32)
 
     with tempfile.TemporaryDirectory(prefix="lucida-features-") as name:
         images = pictures(Path(name), given.images)
-        pixels = torch.from_numpy(decode(images, policy))
+        pixels = normalise([draw(images, (policy,))])
         shape = (model.config.patches, model.config.vision_width)
         filled = FeatureCache(Path(name) / "cache", "spec", shape)
         filled.fill(images, compute)
         cache = FeatureCache(Path(name) / "cache", "spec", shape)
-        apart = (cache.get(images, never) - compute(images)).abs().max().item()
-        largest = compute(images).abs().max().item()
+        apart = (cache.get(images, never).values - compute(images).values).abs().max().item()
+        largest = compute(images).values.abs().max().item()
         if apart > 2e-3 * largest:
             raise SystemExit(f"cached and live features differ by {apart} of {largest}")
         sides = {
@@ -112,7 +112,7 @@ def at_the_cap(folder: Path, shape: tuple[int, int], images: list[ImageSource], 
     )
 
 
-def never(images: list[ImageSource]) -> torch.Tensor:
+def never(images: list[ImageSource]) -> Views:
     """Stands where everything has to be on the disk."""
     raise SystemExit(f"{len(images)} images are not in the cache")
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from lucida.core.spec import ModelSpec
 from lucida.data.collate import collate
-from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
 from lucida.model.config import LucidaConfig
 from lucida.model.configs import find_known_config
 from lucida.model.conversion.llava import llava_config, llava_state
@@ -174,7 +174,7 @@ def picture(sample: Tokens, side: int) -> torch.Tensor:
 def packed_batch(samples: list[Tokens], side: int) -> Batch:
     """Lucida's batch: end to end, without padding."""
     batch = collate(samples, True, 0)
-    batch.pixel_values = torch.stack([picture(sample, side) for sample in samples])
+    batch.pixel_values = Views.read(torch.stack([picture(sample, side) for sample in samples]))
     return batch
 
 

@@ -41,7 +41,7 @@ from lucida.core.spec import BatchSpec
 from lucida.data.loader import Loader
 from lucida.data.mixture import Mixture
 from lucida.data.policies import make_policy
-from lucida.data.reader import take_pixels
+from lucida.data.reader import draw_images
 from lucida.data.sources.llava import LlavaSource
 from lucida.data.stage import StageData
 from lucida.model.parts import part_path
@@ -121,12 +121,11 @@ def lucida(file: Path, workers: int, decoding: str) -> Loader:
     """Lucida's loader of the file."""
     policy = make_policy("resize", SIDE, (0.5,) * 3, (0.5,) * 3)
     processor = LucidaProcessor(tokenizer(), "<image>", policy, "vicuna", VISUAL, max_length=2048)
-    pixels = partial(processor.pixels, scaled=decoding == "scaled", later=True)
     data = StageData(
         Mixture({"one": LlavaSource(file)}, {"one": 1.0}, 0),
         processor.encode,
         BatchSpec(samples=SAMPLES, workers=workers, decoding=decoding),
-        look=partial(take_pixels, pixels),
+        look=partial(draw_images, partial(processor.draw, scaled=decoding == "scaled")),
     )
     return Loader(data, pad_id=0)
 
@@ -231,7 +230,7 @@ def clocked(stream: Iterator, steps: int) -> float:
 
 def agree(ours: Any, theirs: dict[str, Any]) -> None:
     """Stops unless both sides gave the same pixels and as many placeholders."""
-    apart = (ours.pixel_values - theirs["pixel_values"]).abs().max().item()
+    apart = (torch.cat(ours.pixel_values.images()) - theirs["pixel_values"]).abs().max().item()
     if apart > 1e-5:
         raise SystemExit(f"the pixels differ by {apart}")
     placeholder = tokenizer().convert_tokens_to_ids("<image>")

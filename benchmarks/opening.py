@@ -92,10 +92,10 @@ def opened(spec: dict) -> dict[str, float]:
     from lucida.data.loader import Loader
     from lucida.data.mixture import Mixture
     from lucida.data.policies import make_policy
-    from lucida.data.reader import take_pixels
+    from lucida.data.reader import draw_images
     from lucida.data.sources import open_source
-    from lucida.data.squares import decode
     from lucida.data.stage import StageData
+    from lucida.data.views import draw
 
     begun, cpu = time.perf_counter(), time.process_time()
     known = MixtureSpec.model_validate({"sources": {"one": spec}})
@@ -105,7 +105,7 @@ def opened(spec: dict) -> dict[str, float]:
         Mixture({"one": source}, {"one": 1.0}, 0),
         _encoded,
         BatchSpec(samples=SAMPLES, workers=WORKERS),
-        look=partial(take_pixels, partial(decode, policy=policy)),
+        look=partial(draw_images, partial(draw, policies=(policy,))),
     )
     stream = Loader(data, pad_id=0).batches()
     next(stream)

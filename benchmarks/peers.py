@@ -316,7 +316,7 @@ class Sides:
         rows, packed = padded_batch(samples, self.side), packed_batch(samples, self.side)
         cached = packed_batch(samples, self.side)
         with torch.no_grad(), self.precision.autocast():
-            cached.features = self.model.encode_images(packed.pixel_values).float().cpu()
+            cached.features = self.model.encode_images(packed.pixel_values).to("cpu", torch.float32)
         cached.pixel_values = None
         work = {"P0" if kind == "random" else "P1": partial(self.peer, self.tuned, rows)}
         if kind == "random" and self.slow is not None:

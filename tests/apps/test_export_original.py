@@ -193,7 +193,7 @@ def test_whole_models(name, template, form, tmp_path):
     for size in ((50, 31), (31, 50), (40, 40), (7, 90)):
         source = image_source(tiny.picture(3, *size), 1)
         shown = padded_as_llava(tiny.picture(3, *size), processor.image_policy.size)
-        np.testing.assert_allclose(processor.pixels([source]), shown, atol=2e-6)
+        np.testing.assert_allclose(processor.pixels([source]).images()[0], shown, atol=2e-6)
 
 
 def test_tiles(tmp_path):

@@ -144,7 +144,7 @@ def test_pictures_are_decoded_as_the_stage_decodes_them(tmp_path, decoding):
     _, processor = build(load_recipe("mini").model)
     [view] = sample.images[0].views
     pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1) / 255
-    ways = {way: processor.pixels(sample.tokens.images, way == "scaled")[0] for way in
+    ways = {way: processor.pixels(sample.tokens.images, way == "scaled").images()[0][0] for way in
             ("exact", "scaled")}  # fmt: skip
     mean, std = (torch.tensor(getattr(processor.image_policy, each))[:, None, None]
                  for each in ("mean", "std"))  # fmt: skip

@@ -23,7 +23,7 @@ from lucida.core.recipe import load_recipe
 from lucida.data.collate import collate
 from lucida.data.loader import Loader
 from lucida.data.pack import fullness
-from lucida.data.reader import take_pixels
+from lucida.data.reader import draw_images
 from lucida.data.sample import IGNORED
 from lucida.data.sources import open_source
 from lucida.data.stage import StageData, open_mixtures
@@ -127,7 +127,7 @@ def in_training(recipe):
     model, processor = build(recipe.model)
     stage = recipe.stages[0]
     mixture, _ = open_mixtures(stage.mixture, recipe.seed, processor.encode)
-    look = partial(take_pixels, processor.pixels)
+    look = partial(draw_images, processor.draw)
     data = StageData(mixture, processor.encode, stage.batch, look=look)
     loader = Loader(data, pad_id=0)
     stream = loader.batches()

@@ -17,9 +17,9 @@ from lucida.data.policies import (
     ImagePolicy,
     describe_policy,
     make_policy,
-    open_for_policies,
     read_policy,
 )
+from lucida.data.views import open_for_policies
 from lucida.model.arrangement import Arrangement, policy_of
 from lucida.model.views import encode_views, visual_of
 
@@ -109,10 +109,10 @@ def test_as_many_tokens_are_arranged_as_places_are_kept(policy, size):
     from lucida.data.sample import Views
 
     arrangement = Arrangement(policy, 16, LinearProjectorSpec(), max(8, policy.unit) // 8)
-    views = Views(((torch.from_numpy(policy.stack(noise(size))),),), (size,))
+    views = Views.of([[torch.from_numpy(policy.stack(noise(size)))]], [size])
     features = encode_views(lambda x: torch.nn.functional.avg_pool2d(x, 8).flatten(2).mT, views)
     newline = torch.zeros(3) if policy.line_ends else None
-    (visual,) = visual_of(features, [size], arrangement, lambda x, grid: x, newline)
+    (visual,) = visual_of(features, arrangement, lambda x, grid: x, newline)
     runs = arrangement.runs(*size)
     assert visual.shape == (arrangement.count(*size), 3)
     named = [run.strip("\n") for run in runs if isinstance(run, str)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lucida.core.errors import DataError
 from lucida.data.collate import FIELDS, collate, round_length
-from lucida.data.sample import IGNORED, ImageSource, Tokens
+from lucida.data.sample import IGNORED, ImageSource, Tokens, Views
 
 
 def image(number):
@@ -35,7 +35,7 @@ def samples(draw):
 
 
 def keys(sources):
-    return np.array([float(source.key) for source in sources]).reshape(-1, 1, 1, 1)
+    return Views.read(torch.tensor([float(source.key) for source in sources]).view(-1, 1, 1, 1))
 
 
 @given(samples())
@@ -62,15 +62,15 @@ def test_packed_and_padded_hold_every_sample(made):
     assert packed.origins == [sample.origin for sample in made]
     wanted = [float(source.key) for sample in made for source in sample.images]
     for batch in (packed, padded):
-        found = [] if batch.pixel_values is None else batch.pixel_values.flatten().tolist()
+        found = [] if batch.pixel_values is None else batch.pixel_values.values.tolist()
         assert found == wanted
 
 
 def test_features_in_place_of_pixels():
     ids = np.array([1, 2], dtype=np.int64)
     sample = Tokens("s", (image(5),), ids, ids * 0, ids - 1, np.array([0, 1]), ids)
-    batch = collate([sample], True, 0, features=lambda images: np.zeros((len(images), 4, 8)))
-    assert batch.features.shape == (1, 4, 8)
+    batch = collate([sample], True, 0, features=lambda _: Views.read(torch.zeros(1, 4, 8)))
+    assert batch.features.shapes == (((1, 4, 8),),)
     assert batch.pixel_values is None
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 from lucida.core.errors import DataError
 from lucida.data.images import file_source, open_image
 from lucida.data.policies import make_policy
-from lucida.data.squares import decode
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
 POLICIES = ("resize", "letterbox", "crop")
@@ -196,10 +195,6 @@ def test_the_frame_is_where_the_pixels_are(policy, shape):
     seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     frame = np.array(image_policy.to_frame(box, width, height)) * 48
     np.testing.assert_allclose(seen, np.clip(frame, 0, 48), atol=1.01)
-
-
-def test_decode_of_nothing_is_empty():
-    assert decode([], make_policy("resize", 8, MEAN, STD)).shape == (0, 3, 8, 8)
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

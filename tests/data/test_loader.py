@@ -19,9 +19,14 @@ from lucida.core.errors import DataError, RecipeError, RunError
 from lucida.core.spec import BatchSpec, BudgetSpec
 from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
-from lucida.data.reader import OpenImages, take_pixels
-from lucida.data.sample import ImageSource, Sample, Tokens
+from lucida.data.policies import make_policy
+from lucida.data.reader import OpenImages, draw_images
+from lucida.data.sample import ImageSource, Sample, Tokens, Views
 from lucida.data.stage import Capped, Spread, StageData
+from lucida.data.views import draw
+
+LEVELS = make_policy("resize", 1, (0.0,) * 3, (1 / 255,) * 3)
+"""One pixel, which stays the number that it was."""
 
 
 class Numbers:
@@ -36,7 +41,7 @@ class Numbers:
     def __getitem__(self, index):
         if index in self.bad:
             raise DataError("broken", origin=f"record {index}")
-        image = ImageSource(f"image {index}", f"{index}", partial(Image.new, "RGB", (4, 4)))
+        image = ImageSource(f"image {index}", f"{index}", partial(Image.new, "RGB", (4, 4), index))
         return Sample(f"{index}", (image,) if self.images else ())
 
 
@@ -50,7 +55,12 @@ def encode(sample, counts=None):
 
 
 def pixels(images):
-    return np.array([[float(image.key)] for image in images], dtype=np.float32)
+    return draw(images, (LEVELS,))
+
+
+def numbers(views):
+    """The numbers that the pixels of images stand for: a red value of each."""
+    return views.values.view(-1, 3)[:, 0]
 
 
 def loader(size=50, samples=6, accumulate=1, workers=0, bad=(), **more):
@@ -66,7 +76,7 @@ def stream_of(
 ):  # fmt: skip
     """A loader as a stage makes it: pixels with the samples, or features later."""
     skip = on_error == "skip"
-    look = None if pixels is None else partial(take_pixels, pixels)
+    look = None if pixels is None else partial(draw_images, pixels)
     look = OpenImages() if skip and "features" in more else look
     data = StageData(mixture, encode, batch, skip=skip, look=look)
     limit = DropLimit(max_dropped, len(mixture), dropped, stage)
@@ -88,7 +98,7 @@ def origins(passes):
 def test_pixels_follow_their_placeholders():
     for (batch,) in taken(loader(), 4):
         shown = batch.input_ids[batch.image > 0].float()
-        assert torch.equal(batch.pixel_values.flatten(), shown)
+        torch.testing.assert_close(numbers(batch.pixel_values), shown)
 
 
 @settings(max_examples=10, deadline=None)
@@ -124,7 +134,7 @@ def test_workers_change_nothing_not_even_the_random_generator():
             assert torch.equal(x.input_ids, y.input_ids)
             assert x.origins == y.origins
             same = x.pixel_values is None and y.pixel_values is None
-            assert same or torch.equal(x.pixel_values, y.pixel_values)
+            assert same or torch.equal(x.pixel_values.values, y.pixel_values.values)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -165,8 +175,8 @@ def test_a_bad_record_is_replaced_written_down_and_counted(tmp_path, workers):
     steps = taken(stream, 30)
     assert all(len(origins(step)) == 6 for step in steps)
     shown = [batch.pixel_values for step in steps for batch in step]
-    used = torch.cat([values for values in shown if values is not None]).flatten().tolist()
-    assert not {5.0, 6.0, 40.0} & set(used)
+    used = torch.cat([numbers(views) for views in shown if views is not None]).round().tolist()
+    assert 7.0 in used and not {5.0, 6.0, 40.0} & set(used)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sorted(line["record"] for line in lines) == [5, 6, 40]
     assert {line["source"] for line in lines} == {"big"}
@@ -260,14 +270,14 @@ def test_features_are_taken_in_the_training_process_and_bad_images_show_before(t
 
     def features(images):
         asked.extend(image.key for image in images)
-        return np.array([[[float(image.key)]] for image in images])
+        return Views.read(torch.tensor([[[float(image.key)]] for image in images]))
 
     mixture = Mixture({"damaged": Damaged(20)}, {"damaged": 1.0}, 0)
     more = {"on_error": "skip", "max_dropped": 0.5, "dropped": tmp_path / "d.jsonl"}
     stream = stream_of(mixture, BatchSpec(samples=4), features=features, **more)
     for (batch,) in taken(stream, 10):
         assert batch.pixel_values is None
-        assert torch.equal(batch.features.flatten(), batch.input_ids[batch.image > 0].double())
+        assert torch.equal(batch.features.values, batch.input_ids[batch.image > 0].float())
     assert "4" not in asked
     assert stream.counts["damaged/dropped"] == 2
 

@@ -10,10 +10,10 @@ from PIL import Image, ImageFilter
 
 from lucida.core.errors import DataError
 from lucida.data.images import file_source, open_image
-from lucida.data.policies import make_policy, open_for_policies
+from lucida.data.policies import make_policy
 from lucida.data.sample import ImageSource
 from lucida.data.sources.pictures import bytes_source
-from lucida.data.squares import decode
+from lucida.data.views import draw, normalise, open_for_policies
 
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 
@@ -68,22 +68,27 @@ def test_views_have_the_same_shape_and_nearly_the_same_pixels(policy, shape, tmp
     assert np.abs(near - exact).mean() < 0.04  # of -1 to 1
 
 
+def decode(source, policy, scaled=False):
+    return normalise([draw([source], (policy,), scaled)]).images()[0].numpy()
+
+
 def test_exact_is_what_comes_unasked():
     content = jpeg(smooth(900, 900))
     policy = make_policy("resize", 64, MEAN, STD)
     source = bytes_source(content, "bytes")
-    assert np.array_equal(decode([source], policy)[0], policy.pixels(open_image(content)))
-    assert not np.array_equal(decode([source], policy, scaled=True), decode([source], policy))
+    exact = decode(source, policy)
+    assert np.array_equal(exact[0], policy.pixels(open_image(content)))
+    assert not np.array_equal(decode(source, policy, scaled=True), exact)
 
 
 def test_what_cannot_be_smaller_is_decoded_whole():
     drawn = ImageSource("drawn", "drawn", lambda: smooth(300, 300))
     policy = make_policy("resize", 16, MEAN, STD)
-    assert np.array_equal(decode([drawn], policy, scaled=True), decode([drawn], policy))
+    assert np.array_equal(decode(drawn, policy, scaled=True), decode(drawn, policy))
     file = io.BytesIO()
     smooth(300, 300).save(file, "PNG")
     png = bytes_source(file.getvalue(), "png")
-    assert np.array_equal(decode([png], policy, scaled=True), decode([png], policy))
+    assert np.array_equal(decode(png, policy, scaled=True), decode(png, policy))
 
 
 def test_a_cut_jpeg_is_an_error_either_way():

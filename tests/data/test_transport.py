@@ -12,13 +12,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lucida.core.errors import RunError
-from lucida.data.collate import join_images
 from lucida.data.policies import make_policy
 from lucida.data.sample import Batch, ImageSource, Views
-from lucida.data.squares import decode, squares
 from lucida.data.transport import LONGEST_FOLDER, Parcel, keep_addresses_short, room
+from lucida.data.views import draw, normalise
 
 POLICY = make_policy("resize", 24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.5))
+TILES = make_policy("split", 20, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def pictures(many):
@@ -39,9 +39,8 @@ def same(one, other):
     for field in fields(Batch):
         left, right = getattr(one, field.name), getattr(other, field.name)
         if isinstance(left, Views):
-            assert left.sizes == right.sizes
-            for a, b in zip(left.pixels, right.pixels, strict=True):
-                assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+            assert (left.sizes, left.shapes) == (right.sizes, right.shapes)
+            assert torch.equal(left.values, right.values)
         elif torch.is_tensor(left):
             assert left.dtype == right.dtype and torch.equal(left, right), field.name
         else:
@@ -50,10 +49,10 @@ def same(one, other):
 
 def made(number):
     """Batches of every kind; number 3 has nothing but integers."""
-    tiles = tuple(torch.rand(views, 3, 4, 4) for views in (1, 3, 2))
-    views = Views((tiles, tiles[::-1]), ((9, 4), (3, 8), (5, 5)))
-    pixels = join_images([squares(pictures(2), POLICY), squares(pictures(1), POLICY)])
-    weight, features = torch.rand(2, 5), torch.rand(2, 7, 3, dtype=torch.float16)
+    views = normalise([draw(pictures(2), (TILES, POLICY)), draw(pictures(1), (TILES, POLICY))])
+    pixels = normalise([draw(pictures(2), (POLICY,)), draw(pictures(1), (POLICY,))])
+    weight = torch.rand(2, 5)
+    features = Views.read(torch.rand(2, 7, 3, dtype=torch.float16))
     return [batch(pixels, weight), batch(views), batch(features=features), batch()][number]
 
 
@@ -71,7 +70,7 @@ class Made(Dataset):
     def __getitem__(self, number):
         torch.manual_seed(0)
         one = made(number)
-        shared = number > 0 or one.pixel_values.is_shared()
+        shared = number > 1 or one.pixel_values.values.is_shared()
         return Parcel.of(one), shared
 
 
@@ -111,6 +110,7 @@ def test_no_place_to_meet_is_told(long_folder, tmp_path):
 
 def test_pixels_are_those_of_each_image_alone():
     sources = pictures(5)
-    parts = [squares(sources[:2], POLICY), squares(sources[2:], POLICY)]
-    assert np.array_equal(join_images(parts).numpy(), decode(sources, POLICY))
-    assert decode([], POLICY).shape == (0, 3, 24, 24)
+    together = normalise([draw(sources[:2], (TILES, POLICY)), draw(sources[2:], (TILES, POLICY))])
+    for policy, images in zip((TILES, POLICY), together.encoders(), strict=True):
+        for source, image in zip(sources, images, strict=True):
+            assert np.array_equal(image.numpy(), policy.stack(source.load()))

@@ -6,6 +6,7 @@ from tiny import LANGUAGES, language_folder, tiny_model
 
 from closeness import close
 from lucida.core.spec import LoraSpec
+from lucida.data.sample import Views
 from lucida.model.adapters import (
     adaptable,
     adapted_layers,
@@ -43,8 +44,8 @@ def logits(model):
     ids = torch.arange(4, 20)[None]
     pixels = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
     with torch.no_grad():
-        seen = model.encode_images(pixels)
-        return model(input_ids=ids).logits, model.project(seen)
+        seen = model.visual(Views.read(pixels), None)
+        return model(input_ids=ids).logits, torch.stack(seen)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -12,7 +12,7 @@ from closeness import close
 from lucida.core.errors import ModelError
 from lucida.core.spec import EncoderSpec
 from lucida.data.collate import collate
-from lucida.data.sample import ImagePart, Sample, Turn, Views
+from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.model.checkpoint import load, save
 from lucida.model.decode import greedy
 from lucida.model.encoders import load_encoder
@@ -46,10 +46,10 @@ def alone(name: str, pixels: torch.Tensor) -> torch.Tensor:
 def test_channels_stand_side_by_side_each_from_its_own_pixels():
     model, processor = tiny_model(eyes("dinov2", "siglip"))
     given = processor.pixels(sample().images)
-    assert isinstance(given, Views) and len(given) == 2 and len(given.pixels) == 2
-    stacks = [torch.cat(images) for images in given.pixels]
+    assert len(given) == 2 and len(given.shapes) == 2
+    stacks = [torch.cat(images) for images in given.encoders()]
     expected = torch.cat([alone("dinov2", stacks[0]), alone("siglip", stacks[1])], dim=-1)
-    assert torch.equal(model.encode_images(given), expected)
+    assert torch.equal(torch.cat(model.encode_images(given).images()), expected)
     assert model.config.vision_width == 32 and model.config.visual_tokens == 4
 
 
@@ -57,11 +57,11 @@ def test_channels_stand_side_by_side_each_from_its_own_pixels():
 def test_smaller_grids_are_resampled_to_the_firsts():
     model, processor = tiny_model(eyes("dinov2@32", "siglip"))
     given = processor.pixels(sample().images)
-    assert [images[0].shape[-1] for images in given.pixels] == [32, SIDE]
-    small = alone("siglip", torch.cat(given.pixels[1]))
+    assert [images[0].shape[-1] for images in given.encoders()] == [32, SIDE]
+    small = alone("siglip", torch.cat(given.encoders()[1]))
     maps = small.transpose(1, 2).unflatten(2, (2, 2))
     larger = functional.interpolate(maps, size=(4, 4), mode="bilinear").flatten(2).transpose(1, 2)
-    features = model.encode_images(given)
+    features = torch.cat(model.encode_images(given).images())
     assert features.shape == (2, 16, 32)
     assert torch.equal(features[..., 16:], larger)
 
@@ -72,9 +72,9 @@ def test_tokens_one_after_the_other_or_in_turn():
     for fusion in ("tokens", "interleaved"):
         model, processor = tiny_model(eyes("dinov2", "siglip", fusion=fusion))
         pixels = processor.pixels(sample().images)
-        parts = [alone("dinov2", torch.cat(pixels.pixels[0])),
-                 alone("siglip", torch.cat(pixels.pixels[1]))]  # fmt: skip
-        features = model.encode_images(pixels)
+        stacks = [torch.cat(images) for images in pixels.encoders()]
+        parts = [alone("dinov2", stacks[0]), alone("siglip", stacks[1])]
+        features = torch.cat(model.encode_images(pixels).images())
         assert model.config.visual_tokens == 8
         if fusion == "tokens":
             assert torch.equal(features, torch.cat(parts, dim=1))
@@ -142,7 +142,7 @@ def test_generation_and_shared_stems():
 
 
 @torch.no_grad()
-def test_cached_features_of_all_encoders_are_one_tensor(tmp_path, monkeypatch):
+def test_cached_features_of_all_encoders_are_those_of_one(tmp_path, monkeypatch):
     from lucida.train.feed import FrozenFeatures
     from lucida.train.precision import choose_precision
 
@@ -153,7 +153,7 @@ def test_cached_features_of_all_encoders_are_one_tensor(tmp_path, monkeypatch):
     cached = FrozenFeatures(model, processor, precision)
     features = cached(images)
     live = model.encode_images(processor.pixels(images))
-    torch.testing.assert_close(features.float(), live, atol=2e-2, rtol=2e-3)
+    torch.testing.assert_close(features.values.float(), live.values, atol=2e-2, rtol=2e-3)
     paths = {cached.cache.path}
     for vision in (
         eyes("dinov2", "siglip", fusion="tokens"),
@@ -177,10 +177,11 @@ def test_gradients_reach_every_encoder_and_stop_at_frozen_ones():
     assert all(weight.grad is not None for weight in trained.parameters())
 
 
-def test_one_encoder_and_one_square_stay_one_tensor():
+def test_transformers_gets_one_tensor_for_one_encoder_and_one_square():
     _, processor = tiny_model()
-    assert isinstance(processor.pixels(sample().images), torch.Tensor)
+    given = processor.pixel_values(sample().images)
+    assert torch.equal(given, torch.cat(processor.pixels(sample().images).images()))
     with pytest.raises(ModelError, match="Views"):
         fused, other = tiny_model(eyes("dinov2", "siglip"))
         ids = other.batch([other.prompt(sample())])["input_ids"]
-        fused(input_ids=ids, pixel_values=processor.pixels(sample().images))
+        fused(input_ids=ids, pixel_values=given)

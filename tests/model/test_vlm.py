@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, TextIteratorStreamer
 from closeness import close
 from lucida.core.errors import ModelError
 from lucida.data.collate import collate
-from lucida.data.sample import ImagePart, Sample, Turn
+from lucida.data.sample import ImagePart, Sample, Turn, Views
 from lucida.model.fuse import fuse
 from lucida.model.generation import image_numbers, repeated_by_row
 from lucida.model.messages import image_source
@@ -36,7 +36,7 @@ def test_visual_tokens_take_their_places_in_reading_order():
     embedded = torch.zeros(2, 4, 3)
     places = torch.tensor([[False, True, True, False], [True, False, True, False]])
     visual = torch.arange(12.0).view(2, 2, 3)
-    fused = fuse(embedded, places, visual)
+    fused = fuse(embedded, places, list(visual))
     assert torch.equal(fused[places], visual.view(4, 3))
     assert (fused[~places] == 0).all() and (embedded == 0).all()
 
@@ -51,7 +51,7 @@ def test_other_counts_of_images_and_placeholders_are_refused(images):
     with pytest.raises(ModelError, match=r"expected 8 .*got 0"):
         model(input_ids=given["input_ids"])
     batch = batch_of(processor, sample("a", images=2))
-    batch.pixel_values = batch.pixel_values[:1]
+    batch.pixel_values = batch.pixel_values.select([0])
     with pytest.raises(ModelError, match="expected 8"):
         model.hidden(batch)
     with pytest.raises(ModelError, match="not both"):
@@ -126,7 +126,7 @@ def test_a_frozen_encoder_keeps_its_batch_statistics_in_training():
     batch = batch_of(processor, sample("what", images=2))
     before, frozen = statistics.clone(), model.encode_images(batch.pixel_values)
     model.train()
-    assert torch.equal(model.encode_images(batch.pixel_values), frozen)
+    assert torch.equal(model.encode_images(batch.pixel_values).values, frozen.values)
     model.hidden(batch).sum().backward()
     assert torch.equal(statistics, before)
 
@@ -198,7 +198,7 @@ def test_generation_from_features_equals_generation_from_pixels():
     given = processor.batch([processor.prompt(sample("what", images=2))])
     options = {"max_new_tokens": 4, "do_sample": False}
     expected = model.generate(**given, **options)
-    features = model.encode_images(given.pop("pixel_values"))
+    features = model.encode_images(model.views_of(given.pop("pixel_values")))
     assert torch.equal(model.generate(**given, features=features, **options), expected)
 
 
@@ -219,9 +219,10 @@ def test_a_second_turn_may_show_an_image_behind_a_cache():
 
 def test_neighbouring_images_are_told_apart():
     places = torch.tensor([[False, True, True, True, True, False]])
-    assert image_numbers(places, 2).tolist() == [[0, 1, 1, 2, 2, 0]]
-    repeated = repeated_by_row(torch.tensor([1, 2, 3]), torch.tensor([2, 0, 1]), 2)
-    assert repeated.tolist() == [1, 2, 1, 2, 3, 3]
+    assert image_numbers(places, [2, 2]).tolist() == [[0, 1, 1, 2, 2, 0]]
+    images = Views.read(torch.tensor([[1], [2], [3]]))
+    repeated = repeated_by_row(images, torch.tensor([2, 0, 1]), 2)
+    assert repeated.values.tolist() == [1, 2, 1, 2, 3, 3]
 
 
 def test_a_configuration_without_a_spec_is_refused():

@@ -73,7 +73,7 @@ def test_cached_views_train_like_live_ones(parts, shapes, name, two, tmp_path, m
     def never(self, images):
         raise AssertionError(f"computed again: {images[0].origin}")
 
-    monkeypatch.setattr(FrozenFeatures, "compute_views", never)
+    monkeypatch.setattr(FrozenFeatures, "compute", never)
     assert losses(train_run(recipe, tmp_path / "again")) == losses(first)
 
 
@@ -96,11 +96,11 @@ def test_the_features_of_an_image_do_not_depend_on_its_company(parts, shapes, na
     images = [source[i].images[0] for i in range(20)]
     features = FrozenFeatures(model, processor, FP32)
     together = features(images)
-    assert len({tuple(each.shape) for each in together.images}) > 1
+    assert len({tuple(each.shape) for each in together.images()}) > 1
     alone = FrozenFeatures(model, processor, FP32)
     for number in (0, 7, 19):
         assert torch.equal(
-            alone.compute_views([images[number]]).images[0].half(), together.images[number]
+            alone.compute([images[number]]).values.half(), together.images()[number].flatten()
         )
     pixels = processor.pixels(images)
     assert together.sizes == pixels.sizes

@@ -15,12 +15,9 @@ import numpy as np
 import torch
 
 from lucida.core.errors import DataError
-from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, ViewFeatures, Views
-from lucida.data.squares import Squares
-from lucida.data.transport import room
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
 
-Pixels = np.ndarray | torch.Tensor | Views | Squares
-Images = Callable[[list[ImageSource]], Pixels | ViewFeatures]
+Images = Callable[[list[ImageSource]], Views]
 """From sources to pixels or features, with an entry for each."""
 
 STEP = 64
@@ -39,9 +36,8 @@ def collate(
     *,
     features: Images | None = None,
 ) -> Batch:
-    """The samples as one batch. `pixels` gives [images, 3, height, width] or `Views`; `features`,
-    instead, gives [images, patches, width] or `ViewFeatures`; without either a batch carries no
-    images.
+    """The samples as one batch. `pixels` gives the pixels of their images, `features`, instead,
+    their features; without either a batch carries no images.
 
     Worked example: samples of 3 and 2 tokens.
 
@@ -57,9 +53,9 @@ def collate(
     batch = collate_rows(rows, round_length(longest) if pack else longest, pad_id)
     sources = images_of(samples)
     if sources and pixels is not None:
-        batch.pixel_values = join_images([pixels(sources)])
+        batch.pixel_values = pixels(sources)
     if sources and features is not None:
-        batch.features = join_images([features(sources)])
+        batch.features = features(sources)
     return batch
 
 
@@ -93,22 +89,6 @@ def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -
                 fields[name][number, :end] = np.concatenate(values)
     tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
     return Batch(**tensors, origins=[sample.origin for row in rows for sample in row])
-
-
-def join_images(pixels: Sequence[Pixels | ViewFeatures]) -> torch.Tensor | Views | ViewFeatures:
-    """The images of all parts, one part after the other; features of views come as one part."""
-    if isinstance(pixels[0], ViewFeatures):
-        return pixels[0]
-    if isinstance(pixels[0], Views):
-        return Views.joined(pixels)
-    if isinstance(pixels[0], Squares):
-        size = pixels[0].policy.size
-        whole = room((sum(map(len, pixels)), 3, size, size))
-        for part, images in zip(pixels, whole.split([len(part) for part in pixels]), strict=True):
-            part.write(images.numpy())
-        return whole
-    tensors = [torch.as_tensor(part) for part in pixels]
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def images_of(samples: Sequence[Tokens]) -> list[ImageSource]:

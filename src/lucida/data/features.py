@@ -27,15 +27,14 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from filelock import FileLock
-from jaxtyping import Float
 from torch import Tensor
 
 from lucida.core.errors import ModelError, RunError
 from lucida.core.files import atomic_write, disk_errors, make_folder
-from lucida.data.sample import ImageSource, ViewFeatures
+from lucida.data.sample import ImageSource, Views
 
-Compute = Callable[[list[ImageSource]], "np.ndarray | Tensor | ViewFeatures"]
-"""From images to their features: [images, patches, width], or `ViewFeatures` for a `ViewCache`."""
+Compute = Callable[[list[ImageSource]], Views]
+"""From images to their features."""
 
 Kept = tuple[np.ndarray, tuple[int, ...]]
 """Rows of an image [rows, patches, width], and what its entry says besides the digest."""
@@ -95,15 +94,17 @@ class FeatureCache:
     def __contains__(self, image: ImageSource) -> bool:
         return _digest(image) in self._images
 
-    def get(
-        self, images: list[ImageSource], compute: Compute, batch: int = 64
-    ) -> Float[Tensor, "images patches width"]:
+    def get(self, images: list[ImageSource], compute: Compute, batch: int = 64) -> Views:
         """Features in the order of `images`; what is missing goes through `compute` and is kept."""
-        kept = self._kept(images, compute, batch)
-        given = np.empty((len(images), *self.shape), dtype=self.dtype)
-        for place, (rows, _) in enumerate(kept):
-            given[place] = rows[0]
-        return torch.from_numpy(given)
+        kept = list(self._kept(images, compute, batch))
+        features = [torch.from_numpy(np.array(rows)) for rows, _ in kept]
+        return Views.of(*self._shaped(features, [facts for _, facts in kept]))
+
+    def _shaped(
+        self, features: list[Tensor], facts: list[tuple[int, ...]]
+    ) -> tuple[list[list[Tensor]], list[tuple[int, int]]]:
+        """Rows of images as their views, and the sizes of the pictures."""
+        return [features], [(0, 0)] * len(features)
 
     def _kept(self, images: list[ImageSource], compute: Compute, batch: int) -> Iterator[Kept]:
         """What is held of each image, in their order; what is missing is computed and stored."""
@@ -154,12 +155,22 @@ class FeatureCache:
 
     def _computed(self, images: list[ImageSource], compute: Compute) -> list[Kept]:
         features = compute(images)
-        if isinstance(features, Tensor):
-            features = features.detach().float().cpu().numpy()
-        if features.shape != (len(images), *self.shape):
-            raise self._other_shape((len(images), *self.shape), tuple(features.shape))
-        pairs = zip(features, images, strict=True)
-        return [(self._rounded(rows[None], image), ()) for rows, image in pairs]
+        if len(features) != len(images):
+            raise self._other_shape(f"{len(images)} images", f"{len(features)}")
+        return [
+            (self._rounded(self._rows(given, size), image), self._facts(given, size))
+            for given, size, image in zip(features.images(), features.sizes, images, strict=True)
+        ]
+
+    def _rows(self, given: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """Features of an image as its rows [rows, patches, width]."""
+        if given.shape != (1, *self.shape):
+            raise self._other_shape((1, *self.shape), tuple(given.shape))
+        return given.detach().float().cpu().numpy()
+
+    def _facts(self, given: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
+        """What the entry of an image says besides its digest and rows."""
+        return ()
 
     def _other_shape(self, expected: object, given: object) -> ModelError:
         return ModelError(
@@ -252,30 +263,21 @@ class FeatureCache:
 class ViewCache(FeatureCache):
     """The same for images of several views, or of their own shapes.
 
-    `patches` of a row are those of one view, or 1 where images have a shape of their own. What
-    `get` gives and `compute` makes is `ViewFeatures`; sizes of the pictures are kept too. Worked
-    example: tiles of 4 patches, pictures of 3 views and of 1 take 3 rows and 1 row of 4 patches;
-    shapes of their own, pictures of 6 and of 8 patches take 6 and 8 rows of 1.
+    `patches` of a row are those of one view, or 1 where images have a shape of their own. Sizes of
+    the pictures are kept too. Worked example: tiles of 4 patches, pictures of 3 views and of 1 take
+    3 rows and 1 row of 4 patches; shapes of their own, pictures of 6 and of 8 patches take 6 and 8
+    rows of 1.
     """
 
     ENTRY = struct.Struct(f"<{_DIGEST}s4q")
 
-    def get(self, images: list[ImageSource], compute: Compute, batch: int = 16) -> ViewFeatures:
-        """Features in the order of `images`; what is missing goes through `compute` and is kept."""
-        kept = list(self._kept(images, compute, batch))
-        features = tuple(
-            torch.from_numpy(np.array(rows)).reshape(views, -1, self.shape[1])
-            for rows, (views, _, _) in kept
-        )
-        return ViewFeatures(features, tuple((width, height) for _, (_, width, height) in kept))
-
-    def _computed(self, images: list[ImageSource], compute: Compute) -> list[Kept]:
-        features = compute(images)
-        if len(features) != len(images):
-            raise self._other_shape(f"{len(images)} images", f"{len(features)}")
-        return [
-            (self._rounded(self._rows(given, size), image), (len(given), *size))
-            for given, size, image in zip(features.images, features.sizes, images, strict=True)
+    def _shaped(
+        self, features: list[Tensor], facts: list[tuple[int, ...]]
+    ) -> tuple[list[list[Tensor]], list[tuple[int, int]]]:
+        width = self.shape[1]
+        pairs = zip(features, facts, strict=True)
+        return [[rows.reshape(views, -1, width) for rows, (views, _, _) in pairs]], [
+            (across, down) for _, across, down in facts
         ]
 
     def _rows(self, given: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -284,6 +286,9 @@ class ViewCache(FeatureCache):
             picture = f"{tuple(given.shape)} for a picture of {size[0]} x {size[1]}"
             raise self._other_shape(f"views of ({patches}, {width})", picture)
         return given.detach().float().cpu().numpy().reshape(-1, patches, width)
+
+    def _facts(self, given: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
+        return len(given), *size
 
     def _entry(self, digest: bytes, rows: int, facts: tuple[int, ...]) -> bytes:
         return self.ENTRY.pack(digest, rows, *facts)

@@ -24,11 +24,12 @@ from lucida.core.dropped import Dropped
 from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.spec import BudgetSpec
 from lucida.data.answers import Weighting, answer_weights
-from lucida.data.collate import Images, collate, collate_rows, images_of, join_images
+from lucida.data.collate import Images, collate, collate_rows, images_of
 from lucida.data.order import Bookmark, Order, Row, check_rows
 from lucida.data.sample import Batch, ImageSource
 from lucida.data.stage import StageData
 from lucida.data.transport import Parcel, keep_addresses_short
+from lucida.data.views import normalise
 
 AHEAD = 2
 """Passes that are prepared while the model works on one."""
@@ -66,7 +67,7 @@ class _Preparation:
         batch.weight = answer_weights(batch, self.weighting)
         pixels = [sample.seen for sample in samples if sample.seen is not None]
         if pixels:
-            batch.pixel_values = join_images(pixels)
+            batch.pixel_values = normalise(pixels)
         counts: Counter[str] = Counter()
         for sample in samples:
             counts[f"{sample.source}/samples"] += 1
@@ -198,7 +199,7 @@ class Loader:
         self.counts.update(one.counts)
         self._limit.add(one.dropped, self.world)
         if one.images and self.features is not None:
-            one.batch.features = join_images([self.features(one.images)])
+            one.batch.features = self.features(one.images)
         return one.batch
 
     def _from_thread(self, units: Iterator[list[Row]]) -> Iterator[_Pass]:

@@ -10,7 +10,7 @@ says: nobody asks for its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,8 +20,6 @@ from PIL import Image
 
 from lucida.core.errors import DataError, suggestion
 from lucida.core.registry import Table
-from lucida.data.images import image_size
-from lucida.data.sample import ImageSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,14 +221,3 @@ def describe_policy(policy: ImagePolicy) -> dict[str, Any]:
         for entry in fields(policy)
         if entry.default is MISSING or getattr(policy, entry.name) != entry.default
     }
-
-
-def open_for_policies(
-    source: ImageSource, policies: Sequence[ImagePolicy], scaled: bool = False
-) -> Image.Image:
-    """The picture for these policies; `scaled` allows one of fewer pixels, if they do with it."""
-    if not scaled or source.smaller is None:
-        return source.load()
-    size = image_size(source)
-    wide, high = zip(*(policy.least(*size) for policy in policies), strict=True)
-    return source.smaller((max(wide), max(high)))

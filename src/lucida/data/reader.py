@@ -11,16 +11,16 @@ its place, a line in a report, an error) is for the caller to decide.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lucida.core.errors import DataError
 from lucida.data.mixture import Source, fetch, own_number
-from lucida.data.sample import Sample, Tokens
+from lucida.data.sample import ImageSource, Sample, Tokens
 
 if TYPE_CHECKING:  # it needs torch, and records are shown and checked without
-    from lucida.data.collate import Images, Pixels
+    from lucida.data.views import Drawn
 
 Encode = Callable[..., Tokens]
 """encode(sample, counts=Counter) → Tokens; `LucidaProcessor.encode` is one."""
@@ -101,9 +101,11 @@ class Reader:
         return [self.read(name, source, place) for place in places]
 
 
-def take_pixels(pixels: Images, sample: Sample, tokens: Tokens) -> Pixels | None:
-    """A `Look` (with `pixels` given): the pixels of a sample, None where it shows no image."""
-    return pixels(list(tokens.images)) if tokens.images else None
+def draw_images(
+    draw: Callable[[Sequence[ImageSource]], Drawn | None], sample: Sample, tokens: Tokens
+) -> Drawn | None:
+    """A `Look` (with `draw` given): the images of a sample, None where it shows none."""
+    return draw(tokens.images) if tokens.images else None
 
 
 class OpenImages:

@@ -23,6 +23,7 @@ branches, because the stem's last position would need two answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -129,55 +130,73 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Views:
-    """Pixels of images where one tensor cannot tell all: tiles, own shapes, or several encoders.
+    """What is seen of images, as pixels or as features, whatever their shapes.
 
-    `pixels[e][i]` is what encoder e sees of image i, float32 [views, 3, height, width]: one square,
-    or tiles and an overview, or one rectangle of this picture's shape. Views number e and i of
-    different encoders show the same part of the picture. `sizes[i]` is the width and height of the
-    whole picture, from which the number and the places of its visual tokens follow.
+    A picture is one view (a square, or a rectangle of its own shape) or several (tiles and an
+    overview). `values` is flat and holds all of them: image after image as the first encoder sees
+    them, then as the next one does. `shapes[e][i]` is what stands there of image i for encoder e:
+    (views, 3, height, width) of pixels, (views, patches, width) of features, which are always of
+    one encoder (`e` is 0). Views number k of different encoders show the same part of the picture.
+    `sizes[i]` is the width and height of the whole picture, from which the number and the places of
+    its visual tokens follow; (0, 0) where they do not, and it is not known.
+
+    Worked example: a picture in 3 tiles of 2 x 2 pixels and one in 1 tile. `shapes` is
+    (((3, 3, 2, 2), (1, 3, 2, 2)),), and of the 48 values the first 36 are the first picture's.
     """
 
-    pixels: tuple[tuple[torch.Tensor, ...], ...]
+    values: torch.Tensor
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
     sizes: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
+        """Images."""
         return len(self.sizes)
+
+    def encoders(self) -> list[list[torch.Tensor]]:
+        """What each encoder sees of each image, in their shapes; nothing is copied."""
+        parts = iter(self.values.split([math.prod(s) for each in self.shapes for s in each]))
+        return [[next(parts).view(shape) for shape in each] for each in self.shapes]
+
+    def images(self) -> list[torch.Tensor]:
+        """What the first encoder sees of each image, or the features of each."""
+        return self.encoders()[0]
 
     def to(self, *args: Any, **kwargs: Any) -> Views:
         """The same on another device or in another dtype; arguments as of `Tensor.to`."""
-        moved = (tuple(image.to(*args, **kwargs) for image in images) for images in self.pixels)
-        return Views(tuple(moved), self.sizes)
+        return Views(self.values.to(*args, **kwargs), self.shapes, self.sizes)
 
     def select(self, numbers: Sequence[int]) -> Views:
         """These images, in this order; a number may come several times."""
-        chosen = (tuple(images[n] for n in numbers) for images in self.pixels)
-        return Views(tuple(chosen), tuple(self.sizes[n] for n in numbers))
+        chosen = [[images[n] for n in numbers] for images in self.encoders()]
+        return Views.of(chosen, [self.sizes[n] for n in numbers])
+
+    @staticmethod
+    def of(encoders: Sequence[Sequence[torch.Tensor]], sizes: Sequence[tuple[int, int]]) -> Views:
+        """Of tensors [views, ...] for each encoder and image."""
+        import torch
+
+        parts = [image.flatten() for images in encoders for image in images]
+        values = torch.cat(parts) if parts else torch.empty(0)
+        shapes = tuple(tuple(tuple(image.shape) for image in images) for images in encoders)
+        return Views(values, shapes, tuple(sizes))
 
     @staticmethod
     def joined(parts: Sequence[Views]) -> Views:
         """All images of the parts, one part after the other."""
-        encoders = zip(*(part.pixels for part in parts), strict=True)
-        pixels = tuple(tuple(chain.from_iterable(images)) for images in encoders)
-        return Views(pixels, tuple(chain.from_iterable(part.sizes for part in parts)))
+        encoders = zip(*(part.encoders() for part in parts), strict=True)
+        sizes = chain.from_iterable(part.sizes for part in parts)
+        return Views.of([list(chain.from_iterable(images)) for images in encoders], list(sizes))
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ViewFeatures:
-    """Features of images where one tensor cannot tell all, as `Views` are their pixels.
-
-    `images[i]` is [views, patches, width]: as many views as image i has, or one of its own shape.
-    `sizes[i]` is the width and height of the whole picture.
-    """
-
-    images: tuple[torch.Tensor, ...]
-    sizes: tuple[tuple[int, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def to(self, *args: Any, **kwargs: Any) -> ViewFeatures:
-        """The same on another device or in another dtype; arguments as of `Tensor.to`."""
-        return ViewFeatures(tuple(image.to(*args, **kwargs) for image in self.images), self.sizes)
+    @staticmethod
+    def read(given: torch.Tensor | Views) -> Views:
+        """Also of one tensor, as other programs have them: pixels [images, 3, height, width] or
+        [images, views, 3, height, width], or features [images, patches, width]; for one encoder,
+        of pictures whose sizes are not known."""
+        if isinstance(given, Views):
+            return given
+        whole = given if given.ndim == 5 else given[:, None]
+        shape, many = tuple(whole.shape[1:]), len(whole)
+        return Views(whole.reshape(-1), ((shape,) * many,), ((0, 0),) * many)
 
 
 @dataclass(slots=True, eq=False)
@@ -186,12 +205,11 @@ class Batch:
 
     All integer fields are int64 of shape [rows, length]. segment: which packed sample of its row,
     1-based, 0 = padding. branch, position, image, target: as in `Tokens` (image counts within its
-    segment). Exactly one of `pixel_values` ([images, 3, height, width], or `Views`) and `features`
-    ([images, patches, width], or `ViewFeatures`) is given when there are images, none otherwise;
-    images are ordered as their placeholders are met row by row, left to right. origins, sources: of
-    every sample, row by row; `sources` may be empty. weight, float32 [rows, length]: how much a
-    supervised position counts in the loss; None is 1 everywhere. pairs: what makes the loss one of
-    pairs of answers (`lucida.train.preference.Pairs`).
+    segment). Exactly one of `pixel_values` and `features` is given when there are images, none
+    otherwise; images are ordered as their placeholders are met row by row, left to right. origins,
+    sources: of every sample, row by row; `sources` may be empty. weight, float32 [rows, length]:
+    how much a supervised position counts in the loss; None is 1 everywhere. pairs: what makes the
+    loss one of pairs of answers (`lucida.train.preference.Pairs`).
     """
 
     input_ids: torch.Tensor
@@ -200,8 +218,8 @@ class Batch:
     position: torch.Tensor
     image: torch.Tensor
     target: torch.Tensor
-    pixel_values: torch.Tensor | Views | None = None
-    features: torch.Tensor | ViewFeatures | None = None
+    pixel_values: Views | None = None
+    features: Views | None = None
     origins: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     weight: torch.Tensor | None = None

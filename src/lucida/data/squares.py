@@ -8,15 +8,13 @@ crop        the short side scaled to it, the middle kept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
-from lucida.data.policies import FILTERS, Box, Frame, Grid, ImagePolicy, open_for_policies
-from lucida.data.sample import ImageSource
+from lucida.data.policies import FILTERS, Box, Frame, Grid, ImagePolicy
 
 BAND = 256
 """Rows that are padded and scaled at a time: a strip padded to a square may be very large."""
@@ -200,34 +198,3 @@ def halve_excess(length: int, size: int, odd: Odd) -> int:
     """What is cut in front of the middle `size` of a length."""
     over = length - size
     return round(over / 2.0) if odd == "torchvision" else over // 2
-
-
-@dataclass(frozen=True, slots=True)
-class Squares:
-    """Images of a one-square policy that are decoded and scaled, but not yet normalised: a twelfth
-    of what their pixels take until those of all samples are written into one array."""
-
-    images: tuple[Image.Image, ...]
-    policy: OneSquare
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def write(self, pixels: np.ndarray) -> None:
-        """The normalised images into `pixels`, float32 [images, 3, size, size]."""
-        for image, planes in zip(self.images, pixels, strict=True):
-            self.policy.levels(image, planes)
-
-
-def squares(sources: Sequence[ImageSource], policy: OneSquare, scaled: bool = False) -> Squares:
-    """The squares of many images. `scaled` as in `open_for_policies`."""
-    images = (policy.square(open_for_policies(source, [policy], scaled)) for source in sources)
-    return Squares(tuple(images), policy)
-
-
-def decode(sources: Sequence[ImageSource], policy: OneSquare, scaled: bool = False) -> np.ndarray:
-    """The squares of many images: float32 [images, 3, size, size]. `scaled` as in
-    `open_for_policies`."""
-    pixels = np.empty((len(sources), 3, policy.size, policy.size), dtype=np.float32)
-    squares(sources, policy, scaled).write(pixels)
-    return pixels

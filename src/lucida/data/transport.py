@@ -1,6 +1,6 @@
 """From a worker process to the one that trains: batches in shared memory, copied once or never.
 
-    worker   Squares ─normalised─▶ room in shared memory ─┐
+    worker   Drawn ─normalise─▶ room in shared memory ────┐
              integers of a batch ─copied─▶ one block ─────┴─Parcel─▶ queue ─▶ open ─▶ Batch
 
 Every block of shared memory that crosses costs both processes a file descriptor and a handshake, so
@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from lucida.core.errors import RunError
-from lucida.data.sample import Batch, Views
+from lucida.data.sample import Batch
 
 ALIGNED = 8
 """Bytes of a number: every tensor of a block begins at a multiple of them."""
@@ -75,17 +75,9 @@ class Parcel:
 
     @staticmethod
     def of(batch: Batch) -> Parcel:
-        """Pack a batch; its tensors are copied, except `pixel_values` where it is one tensor."""
+        """Pack a batch; its tensors are copied, except the pixels."""
         values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
-        small = {n: v for n, v in values.items() if torch.is_tensor(v) and n != "pixel_values"}
-        if isinstance(views := batch.pixel_values, Views):
-            numbered = [
-                (f"{encoder} {image}", pixels)
-                for encoder, images in enumerate(views.pixels)
-                for image, pixels in enumerate(images)
-            ]
-            small.update(numbered)
-            values["pixel_values"] = views.sizes
+        small = {name: value for name, value in values.items() if torch.is_tensor(value)}
         places, size = {}, 0
         for name, tensor in small.items():
             places[name] = tensor.dtype, tuple(tensor.shape), size
@@ -97,14 +89,8 @@ class Parcel:
 
     def open(self) -> Batch:
         """The batch; its tensors are views of the block."""
-        values = dict(self.batch)
         found = {name: _at(self.block, *place) for name, place in self.places.items()}
-        if isinstance(sizes := values["pixel_values"], tuple):
-            encoders: dict[str, list[torch.Tensor]] = {}
-            for name in [name for name in found if " " in name]:
-                encoders.setdefault(name.split(" ")[0], []).append(found.pop(name))
-            values["pixel_values"] = Views(tuple(map(tuple, encoders.values())), sizes)
-        return Batch(**values, **found)
+        return Batch(**self.batch, **found)
 
 
 def _at(

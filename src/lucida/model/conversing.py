@@ -257,7 +257,7 @@ def batch_of(
         else:
             stacked = np.stack(filled)
             data[name] = torch.from_numpy(stacked) if kind == "pt" else stacked
-    pixels = processor.pixels([source for prompt in prompts for source in prompt.images])
+    pixels = processor.pixel_values([source for prompt in prompts for source in prompt.images])
     if pixels is not None:
         if kind == "np" and not isinstance(pixels, torch.Tensor):
             raise DataError("images in several views have no NumPy form", remedy="ask for pt")

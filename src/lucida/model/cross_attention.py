@@ -217,9 +217,10 @@ class GatedCrossAttention(nn.Module):
         for hook in self.hooks:
             hook.remove()
 
-    def show(self, marker: Bool[Tensor, "rows length"], visual: Tensor | None) -> None:
-        """What the next forward shows: one marker for each image, in reading order."""
-        self.shown = marker, visual
+    def show(self, marker: Bool[Tensor, "rows length"], visual: list[Tensor] | None) -> None:
+        """What the next forward shows: one marker for each image, in reading order; all images have
+        the same number of visual tokens."""
+        self.shown = marker, None if visual is None else torch.stack(visual)
 
     def begin(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """The hook in front of all layers: who reads what in this forward."""

@@ -12,11 +12,11 @@ from lucida.core.errors import ModelError
 def fuse(
     embedded: Float[Tensor, "rows length width"],
     placeholder: Bool[Tensor, "rows length"],
-    visual: Float[Tensor, "images tokens width"] | list[Tensor],
+    visual: list[Tensor],
 ) -> Float[Tensor, "rows length width"]:
     """The embeddings with every placeholder replaced by the next visual token, in reading order.
 
-    `visual` is a list where images have different numbers of visual tokens.
+    `visual` are the visual tokens [tokens, width] of each image.
 
     Worked example, one image of two visual tokens v w:
 
@@ -28,7 +28,7 @@ def fuse(
     """
     where = placeholder.flatten().nonzero().squeeze(1)
     width = embedded.shape[-1]
-    flat = torch.cat(list(visual)) if isinstance(visual, list) else visual.reshape(-1, width)
+    flat = torch.cat(visual) if visual else embedded.new_zeros(0, width)
     if len(where) != len(flat):
         counts = [len(image) for image in visual]
         each = " + ".join(map(str, counts[:8])) if len(set(counts)) > 1 else (*counts, 0)[0]

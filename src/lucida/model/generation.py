@@ -16,16 +16,13 @@ from lucida.model.masks import MASKS, Fields, causal
 
 
 def image_numbers(
-    placeholder: Bool[Tensor, "rows length"], visual_tokens: int | list[int]
+    placeholder: Bool[Tensor, "rows length"], visual_tokens: list[int]
 ) -> Int[Tensor, "rows length"]:
     """1, 2, … on the visual tokens of each row's images, 0 on text.
 
-    visual_tokens: of every image, or of each in reading order; so two images without text between
-    them are still told apart. Example with 2 visual tokens: `t I I I I t` → `0 1 1 2 2 0`.
+    visual_tokens: of each image in reading order; so two images without text between them are
+    still told apart. Example with 2 visual tokens each: `t I I I I t` → `0 1 1 2 2 0`.
     """
-    if isinstance(visual_tokens, int):
-        number = (placeholder.long().cumsum(-1) - 1).div(visual_tokens, rounding_mode="floor") + 1
-        return torch.where(placeholder, number, 0)
     if int(placeholder.sum()) != sum(visual_tokens):
         raise ModelError(
             "the places kept in the text and the visual tokens differ in number",
@@ -33,7 +30,7 @@ def image_numbers(
             given=f"{sum(visual_tokens)} ({len(visual_tokens)} images)",
             remedy="use the processor saved with this model and pass one image for each <image>",
         )
-    counts = torch.tensor(visual_tokens, device=placeholder.device)
+    counts = torch.tensor(visual_tokens, dtype=torch.long, device=placeholder.device)
     number = torch.zeros_like(placeholder, dtype=torch.long)
     number[placeholder] = torch.arange(1, len(counts) + 1, device=counts.device).repeat_interleave(
         counts
@@ -107,12 +104,7 @@ def make_fields(
     return Fields(segment, segment, order, now, prompt)
 
 
-def repeated_by_row(
-    images: Tensor | Views, counts: Int[Tensor, " rows"], times: int
-) -> Tensor | Views:
+def repeated_by_row(images: Views, counts: Int[Tensor, " rows"], times: int) -> Views:
     """All images of a row, `times` over, row after row: `a1 a2 b1` twice → `a1 a2 a1 a2 b1 b1`."""
     parts = torch.arange(len(images)).split(counts.tolist())
-    numbers = torch.cat([part for part in parts for _ in range(times)])
-    if isinstance(images, Views):
-        return images.select(numbers.tolist())
-    return images[numbers.to(images.device)]
+    return images.select([n for part in parts for _ in range(times) for n in part.tolist()])

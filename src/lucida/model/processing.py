@@ -16,9 +16,9 @@ from lucida.core.spec import ImagePlaces, LossMode, MaskName, ProjectorSpec, Sta
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
 from lucida.data.pieces import Ending, Piece, Runs, image_piece
-from lucida.data.policies import ImagePolicy, describe_policy, open_for_policies, read_policy
+from lucida.data.policies import ImagePolicy, describe_policy, read_policy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
-from lucida.data.squares import Squares, decode, squares
+from lucida.data.views import Drawn, draw, normalise
 from lucida.data.vocabulary import vocabulary
 from lucida.model import conversing
 from lucida.model.arrangement import Arrangement
@@ -150,31 +150,25 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
             ending=ending,
         )
 
-    def pixels(
-        self, sources: Sequence[ImageSource], scaled: bool = False, later: bool = False
-    ) -> torch.Tensor | Views | Squares | None:
-        """Pixel values, or None without images or without eyes.
-
-        [images, 3, side, side] for one encoder that sees one square; otherwise `Views`. `scaled`
-        allows large JPEGs to be decoded at a fraction of their size (`open_for_policies`); with
-        `later` squares are left to be normalised by who joins those of several samples.
-        """
+    def draw(self, sources: Sequence[ImageSource], scaled: bool = False) -> Drawn | None:
+        """Images as the encoders are shown them, not yet normalised; None without images or without
+        eyes. `scaled` allows large JPEGs to be decoded at a fraction of their size."""
         if not sources or not self.visual_tokens:
             return None
-        if self.image_policy.one_square and not self.more_policies:
-            if later:
-                return squares(sources, self.image_policy, scaled)
-            return torch.from_numpy(decode(sources, self.image_policy, scaled))
-        policies = (self.image_policy, *self.more_policies)
-        seen: list[list[torch.Tensor]] = [[] for _ in policies]
-        sizes = []
-        for source in sources:
-            image = open_for_policies(source, policies, scaled)
-            sizes.append(image_size(source) if scaled else image.size)
-            grid = self.image_policy.grid(*sizes[-1])
-            for images, policy in zip(seen, policies, strict=True):
-                images.append(torch.from_numpy(policy.stack(image, grid)))
-        return Views(tuple(map(tuple, seen)), tuple(sizes))
+        return draw(sources, (self.image_policy, *self.more_policies), scaled)
+
+    def pixels(self, sources: Sequence[ImageSource], scaled: bool = False) -> Views | None:
+        """Pixels as the model takes them, or None without images or without eyes; see `draw`."""
+        drawn = self.draw(sources, scaled)
+        return None if drawn is None else normalise([drawn])
+
+    def pixel_values(self, sources: Sequence[ImageSource]) -> torch.Tensor | Views | None:
+        """Pixels under their name in transformers: [images, 3, side, side] for one encoder that
+        sees one square, as everybody there expects it; otherwise `Views`."""
+        views = self.pixels(sources)
+        if views is None or self.more_policies or not self.image_policy.one_square:
+            return views
+        return torch.cat(views.images())
 
     def batch(self, prompts: Sequence[Tokens]) -> BatchFeature:
         """Prompts of one branch each as tensors for `generate`, padded on the left."""
@@ -194,7 +188,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
             ids[row, length - len(prompt) :] = prompt.input_ids
             seen[row, length - len(prompt) :] = 1
         data = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(seen)}
-        pixels = self.pixels([source for prompt in prompts for source in prompt.images])
+        pixels = self.pixel_values([source for prompt in prompts for source in prompt.images])
         if pixels is not None:
             data["pixel_values"] = pixels
         return BatchFeature(data)

@@ -14,10 +14,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 
 from lucida.data.collate import images_of
-from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens, Views
+from lucida.data.sample import IGNORED, Batch, ImageSource, Tokens
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -141,9 +140,5 @@ def with_images(
     pixels = processor.pixels(list(first.values()))
     if pixels is None:
         return
-    if isinstance(pixels, Views):  # the model arranges their features by the size of each
-        batch.pixel_values = pixels if len(first) == len(sources) else processor.pixels(sources)
-        return
     number = {key: place for place, key in enumerate(first)}
-    own = torch.tensor([number[source.key] for source in sources], device=model.device)
-    batch.features = model.encode_images(pixels.to(model.device))[own]
+    batch.features = model.encode_images(pixels).select([number[s.key] for s in sources])

@@ -1,7 +1,7 @@
 """Images in several views, or of their own shapes: encoded and projected in as few calls as can be.
 
-Views ─encoded─▶ features of each image [views, patches, vision]
-      ─visual_of─▶ visual tokens of each image [tokens, width], in the order of their places
+Views of pixels ─encode_views─▶ Views of features
+                ─visual_of─▶ visual tokens of each image [tokens, width], in their order
 """
 
 from __future__ import annotations
@@ -16,39 +16,37 @@ from lucida.data.sample import Views
 from lucida.model.arrangement import Arrangement
 
 
-def encode_views(encode: Callable[[Tensor | list[Tensor]], Tensor], views: Views) -> list[Tensor]:
-    """Features of each image; `encode` is called once for all views of one shape.
-
-    It gets one tensor [views, 3, height, width], or with several encoders a list of one for each.
-    """
-    shapes = [tuple(image.shape[-2:] for image in seen) for seen in zip(*views.pixels, strict=True)]
-    found: list[Tensor] = [torch.empty(0)] * len(views)
-    for numbers in alike(shapes):
-        pixels = [torch.cat([images[n] for n in numbers]) for images in views.pixels]
-        features = encode(pixels if len(pixels) > 1 else pixels[0])
-        counts = [len(views.pixels[0][n]) for n in numbers]
-        for number, part in zip(numbers, features.split(counts), strict=True):
-            found[number] = part
-    return found
+def encode_views(encode: Callable[..., Tensor], views: Views) -> Views:
+    """Features of each image; `encode` is called once for all views of one shape, with a tensor
+    [views, 3, height, width] for each encoder."""
+    encoders = views.encoders()
+    features: list[Tensor] = [torch.empty(0)] * len(views)
+    shown = [tuple(shape[1:] for shape in seen) for seen in zip(*views.shapes, strict=True)]
+    for numbers in alike(shown):
+        together = encode(*(torch.cat([images[n] for n in numbers]) for images in encoders))
+        counts = [len(encoders[0][n]) for n in numbers]
+        for number, part in zip(numbers, together.split(counts), strict=True):
+            features[number] = part
+    return Views.of([features], views.sizes)
 
 
 def visual_of(
-    features: Sequence[Tensor],
-    sizes: Sequence[tuple[int, int]],
+    features: Views,
     arrangement: Arrangement,
     project: Callable[[Tensor, tuple[int, int] | None], Tensor],
     newline: Tensor | None,
 ) -> list[Tensor]:
     """Visual tokens of each image; `project` is called once for all views of one grid."""
     own = arrangement.policy.own_shape
-    grids = [arrangement.patches(*size) if own else None for size in sizes]
-    found: list[Tensor] = [torch.empty(0)] * len(sizes)
+    grids = [arrangement.patches(*size) if own else None for size in features.sizes]
+    images = features.images()
+    visual: list[Tensor] = [torch.empty(0)] * len(images)
     for numbers in alike(grids):
-        projected = project(torch.cat([features[n] for n in numbers]), grids[numbers[0]])
-        counts = [len(features[n]) for n in numbers]
+        projected = project(torch.cat([images[n] for n in numbers]), grids[numbers[0]])
+        counts = [len(images[n]) for n in numbers]
         for number, views in zip(numbers, projected.split(counts), strict=True):
-            found[number] = arrangement.arranged(views, sizes[number], newline)
-    return found
+            visual[number] = arrangement.arranged(views, features.sizes[number], newline)
+    return visual
 
 
 def alike(kinds: Sequence[Hashable]) -> list[list[int]]:

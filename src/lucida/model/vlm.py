@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import MaskName
-from lucida.data.sample import Batch, ViewFeatures, Views
+from lucida.data.sample import Batch, Views
 from lucida.model import attention
 from lucida.model.attention import Layout
 from lucida.model.config import LucidaConfig
@@ -30,6 +30,10 @@ from lucida.model.views import encode_views, visual_of
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
+
+
+IMAGES = ("pixel_values", "features")
+"""What images are given as."""
 
 
 class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
@@ -190,41 +194,30 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
 
     # Images.
 
-    def encode_images(
-        self, pixel_values: Float[Tensor, "images 3 height width"] | Views
-    ) -> Float[Tensor, "images patches vision"] | list[Tensor]:
-        """Features of the vision encoder, without gradients (and without dropout) when frozen.
-
-        A list, with [views, patches, vision] for each image, under a policy of several views or
-        shapes.
-        """
+    def encode_images(self, pixel_values: Views) -> Views:
+        """Features of the vision encoder, without gradients (and without dropout) when frozen."""
         if self.vision is None:
             raise ModelError(
                 "this model is blind (model.vision is null) and was given images",
                 given=f"{len(pixel_values)} images",
                 remedy="use the processor saved with this model; it drops images of a blind model",
             )
+        encoders = encoders_of(self.vision)
+        if len(pixel_values.shapes) != len(encoders):
+            raise ModelError(
+                "each encoder needs its own pixels of the images",
+                expected=f"lucida.data.sample.Views for {len(encoders)} encoders",
+                given=f"pixels for {len(pixel_values.shapes)}",
+                remedy="use the processor saved with this model",
+            )
         weight = next(self.vision.parameters())
         pixel_values = pixel_values.to(device=weight.device, dtype=weight.dtype)
         if any(weight.requires_grad for weight in self.vision.parameters()):
-            return self._encoded(pixel_values)
+            return encode_views(self.vision, pixel_values)
         # Batch statistics and dropout of a frozen encoder stay off: cached features must be equal.
         self.vision.eval()
         with torch.no_grad():
-            return self._encoded(pixel_values)
-
-    def _encoded(self, pixel_values: Tensor | Views) -> Tensor | list[Tensor]:
-        if isinstance(pixel_values, Views):
-            features = encode_views(self.vision, pixel_values)
-            return torch.cat(features) if self.arrangement.policy.one_square else features
-        if isinstance(self.vision, FusedEncoder) or not self.arrangement.policy.one_square:
-            raise ModelError(
-                "this model sees images in several views or by several encoders",
-                expected="pixel_values as lucida.data.sample.Views",
-                given=f"one tensor of shape {tuple(pixel_values.shape)}",
-                remedy="use the processor saved with this model",
-            )
-        return self.vision(pixel_values)
+            return encode_views(self.vision, pixel_values)
 
     def project(
         self,
@@ -232,39 +225,28 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "images tokens width"]:
         """Visual tokens of features; `grid` where it is not the usual one."""
-        weight = next(self.projector.parameters(), features)  # `identity` has none
-        features = features.to(weight.dtype)
         return self.projector(features) if grid is None else self.projector(features, grid)
 
-    def visual(
-        self, pixel_values: Tensor | Views | None, features: Tensor | ViewFeatures | None
-    ) -> Tensor | list[Tensor] | None:
-        """Visual tokens of images given as pixels or as features, or None without images.
-
-        [images, tokens, width], or one [tokens, width] for each image where the numbers may differ.
-        """
+    def visual(self, pixel_values: Views | None, features: Views | None) -> list[Tensor] | None:
+        """Visual tokens [tokens, width] of each image, given as pixels or as features; None without
+        images."""
         if pixel_values is not None and features is not None:
             raise ModelError("give pixel_values or features, not both")
-        sizes = ()
-        if isinstance(features, ViewFeatures):  # kept in fp16, which autocast does not join to bf16
-            weight = next(self.projector.parameters(), None)
-            features = features.to(torch.float32 if weight is None else weight.dtype)
-            features, sizes = features.images, features.sizes
         if pixel_values is not None and len(pixel_values):
             features = self.encode_images(pixel_values)
-            sizes = pixel_values.sizes if isinstance(pixel_values, Views) else ()
         if features is None or not len(features):
             return None
-        if isinstance(features, Tensor):
-            return self.project(features)
+        weight = next(self.projector.parameters(), None)  # `identity` has none
+        # Kept features are in fp16, which autocast does not join to bf16.
+        features = features.to(torch.float32 if weight is None else weight.dtype)
         newline = getattr(self.projector, "newline", None)
-        return visual_of(features, sizes, self.arrangement, self.project, newline)
+        return visual_of(features, self.arrangement, self.project, newline)
 
     def embed(
         self,
         input_ids: Int[Tensor, "rows length"],
         placeholder: Tensor,
-        visual: Tensor | list[Tensor] | None,
+        visual: list[Tensor] | None,
     ) -> Float[Tensor, "rows length width"]:
         """Input embeddings with visual tokens in their places; refuses when the counts differ.
 
@@ -277,21 +259,31 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         if visual is None:
             if not bool(placeholder.any()):
                 return embedded
-            visual = embedded.new_zeros(0, self.config.visual_tokens, embedded.shape[-1])
+            visual = []
         return fuse(embedded, placeholder, visual)
 
-    def image_counts(self, pixel_values: Tensor | Views | None) -> int | list[int]:
-        """Visual tokens of each image, or one number where it is the same for all."""
-        if not isinstance(pixel_values, Views):
-            return max(1, self.config.visual_tokens)
-        return [self.arrangement.count(*size) for size in pixel_values.sizes]
-
     # The way in for transformers.
+
+    def views_of(self, given: Tensor | Views | None) -> Views | None:
+        """Images as transformers hands them on: one tensor where each is one square for one
+        encoder, otherwise as the processor made them."""
+        if isinstance(given, Tensor) and not self.arrangement.policy.one_square:
+            raise ModelError(
+                "this model sees images in several views or of their own shapes",
+                expected="lucida.data.sample.Views",
+                given=f"one tensor of shape {tuple(given.shape)}",
+                remedy="use the processor saved with this model",
+            )
+        return None if given is None else Views.read(given)
+
+    def image_counts(self, images: Views | None) -> list[int]:
+        """Visual tokens of each image."""
+        return [] if images is None else [self.arrangement.count(*size) for size in images.sizes]
 
     def forward(
         self,
         input_ids: Int[Tensor, "rows length"] | None = None,
-        pixel_values: Float[Tensor, "images 3 height width"] | Views | None = None,
+        pixel_values: Tensor | Views | None = None,
         attention_mask: Tensor | dict | None = None,
         position_ids: Int[Tensor, "rows length"] | None = None,
         past_key_values: Cache | None = None,
@@ -299,13 +291,14 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         labels: Int[Tensor, "rows length"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        features: Float[Tensor, "images patches vision"] | None = None,
+        features: Tensor | Views | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (and the loss, with `labels` as transformers means them: shifted inside).
 
         Rows may be padded on either side, marked by `attention_mask`. Images of all rows stand in
-        `pixel_values` (or `features`) in reading order; they go with the prompt, not with the
+        `pixel_values` [images, 3, height, width] (or `features` [images, patches, vision]), or in
+        `Views`, in reading order; they go with the prompt, not with the
         tokens that are decoded after it.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -319,8 +312,9 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
             position_ids = past + torch.arange(given.shape[1], device=given.device)[None]
         if inputs_embeds is None:
             placeholder = self.placeholders(input_ids)
-            inputs_embeds = self.embed(input_ids, placeholder, self.visual(pixel_values, features))
-            counts = self.image_counts(pixel_values)
+            pixels, features = self.views_of(pixel_values), self.views_of(features)
+            inputs_embeds = self.embed(input_ids, placeholder, self.visual(pixels, features))
+            counts = self.image_counts(features if pixels is None else pixels)
             attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
         output = self.language(
             inputs_embeds=inputs_embeds,
@@ -368,7 +362,8 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         if compiled and is_first_iteration:
             # Of a static cache transformers would make the mask itself, a causal one.
             placeholder = self.placeholders(input_ids)
-            counts = self.image_counts(kwargs.get("pixel_values"))
+            images = next((kwargs[n] for n in IMAGES if kwargs.get(n) is not None), None)
+            counts = self.image_counts(self.views_of(images))
             attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
         return super().prepare_inputs_for_generation(
             input_ids,
@@ -387,9 +382,9 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Rows for beams and several answers; the images of a row are repeated with it."""
         images = {}
-        for name in ("pixel_values", "features"):
+        for name in IMAGES:
             if expand_size > 1 and kwargs.get(name) is not None:
-                given = kwargs.pop(name)
+                given = self.views_of(kwargs.pop(name))
                 numbers = image_numbers(self.placeholders(input_ids), self.image_counts(given))
                 images[name] = repeated_by_row(given, numbers.amax(1), expand_size)
         input_ids, kwargs = super()._expand_inputs_for_generation(

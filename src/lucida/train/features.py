@@ -3,8 +3,7 @@
     images ─▶ cache ─┬─ held ───────────────────────────────▶ features
                      └─ missing ─▶ pixels ─▶ encoder ─▶ kept ─┘
 
-One square by one encoder gives [images, patches, width]; tiles and pictures of their own shape give
-`ViewFeatures`. What is computed of an image has the same bits whatever company it is computed in,
+What is computed of an image has the same bits whatever company it is computed in,
 so that a cache that was deleted, or filled by another run, changes nothing.
 """
 
@@ -12,16 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
-from functools import partial
 
 import torch
 
 from lucida.core.progress import say
 from lucida.core.spec import BatchSpec
-from lucida.data.collate import Images
 from lucida.data.features import FeatureCache, ViewCache
-from lucida.data.sample import ImageSource, ViewFeatures, Views
+from lucida.data.sample import ImageSource, Views
 from lucida.data.sources.sidecar import cache_folder, writable_cache
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
@@ -29,19 +25,12 @@ from lucida.train.precision import Precision
 from lucida.train.state import fingerprint
 
 GROUP = 16
-"""Squares that the encoder sees at a time: always exactly this many, filled up with blanks. Tiles
-and pictures of their own shape are seen one picture at a time."""
+"""Squares that the encoder sees at a time: always exactly this many, the last one again where there
+are fewer. Tiles and pictures of their own shape are seen one picture at a time."""
 STORED_AT_ONCE = 256
 """Squares between two waits for the disk."""
 VIEWS_AT_ONCE = 16
 """The same for pictures of several views or large shapes, whose pixels take more memory."""
-
-
-def pixels_of(processor: LucidaProcessor, batch: BatchSpec) -> Images:
-    """How a stage decodes its pictures."""
-    if batch.decoding == "exact":
-        return processor.pixels
-    return partial(processor.pixels, scaled=True)
 
 
 class FrozenFeatures:
@@ -62,13 +51,12 @@ class FrozenFeatures:
         self.batch = batch or BatchSpec()
         self.cache: FeatureCache | None = None
 
-    def __call__(self, images: list[ImageSource]) -> torch.Tensor | ViewFeatures:
+    def __call__(self, images: list[ImageSource]) -> Views:
         if self.cache is None:
             self.cache = self.open()
             say(str(self.cache))
-        if self.model.arrangement.policy.one_square:
-            return self.cache.get(images, self.compute, batch=STORED_AT_ONCE)
-        return self.cache.get(images, self.compute_views, batch=VIEWS_AT_ONCE)
+        square = self.model.arrangement.policy.one_square
+        return self.cache.get(images, self.compute, STORED_AT_ONCE if square else VIEWS_AT_ONCE)
 
     def open(self) -> FeatureCache:
         """The cache of exactly these weights, image policy and precision."""
@@ -96,31 +84,12 @@ class FrozenFeatures:
             shape = (1, config.vision_width)
         return ViewCache(folder, spec_hash, shape, limit_bytes=limit)
 
-    def compute(self, images: list[ImageSource]) -> torch.Tensor:
-        """Features of images, `GROUP` at a time."""
-        pixels = pixels_of(self.processor, self.batch)(images)
+    def compute(self, images: list[ImageSource]) -> Views:
+        """Features of images; squares `GROUP` at a time, others one at a time."""
+        pixels = self.processor.pixels(images, self.batch.scaled)
+        together = GROUP if self.model.arrangement.policy.one_square else 1
+        numbers = [*range(len(pixels)), *[len(pixels) - 1] * (-len(pixels) % together)]
+        groups = [numbers[n : n + together] for n in range(0, len(numbers), together)]
         with torch.no_grad(), self.precision.autocast():
-            groups = (group.to(self.precision.device) for group in whole_groups(pixels))
-            features = torch.cat([self.model.encode_images(group) for group in groups])
-        return features[: len(pixels)]
-
-    def compute_views(self, images: list[ImageSource]) -> ViewFeatures:
-        """Features of images of several views or shapes, one image at a time."""
-        pixels = pixels_of(self.processor, self.batch)(images)
-        with torch.no_grad(), self.precision.autocast():
-            found = [
-                self.model.encode_images(pixels.select([number]))[0]
-                for number in range(len(pixels))
-            ]
-        return ViewFeatures(tuple(found), pixels.sizes)
-
-
-def whole_groups(pixels: torch.Tensor | Views) -> Iterator[torch.Tensor | Views]:
-    """The images, always `GROUP` at a time: blanks or the last image again fill the last group."""
-    if isinstance(pixels, Views):
-        numbers = [*range(len(pixels)), *[len(pixels) - 1] * (-len(pixels) % GROUP)]
-        for start in range(0, len(numbers), GROUP):
-            yield pixels.select(numbers[start : start + GROUP])
-        return
-    blanks = pixels.new_zeros(-len(pixels) % GROUP, *pixels.shape[1:])
-    yield from torch.cat([pixels, blanks]).split(GROUP)
+            found = [self.model.encode_images(pixels.select(group)) for group in groups]
+        return Views.joined(found).select(range(len(pixels)))

@@ -21,13 +21,13 @@ from lucida.core.spec import Recipe
 from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture, Part, Source
 from lucida.data.order import Bookmark
-from lucida.data.reader import OpenImages, take_pixels
+from lucida.data.reader import OpenImages, draw_images
 from lucida.data.sample import Batch
 from lucida.data.stage import HELD_OUT, VALIDATION, StageData, open_stage
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 from lucida.train.engine import Engine
-from lucida.train.features import FrozenFeatures, pixels_of
+from lucida.train.features import FrozenFeatures
 from lucida.train.precision import Precision
 from lucida.train.stage import StagePlan
 
@@ -146,7 +146,7 @@ def stage_feed(
         features = FrozenFeatures(model, processor, precision, stage.batch)
         look = OpenImages() if stage.mixture.on_error == "skip" else None
     elif sees(model):
-        look = partial(take_pixels, partial(pixels_of(processor, stage.batch), later=True))
+        look = partial(draw_images, partial(processor.draw, scaled=stage.batch.scaled))
     data, held_out = open_stage(recipe, index, processor.encode, look)
     # Held-out records are few, so one bad one among them would be more than a share of them.
     records = len(data.mixture) + (0 if held_out is None else len(held_out))

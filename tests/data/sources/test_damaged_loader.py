@@ -34,7 +34,7 @@ from lucida.core.errors import DataError
 from lucida.core.spec import BatchSpec
 from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
-from lucida.data.reader import take_pixels
+from lucida.data.reader import draw_images
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.sources.llava import LlavaSource
 from lucida.data.sources.messages import MessagesSource
@@ -42,8 +42,8 @@ from lucida.data.sources.pairs import PairsSource
 from lucida.data.sources.parquet import ParquetSource
 from lucida.data.sources.text import TextSource
 from lucida.data.sources.webdataset import WebdatasetSource
-from lucida.data.squares import decode
 from lucida.data.stage import StageData
+from lucida.data.views import draw
 
 STEP = 4
 TRUNCATED = {f"{form} {n}": (noise(form)[: len(noise(form)) * n // 10], None)
@@ -59,7 +59,7 @@ def loader(source, file, most=1.0, on_error="skip", batch=None):
         tokens,
         BatchSpec(**(batch or {"samples": STEP})),
         skip=on_error == "skip",
-        look=partial(take_pixels, partial(decode, policy=POLICY)),
+        look=partial(draw_images, partial(draw, policies=(POLICY,))),
     )
     return Loader(data, pad_id=0, limit=DropLimit(most, len(mixture), file))
 

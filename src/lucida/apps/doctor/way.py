@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lucida.apps.doctor.finding import Finding
 from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import LucidaError
-from lucida.data.sample import ImageSource, Views
+from lucida.data.sample import ImageSource
 from lucida.model.checkpoint import build
 from lucida.model.encoders.fusion import load_vision
 from lucida.train.observe import leave_untouched
@@ -34,9 +34,9 @@ def follow_image(patient: Patient) -> Iterator[Finding]:
     if first.state == "broken" or len(seen) < 2:
         return
     with leave_untouched(patient.model), torch.no_grad(), patient.precision.autocast():
-        pixels = [shown(patient, image) for image in seen]
-        features = [each_of(patient.model.encode_images(each)) for each in pixels]
-        tokens = [each_of(patient.model.visual(each, None)) for each in pixels]
+        encoded = [patient.model.encode_images(patient.processor.pixels([i])) for i in seen]
+        features = [each.values.float() for each in encoded]
+        tokens = [patient.model.visual(None, each)[0].float().flatten() for each in encoded]
     vision = station("vision", features, "gives all pictures the same features", VISION)
     yield vision
     if vision.state == "ok":
@@ -49,17 +49,6 @@ VISION = (
 PROJECTOR = (
     "the projector has collapsed: take an earlier checkpoint, or train it anew at a lower rate"
 )
-
-
-def shown(patient: Patient, image: ImageSource) -> Tensor | Views:
-    """One picture as the model takes it."""
-    return patient.processor.pixels([image]).to(device=patient.precision.device)
-
-
-def each_of(found: Tensor | list[Tensor]) -> Tensor:
-    """Features or tokens [places, width] of the one image."""
-    one = found if isinstance(found, Tensor) else found[0]
-    return one.float().flatten(0, -2)
 
 
 def pictures(patient: Patient, images: list[ImageSource]) -> Finding:

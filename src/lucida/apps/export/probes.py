@@ -152,26 +152,27 @@ def inputs_apart(
         raise differs("the images", sorted(ours), sorted(given), origin)
     if "pixel_values" not in ours:
         return 0.0
-    return apart(ours["pixel_values"], given["pixel_values"], origin)
+    mine, theirs = Views.read(ours["pixel_values"]), Views.read(given["pixel_values"])
+    if len(mine) != len(theirs):
+        raise differs("the images", len(mine), len(theirs), origin)
+    return apart(mine, theirs, origin)
 
 
-def apart(ours: torch.Tensor | Views, given: torch.Tensor | Views, origin: object) -> float:
+def apart(ours: Views, given: Views, origin: object) -> float:
     """The largest difference between what images became on both sides.
 
-    Tiles of several images may be one tensor on the other side, filled up with zeros.
+    On the other side, where tiles of several images are one tensor, they may be filled up with
+    zeros.
     """
-    if isinstance(given, Views):
-        pairs = [
-            pair
-            for mine, theirs in zip(ours.pixels, given.pixels, strict=True)
-            for pair in zip(mine, theirs, strict=True)
-        ]
-        return float(np.max([apart(*pair, origin) for pair in pairs]))
-    if isinstance(ours, Views):
-        ours = torch.nn.utils.rnn.pad_sequence(ours.pixels[0], batch_first=True)
-    if ours.shape != given.shape:
-        raise differs("the images", tuple(ours.shape), tuple(given.shape), origin)
-    return float((ours - given).abs().max())
+    most = [0.0]
+    for mine, theirs in zip(ours.encoders(), given.encoders(), strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            blank = one.new_zeros(max(0, len(other) - len(one)), *one.shape[1:])
+            filled = torch.cat([one, blank])
+            if filled.shape != other.shape:
+                raise differs("the images", tuple(one.shape), tuple(other.shape), origin)
+            most.append(float((filled - other).abs().max()))
+    return float(np.max(most))
 
 
 def differs(what: str, expected: object, given: object, origin: object) -> ModelError:

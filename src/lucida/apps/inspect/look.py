@@ -18,10 +18,10 @@ from PIL import Image
 from lucida.core.spec import BatchSpec, Recipe, StageSpec
 from lucida.data.collate import collate
 from lucida.data.order import capacity
-from lucida.data.policies import open_for_policies
 from lucida.data.reader import Encoded, OpenImages
 from lucida.data.sample import IGNORED, Tokens
 from lucida.data.stage import find_stage, open_stage
+from lucida.data.views import open_for_policies
 from lucida.look.answer import write_token
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of

@@ -168,7 +168,7 @@ def encode_views(model: nn.Module, shape: Shape) -> Tensor:
     pixels = [torch.empty(shape.views, 3, side, side) for side in shape.sides]
     trains = any(weight.requires_grad for weight in model.vision.parameters())
     with attending(None, weights=False), nullcontext() if trains else torch.no_grad():
-        return model.vision(pixels if len(pixels) > 1 else pixels[0])
+        return model.vision(*pixels)
 
 
 def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Tensor:

@@ -50,6 +50,11 @@ class BatchSpec(Spec):
     language model and of a trained encoder, from its input on (a third more computing, least
     memory); or all of it but the products with weight matrices, which cost the most to repeat."""
 
+    @property
+    def scaled(self) -> bool:
+        """May pictures be decoded at a fraction of their size?"""
+        return self.decoding == "scaled"
+
     @model_validator(mode="after")
     def a_limit_of_something(self) -> BatchSpec:
         if self.cache_limit is not None and not self.cache_features:

@@ -98,7 +98,7 @@ class Format(ABC):
         marked = ids == image_token
         embedded = self.language.get_input_embeddings()(ids.masked_fill(marked, 0))
         if "pixel_values" in inputs:
-            visual = self.visual(inputs["pixel_values"])
+            visual = self.visual(Views.read(inputs["pixel_values"]))
             embedded[marked] = visual.flatten(0, 1).to(embedded)
         return self.language(
             inputs_embeds=embedded,
@@ -106,9 +106,9 @@ class Format(ABC):
             position_ids=inputs["position_ids"],
         ).logits
 
-    def visual(self, pixels: Tensor | Views) -> Tensor:
-        """Visual tokens [images, patches, width], from features of the encoders side by side."""
-        seen = [pixels] if isinstance(pixels, Tensor) else map(torch.cat, pixels.pixels)
+    def visual(self, pixels: Views) -> Tensor:
+        """Visual tokens [views, patches, width], from features of the encoders side by side."""
+        seen = map(torch.cat, pixels.encoders())
         taken = self.spec["vision"]
         found = []
         for model, own in zip(self.vision, seen, strict=True):

@@ -220,8 +220,7 @@ def llava_logits(model: AnyLlava, inputs: dict[str, Any]) -> torch.Tensor:
 def as_tiles(views: Views) -> dict[str, torch.Tensor]:
     """Views of one encoder as LlavaNext has them: zeros where an image has fewer tiles than the
     one with most, and heights and widths."""
-    (images,) = views.pixels
-    pixels = torch.nn.utils.rnn.pad_sequence(images, batch_first=True)
+    pixels = torch.nn.utils.rnn.pad_sequence(views.images(), batch_first=True)
     sizes = torch.tensor([[height, width] for width, height in views.sizes])
     return {"pixel_values": pixels, "image_sizes": sizes}
 

@@ -42,15 +42,8 @@ class FusedEncoder(nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.fusion = fusion
 
-    def forward(self, pixels: Sequence[Tensor]) -> Float[Tensor, "images patches vision"]:
+    def forward(self, *pixels: Tensor) -> Float[Tensor, "images patches vision"]:
         """Fused features; `pixels` has one tensor for each encoder."""
-        if len(pixels) != len(self.encoders):
-            raise ModelError(
-                "each encoder needs its own pixels of the images",
-                expected=f"{len(self.encoders)} tensors",
-                given=len(pixels),
-                remedy="use the processor saved with this model",
-            )
         features = [encode(shown) for encode, shown in zip(self.encoders, pixels, strict=True)]
         shapes = [tuple(given.shape[1:]) for given in features]
         grids = [
