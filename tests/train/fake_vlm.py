@@ -32,7 +32,11 @@ class FakeVLM(nn.Module):
         return self.head(hidden)
 
     def hidden(
-        self, batch: Batch, mask: str | None = None, wanted: torch.Tensor | None = None
+        self,
+        batch: Batch,
+        mask: str | None = None,
+        wanted: torch.Tensor | None = None,
+        how: str = "segments",
     ) -> torch.Tensor:
         seen = self.language["embed"](batch.input_ids) + self.language["place"](batch.position)
         seen = torch.where((batch.image > 0).unsqueeze(-1), self.projector(seen), seen)

@@ -1,6 +1,7 @@
 """Held-out samples stay out of training; cached features do not depend on their company."""
 
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lucida.data.sources import open_source
 from lucida.data.stage import Spread, open_mixtures, parts
 from lucida.model.checkpoint import build
 from lucida.train.engine import Engine
-from lucida.train.feed import FrozenFeatures, pixels_of, stage_feed
+from lucida.train.feed import FrozenFeatures, stage_feed
 from lucida.train.precision import Precision
 from lucida.train.stage import plan_stage
 
@@ -147,8 +148,11 @@ def test_scaled_decoding_has_features_of_its_own(recipe):
     exact = FrozenFeatures(model, processor, FP32, BatchSpec()).open().path
     scaled = FrozenFeatures(model, processor, FP32, BatchSpec(decoding="scaled")).open().path
     assert FrozenFeatures(model, processor, FP32).open().path == exact != scaled
-    assert pixels_of(processor, BatchSpec()) == processor.pixels
-    assert pixels_of(processor, BatchSpec(decoding="scaled")).keywords == {"scaled": True}
+    asked = processor.pixels = Mock(side_effect=KeyError)
+    for decoding in ("exact", "scaled"):
+        with pytest.raises(KeyError):
+            FrozenFeatures(model, processor, FP32, BatchSpec(decoding=decoding)).compute([])
+    assert asked.call_args_list == [call([], False), call([], True)]
 
 
 def test_the_cache_keeps_to_its_limit(recipe):

@@ -77,7 +77,6 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         """Parts that are loaded already are taken as they are; others are made from `config`."""
         super().__init__(config)
         spec = config.model_spec
-        self.attention = "segments"  # how packed batches attend: a name in attention.WAYS, or auto
         self.arrangement = config.arrangement
         self.language = language or AutoModelForCausalLM.from_config(config.text_config)
         self.vision: VisionEncoder | FusedEncoder | None = None
@@ -140,13 +139,15 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         wanted: Tensor | None = None,
         plain: bool = False,
+        how: str = "segments",
     ) -> Float[Tensor, "rows length width"]:
         """Last hidden states of a packed, branched or padded batch; padding is arbitrary.
 
         mask: who sees whom, by its name in `MASKS`; None is the model's own. An empty `cache` is
         filled with the keys and values of all positions, as they stand in the batch. `wanted`: the
         flat positions whose states are needed; others come out arbitrary. `plain`: the batch is one
-        causal text, where transformers' own mask is the same, and cheaper to make.
+        causal text, where transformers' own mask is the same, and cheaper to make. `how`: a name in
+        `attention.WAYS`, or `auto`; the results are equal.
 
         Nothing below the lowest trained parameter is differentiated: a frozen encoder runs without
         gradients, and with frozen parts autograd ends where the first trained weight enters.
@@ -173,7 +174,7 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
                 attention_mask=None if plain else embedded.new_zeros(1, 1, 1, 1),
                 past_key_values=cache,
                 use_cache=cache is not None,
-                layout=None if plain else Layout(fields_of(batch), mask, self.attention),
+                layout=None if plain else Layout(fields_of(batch), mask, how),
             )
         return output.last_hidden_state
 

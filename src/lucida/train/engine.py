@@ -42,8 +42,9 @@ SYNC_BUFFERS = next(
     if name in inspect.signature(DistributedDataParallel.__init__).parameters
 )
 
-Loss = Callable[[Batch, MaskName | None], Losses]
-"""From a batch and a mask to the sum of its losses, and the losses themselves."""
+Loss = Callable[[Batch, MaskName | None, str], Losses]
+"""From a batch, a mask and how it is carried out to the sum of its losses, and the losses
+themselves; see `token_losses`."""
 
 
 class Objective(nn.Module):
@@ -53,9 +54,9 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, mask: MaskName | None = None) -> Losses:
+    def forward(self, batch: Batch, mask: MaskName | None = None, how: str = "segments") -> Losses:
         """See `token_losses`."""
-        return token_losses(self.model, batch, mask)
+        return token_losses(self.model, batch, mask, how)
 
 
 class Engine:

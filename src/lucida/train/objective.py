@@ -34,15 +34,18 @@ Losses = tuple[torch.Tensor, torch.Tensor]
 without its weight (fp32 [n], no graph)."""
 
 
-def token_losses(model: nn.Module, batch: Batch, mask: MaskName | None = None) -> Losses:
+def token_losses(
+    model: nn.Module, batch: Batch, mask: MaskName | None = None, how: str = "segments"
+) -> Losses:
     """The losses of a batch at its supervised positions, row by row, and their sum as the batch
-    weighs them. `mask`: who sees whom; None is the model's own.
+    weighs them. `mask`, `how`: who sees whom, and how that is computed, as in `LucidaModel.hidden`.
 
     Divide the sum by what counts in the whole step, not in this batch, before `backward`.
     """
     target = batch.target.flatten()
     where = (target != IGNORED).nonzero().squeeze(1)
-    rows = model.hidden(batch, mask=mask, wanted=where).flatten(0, 1)  # [rows * length, width]
+    hidden = model.hidden(batch, mask=mask, wanted=where, how=how)
+    rows = hidden.flatten(0, 1)  # [rows * length, width]
     weight = None if batch.weight is None else batch.weight.flatten()[where]
     size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
     if batch.pairs is not None:
@@ -70,10 +73,10 @@ def list_cross_entropies(
 
 
 def supervised_loss(
-    model: nn.Module, batch: Batch, mask: MaskName | None = None
+    model: nn.Module, batch: Batch, mask: MaskName | None = None, how: str = "segments"
 ) -> tuple[torch.Tensor, int]:
     """The sum of `token_losses`, and the number of supervised positions."""
-    summed, each = token_losses(model, batch, mask)
+    summed, each = token_losses(model, batch, mask, how)
     return summed, len(each)
 
 

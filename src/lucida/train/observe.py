@@ -81,14 +81,15 @@ def validation_loss(
     precision: Precision,
     engine: Engine,
     mask: MaskName | None = None,
+    how: str = "segments",
 ) -> float | None:
     """Mean loss per supervised token, or pair, over the `batches` of all ranks, without dropout;
-    None when they hold no such token. `model` is the one that trains; `mask` as in
-    `token_losses`."""
+    None when they hold no such token. `model` is the one that trains; `mask`, `how`
+    as in `token_losses`."""
     summed, count = 0.0, 0
     with leave_untouched(model), engine.looking(model) as loss_of, precision.autocast():
         for batch in batches:
-            loss, each = loss_of(batch.to(precision.device), mask)
+            loss, each = loss_of(batch.to(precision.device), mask, how)
             summed += loss.item()
             count += batch.counting if len(each) else 0
     summed, count = engine.total(summed, count)

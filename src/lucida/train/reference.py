@@ -42,12 +42,13 @@ class Reference:
     spec: PreferenceSpec
     mask: MaskName
     precision: Precision
+    how: str
 
     def prepare(self, batch: Batch, shift: float = 0.0) -> Batch:
         """The same batch, on the device, for a loss of pairs; `shift` is the mean reward so far."""
         batch = batch.to(self.precision.device)
         with torch.no_grad(), self.precision.autocast():
-            _, losses = token_losses(self.model, batch, self.mask)
+            _, losses = token_losses(self.model, batch, self.mask, self.how)
         batch.pairs = Pairs(self.spec, losses, shift)
         return batch
 
@@ -58,7 +59,7 @@ def make_reference(run: Run, stage: StageSpec, trained: Mapping[str, object]) ->
     file = run.folder.path / FOLDER / f"{stage.name}-reference.safetensors"
     keep_reference(reference, trained, file, run.position.step == 0, run.engine.main)
     spec = stage.objective.preference
-    return Reference(reference, spec, stage.attention_mask, run.precision)
+    return Reference(reference, spec, stage.attention_mask, run.precision, run.attention)
 
 
 def note_rewards(run: Run, micro_batches: Sequence[Batch]) -> dict[str, float]:

@@ -45,7 +45,8 @@ class Run:
     """What the stages of a run share.
 
     touched: names of the parameters that any stage so far has trained. saved: the checkpoint that
-    this process continues from, None when it began the run. compiled: whether layers are.
+    this process continues from, None when it began the run. attention: how attention is computed in
+    training, as in `LucidaModel.hidden`. compiled: whether layers are.
     """
 
     recipe: Recipe
@@ -59,6 +60,7 @@ class Run:
     position: Position
     touched: set[str]
     saved: Saved | None
+    attention: str
     compiled: bool
     observers: Sequence[Observer] = ()
 
@@ -219,8 +221,6 @@ def build_run(
         if changes := saved.setting.differences(setting):
             say(f"note: {changes}; the last bits of the weights may differ")
     model.to(device)
-    wanted = recipe.engine.attention
-    model.attention = trained_way(wanted, model.language.config, device, precision.dtype)
     return Run(
         recipe=recipe,
         folder=folder,
@@ -233,6 +233,9 @@ def build_run(
         position=position,
         touched=touched,
         saved=saved,
+        attention=trained_way(
+            recipe.engine.attention, model.language.config, device, precision.dtype
+        ),
         compiled=recipe.engine.compile and able_to_compile(),
         observers=observers,
     )

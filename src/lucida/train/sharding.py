@@ -54,7 +54,7 @@ class ShardedObjective(Objective):
         super().__init__(model)
         self.total = total
 
-    def forward(self, batch: Batch, mask: MaskName | None = None) -> Losses:
+    def forward(self, batch: Batch, mask: MaskName | None = None, how: str = "segments") -> Losses:
         """See `token_losses`."""
         nothing = 0.0
         if trains(self.model.vision):
@@ -62,7 +62,7 @@ class ShardedObjective(Objective):
             if self.total(own) != [0.0] and not own:
                 # In front of all else: ranks have to gather the same layers in the same order.
                 nothing = sum(blank(*each) for each in sides(self.model))
-        total, each = super().forward(batch, mask)
+        total, each = super().forward(batch, mask, how)
         return total + nothing, each
 
 

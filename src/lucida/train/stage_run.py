@@ -139,6 +139,7 @@ class StageRun:
             clip=spec.optim.clip,
             names=self.feed.names,
             mask=spec.attention_mask,
+            how=run.attention,
         )
 
     def say_plan(self) -> None:
@@ -205,10 +206,12 @@ class StageRun:
 
     def measure_held_out(self) -> float | None:
         """The loss on the held-out samples of the weights as they are."""
-        run, batches, mask = self.run, self.feed.validation(), self.spec.attention_mask
+        stepper, batches = self.stepper, self.feed.validation()
         if self.reference is not None:
             batches = map(self.reference.prepare, batches)
-        return validation_loss(self.stepper.model, batches, run.precision, run.engine, mask)
+        return validation_loss(
+            stepper.model, batches, stepper.precision, stepper.engine, stepper.mask, stepper.how
+        )
 
     @property
     def observers(self) -> list[Observer]:

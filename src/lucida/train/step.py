@@ -52,7 +52,8 @@ class Stepper:
     """Moves the weights of a model, a step at a time.
 
     model: the one that trains, and loss_of its loss, as `Engine.prepare` gives them. names: the
-    sources that a result tells apart. mask: who sees whom; None is the model's own.
+    sources that a result tells apart. mask, how: who sees whom, and how that is computed, as in
+    `LucidaModel.hidden`.
     """
 
     engine: Engine
@@ -64,6 +65,7 @@ class Stepper:
     clip: float | None = None
     names: Sequence[str] = ()
     mask: MaskName | None = None
+    how: str = "segments"
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
         """Move the weights once, by the mean gradient over all supervised tokens of the
@@ -140,7 +142,7 @@ class Stepper:
             batch = batch.to(device)
             with self.engine.last_micro_batch(self.loss_of, number == len(micro_batches)):
                 with self.precision.autocast():
-                    loss, each = self.loss_of(batch, self.mask)
+                    loss, each = self.loss_of(batch, self.mask, self.how)
                 self.engine.mark(f"computing the gradient of micro-batch {number}")
                 # Engines average over ranks; the loss is already divided by what all of them hold.
                 self.scaler.scale(loss * self.engine.world / counting).backward()
@@ -156,7 +158,7 @@ class Stepper:
                 def forward(batch: Batch = batch) -> torch.Tensor:
                     batch = batch.to(self.precision.device)
                     with self.precision.autocast():
-                        return supervised_loss(model, batch, self.mask)[0]
+                        return supervised_loss(model, batch, self.mask, self.how)[0]
 
                 cause = first_bad_module(model, forward)
                 if cause is not None:
