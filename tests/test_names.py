@@ -49,7 +49,6 @@ REMAINING = {
     "needed",
     "paired",
     "saturated",
-    "shown",
     "stabilised",
     "widened",
     "written",

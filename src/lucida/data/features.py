@@ -97,14 +97,17 @@ class FeatureCache:
     def get(self, images: list[ImageSource], compute: Compute, batch: int = 64) -> Views:
         """Features in the order of `images`; what is missing goes through `compute` and is kept."""
         kept = list(self._kept(images, compute, batch))
-        features = [torch.from_numpy(np.array(rows)) for rows, _ in kept]
-        return Views.of(*self._shaped(features, [facts for _, facts in kept]))
+        # Not by torch: autocast, which this may be called under, does not join fp16.
+        values = np.concatenate([np.empty(0, self.dtype), *(rows.ravel() for rows, _ in kept)])
+        told = [self._describe(rows, facts) for rows, facts in kept]
+        shapes, sizes = tuple(shape for shape, _ in told), tuple(size for _, size in told)
+        return Views(torch.from_numpy(values), (shapes,), sizes)
 
-    def _shaped(
-        self, features: list[Tensor], facts: list[tuple[int, ...]]
-    ) -> tuple[list[list[Tensor]], list[tuple[int, int]]]:
-        """Rows of images as their views, and the sizes of the pictures."""
-        return [features], [(0, 0)] * len(features)
+    def _describe(
+        self, rows: np.ndarray, facts: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """The shape of the features of an image, and the size of its picture."""
+        return rows.shape, (0, 0)
 
     def _kept(self, images: list[ImageSource], compute: Compute, batch: int) -> Iterator[Kept]:
         """What is held of each image, in their order; what is missing is computed and stored."""
@@ -271,14 +274,11 @@ class ViewCache(FeatureCache):
 
     ENTRY = struct.Struct(f"<{_DIGEST}s4q")
 
-    def _shaped(
-        self, features: list[Tensor], facts: list[tuple[int, ...]]
-    ) -> tuple[list[list[Tensor]], list[tuple[int, int]]]:
-        width = self.shape[1]
-        pairs = zip(features, facts, strict=True)
-        return [[rows.reshape(views, -1, width) for rows, (views, _, _) in pairs]], [
-            (across, down) for _, across, down in facts
-        ]
+    def _describe(
+        self, rows: np.ndarray, facts: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, int]]:
+        views, width, height = facts
+        return (views, len(rows) * self.shape[0] // views, self.shape[1]), (width, height)
 
     def _rows(self, given: Tensor, size: tuple[int, int]) -> np.ndarray:
         patches, width = self.shape

@@ -248,7 +248,7 @@ def _leave_heads_out(
     model: LucidaModel,
     processor: LucidaProcessor,
     asked: Asked,
-    visual: Tensor | list[Tensor],
+    visual: list[Tensor],
     before: np.ndarray,
 ) -> np.ndarray:
     """The drop of each token's log-probability with each head's result put to zero [L, H, T]."""
@@ -261,7 +261,7 @@ def _leave_heads_out(
     for off in _groups(every, _rows(model, asked)):
         rows = [asked.tokens] * len(off)
         batch = collate(rows, pack=False, pad_id=processor.tokenizer.pad_token_id).to(model.device)
-        hidden, _ = watch(model, batch, _repeat(visual, len(off)), mask, off=off)
+        hidden, _ = watch(model, batch, visual * len(off), mask, off=off)
         drops.append(before - _log_probabilities(model, hidden, asking, targets))
     return np.concatenate(drops).reshape(layers, heads, -1)
 
@@ -277,10 +277,6 @@ def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
     left = iter(items)
     while group := list(islice(left, size)):
         yield group
-
-
-def _repeat(visual: Tensor | list[Tensor], times: int) -> Tensor | list[Tensor]:
-    return visual * times if isinstance(visual, list) else visual.repeat(times, 1, 1)
 
 
 def _log_probabilities(

@@ -101,7 +101,7 @@ class States:
 def watch(
     model: LucidaModel,
     batch: Batch,
-    visual: Tensor | list[Tensor] | None,
+    visual: list[Tensor] | None,
     mask: MaskName,
     asking: Tensor | None = None,
     off: Sequence[Head] = (),
