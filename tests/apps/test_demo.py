@@ -17,6 +17,7 @@ from tiny import encoder_folder, language_folder
 from lucida.apps.chat import main as chat
 from lucida.apps.demo import command, main, show_pictures
 from lucida.apps.drawn import half_blocks
+from lucida.core.results import TaskScores
 from lucida.core.runs import RunFolder
 from lucida.eval.gallery import Shot
 
@@ -50,10 +51,10 @@ def test_the_demo_trains_measures_and_shows(tmp_path, overrides, capsys):
     main(folder, "mini", overrides)
     said = capsys.readouterr().out
     results = RunFolder(folder).results
-    assert list(results["tasks"]) == TASKS
-    assert all(task["blind"] is not None for task in results["tasks"].values())
+    assert list(results.tasks) == TASKS
+    assert all(task.blind is not None for task in results.tasks.values())
     phases = {"train", "train_blind", "evaluate", "evaluate_blind"}
-    assert phases <= set(results["seconds"])
+    assert phases <= set(results.seconds)
     assert (folder / "report.html").is_file()
     for word in (*TASKS, "blind", "chance", "question  how many", "truth     "):
         assert word in said
@@ -70,8 +71,8 @@ def test_the_demo_trains_measures_and_shows(tmp_path, overrides, capsys):
     trained = (folder / "model.safetensors").stat().st_mtime_ns
     main(folder, "mini", overrides)
     assert (folder / "model.safetensors").stat().st_mtime_ns == trained
-    assert RunFolder(folder).results["seconds"] == results["seconds"]
-    assert RunFolder(folder).results["tasks"] == results["tasks"]
+    assert RunFolder(folder).results.seconds == results.seconds
+    assert RunFolder(folder).results.tasks == results.tasks
 
 
 def test_half_blocks_show_two_pixels_in_a_character():
@@ -95,7 +96,7 @@ def test_pictures_stand_beside_the_words_on_a_terminal_only():
     for terminal in (True, False):
         out = io.StringIO()
         console = Console(file=out, force_terminal=terminal, width=100, highlight=False)
-        show_pictures([("boxes", {"metric": "IoU ≥ 0.5"}, shot)], console)
+        show_pictures([("boxes", TaskScores(score=0.5, metric="IoU ≥ 0.5"), shot)], console)
         assert ("▀" in out.getvalue()) == terminal
         assert "where is it?" in out.getvalue()
         assert "(1, 2) to (9, 9)" in out.getvalue()

@@ -85,9 +85,9 @@ def test_resuming_adds_to_the_environment(tmp_path):
 
 def test_results_are_empty_before_evaluation(tmp_path):
     run = RunFolder(tmp_path)
-    assert run.results == {}
+    assert run.results.to_json() == {"tasks": {}, "seconds": {}}
     run.write_results({"tasks": {"counting": {"score": np.float64(0.5)}}})
-    assert run.results == {"tasks": {"counting": {"score": 0.5}}}
+    assert run.results.tasks["counting"].score == 0.5
     run.results_file.write_text("{")
     with pytest.raises(RunError, match="not JSON"):
         _ = run.results

@@ -220,8 +220,7 @@ json_values = st.recursive(
 @given(st.dictionaries(st.sampled_from(["tasks", "others", "seconds", "retention"]), json_values))
 def test_only_told_errors_come_out_of_results(content):
     try:
-        read_results(content, "results.json")
-        check_whole(content, "results.json")
+        check_whole(read_results(content, "results.json"), "results.json")
     except RunError as problem:
         assert "results.json" in str(problem)
 

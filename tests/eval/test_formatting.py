@@ -6,6 +6,8 @@ import math
 import pytest
 
 from lucida.apps.demo import show_scores
+from lucida.core.results import Gain, TaskScores
+from lucida.core.runs import RunFolder
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.asking import Response
 from lucida.eval.difference import differences, write_page
@@ -13,19 +15,23 @@ from lucida.eval.formatting import format_score, is_better
 from lucida.eval.report import write_report
 from lucida.eval.run import evaluate_target
 
-BITS = {"higher_is_better": False}
+SHARE = TaskScores(score=0.5)
+BITS = TaskScores(score=1.5, higher_is_better=False)
 
 
 def test_worked_examples():
-    assert format_score({}, 0.714) == "71.4" and format_score({}, 0.714, signed=True) == "+71.4"
+    assert (
+        format_score(SHARE, 0.714) == "71.4" and format_score(SHARE, 0.714, signed=True) == "+71.4"
+    )
     assert (
         format_score(BITS, 1.2345) == "1.234" and format_score(BITS, -0.1, signed=True) == "-0.100"
     )
-    assert is_better({}, {"interval": [0.1, 0.2]}) and not is_better({}, {"interval": [-0.1, 0.2]})
-    assert not is_better({"clusters": 1}, {"interval": [0.1, 0.2]})
-    assert is_better(BITS, {"interval": [-0.2, -0.1]}) and not is_better(
-        BITS, {"interval": [0.1, 0.2]}
+    above, below, across = (
+        Gain(mean=0.0, interval=list(ends)) for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.2))
     )
+    assert is_better(SHARE, above) and not is_better(SHARE, across)
+    assert not is_better(TaskScores(score=0.5, clusters=1), above)
+    assert is_better(BITS, below) and not is_better(BITS, above)
 
 
 class Reader:
@@ -68,7 +74,7 @@ def test_bits_are_no_points(evaluated, capsys):
     results = json.loads((first / "results.json").read_text())
     assert results["tasks"]["perplexity"]["score"] == pytest.approx(1.5)
     assert results["tasks"]["perplexity"]["higher_is_better"] is False
-    show_scores(results)
+    show_scores(RunFolder(first).results)
     told = capsys.readouterr()
     told = told.out + told.err
     assert "1.500" in told and "150.0" not in told

@@ -2,6 +2,7 @@
 
 from lucida.apps.demo import show_scores
 from lucida.core.recipe import load_recipe
+from lucida.core.results import Results
 from lucida.eval.usual import usual_scores, write_usual_scores
 
 TASK = {
@@ -21,7 +22,7 @@ def test_the_spread_is_kept_and_shown(tmp_path, capsys):
     usual = usual_scores(load_recipe("mini", ["seed=7", "precision=fp32", "blind=null"]), file)
     assert usual["runs"] == 3
     assert usual["tasks"] == {"attribute": {"lowest": 0.7, "median": 0.8, "highest": 0.9}}
-    show_scores({"tasks": RESULTS[0]}, usual)
+    show_scores(Results.model_validate({"tasks": RESULTS[0]}), usual)
     said = "".join(capsys.readouterr())
     assert "80.0 (70.0 to 90.0)" in said and "of 3 seeds" in said
 

@@ -22,6 +22,7 @@ from lucida.apps.command import command, command_line
 from lucida.apps.drawn import COLUMNS, half_blocks
 from lucida.core.progress import output, say, table
 from lucida.core.recipe import load_recipe
+from lucida.core.results import Results, TaskScores
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.formatting import (
@@ -43,11 +44,12 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
     check_evaluation(recipe, asked=True)
     started = time.monotonic()
     _train(recipe, folder)
-    results = evaluate_run(folder)
+    evaluate_run(folder)
+    results = RunFolder(folder).results
     took = time.monotonic() - started
     shots = [
         (name, task, shot)
-        for number, (name, task) in enumerate(results["tasks"].items())
+        for number, (name, task) in enumerate(results.tasks.items())
         for shot in gallery(folder, name, 1, skip=number)
     ]
     show_pictures(shots, output())
@@ -73,11 +75,11 @@ def _train(recipe: Recipe, folder: Path) -> None:
             taken[phase] = time.monotonic() - begun
     run = RunFolder(folder)
     results = run.results
-    results["seconds"] = results.get("seconds", {}) | taken
+    results.seconds |= taken
     run.write_results(results)
 
 
-def show_pictures(shots: list[tuple[str, Mapping[str, object], Shot]], console: Console) -> None:
+def show_pictures(shots: list[tuple[str, TaskScores, Shot]], console: Console) -> None:
     """One held-out example of each task: question, answer, truth, and the picture on a terminal."""
     console.print("\nHeld-out pictures, questions and answers\n", style="bold")
     for name, task, shot in shots:
@@ -93,12 +95,12 @@ def show_pictures(shots: list[tuple[str, Mapping[str, object], Shot]], console: 
         console.print()
 
 
-def _words(name: str, task: Mapping[str, object], shot: Shot) -> Text:
+def _words(name: str, task: TaskScores, shot: Shot) -> Text:
     """What is said about one example."""
     judged = mark(shot.score, task)
     sign, style = {"right": ("✓", "green"), "wrong": ("✗", "red")}.get(judged, ("·", "blue"))
     if judged == "graded":
-        sign = f"{task['metric']} {format_score(task, shot.score)}"
+        sign = f"{task.metric} {format_score(task, shot.score)}"
     text = Text()
     text.append(f"{name}\n", "dim")
     text.append(f"question  {shot.question}\n")
@@ -113,33 +115,33 @@ def _words(name: str, task: Mapping[str, object], shot: Shot) -> Text:
     return text
 
 
-def show_scores(results: dict, usual: Mapping | None = None) -> None:
+def show_scores(results: Results, usual: Mapping | None = None) -> None:
     """The closing table, in points; what is no share (bits per byte) in its own unit. A star marks
     what is not surely above guessing; questions that were never answered are told below. `usual`
     (`eval.usual`): what the recipe scored with other seeds and on other machines, if known."""
     rows, notes = [], []
-    for name, task in results["tasks"].items():
-        gain, blind = task.get("gain"), task.get("blind")
-        floor = "*" if task.get("floor") else ""
+    for name, task in results.tasks.items():
+        gain, blind = task.gain, task.blind
+        floor = "*" if task.floor else ""
         rows.append(
             [
                 name,
-                task["metric"],
-                format_score(task, task["score"]) + floor,
-                " to ".join(format_score(task, value) for value in task["interval"]),
+                task.metric,
+                format_score(task, task.score) + floor,
+                " to ".join(format_score(task, value) for value in task.interval),
                 "" if blind is None else format_score(task, blind),
-                format_score(task, task["chance"]),
-                "" if gain is None else format_score(task, gain["mean"], signed=True),
-                f"{task['n']:,}",
+                format_score(task, task.chance),
+                "" if gain is None else format_score(task, gain.mean, signed=True),
+                f"{task.n:,}",
             ]
             + ([] if usual is None else [spread(task, usual["tasks"].get(name))])
         )
-        others = results.get("others", {}).get(name, ())
+        others = results.others.get(name, ())
         notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
-        if task.get("own") is not None:  # others have a size of their own that everybody knows
+        if task.own is not None:  # others have a size of their own that everybody knows
             notes += [f"{name}: {limit}" for limit in describe_limits(task)]
-        if failed := task.get("failed"):
-            part = f"{failed} of {task['n']:,} questions"
+        if task.failed:
+            part = f"{task.failed} of {task.n:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")
     columns = ["task", "metric", "score", "95% interval", "blind", "chance", "gain", "questions"]
     if usual is not None:
@@ -147,25 +149,25 @@ def show_scores(results: dict, usual: Mapping | None = None) -> None:
     table(
         "Held-out scores (blind: the same language model trained without pictures)", columns, rows
     )
-    if any(task.get("floor") for task in results["tasks"].values()):
+    if any(task.floor for task in results.tasks.values()):
         say("* not surely above guessing (chance or the majority answer), by the paired interval")
     if usual is not None:
         say(f"other runs: median (lowest to highest) of {usual['how']}")
     ways: dict[str, list[str]] = {}
-    for name, task in results["tasks"].items():
+    for name, task in results.tasks.items():
         for how in describe_asking(task):
             ways.setdefault(how, []).append(name)
     for how, names in ways.items():
         say(f"asked {how}: {', '.join(names)}")
-    for name, file in results.get("answers", {}).items():
-        failed = results.get("failed", {}).get(name, 0)
+    for name, file in results.answers.items():
+        failed = results.failed.get(name, 0)
         missing = f"; {failed} of its answers never came and are empty" if failed else ""
         notes.append(f"{name} has no score here: its judge reads {file} in the folder{missing}")
     for note in notes:
         say(note)
 
 
-def spread(task: Mapping[str, object], known: Mapping[str, float] | None) -> str:
+def spread(task: TaskScores, known: Mapping[str, float] | None) -> str:
     """Median and range of a task over other runs, as its score is shown."""
     if known is None:
         return ""
@@ -173,10 +175,10 @@ def spread(task: Mapping[str, object], known: Mapping[str, float] | None) -> str
     return f"{middle} ({low} to {high})"
 
 
-def show_endings(folder: Path, results: dict, shot: Shot | None, took: float) -> None:
+def show_endings(folder: Path, results: Results, shot: Shot | None, took: float) -> None:
     """Seconds for each phase, where the report is, and the command to chat: about the picture of an
     example where one has any."""
-    phases = [f"{name.replace('_', ' ')} {duration(s)}" for name, s in results["seconds"].items()]
+    phases = [f"{name.replace('_', ' ')} {duration(s)}" for name, s in results.seconds.items()]
     say(f"time: {', '.join(phases)}; this command {duration(took)}")
     print(f"\nreport  {folder / 'report.html'}")
     shown_to = []

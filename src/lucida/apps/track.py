@@ -106,12 +106,12 @@ def is_number(value: object) -> bool:
 
 def show_answers(run: RunFolder, tracker: Tracker, step: int) -> None:
     """Final scores, and of each task some pictures with the answers, where the run was measured."""
-    scores = run.results.get("tasks", {})
+    scores = run.results.tasks
     if not scores:
         return
     from lucida.eval.gallery import gallery
 
-    tracker.tell(step, {f"score/{task}": float(each["score"]) for task, each in scores.items()})
+    tracker.tell(step, {f"score/{task}": each.score for task, each in scores.items()})
     for task in scores:
         try:
             shots = gallery(run.path, task, PICTURES)

@@ -251,12 +251,11 @@ def read_results(content: Mapping[str, Any], origin: Path) -> Results:
     )  # fmt: skip
 
 
-def check_whole(content: Mapping[str, Any], origin: Path) -> None:
+def check_whole(results: Results, origin: Path) -> None:
     """RunError where a task lacks what pages need, as when somebody shortened the file."""
-    others = content.get("others", {})
-    for name, task in content.get("tasks", {}).items():
-        for each in (task, *others.get(name, ())):
-            if missing := [field for field in NEEDED if each.get(field) is None]:
+    for name, task in results.tasks.items():
+        for each in (task, *results.others.get(name, ())):
+            if missing := [field for field in NEEDED if getattr(each, field) is None]:
                 raise RunError(
                     f"the scores of {name} are not whole",
                     expected=", ".join(NEEDED),

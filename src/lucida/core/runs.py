@@ -179,14 +179,11 @@ class RunFolder:
         return read_json(self.environment_file) if self.environment_file.exists() else {}
 
     @property
-    def results(self) -> dict:
-        """results.json (`core.results` says what it holds), or an empty dict before evaluation.
-        RunError when it is damaged or holds something else."""
-        if not self.results_file.exists():
-            return {}
-        content = read_json(self.results_file)
-        read_results(content, self.results_file)
-        return content
+    def results(self) -> Results:
+        """What results.json holds, nothing before evaluation. RunError when it is damaged or holds
+        something else."""
+        content = read_json(self.results_file) if self.results_file.exists() else {}
+        return read_results(content, self.results_file)
 
     @property
     def logged(self) -> list[dict]:
@@ -197,8 +194,7 @@ class RunFolder:
 
     def write_results(self, results: Results | Mapping[str, object]) -> None:
         """Saves results.json; RunError where a mapping is not what it may hold."""
-        content = results.to_json() if isinstance(results, Results) else results
-        content = plain(content)
+        content = plain(results.to_json() if isinstance(results, Results) else results)
         read_results(content, self.results_file)
         atomic_write(self.results_file, json.dumps(content, indent=2) + "\n")
 
@@ -245,8 +241,7 @@ def _summary(run: RunFolder) -> RunSummary:
         recipe, rows = run.recipe, run.logged
         name, diverged = recipe.name, _find_divergence(rows, recipe)
         steps = [each["step"] for each in rows if each.get("step") is not None]
-        tasks = run.results.get("tasks", {})
-        scores = {task: values["score"] for task, values in tasks.items()}
+        scores = {name: task.score for name, task in run.results.tasks.items()}
         left_out = run.dropped.records()
     except LucidaError as problem:
         return RunSummary(run.path, "?", "unreadable", None, {}, str(problem))

@@ -12,6 +12,7 @@ from pathlib import Path
 from lucida.core.errors import RunError
 from lucida.core.pages import render_page
 from lucida.core.recipe import diff_recipes
+from lucida.core.results import TaskScores
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
@@ -63,7 +64,7 @@ class Difference:
 
     def shown(self, value: float, signed: bool = False) -> str:
         """A score, or a difference, in the task's own unit."""
-        return format_score({"higher_is_better": self.higher_is_better}, value, signed)
+        return format_score(self, value, signed)
 
     @property
     def state(self) -> str:
@@ -84,7 +85,7 @@ def differences(first: Path, second: Path, samples: int = 2000) -> list[Differen
     """
     tasks = []
     for folder in (first, second):
-        found = RunFolder(folder).results.get("tasks", {})
+        found = RunFolder(folder).results.tasks
         if not found:
             raise RunError(
                 "there are no scores in this folder", origin=folder, remedy="`lucida eval` it first"
@@ -135,16 +136,19 @@ def compare_losses(first: Path, second: Path) -> list[tuple[str, list[str], str]
 
 def tasks_of_one(folder: Path, other: Path) -> list[str]:
     """Tasks that `folder` has scores of and `other` has not: nothing is said about them."""
-    there = RunFolder(other).results.get("tasks", {})
-    return [name for name in RunFolder(folder).results.get("tasks", {}) if name not in there]
+    there = RunFolder(other).results.tasks
+    return [name for name in RunFolder(folder).results.tasks if name not in there]
 
 
-def difference(first: Path, second: Path, name: str, tasks: list[dict], samples: int) -> Difference:
+def difference(
+    first: Path, second: Path, name: str, tasks: list[dict[str, TaskScores]], samples: int
+) -> Difference:
     """One task of both."""
-    keys = [each[name].get("predictions") or name for each in tasks]
+    told = tasks[0][name]
+    keys = [each[name].predictions or name for each in tasks]
     rows = [read_scored(folder, key) for folder, key in zip((first, second), keys, strict=True)]
     both = [row for row in rows[0] if row in rows[1]]
-    if tasks[0][name].get("own") is not None:  # records may have been edited in between
+    if told.own is not None:  # records may have been edited in between
         both = [row for row in both if _is_same_question(rows[0][row], rows[1][row])]
     if not both:
         raise RunError(f"no example of {name} was answered by both", origin=second)
@@ -157,17 +161,16 @@ def difference(first: Path, second: Path, name: str, tasks: list[dict], samples:
     changed = [row for row in both if rows[0][row]["score"] != rows[1][row]["score"]]
     examples = _examples(task, changed)
     changes = [Change(e, rows[0][e.id], rows[1][e.id]) for e in examples]
-    higher = tasks[0][name].get("higher_is_better", True)
-    sign = 1 if higher else -1
+    sign = 1 if told.higher_is_better else -1
     changes.sort(key=lambda each: sign * (each.second["score"] - each.first["score"]))
     return Difference(
         task=name,
-        metric=tasks[0][name].get("metric") or task.metric,
+        metric=told.metric or task.metric,
         scores=tuple(sum(each) / len(each) for each in scores),
         gain=compare_paired(scores[1], scores[0], clusters, samples),
         changes=changes,
         only=only,
-        higher_is_better=higher,
+        higher_is_better=told.higher_is_better,
         reworded=sum(rows[0][row].get("prompt") != rows[1][row].get("prompt") for row in both),
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lucida.core.errors import RunError
 from lucida.core.progress import say
-from lucida.core.results import Results, TaskScores, check_whole, read_results
+from lucida.core.results import Results, TaskScores, check_whole
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import Answerer, Job
 from lucida.eval.benchmark import Benchmark
@@ -58,9 +58,9 @@ class Evaluation:
     def begin(cls, run: RunFolder, plan: EvaluationPlan, seed: int = 0) -> Evaluation:
         """Goes on from what stands in the folder; RunError when no page could show it, or when a
         task over own records was another one before. Nothing is asked yet."""
-        content = run.results
-        check_whole(content, run.results_file)
-        evaluation = cls(run, plan, seed, read_results(content, run.results_file))
+        results = run.results
+        check_whole(results, run.results_file)
+        evaluation = cls(run, plan, seed, results)
         evaluation._check_own_tasks()
         return evaluation
 

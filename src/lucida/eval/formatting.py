@@ -5,41 +5,49 @@ accuracy 0.714 ─▶ 71.4      CIDEr-D 0.9 ─▶ 90.0      bits per byte 1.234
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Protocol
+
+from lucida.core.results import Gain, TaskScores
 
 
-def format_score(task: Mapping[str, object], value: float, signed: bool = False) -> str:
+class Unit(Protocol):
+    """What says in which unit a score is written: `TaskScores`, or what compares two."""
+
+    higher_is_better: bool
+
+
+def format_score(task: Unit, value: float, signed: bool = False) -> str:
     """A score of this task, or with `signed` a difference of two.
 
     What is better when lower (`higher_is_better` false) is no share and keeps its own unit.
 
     Worked example: 0.714 is "71.4" and signed "+71.4"; of bits per byte 1.2345 is "1.234".
     """
-    if task.get("higher_is_better", True):
+    if task.higher_is_better:
         return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
     return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 
-def describe_asking(task: Mapping[str, object]) -> list[str]:
+def describe_asking(task: TaskScores) -> list[str]:
     """How the questions behind the score of this task were asked, where the model did not just
     write its answer; what evaluations of an older Lucida do not say is left out."""
-    told = ["by likelihood"] if task.get("way") == "likelihood" else []
-    return told + (["to think step by step"] if task.get("think") else [])
+    told = ["by likelihood"] if task.protocol == "likelihood" else []
+    return told + (["to think step by step"] if task.think else [])
 
 
-def describe_measurement(task: Mapping[str, object], other: Mapping[str, object]) -> str:
+def describe_measurement(task: TaskScores, other: TaskScores) -> str:
     """Another measurement of the same task, and in what it differs from the one that is shown.
 
     Worked example: "also 71.2 on 60 questions (prompts llava)".
     """
-    told = f"also {format_score(other, other['score'])} on {other['n']:,} questions"
+    told = f"also {format_score(other, other.score)} on {other.n:,} questions"
     differs = []
-    if other.get("prompts") != task.get("prompts"):
-        differs.append(f"prompts {other.get('prompts')}")
-    if bool(other.get("think")) != bool(task.get("think")):
-        differs.append("thinking step by step" if other.get("think") else "without thinking aloud")
-    if other.get("way") != task.get("way"):
-        differs.append(f"by {other.get('way')}")
+    if other.prompts != task.prompts:
+        differs.append(f"prompts {other.prompts}")
+    if bool(other.think) != bool(task.think):
+        differs.append("thinking step by step" if other.think else "without thinking aloud")
+    if other.protocol != task.protocol:
+        differs.append(f"by {other.protocol}")
     return f"{told} ({', '.join(differs)})" if differs else told
 
 
@@ -47,7 +55,7 @@ COARSE = 0.1
 """A set that shows no smaller difference than this is called too small to compare models on."""
 
 
-def describe_limits(task: Mapping[str, object]) -> list[str]:
+def describe_limits(task: TaskScores) -> list[str]:
     """What a task cannot show: how many questions need no picture, and differences that are too
     small for so few examples; what evaluations of an older Lucida do not say is left out.
 
@@ -55,27 +63,27 @@ def describe_limits(task: Mapping[str, object]) -> list[str]:
     difference under 39.6 between two models can be told from chance".
     """
     told = []
-    if (share := task.get("blind_solved")) is not None:
+    if (share := task.blind_solved) is not None:
         told.append(f"the blind model answers {100 * share:.1f}% of the questions")
-    elif _is_share(task) and (row := task.get("baselines", {}).get("removed", {})).get("solved"):
-        told.append(f"{100 * row['solved']:.1f}% are answered with the pictures removed")
-    resolves = task.get("resolves")
+    elif _is_share(task) and (row := task.baselines.get("removed")) and row.solved:
+        told.append(f"{100 * row.solved:.1f}% are answered with the pictures removed")
+    resolves = task.resolves
     if resolves is not None and resolves > COARSE:
         told.append(
-            f"{task['n']:,} questions: no difference under {format_score(task, resolves)} between "
+            f"{task.n:,} questions: no difference under {format_score(task, resolves)} between "
             "two models can be told from chance"
         )
     return told
 
 
-def _is_share(task: Mapping[str, object]) -> bool:
-    return task.get("higher_is_better", True) and task.get("metric") != "CIDEr-D"
+def _is_share(task: TaskScores) -> bool:
+    return task.higher_is_better and task.metric != "CIDEr-D"
 
 
-def is_better(task: Mapping[str, object], gain: Mapping[str, object]) -> bool:
+def is_better(task: TaskScores, gain: Gain) -> bool:
     """Whether a paired difference as results hold it is surely on the good side; never where all
     examples are about one picture, as its interval says nothing."""
-    if task.get("clusters") == 1:
+    if task.clusters == 1:
         return False
-    low, high = gain["interval"]
-    return low > 0 if task.get("higher_is_better", True) else high < 0
+    low, high = gain.interval
+    return low > 0 if task.higher_is_better else high < 0

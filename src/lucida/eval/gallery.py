@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from lucida.core.errors import RunError
+from lucida.core.results import TaskScores
 from lucida.core.runs import JsonLines, RunFolder
 from lucida.core.spec import EvaluationSpec, OwnTaskSpec
 from lucida.eval.benchmark import Benchmark, Example
@@ -123,11 +124,11 @@ def evaluated_benchmark(folder: Path, task: str) -> Benchmark:
     """
     name = task.split(".", 1)[0]
     spec = evaluation_of(folder)
-    asked = RunFolder(folder).results.get("tasks", {}).get(name, {})
-    if asked.get("own") is not None:
-        return load_task(own_task(asked["own"], folder))
+    asked = RunFolder(folder).results.tasks.get(name, TaskScores(score=0.0))
+    if asked.own is not None:
+        return load_task(own_task(asked.own, folder))
     usual = find_task(spec, name)
-    prompts, data = asked.get("prompts", usual.prompts), asked.get("data", spec.data)
+    prompts, data = asked.prompts or usual.prompts, asked.data or spec.data
     if (prompts, data) == (usual.prompts, spec.data):
         return usual  # whose examples are made already
     return benchmark(name, prompts, data)

@@ -10,17 +10,16 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from lucida.core.errors import LucidaError
 from lucida.core.pages import render_page
 from lucida.core.recipe import dump_recipe
-from lucida.core.results import check_whole
+from lucida.core.results import Results, TaskScores, check_whole
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
@@ -46,7 +45,7 @@ class Bar:
 
     name: str
     metric: str
-    task: Mapping[str, object]
+    task: TaskScores
     score: float
     low: float
     high: float
@@ -79,8 +78,7 @@ def write_report(folder: Path) -> Path:
     results = run.results
     check_whole(results, run.results_file)
     name, description, told = _heading(run)
-    tasks, others = results.get("tasks", {}), results.get("others", {})
-    keys = {task: values.get("predictions") or task for task, values in tasks.items()}
+    tasks = results.tasks
     logged, facts, problems = [], [], []
     try:
         logged = run.logged
@@ -95,17 +93,17 @@ def write_report(folder: Path) -> Path:
         name=name,
         description=description,
         facts=_facts(results) + [fact for fact in facts if fact[0] in ("device", "precision")],
-        bars=[_bar(name, task, others.get(name, ())) for name, task in tasks.items()],
-        has_blind=any(task.get("blind") is not None for task in tasks.values()),
+        bars=[_bar(name, task, results.others.get(name, ())) for name, task in tasks.items()],
+        has_blind=any(task.blind is not None for task in tasks.values()),
         curve=loss_curve(logged),
         source_curves=source_curves(logged),
         score_curves=score_curves(logged),
         galleries=[
-            (task, *_examples(folder, keys[task], values, SHOTS * n))
-            for n, (task, values) in enumerate(tasks.items())
+            (name, *_examples(folder, task.predictions or name, task, SHOTS * n))
+            for n, (name, task) in enumerate(tasks.items())
         ],
         recipe=told,
-        phases=[(name, seconds) for name, seconds in results.get("seconds", {}).items()],
+        phases=list(results.seconds.items()),
         run=folder if run.exists else None,
         problems=problems,
     )
@@ -114,7 +112,7 @@ def write_report(folder: Path) -> Path:
 
 
 def _examples(
-    folder: Path, key: str, values: dict, skip: int
+    folder: Path, key: str, task: TaskScores, skip: int
 ) -> tuple[list[dict], list[dict], str | None]:
     """Cards of a task in order, of its worst and best answers, and why there are none: the files
     of a task that was evaluated earlier may be elsewhere by now."""
@@ -123,7 +121,7 @@ def _examples(
         worst, best = extremes(folder, key, EXTREMES)
     except LucidaError as problem:
         return [], [], str(problem)
-    first, ends = ([_card(shot, values) for shot in each] for each in (ordered, worst + best))
+    first, ends = ([_card(shot, task) for shot in each] for each in (ordered, worst + best))
     return first, ends, None
 
 
@@ -136,25 +134,24 @@ def _heading(run: RunFolder) -> tuple[str, str, str]:
     return target, "", json.dumps(spec.model_dump(mode="json"), indent=2)
 
 
-def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(results: Results) -> list[tuple[str, str]]:
     """Short facts under the title: name and value."""
     facts = []
-    seconds = results.get("seconds", {})
+    seconds = results.seconds
     if "train" in seconds:
         facts.append(("trained in", duration(seconds["train"])))
     if "evaluate" in seconds:
         facts.append(("evaluated in", duration(seconds["evaluate"])))
-    asked = sum(task["n"] for task in results.get("tasks", {}).values())
+    asked = sum(task.count for task in results.tasks.values())
     facts.append(("held-out questions", f"{asked:,}"))
     for key, label in (("parameters", "parameters"), ("trained_parameters", "trained")):
-        if key in results:
-            facts.append((label, f"{results[key] / 1e6:.2f} M"))
-    if kept := results.get("retention"):
-        told = f"{kept['measure']} {kept['before']:.4g} → {kept['after']:.4g}"
-        lost = "all" if kept["lost"] is None else f"{kept['lost']:+.1%}"  # infinitely much
+        if (number := getattr(results, key)) is not None:
+            facts.append((label, f"{number / 1e6:.2f} M"))
+    if kept := results.retention:
+        told = f"{kept.measure} {kept.before:.4g} → {kept.after:.4g}"
+        lost = "all" if kept.lost is None else f"{kept.lost:+.1%}"  # infinitely much
         facts.append(("text", f"{told} ({lost} lost)"))
-        stages = kept.get("stages", [])
-        facts += [(f"text after {each['stage']}", f"{each['after']:.4g}") for each in stages]
+        facts += [(f"text after {each.stage}", f"{each.after:.4g}") for each in kept.stages]
     return facts
 
 
@@ -169,59 +166,57 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def _bar(name: str, task: dict, others: Sequence[dict]) -> Bar:
-    low, high = task["interval"]
-    blind, gain = task.get("blind"), task.get("gain")
-    known = [1.0, high, blind or 0.0, task["chance"]]
+def _bar(name: str, task: TaskScores, others: Sequence[TaskScores]) -> Bar:
+    low, high = task.interval
+    blind, gain = task.blind, task.gain
+    known = [1.0, high, blind or 0.0, task.chance]
     return Bar(
         name=name,
-        metric=task["metric"],
+        metric=task.metric,
         task=task,
-        score=task["score"],
+        score=task.score,
         low=low,
         high=high,
         blind=blind,
-        chance=task["chance"],
-        gain=format_score(task, gain["mean"], signed=True) if gain else "",
+        chance=task.chance,
+        gain=format_score(task, gain.mean, signed=True) if gain else "",
         ahead=bool(gain) and is_better(task, gain),
-        kinds=[(kind, row["score"], row["n"]) for kind, row in task.get("kinds", {}).items()],
-        n=task["n"],
+        kinds=[(kind, row.score, row.n) for kind, row in task.kinds.items()],
+        n=task.n,
         ceiling=max(known),
-        floor=bool(task.get("floor")),
+        floor=bool(task.floor),
         notes=_notes(task) + [describe_measurement(task, other) for other in others],
     )
 
 
-def _notes(task: dict) -> list[str]:
+def _notes(task: TaskScores) -> list[str]:
     """What else was measured of a task, in words; what was left unanswered comes first."""
     notes = []
-    if failed := task.get("failed"):
-        notes.append(f"{failed} of {task['n']} questions were never answered and count as empty")
-    if (of := task.get("of")) and of > task["n"]:
-        notes.append(f"{task['n']:,} of its {of:,} examples")
+    if task.failed:
+        notes.append(f"{task.failed} of {task.n} questions were never answered and count as empty")
+    if task.of and task.of > task.n:
+        notes.append(f"{task.n:,} of its {task.of:,} examples")
     notes += [f"asked {how}" for how in describe_asking(task)]
     notes += describe_limits(task)
-    for name, row in task.get("baselines", {}).items():
-        score, gain = (
-            format_score(task, row["score"]),
-            format_score(task, row["gain"]["mean"], signed=True),
-        )
-        notes.append(f"pictures {name} {score} ({gain} with them, n {row['n']})")
-    for protocol, row in task.get("ways", {}).items():
-        if protocol != task.get("way"):
-            notes.append(f"by {protocol} {format_score(task, row['score'])}")
-        for by, score in row.get("by", {}).items():
+    for name, row in task.baselines.items():
+        score = format_score(task, row.score)
+        gain = format_score(task, row.gain.mean, signed=True)
+        notes.append(f"pictures {name} {score} ({gain} with them, n {row.n})")
+    for protocol, row in task.protocols.items():
+        if protocol != task.protocol:
+            notes.append(f"by {protocol} {format_score(task, row.score)}")
+        for by, score in row.by.items():
             notes.append(f"likeliest by {by} {format_score(task, score)}")
-    for count, row in task.get("shots", {}).items():
-        spread = "" if row["sd"] is None else f" ± {format_score(task, row['sd'])}"
-        number = len(row["scores"])
-        notes.append(f"{count}-shot {format_score(task, row['mean'])}{spread} ({number} seeds)")
-    for name, value in task.get("totals", {}).items():
+    for count, row in task.shots.items():
+        spread = "" if row.sd is None else f" ± {format_score(task, row.sd)}"
+        number = len(row.scores)
+        notes.append(f"{count}-shot {format_score(task, row.mean)}{spread} ({number} seeds)")
+    for name, value in task.totals.items():
         notes.append(f"{name} no finite number" if value is None else f"{name} {value:.4g}")
     return notes
 
 
-def _card(shot: Shot, task: Mapping[str, object]) -> dict:
+def _card(shot: Shot, task: TaskScores) -> dict:
     """What the template needs of one example."""
     pictures = []
     for number, image in enumerate(shot.images):
@@ -233,13 +228,13 @@ def _card(shot: Shot, task: Mapping[str, object]) -> dict:
                 if box is not None
             ]
         pictures.append({"source": data_address(image), "size": image.size, "boxes": boxes})
-    grade = f"{task['metric']} {format_score(task, shot.score)}"
+    grade = f"{task.metric} {format_score(task, shot.score)}"
     return {"shot": shot, "pictures": pictures, "mark": mark(shot.score, task), "grade": grade}
 
 
-def mark(score: float, task: Mapping[str, object]) -> str:
+def mark(score: float, task: TaskScores) -> str:
     """right or wrong, or graded where a score is not one of the two."""
-    if task["metric"] == "CIDEr-D" or not task.get("higher_is_better", True):
+    if task.metric == "CIDEr-D" or not task.higher_is_better:
         return "graded"
     return "right" if score >= 1.0 else "wrong"
 

@@ -161,8 +161,8 @@ def measure_run(run: RunFolder, data: str | None, evaluate: Evaluate) -> dict:
         told = recipe.evaluation.model_copy(update={"data": data})
         recipe = recipe.model_copy(update={"evaluation": told})
     spec = recipe.evaluation.retention
-    known = run.results.get("retention", {})
-    before = known.get("before") if known.get("of") == (spec.file or spec.task) else None
+    known = run.results.retention
+    before = known.before if known and known.of == (spec.file or spec.task) else None
     if before is None:
         before = before_training(recipe, evaluate)
     model, processor = load(run.path, choose_device())

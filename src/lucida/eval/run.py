@@ -113,7 +113,7 @@ def evaluate_run(
         evaluation.write()
         write_report(run.path)
     wait_for_all()
-    results = run.results
+    results = run.results.to_json()
     if spec.retention is not None:
         require(results["retention"], run.path)
     return results
@@ -149,7 +149,7 @@ def evaluate_target(
         evaluation.write()
         write_report(folder)
     wait_for_all()
-    return run.results
+    return run.results.to_json()
 
 
 def identify_run(run: RunFolder) -> dict[str, object]:

@@ -96,7 +96,7 @@ def analyse(design: Design, folder: StudyFolder) -> Analysis:
         outcome = folder.outcome(arm, seed)
         ends.append({"arm": arm, "seed": seed} | outcome)
         if outcome["state"] == "done" or (
-            outcome["state"] == "diverged" and folder.run(arm, seed).results
+            outcome["state"] == "diverged" and folder.run(arm, seed).results.tasks
         ):
             runs.setdefault(arm, {})[seed] = measure(folder.run(arm, seed).path, asked)
     if BASELINE not in runs or len(runs) < 2:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lucida.core.errors import RunError
+from lucida.core.results import TaskScores
 from lucida.core.runs import JsonLines, RunFolder
 
 
@@ -51,7 +52,7 @@ def measure(folder: Path, tasks: Sequence[str] | None = None) -> Measured:
     """The scores of an evaluated run; RunError names what it was not asked."""
     run = RunFolder(folder)
     results = run.results
-    found = results.get("tasks", {})
+    found = results.tasks
     if missing := [name for name in tasks or () if name not in found] or not found:
         raise RunError(
             "this run has no scores of what is compared",
@@ -64,7 +65,7 @@ def measure(folder: Path, tasks: Sequence[str] | None = None) -> Measured:
         )
     read = {name: _scores(folder, name, found[name]) for name in tasks or found}
     rows = run.logged
-    cost = {"seconds": float(results.get("seconds", {}).get("train") or 0)}
+    cost = {"seconds": results.seconds.get("train", 0.0)}
     cost["tokens"] = float(_total(rows, "tokens"))
     cost["samples"] = float(_total(rows, "samples"))
     outcome = folder / "outcome.json"
@@ -73,20 +74,18 @@ def measure(folder: Path, tasks: Sequence[str] | None = None) -> Measured:
     return Measured(folder, read, _curve(rows), cost)
 
 
-def _scores(folder: Path, name: str, task: Mapping) -> Scores:
-    scale = 100.0 if task.get("higher_is_better", True) else 1.0
+def _scores(folder: Path, name: str, task: TaskScores) -> Scores:
+    scale = 100.0 if task.higher_is_better else 1.0
     rows = {
         row["id"]: (row.get("cluster") or row["id"], scale * row["score"], row["prompt"])
-        for row in JsonLines(folder / "predictions" / f"{task.get('predictions') or name}.jsonl")
+        for row in JsonLines(folder / "predictions" / f"{task.predictions or name}.jsonl")
         .read()
         if row.get("score") is not None
     }  # fmt: skip
     if not rows:
         raise RunError(f"no answers of {name} are kept here", origin=folder)
-    floor = task.get("blind") if task.get("blind") is not None else task.get("chance")
-    return Scores(
-        rows, task["metric"], task.get("higher_is_better", True), scale * float(floor or 0)
-    )
+    floor = task.blind if task.blind is not None else task.chance
+    return Scores(rows, task.metric or "", task.higher_is_better, scale * (floor or 0.0))
 
 
 def _total(rows: Sequence[Mapping], key: str) -> float:

@@ -6,6 +6,7 @@ import pytest
 
 from lucida.apps.demo import show_scores
 from lucida.core.errors import RunError
+from lucida.core.results import Results
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.asking import Response
 from lucida.eval.benchmarks import benchmark
@@ -62,7 +63,7 @@ def test_answers_go_to_the_judge_and_nothing_is_scored(evaluated, capsys):
     again = Talking()
     assert evaluate(again) == results
     assert again.asked == []
-    show_scores(results)
+    show_scores(Results.model_validate(results))
     told = "".join(capsys.readouterr())
     assert "mm-vet has no score here: its judge reads answers/" in told
     assert "pope-random" in write_report(folder).read_text()
@@ -72,7 +73,7 @@ def test_an_answer_that_never_came_is_counted_and_asked_again(evaluated, capsys)
     evaluate, folder = evaluated
     results = evaluate(Talking("llava-bench/1"))
     assert results["failed"] == {"llava-bench": 1, "mm-vet": 0}
-    show_scores(results)
+    show_scores(Results.model_validate(results))
     assert "1 of its answers never came and are empty" in "".join(capsys.readouterr())
     stored = predictions(folder, "llava-bench").read()
     assert [row.get("failed") for row in stored] == [None, None, "cut"]

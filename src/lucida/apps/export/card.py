@@ -19,6 +19,7 @@ from lucida import __version__
 from lucida.core.errors import LucidaError
 from lucida.core.files import atomic_write
 from lucida.core.recipe import dump_recipe, recipe_hash
+from lucida.core.results import TaskScores
 from lucida.core.runs import RunFolder
 from lucida.core.spec import ModelSpec, Recipe
 from lucida.eval.formatting import describe_asking, format_score, is_better
@@ -47,7 +48,8 @@ def write_card(
     folder = RunFolder(run)
     problems: list[str] = []
     recipe = read_or_note(lambda: folder.recipe if folder.exists else None, problems)
-    tasks = (read_or_note(lambda: folder.results, problems) or {}).get("tasks", {})
+    results = read_or_note(lambda: folder.results, problems)
+    tasks = results.tasks if results else {}
     diverged = read_or_note(lambda: folder.diverged if recipe else None, problems)
     if diverged:
         notes = [*notes, f"Its training diverged: {diverged}"]
@@ -80,7 +82,7 @@ def read_or_note(read: Callable[[], Read], problems: list[str]) -> Read | None:
 
 
 def metadata(
-    name: str, spec: ModelSpec, recipe: Recipe | None, tasks: Mapping[str, Any], written: str
+    name: str, spec: ModelSpec, recipe: Recipe | None, tasks: Mapping[str, TaskScores], written: str
 ) -> ModelCardData:
     """The Hub's metadata: what it starts from, its licence, its scores."""
     bases = [path for path in parts_of(spec) if is_hub_id(path)]
@@ -91,8 +93,8 @@ def metadata(
             task_type=TASK,
             dataset_type=task,
             dataset_name=task,
-            metric_type=str(values.get("metric") or "score"),
-            metric_value=round(values["score"], 6),
+            metric_type=values.metric or "score",
+            metric_value=round(values.score, 6),
         )
         for task, values in tasks.items()
     ]
@@ -137,25 +139,25 @@ def sources_of(recipe: Recipe | None) -> list[dict[str, Any]]:
     ]
 
 
-def scores(tasks: Mapping[str, Any]) -> str:
+def scores(tasks: Mapping[str, TaskScores]) -> str:
     """A table of scores with their intervals beside the blind baseline."""
     if not tasks:
         return "Nothing was measured before this export."
     heads = "task", "metric", "score", "95% interval", "blind", "gain", "chance", "questions"
     lines = [f"| {' | '.join(heads)} |", "|---|---|--:|---|--:|---|--:|--:|"]
     for name, task in tasks.items():
-        gain = task.get("gain")
+        gain = task.gain
         cells = [
             name,
-            ", ".join([task.get("metric") or "", *describe_asking(task)]).strip(", "),
-            format_score(task, task["score"]),
-            between(task, task.get("interval")),
-            number(task, task.get("blind")),
-            f"{format_score(task, gain['mean'], signed=True)} ({between(task, gain['interval'])})"
+            ", ".join([task.metric or "", *describe_asking(task)]).strip(", "),
+            format_score(task, task.score),
+            between(task, task.interval),
+            number(task, task.blind),
+            f"{format_score(task, gain.mean, signed=True)} ({between(task, gain.interval)})"
             if gain
             else "",
-            number(task, task.get("chance")),
-            f"{task['n']:,}" if task.get("n") else "",
+            number(task, task.chance),
+            f"{task.n:,}" if task.n else "",
         ]
         lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines) + (
@@ -163,12 +165,12 @@ def scores(tasks: Mapping[str, Any]) -> str:
     )
 
 
-def number(task: Mapping[str, Any], value: float | None) -> str:
+def number(task: TaskScores, value: float | None) -> str:
     """A score in the task's unit, or nothing."""
     return "" if value is None else format_score(task, value)
 
 
-def between(task: Mapping[str, Any], interval: Sequence[float] | None) -> str:
+def between(task: TaskScores, interval: Sequence[float] | None) -> str:
     """`61.2 to 66.0`, or nothing."""
     return " to ".join(format_score(task, end) for end in interval) if interval else ""
 
@@ -205,7 +207,7 @@ def data(recipe: Recipe | None) -> str:
 
 
 def limits(
-    spec: ModelSpec, recipe: Recipe | None, tasks: Mapping[str, Any], notes: Sequence[str]
+    spec: ModelSpec, recipe: Recipe | None, tasks: Mapping[str, TaskScores], notes: Sequence[str]
 ) -> str:
     """What is known to be missing or otherwise."""
     found = [
@@ -213,11 +215,7 @@ def limits(
         "It was not examined for bias, safety, or languages and pictures unlike its data.",
         f"Prompts and images together fit {spec.language.max_length} tokens.",
     ]
-    blind = [
-        name
-        for name, task in tasks.items()
-        if task.get("gain") and not is_better(task, task["gain"])
-    ]
+    blind = [name for name, task in tasks.items() if task.gain and not is_better(task, task.gain)]
     if blind:
         found.append(f"On {', '.join(blind)} it is not surely better than without the picture.")
     if recipe and is_own(spec, recipe):

@@ -12,6 +12,7 @@ from lucida.apps.command import app, guarded, must_exist
 from lucida.core.errors import RunError, suggestion
 
 if TYPE_CHECKING:
+    from lucida.core.results import Results
     from lucida.core.spec import OwnTaskSpec
     from lucida.eval.asking import Answerer
     from lucida.eval.plan import Options
@@ -235,7 +236,7 @@ def _measured(
     model: str | None,
     out: Path | None,
     boxes: str | None,
-) -> dict:
+) -> Results:
     """The results of one target."""
     foreign = target.startswith(("hf:", "http://", "https://"))
     if not foreign:
@@ -255,18 +256,21 @@ def _measured(
         raise RunError(
             "an endpoint serves models by name", origin=target, remedy="add --model NAME"
         )
+    from lucida.core.runs import RunFolder
     from lucida.eval.run import evaluate_run
 
     if not foreign:
         more = () if options is None else (options(),)
-        return evaluate_run(Path(target), names, limit, *more)
+        evaluate_run(Path(target), names, limit, *more)
+        return RunFolder(target).results
     from lucida.core.spec import EvaluationSpec
     from lucida.eval.run import evaluate_target
 
     asked = None if options is None else options()
-    return evaluate_target(
+    evaluate_target(
         target, _loader(target, model, boxes), out, EvaluationSpec(), names, limit, asked
     )
+    return RunFolder(out).results
 
 
 def _loader(target: str, model: str | None, boxes: str | None) -> Callable[[Path], Answerer]:
@@ -344,22 +348,20 @@ def _refuse(value: object, option: str, why: str) -> None:
         raise RunError(f"{option} {why}", given=value, remedy=f"leave {option} out")
 
 
-def _show_shots(results: dict, names: list | None) -> None:
+def _show_shots(results: Results, names: list | None) -> None:
     """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
     from lucida.core.progress import table
     from lucida.eval.formatting import format_score
 
-    tasks = {n: t for n, t in results["tasks"].items() if names is None or n in names}
-    counts = sorted({int(count) for t in tasks.values() for count in t.get("shots", {})})
+    tasks = {n: t for n, t in results.tasks.items() if names is None or n in names}
+    counts = sorted({int(count) for t in tasks.values() for count in t.shots})
     rows = []
     for name, task in tasks.items():
-        cells = [format_score(task, task["score"])]
+        cells = [format_score(task, task.score)]
         for count in counts:
-            row = task.get("shots", {}).get(str(count))
-            spread = (
-                "" if row is None or row["sd"] is None else f" ± {format_score(task, row['sd'])}"
-            )
-            cells.append("" if row is None else f"{format_score(task, row['mean'])}{spread}")
-        rows.append([name, task["metric"], *cells])
+            row = task.shots.get(str(count))
+            spread = "" if row is None or row.sd is None else f" ± {format_score(task, row.sd)}"
+            cells.append("" if row is None else f"{format_score(task, row.mean)}{spread}")
+        rows.append([name, task.metric, *cells])
     columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
     table("Demonstrations (mean ± sd over seeds)", columns, rows)
