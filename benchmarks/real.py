@@ -44,7 +44,8 @@ def main() -> None:
             names = missing[start : start + 16]
             pictures: list[ImageSource] = [file_source(given.data / name) for name in names]
             with torch.no_grad():
-                found = model.vision(processor.pixels(pictures)).float().mean(1)
+                encoded = model.encode_images(processor.pixels(pictures)).images()
+                found = torch.cat(encoded).float().mean(1)
             features.update(zip(names, found, strict=True))
         names = [row["image"] for row in rows]
         return torch.stack([features[n] for n in names]), [row["answer"] for row in rows], names

@@ -12,6 +12,7 @@ is decided by `lucida.data.transforms`. `<image>` in web text is text.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ from lucida.core.errors import DataError, shorten
 from lucida.data.encoded import encoded_bytes
 from lucida.data.images import bytes_source
 from lucida.data.sample import ImageSource, Sample, Turn
-from lucida.data.source import IGNORED, Source, few, unread
+from lucida.data.source import IGNORED, RecordSource, Shape
 from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.conversation import text_of
 from lucida.data.sources.records import Records, files_of, unread_files
@@ -64,7 +65,7 @@ class _Page:
         return value
 
 
-class InterleavedSource(Source):
+class InterleavedSource(RecordSource):
     """One document a page. `explained` tells as well what was left out of it, and which keys of
     the record are not read.
 
@@ -106,9 +107,25 @@ class InterleavedSource(Source):
     def __len__(self) -> int:
         return len(self.records)
 
+    def record(self, index: int) -> tuple[Any, str]:
+        """A page as it stands in its file, and where it stands."""
+        return self.records.value(index) if self.table is None else self.table[index]
+
+    def shape(self, record: Mapping[str, Any]) -> Shape:
+        """The keys that the layout uses."""
+        return self.uses[self.layout]
+
+    def made(self, record: Any, origin: str, index: int, words: str | None = None) -> Sample:
+        """The document of a page."""
+        return self._read(record, origin, index)[0]
+
     def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
         """The document of a page, and how much of it was left out for which reason."""
-        record, origin = self._record(index)
+        record, origin = self.record(index)
+        sample, left_out = self._read(record, origin, index)
+        return sample, left_out + self.unread(record)
+
+    def _read(self, record: Any, origin: str, index: int) -> tuple[Sample, Counter[str]]:
         if not isinstance(record, dict):
             expected, given = "an object", shorten(record)
             raise DataError("bad page", expected=expected, given=given, origin=origin)
@@ -124,8 +141,7 @@ class InterleavedSource(Source):
             raise DataError("no text is left of this page", origin=origin, remedy=remedy)
         images = tuple(page.sources[number] for number in numbers)
         sample = Sample(origin, images, (), ((Turn("text", parts),),))
-        unused = few(unread(record, self.uses[self.layout], self.ignores), self)
-        return sample, page.lost + thinned_out + left_out + unused
+        return sample, page.lost + thinned_out + left_out
 
     def _mmc4(self, page: _Page) -> list[Item]:
         origin = page.origin
@@ -192,9 +208,6 @@ class InterleavedSource(Source):
         called = "image_name" if self.find == "name" or "raw_url" not in info else "raw_url"
         name = text_of(info.get(called), called, origin)
         return page.store.picture(name, origin, sized=self.min_bytes > 0)
-
-    def _record(self, index: int) -> tuple[Any, str]:
-        return self.records.value(index) if self.table is None else self.table[index]
 
 
 def _name_picture(value: Any) -> dict[str, Any]:
