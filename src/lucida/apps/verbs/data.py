@@ -1,4 +1,4 @@
-"""The verbs about data: show, stats, check, split and leaks."""
+"""The verbs about data: show, stats and check; split and leaks; caption, ask and rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from lucida.apps.command import app, guarded
 from lucida.core.progress import output
 
-data = typer.Typer(no_args_is_help=True, help="Look at data: show, stats, check, split, leaks.")
+data = typer.Typer(no_args_is_help=True, help="Look at data, split it, let a model write some.")
 app.add_typer(data, name="data")
 
 What = Annotated[
@@ -174,3 +174,101 @@ def leaks(
     typer.echo(f"wrote {report}", err=True)
     if found.found:
         raise typer.Exit(1)
+
+
+By = Annotated[
+    str,
+    typer.Option(
+        metavar="RUN|hf:MODEL|URL",
+        help="Who answers: a run, a model of transformers, or an OpenAI-compatible endpoint.",
+    ),
+]
+Written = Annotated[
+    Path, typer.Option(metavar="FILE.jsonl", help="Where the new records are written.")
+]
+About = Annotated[str, typer.Argument(metavar="FILE|DIR", help="Records, or a folder of pictures.")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="Model of an endpoint.")]
+Prompt = Annotated[str | None, typer.Option(metavar="TEXT", help="Other words to ask with.")]
+Most = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first records.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
+Price = Annotated[
+    str | None,
+    typer.Option(metavar="IN,OUT", help="Price of a million tokens read, and written."),
+]
+
+
+@data.command()
+@guarded
+def caption(
+    what: About,
+    by: By,
+    out: Written,
+    fields: Fields = None,
+    model: Model = None,
+    prompt: Prompt = None,
+    limit: Most = None,
+    max_new_tokens: Tokens = 96,
+    price: Price = None,
+) -> None:
+    """Let a model describe pictures; a source of kind `pairs`."""
+    _make("caption", what, by, out, fields, model, prompt, limit, max_new_tokens, price)
+
+
+@data.command()
+@guarded
+def ask(
+    what: About,
+    by: By,
+    out: Written,
+    fields: Fields = None,
+    many: Annotated[int, typer.Option(min=1, max=20, help="Questions of each picture.")] = 3,
+    model: Model = None,
+    prompt: Prompt = None,
+    limit: Most = None,
+    max_new_tokens: Tokens = 256,
+    price: Price = None,
+) -> None:
+    """Let a model write questions about pictures, with answers; a source of kind `questions`."""
+    _make("ask", what, by, out, fields, model, prompt, limit, max_new_tokens, price, many)
+
+
+@data.command()
+@guarded
+def rate(
+    what: About,
+    by: By,
+    out: Written,
+    fields: Fields = None,
+    model: Model = None,
+    prompt: Prompt = None,
+    limit: Most = None,
+    max_new_tokens: Tokens = 16,
+    price: Price = None,
+) -> None:
+    """Let a model rate records from 1 to 5; mixtures filter by `at_least: {rating: 4}`."""
+    _make("rate", what, by, out, fields, model, prompt, limit, max_new_tokens, price)
+
+
+def _make(
+    name: str,
+    what: str,
+    by: str,
+    out: Path,
+    fields: list[str] | None,
+    model: str | None,
+    prompt: str | None,
+    limit: int | None,
+    max_new_tokens: int,
+    price: str | None,
+    many: int = 3,
+) -> None:
+    """One of the verbs that ask a model."""
+    from lucida.apps.answering import open_answerer
+    from lucida.apps.data.making import describe, make_data, make_wish, open_records, read_prices
+
+    wish, prices = make_wish(name, prompt, many), read_prices(price)
+    open_records(what, fields or []).recipe_fields(wish)  # mistakes, before a model is loaded
+    answerer = open_answerer(by, model)
+    done = make_data(wish, what, fields or [], answerer, out, limit, max_new_tokens, prices)
+    for line in describe(done):
+        typer.echo(line)

@@ -14,7 +14,6 @@ from lucida.core.errors import RunError, suggestion
 if TYPE_CHECKING:
     from lucida.core.results import Results
     from lucida.core.spec import OwnTaskSpec
-    from lucida.eval.asking import Answerer
     from lucida.eval.plan import Options
 
 PROTOCOLS = ("generate", "likelihood", "loss")
@@ -238,7 +237,9 @@ def _measured(
     boxes: str | None,
 ) -> Results:
     """The results of one target."""
-    foreign = target.startswith(("hf:", "http://", "https://"))
+    from lucida.apps.answering import ELSEWHERE, check_named, make_loader
+
+    foreign = target.startswith(ELSEWHERE)
     if not foreign:
         must_exist(Path(target))
         _must_be_a_run(Path(target))
@@ -252,10 +253,7 @@ def _measured(
             origin=target,
             remedy=f"add {missing}",
         )
-    if target.startswith("http") and model is None:
-        raise RunError(
-            "an endpoint serves models by name", origin=target, remedy="add --model NAME"
-        )
+    check_named(target, model)
     from lucida.core.runs import RunFolder
     from lucida.eval.run import evaluate_run
 
@@ -268,24 +266,9 @@ def _measured(
 
     asked = None if options is None else options()
     evaluate_target(
-        target, _loader(target, model, boxes), out, EvaluationSpec(), names, limit, asked
+        target, make_loader(target, model, boxes), out, EvaluationSpec(), names, limit, asked
     )
     return RunFolder(out).results
-
-
-def _loader(target: str, model: str | None, boxes: str | None) -> Callable[[Path], Answerer]:
-    """What makes the answerer of a model that is no run."""
-    if boxes is not None:
-        from lucida.eval.answerers.written_box import check_unit
-
-        check_unit(boxes)  # before a model is loaded
-    if target.startswith("hf:"):
-        from lucida.eval.answerers.transformers_model import load_answerer
-
-        return lambda folder: load_answerer(target.removeprefix("hf:"), boxes)
-    from lucida.eval.answerers.endpoint import EndpointAnswerer
-
-    return lambda folder: EndpointAnswerer(target, model, boxes=boxes or "form")
 
 
 def _options(

@@ -95,6 +95,8 @@ class EndpointAnswerer:
         self.identity = {"endpoint": address.rstrip("/"), "model": model}
         self.troubles: Counter[str] = Counter()
         """What went wrong and was tried again, by kind."""
+        self.used: Counter[str] = Counter()
+        """Tokens that the server says it read (`prompt_tokens`) and wrote (`completion_tokens`)."""
         self._lock = threading.Lock()
 
     def stream(
@@ -181,7 +183,10 @@ class EndpointAnswerer:
             with open_answer(self.address, headers, body, timeout) as response:
                 deadline = time.monotonic() + timeout
                 if response.status_code == 200:
-                    return content(whole(response, deadline))
+                    answer = whole(response, deadline)
+                    with self._lock:
+                        self.used.update(count_tokens(answer))
+                    return content(answer)
                 kind = f"HTTP {response.status_code}"
                 pause = read_wait(response.headers.get("Retry-After"))
                 again = response.status_code in AGAIN
@@ -240,6 +245,16 @@ def content(answer: bytes) -> str:
         return str(boxes[0])
     # Half a character of a pair cannot be written to a file.
     return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def count_tokens(answer: bytes) -> dict[str, int]:
+    """What an answer says of the tokens that it took; nothing where it says nothing."""
+    try:
+        usage = json.loads(answer)["usage"]
+        found = {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {name: many for name, many in found.items() if isinstance(many, int) and many >= 0}
 
 
 def data_url(source: ImageSource) -> str:
