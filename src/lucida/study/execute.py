@@ -287,7 +287,9 @@ def run_by_ray(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> N
         ) from problem
     begun = not ray.is_initialized()
     if begun:
-        ray.init(log_to_driver=False, include_dashboard=False)
+        # Without an address Ray joins any cluster that happens to run here.
+        where = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(where, log_to_driver=False, include_dashboard=False)
     task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(work)
     waiting, running = list(reversed(todo)), {}
     try:
