@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from lucida.model.projectors.mlp import sinusoids
 from lucida.parts.objectives import CropObjective, PatchObjective, crops, patches_of
 from lucida.parts.vision import VISION_PARTS, WIDTH, small_resnet
 
@@ -52,16 +53,26 @@ def test_the_teacher_follows_slowly_and_gets_no_gradient():
         assert not weight.requires_grad
 
 
-def test_patches_are_told_apart_by_what_the_teacher_has_there():
-    """The same features, standardised, have no loss; those of other patches have."""
+def test_patches_are_told_apart_by_what_the_teacher_has_there_and_by_their_places():
+    """The same features, normalised and with their places, have no loss; those of other patches
+    have, and so have the right ones with the places of others."""
     encoder = VISION_PARTS["siglip-vit-mini"].encoder()
     objective = PatchObjective(encoder, WIDTH, pictures=32)
 
     def teach(pixels):
-        return (patches_of(objective.teacher, pixels) - objective.mean) / objective.deviation
+        patches = patches_of(objective.teacher, pixels)
+        normed = (patches - patches.mean(-1, keepdim=True)) / patches.std(-1, correction=0)[
+            ..., None
+        ]
+        return normed + sinusoids(64, WIDTH)
 
-    assert float(objective.loss(teach, 1, 0, 4)) == 0
+    def misplaced(pixels):
+        return teach(pixels) - sinusoids(64, WIDTH) + sinusoids(64, WIDTH).flip(0)
+
+    assert float(objective.loss(teach, 1, 0, 4)) < 1e-4
     assert float(objective.loss(lambda pixels: teach(pixels).flip(1), 1, 0, 4)) > 0.5
+    assert float(objective.loss(misplaced, 1, 0, 4)) > 0.5
+    assert torch.equal(encoder.embeddings.position_embedding.weight, sinusoids(64, WIDTH))
     assert all(not weight.requires_grad for weight in objective.teacher.parameters())
 
 

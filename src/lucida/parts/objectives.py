@@ -20,9 +20,10 @@ from typing import Protocol
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import ResNetModel
+from transformers import ResNetModel, SiglipVisionModel
 
 from lucida.model.parts import part_path
+from lucida.model.projectors.mlp import sinusoids
 from lucida.parts.contrastive import (
     VOCABULARY,
     PhraseMatcher,
@@ -177,31 +178,44 @@ class CropObjective(Objective):
 
 
 class PatchObjective(Objective):
-    """Distillation: every patch should have the features which `siglip-mini` has there, each of its
-    channels brought to mean 0 and deviation 1, so that what is faint in them counts as the rest.
+    """Distillation: every patch should have the features which `siglip-mini` has there, brought to
+    mean 0 and deviation 1 in each patch, and on top of them its place, as sines and cosines.
+
+    What a projector with norm and positions makes of the teacher's features comes out of the
+    student as it is, so that LLaVA's plain projector is enough. Channels count by what they vary in
+    the teacher, so that what is faint in it counts as the rest. The student begins with places and
+    means, which pass through its layers: only what differs from picture to picture is learnt.
 
     A transformer without convolutions sees little in the minutes that contrastive pretraining has
     here; told patch by patch it learns the same features.
 
     Reference: Wei et al., Contrastive Learning Rivals Masked Image Modeling in Fine-tuning via
-    Feature Distillation, 2022, arXiv 2205.14141, section 3.1 (whitened targets for each token).
+    Feature Distillation, 2022, arXiv 2205.14141, section 3.1 (normalised targets for each token).
     """
 
-    def __init__(self, encoder: nn.Module, width: int, pictures: int = 512):
+    def __init__(self, encoder: SiglipVisionModel, width: int, pictures: int = 512):
         super().__init__()
         folder = part_path("lucida:siglip-mini")
         teacher = ResNetModel.from_pretrained(folder, dtype=torch.float32)
         self.teacher = teacher.eval().requires_grad_(False)
         with torch.no_grad():
-            known = patches_of(self.teacher, training_pixels(0, 0, pictures))
-        self.register_buffer("mean", known.mean((0, 1)))
+            known = self.seen(training_pixels(0, 0, pictures))
         self.register_buffer("deviation", known.std((0, 1)).clamp(min=1e-3))
+        self.register_buffer("places", sinusoids(known.shape[1], width))
+        with torch.no_grad():
+            encoder.embeddings.position_embedding.weight.copy_(self.places)
+            encoder.embeddings.patch_embedding.bias.copy_(known.mean((0, 1)))
+
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The teacher's features [n, patches, width], each patch by itself normalised."""
+        patches = patches_of(self.teacher, pixels)
+        return F.layer_norm(patches, patches.shape[-1:])
 
     def loss(self, encode: Encode, seed: int, step: int, size: int) -> torch.Tensor:
-        pixels = training_pixels(seed, step, size).to(self.mean.device)
+        pixels = training_pixels(seed, step, size).to(self.deviation.device)
         with torch.no_grad():
-            meant = (patches_of(self.teacher, pixels) - self.mean) / self.deviation
-        return F.mse_loss(encode(pixels).float(), meant)
+            meant = self.seen(pixels) + self.places
+        return ((encode(pixels).float() - meant) / self.deviation).square().mean()
 
 
 def patches_of(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -43,13 +43,14 @@ WIDTH, SIDE = 160, 64
 
 @dataclass(frozen=True)
 class VisionPart:
-    """One way to make a vision encoder. data: what it saw, in words."""
+    """One way to make a vision encoder. data: what it saw, in words. pictures: of each step."""
 
     what: str
     data: str
     encoder: Callable[[], nn.Module]
     objective: Callable[[nn.Module, int], Objective]
     steps: int
+    pictures: int = 64
     optim: Literal["adamw", "muon"] = "adamw"
     rate: float = 2e-3
 
@@ -125,6 +126,7 @@ VISION_PARTS = {
         small_vit,
         PatchObjective,
         2000,
+        pictures=32,
         optim="muon",
         rate=3e-3,
     ),
@@ -136,7 +138,7 @@ def build_vision(
     folder: Path,
     *,
     steps: int | None = None,
-    pictures: int = 64,
+    pictures: int | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> dict:
@@ -146,7 +148,7 @@ def build_vision(
     On one CPU core `siglip-mini` takes about 20 minutes, the others 8 to 18.
     """
     part = VISION_PARTS[name]
-    steps = steps or part.steps
+    steps, pictures = steps or part.steps, pictures or part.pictures
     torch.manual_seed(seed)
     encoder = part.encoder().to(device)
     objective = part.objective(encoder, WIDTH).to(device)

@@ -1,0 +1,105 @@
+"""Does a real llama.cpp answer as the trained model does, and as rightly?
+
+python benchmarks/llama_cpp.py RUN [--kinds f16,q8_0,q4_0] [--questions 50] [--tasks attribute,...]
+
+RUN is exported to GGUF (`mini-vit` is a design that can be); both are asked the same questions of
+the miniature world's test split. Told are, by task, for pictures at the encoder's own size and for
+others, which llama.cpp scales by its own code: answers that are equal word by word, and right ones
+of each. Needs `pip install 'lucida[gguf]' xllamacpp`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+import xllamacpp
+
+from lucida.apps.export.write import export
+from lucida.core.spec import EvaluationSpec
+from lucida.eval.plan import find_task
+from lucida.model.checkpoint import load
+from lucida.model.decode import greedy
+
+TOKENS = 24
+
+
+def main() -> None:
+    """Export, ask both, count."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--kinds", default="f16,q8_0,q4_0")
+    parser.add_argument("--questions", type=int, default=50)
+    parser.add_argument("--tasks", default="attribute,counting,spatial-pointed")
+    args = parser.parse_args()
+    model, processor = load(args.run)
+    asked = []
+    for name in args.tasks.split(","):
+        examples = find_task(EvaluationSpec(), name).examples(args.questions)
+        asked += [(name, example) for example in list(examples)[: args.questions]]
+    with torch.inference_mode():
+        ours = greedy(model, processor, [example.sample for _, example in asked], TOKENS)
+    side = processor.image_policy.size
+    for kind in args.kinds.split(","):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "gguf"
+            export(args.run, folder, "gguf", kind)
+            server = start(folder)
+            counts: Counter[tuple[str, str, str]] = Counter()
+            for (name, example), own in zip(asked, ours, strict=True):
+                theirs = ask(server, example)
+                size = "own size" if example.size == (side, side) else "scaled"
+                counts[name, size, "asked"] += 1
+                counts[name, size, "equal"] += theirs.strip() == own.strip()
+                counts[name, size, "right here"] += right(example, own)
+                counts[name, size, "right there"] += right(example, theirs)
+            del server
+        for name, size in sorted({key[:2] for key in counts}):
+            told = {what: counts[name, size, what]
+                    for what in ("asked", "equal", "right here", "right there")}  # fmt: skip
+            print(f"{kind}, {name}, {size}: {told}", flush=True)
+
+
+def start(folder: Path) -> xllamacpp.Server:
+    """llama.cpp with both files, one thread."""
+    given = xllamacpp.CommonParams()
+    given.model.path = str(next(folder.glob("model-*.gguf")))
+    given.mmproj.path = str(next(folder.glob("mmproj-*.gguf")))
+    given.warmup, given.n_ctx, given.n_gpu_layers, given.use_jinja = False, 512, 0, True
+    given.cpuparams.n_threads = given.n_parallel = 1
+    return xllamacpp.Server(given)
+
+
+def ask(server: xllamacpp.Server, example: object) -> str:
+    """The likeliest answer to a question about one picture."""
+    content = io.BytesIO()
+    (source,) = example.sample.images
+    source.load().save(content, "PNG")
+    address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    parts = [
+        {"type": "image_url", "image_url": {"url": address}},
+        {"type": "text", "text": example.question},
+    ]
+    request = {
+        "messages": [{"role": "user", "content": parts}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+    }
+    answer = server.handle_chat_completions(request)
+    return answer["choices"][0]["message"]["content"]
+
+
+def right(example: object, answer: str) -> bool:
+    """Is the answer, or its last word, one of the right ones?"""
+    words = answer.strip().removesuffix(".").split()
+    last = words[-1] if words else ""
+    return answer.strip() in example.answers or last in example.answers
+
+
+if __name__ == "__main__":
+    main()
