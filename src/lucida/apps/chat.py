@@ -19,6 +19,7 @@ from lucida.core.errors import DataError, LucidaError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from lucida.model.few_bits import Weights
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -160,6 +161,7 @@ def main(
     prompt: str | None = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    weights: Weights | None = None,
 ) -> None:
     """Talk in the terminal, or answer `prompt` once and return.
 
@@ -169,7 +171,7 @@ def main(
 
     for file in images:
         open_image(file)  # a wrong path is said at once, not after the model has loaded
-    session = Session(open_chat(run, max_new_tokens, temperature))
+    session = Session(open_chat(run, max_new_tokens, temperature, weights))
     for file in images:
         session.show(file)
     if prompt is not None:
@@ -181,12 +183,17 @@ def main(
     converse(session, _read_typed, sys.stdout)
 
 
-def open_chat(run: Path, max_new_tokens: int = 64, temperature: float = 0.0) -> Chat:
-    """A chat with the model of a run folder, on the best device there is."""
+def open_chat(
+    run: Path,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    weights: Weights | None = None,
+) -> Chat:
+    """A chat with the model of a run folder, on the best device there is. weights: as in `load`."""
     from lucida.model.checkpoint import load
     from lucida.train.precision import choose_device
 
-    model, processor = load(run, choose_device())
+    model, processor = load(run, choose_device(), weights=weights)
     return Chat(model, processor, max_new_tokens, temperature)
 
 

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
@@ -49,6 +49,10 @@ Overrides = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+FewBits = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option("--weights", help="Hold the language model's matrices in fewer bits."),
+]
 
 
 def guarded(verb: Callable[P, None]) -> Callable[P, None]:

@@ -18,6 +18,7 @@ from lucida.model.blueprint import Blueprint, make_blueprint
 from lucida.model.config import LucidaConfig
 from lucida.model.configs import read_encoder_shape
 from lucida.model.encoders.fusion import encoders_of, load_vision
+from lucida.model.few_bits import Weights, check_weights, hold_in_few_bits
 from lucida.model.folder import CONFIG
 from lucida.model.language import add_tokens, load_language
 from lucida.model.loading import quiet_loading, reachable, refusing
@@ -176,14 +177,22 @@ def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> 
 
 
 def load(
-    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights: Weights | None = None,
 ) -> tuple[LucidaModel, LucidaProcessor]:
     """A saved model and its processor from a run folder or any folder or Hub id that holds one.
+
+    weights: hold the language model's matrices in fewer bits (`few_bits`), to be asked only.
 
     ModelError, which names the file, unless they are whole, as they were saved, and fit each other;
     no code of a folder is ever run.
     """
+    check_weights(weights)
     with quiet_loading(), refusing(path):
         model = LucidaModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
         processor = LucidaProcessor.from_pretrained(path)
-    return model.to(device).eval(), processor
+    model.to(device).eval()
+    hold_in_few_bits(model, weights)
+    return model, processor

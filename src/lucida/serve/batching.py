@@ -37,6 +37,7 @@ from lucida.serve.spelling import Spelling
 from lucida.train.precision import choose_device
 
 if TYPE_CHECKING:
+    from lucida.model.few_bits import Weights
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -242,10 +243,13 @@ def run_errand(work: Callable[[], Any], result: Future) -> None:
 
 
 def load_engines(
-    targets: Sequence[str], most_waiting: int, dtype: torch.dtype | None = None
+    targets: Sequence[str],
+    most_waiting: int,
+    dtype: torch.dtype | None = None,
+    weights: Weights | None = None,
 ) -> OrderedDict[str, Engine]:
     """An engine for each target, by the folder's name: a run, with its blind model as NAME/blind,
-    or `hf:FOLDER`. LucidaError when two have one name."""
+    or `hf:FOLDER`. LucidaError when two have one name. weights: as in `load`, of runs."""
     engines: OrderedDict[str, Engine] = OrderedDict()
     for target in targets:
         folder = Path(target.removeprefix(FOREIGN))
@@ -257,13 +261,19 @@ def load_engines(
                 remedy="rename one of the folders",
             )
         if target.startswith(FOREIGN):
+            if weights is not None:
+                raise LucidaError(
+                    "only the weights of runs are held in fewer bits",
+                    given=f"{target} with --weights {weights}",
+                    remedy="leave --weights out, or import the folder (`lucida import`)",
+                )
             model, processor = load_foreign(str(folder))
             engines[name] = Engine(name, model, processor, most_waiting, folder)
             continue
         for suffix, place in (("", folder), ("/blind", folder / "blind")):
             if suffix and not (place / "model.safetensors").exists():
                 continue
-            model, processor = load(place, choose_device(), dtype or torch.float32)
+            model, processor = load(place, choose_device(), dtype or torch.float32, weights)
             engines[name + suffix] = Engine(name + suffix, model, processor, most_waiting, place)
     return engines
 

@@ -9,9 +9,13 @@ import threading
 import time
 import webbrowser
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from lucida.core.errors import LucidaError
 from lucida.core.progress import say
+
+if TYPE_CHECKING:
+    from lucida.model.few_bits import Weights
 
 DRAIN = 30
 """Seconds that answers under way may take after SIGTERM."""
@@ -27,6 +31,7 @@ def start(
     most_waiting: int,
     browser: bool = False,
     hosts: Collection[str] = (),
+    weights: Weights | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, which let what is under way come to its end. LucidaError when
     the port is taken or the extra is missing."""
@@ -38,12 +43,14 @@ def start(
             f"serving needs packages that are not installed ({problem.name})",
             remedy="pip install 'lucida[serve]'",
         ) from problem
+    from lucida.model.few_bits import check_weights
     from lucida.serve.batching import load_engines
     from lucida.serve.server import make_app
 
+    check_weights(weights)
     listener = listen(host, port)
     address = f"http://{host}:{listener.getsockname()[1]}"
-    engines = load_engines(runs, most_waiting)
+    engines = load_engines(runs, most_waiting, weights=weights)
     say(f"serving {', '.join(engines)} at {address} (programs: {address}/v1)")
     if host not in LOCAL and key is None:
         say("note: anybody who reaches this address may ask; --api-key KEY asks for a key")

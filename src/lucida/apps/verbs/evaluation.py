@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from lucida.apps.command import app, guarded, must_exist
+from lucida.apps.command import FewBits, app, guarded, must_exist
 from lucida.core.errors import RunError, suggestion
 
 if TYPE_CHECKING:
     from lucida.core.results import Results
     from lucida.core.spec import OwnTaskSpec
     from lucida.eval.plan import Options
+    from lucida.model.few_bits import Weights
 
 PROTOCOLS = ("generate", "likelihood", "loss")
 
@@ -152,6 +153,7 @@ def evaluate(
     boxes: Boxes = None,
     model: Model = None,
     out: Out = None,
+    weights: FewBits = None,
 ) -> None:
     """Measure a model: results.json, report.html."""
     if target[0] == "diff":
@@ -177,7 +179,7 @@ def evaluate(
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
     options = _options(protocol or [], counts, seeds, think, prompts, data)
-    results = _measured(target[0], names, limit, options, model, out, boxes)
+    results = _measured(target[0], names, limit, options, model, out, boxes, weights)
     from lucida.apps.demo import show_scores
 
     show_scores(results)
@@ -235,6 +237,7 @@ def _measured(
     model: str | None,
     out: Path | None,
     boxes: str | None,
+    weights: Weights | None,
 ) -> Results:
     """The results of one target."""
     from lucida.apps.answering import ELSEWHERE, check_named, make_loader
@@ -245,7 +248,11 @@ def _measured(
         _must_be_a_run(Path(target))
         _refuse(model, "--model", "names the model of an endpoint")
         _refuse(boxes, "--boxes", "is for models that are no run, which write boxes in words")
+        if weights is not None:
+            return _measured_in_few_bits(Path(target), names, limit, options, out, weights)
         _refuse(out, "--out", "is for models that are no run; a run has its own folder")
+    elif weights is not None:
+        raise RunError("only the weights of runs are held in fewer bits", given=target)
     elif out is None or names is None:
         missing = "--out DIR" if out is None else "--task NAME, or --data FILE and --metric NAME"
         raise RunError(
@@ -269,6 +276,35 @@ def _measured(
         target, make_loader(target, model, boxes), out, EvaluationSpec(), names, limit, asked
     )
     return RunFolder(out).results
+
+
+def _measured_in_few_bits(
+    run: Path,
+    names: list | None,
+    limit: int | None,
+    options: Callable[[], Options] | None,
+    out: Path | None,
+    weights: Weights,
+) -> Results:
+    """The results of a run whose weights are held in fewer bits, beside its own ones."""
+    from lucida.core.runs import RunFolder
+    from lucida.eval.answerers.lucida_model import load_answerer
+    from lucida.eval.run import evaluate_target
+    from lucida.model.few_bits import check_weights
+
+    check_weights(weights)
+    spec = RunFolder(run).recipe.evaluation
+    folder = out or run / weights
+    evaluate_target(
+        f"{run} held as {weights}",
+        lambda place: load_answerer(run, weights),
+        folder,
+        spec,
+        spec.tasks if names is None else names,
+        limit,
+        None if options is None else options(),
+    )
+    return RunFolder(folder).results
 
 
 def _options(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucida.apps.command import (
+    FewBits,
     Overrides,
     RecipeName,
     Run,
@@ -112,12 +113,13 @@ def chat(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")
     ] = 0.0,
+    weights: FewBits = None,
 ) -> None:
     """Talk with a trained model about images."""
     must_exist(run)
     from lucida.apps.chat import main as talk
 
-    talk(run, image or [], prompt, max_new_tokens, temperature)
+    talk(run, image or [], prompt, max_new_tokens, temperature, weights)
 
 
 @app.command()

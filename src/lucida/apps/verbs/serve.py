@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lucida.apps.command import app, guarded, must_exist
+from lucida.apps.command import FewBits, app, guarded, must_exist
 
 Runs = Annotated[
     list[str],
@@ -33,6 +33,7 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="Also take pictures from https://HOST/ (repeat)."),
     ] = None,
+    weights: FewBits = None,
 ) -> None:
     """Answer OpenAI's clients and people: /v1/chat/completions, and a page at /.
 
@@ -42,7 +43,7 @@ def serve(
     check_targets(run)
     from lucida.serve.start import start
 
-    start(run, host, port, api_key, most_waiting, hosts=allow_host or ())
+    start(run, host, port, api_key, most_waiting, hosts=allow_host or (), weights=weights)
 
 
 def check_targets(targets: list[str]) -> None:

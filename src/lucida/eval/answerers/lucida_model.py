@@ -15,6 +15,7 @@ from lucida.eval.metrics.boxes import Box
 
 if TYPE_CHECKING:
     from lucida.eval.likelihood import Likelihood
+    from lucida.model.few_bits import Weights
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -75,10 +76,10 @@ def best(numbers: Sequence[float]) -> int:
     return int(np.argmax(numbers))
 
 
-def load_answerer(folder: Path) -> LucidaAnswerer:
-    """The trained model of a run folder, on the best device there is."""
+def load_answerer(folder: Path, weights: Weights | None = None) -> LucidaAnswerer:
+    """The trained model of a run folder, on the best device there is. weights: as in `load`."""
     from lucida.model.checkpoint import load
     from lucida.train.precision import choose_device
 
-    model, processor = load(folder, choose_device())
-    return LucidaAnswerer(model, processor)
+    model, processor = load(folder, choose_device(), weights=weights)
+    return LucidaAnswerer(model, processor, weights and {"held as": weights})
