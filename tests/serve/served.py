@@ -14,7 +14,7 @@ from lucida.serve.server import make_app
 from lucida.serve.start import listen
 
 KEY = "a secret"
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, LOOK = "/v1/chat/completions", "/v1/completions", "/look"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from served import CHAT, KEY, ask, wait_for
+from served import CHAT, KEY, LOOK, ask, wait_for
 from tiny import picture
 
 import lucida
@@ -14,8 +14,6 @@ from lucida.serve.batching import Engine
 from lucida.serve.refused import Refused
 from lucida.serve.requests import Options
 from lucida.serve.server import make_app
-
-LOOK = "/look"
 
 
 def request(*images, **more):

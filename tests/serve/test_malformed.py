@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from served import CHAT, TEXT, ask, data_address
+from served import CHAT, LOOK, TEXT, ask, data_address
 from tiny import picture
 
 from lucida.serve.batching import Engine
@@ -44,7 +44,7 @@ def test_the_document_is_kept(app):
             done[case.path] += 1
 
         ask_it()
-    assert done.keys() >= {CHAT, TEXT, "/v1/models", "/health", "/metrics", "/"}
+    assert done.keys() >= {CHAT, TEXT, LOOK, "/v1/models", "/health", "/metrics", "/"}
 
 
 JUNK = [
@@ -85,6 +85,16 @@ BODIES = [
         },
     ),
     (
+        LOOK,
+        {
+            "model": "tiny",
+            "messages": ask("what?", picture(1)),
+            "answer": "a",
+            "cells": 1,
+            "cover": "grey",
+        },
+    ),
+    (
         TEXT,
         {
             "model": "tiny",
@@ -96,7 +106,7 @@ BODIES = [
         },
     ),
 ]
-PATHS = [CHAT, TEXT, "/v1/models", "/v1/models/%00", "/", "/openapi.json", "/v1/../x", "/é"]
+PATHS = [CHAT, TEXT, LOOK, "/v1/models", "/v1/models/%00", "/", "/openapi.json", "/v1/../x", "/é"]
 
 
 def places(value, path=()):

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import openai
 import pytest
@@ -384,7 +385,11 @@ def test_page_health_and_counts(web):
     assert "<title>Lucida</title>" in web.get("/").text
     assert web.get("/health").json() == {"status": "ok"}
     assert web.get("/nowhere").json()["error"]["message"]
-    assert 'lucida_requests_total{path="/health",code="200"}' in web.get("/metrics").text
+    counts = web.get("/metrics").text
+    assert 'lucida_requests_total{path="/health",code="200"}' in counts
+    if Path("/proc/self/statm").exists():
+        (told,) = (line for line in counts.splitlines() if line.startswith("process_resident"))
+        assert int(told.split()[1]) > 10e6
 
 
 def test_a_port_that_is_taken_is_said():

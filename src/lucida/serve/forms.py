@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lucida.serve.batching import Engine
@@ -107,4 +109,16 @@ def write_metrics(answered: Mapping[tuple[str, int], int], engines: Mapping[str,
     lines.append("# TYPE lucida_prefixes_found_total counter")
     for model, engine in engines.items():
         lines.append(f'lucida_prefixes_found_total{{model="{model}"}} {engine.prefixes.taken}')
+    if (resident := resident_bytes()) is not None:
+        lines.append("# TYPE process_resident_memory_bytes gauge")
+        lines.append(f"process_resident_memory_bytes {resident}")
     return "\n".join(lines) + "\n"
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process has now; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
