@@ -14,7 +14,7 @@ from lucida.study.design import BASELINE, Study, make_design
 from lucida.study.effects import factor_effects, sooner
 from lucida.study.measure import Measured, Scores
 from lucida.study.pictures import disagreements
-from lucida.study.summary import AGREES, DISAGREES, OPEN, judge, load_claims, write_summary
+from lucida.study.summary import AGREES, DISAGREES, OPEN, PARTLY, judge, load_claims, write_summary
 
 ASKED = {"tasks": ["attribute"], "limit": 8}
 FACTORS = {"a": {"model.projector.norm": False}, "b": {"model.projector.position": False}}
@@ -132,6 +132,7 @@ def finding(arm, verdict, primary=True):
         ({"a": "worse"}, OPEN),
         ({"a": "worse", "b": "cannot tell"}, OPEN),
         ({"a": "cannot tell", "b": "equivalent"}, DISAGREES),
+        ({"a": "worse", "b": "equivalent"}, PARTLY),
     ],
 )
 def test_a_claim_is_judged_by_all_its_arms(verdicts, judged):

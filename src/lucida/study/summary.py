@@ -17,6 +17,7 @@ from lucida.study.charts import draw_summary
 from lucida.study.design import STUDIES
 
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "cannot tell"
+PARTLY = "agrees in part"
 RESULTS, FIGURE = "RESULTS.md", "summary.svg"
 INTRODUCTION = """\
 Written by `lucida study report --all` from {count}. Differences are points against the baseline
@@ -33,8 +34,8 @@ def load_claims() -> list[dict]:
 
 
 def judge(claim: Mapping, findings: Sequence[Mapping]) -> str:
-    """Whether findings agree with a claim: all that it names have to, and one that is surely
-    otherwise is enough to disagree."""
+    """Whether findings agree with a claim: all that it names have to; it agrees in part when some
+    do and some are surely otherwise."""
     said = [OPEN] * len(claim["expects"])
     for place, (arm, wanted) in enumerate(claim["expects"].items()):
         for found in findings:
@@ -44,7 +45,7 @@ def judge(claim: Mapping, findings: Sequence[Mapping]) -> str:
                     AGREES if verdict in wanted else OPEN if verdict == OPEN else DISAGREES
                 )
     if DISAGREES in said:
-        return DISAGREES
+        return PARTLY if AGREES in said else DISAGREES
     return AGREES if all(each == AGREES for each in said) else OPEN
 
 
