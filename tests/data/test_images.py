@@ -146,7 +146,7 @@ def test_a_replaced_file_gets_another_key(tmp_path):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 9000), (9000, 1), (64, 64), (37, 91)])
 def test_any_shape_becomes_the_square(policy, size):
-    pixels = make_policy(policy, 32, MEAN, STD).pixels(Image.new("RGB", size, (255, 0, 128)))
+    pixels = make_policy(policy, 32, MEAN, STD).stack(Image.new("RGB", size, (255, 0, 128)))[0]
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == np.float32
     assert np.isfinite(pixels).all()
@@ -156,7 +156,7 @@ def test_any_shape_becomes_the_square(policy, size):
 
 
 def test_padding_is_the_mean_colour():
-    pixels = make_policy("letterbox", 32, MEAN, STD).pixels(Image.new("RGB", (64, 32), "white"))
+    pixels = make_policy("letterbox", 32, MEAN, STD).stack(Image.new("RGB", (64, 32), "white"))[0]
     assert abs(pixels[:, 0]).max() < 0.5 / 255 / min(STD) + 1e-6
     assert abs(pixels[:, 16]).min() > 1
 
@@ -190,7 +190,7 @@ def test_the_frame_is_where_the_pixels_are(policy, shape):
     levels = np.zeros((height, width, 3), np.uint8)
     levels[y0:y1, x0:x1] = 255
     image_policy = make_policy(policy, 48, (0.0,) * 3, (1.0,) * 3)
-    bright = image_policy.pixels(Image.fromarray(levels))[0] > 0.5
+    bright = image_policy.stack(Image.fromarray(levels))[0, 0] > 0.5
     rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
     seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     frame = np.array(image_policy.to_frame(box, width, height)) * 48

@@ -44,7 +44,7 @@ def processed(processor: object, image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_resize_is_siglips(shape):
     theirs = SiglipImageProcessorPil(size={"height": 32, "width": 32}, resample=3)
-    ours = make_policy("resize", 32, MEAN, STD).pixels(noise(*shape))
+    ours = make_policy("resize", 32, MEAN, STD).stack(noise(*shape))[0]
     np.testing.assert_allclose(ours, processed(theirs, noise(*shape)), atol=2e-6)
 
 
@@ -55,7 +55,7 @@ def test_crop_is_clips_within_one_level_of_256(shape):
     theirs = CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, resample=3
     )
-    ours = make_policy("crop", 32, MEAN, STD).pixels(noise(*shape))
+    ours = make_policy("crop", 32, MEAN, STD).stack(noise(*shape))[0]
     assert abs(ours - processed(theirs, noise(*shape))).max() * max(STD) * 255 < 1.2
 
 
@@ -70,7 +70,7 @@ def test_letterbox_is_llavas_padding_within_its_rounding(shape):
     ours = make_policy("letterbox", 32, MEAN, STD)
     wide, high, left, top = ours.place(*shape)
     inside = np.s_[:, top + 2 : top + high - 2, left + 2 : left + wide - 2]
-    a, b = ours.pixels(smooth), processed(theirs, smooth)
+    a, b = ours.stack(smooth)[0], processed(theirs, smooth)
     if shape[0] == shape[1]:
         assert abs(a - b).max() * max(STD) * 255 < 1.01
     elif min(wide, high) > 4:
@@ -87,7 +87,7 @@ def test_padding_first_is_llavas_pixel_for_pixel(shape, size):
         image_mean=MEAN,
         image_std=STD,
     )
-    ours = make_policy("letterbox", size, MEAN, STD, pad="first").pixels(noise(*shape))
+    ours = make_policy("letterbox", size, MEAN, STD, pad="first").stack(noise(*shape))[0]
     np.testing.assert_allclose(ours, processed(theirs, noise(*shape)), atol=2e-6)
 
 
@@ -143,7 +143,7 @@ def test_a_box_stands_where_the_padded_picture_shows_it(shape, odd):
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), box)
     policy = make_policy("letterbox", 256, (0.0,) * 3, (1.0,) * 3, pad="first", odd=odd)
-    white = np.argwhere(policy.pixels(image)[0] > 0.5)
+    white = np.argwhere(policy.stack(image)[0, 0] > 0.5)
     found = (*white.min(0)[::-1], *(white.max(0)[::-1] + 1))
     expected = [256 * edge for edge in policy.to_frame(box, width, height)]
     np.testing.assert_allclose(found, expected, atol=1.01)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 from PIL import Image
 
 from lucida.data.policies import FILTERS, Box, Frame, Grid, ImagePolicy
@@ -52,10 +51,6 @@ class OneSquare(ImagePolicy):
 
     def views(self, image: Image.Image, grid: Grid | None = None) -> list[Image.Image]:
         return [self.square(image)]
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """The square as the encoder takes it: float32 [3, size, size]."""
-        return self.levels(self.square(image))
 
     def least(self, width: int, height: int) -> tuple[int, int]:
         wide, high, *_ = self.place(width, height)

@@ -13,7 +13,6 @@ from lucida.eval.metrics.textvqa import anls, edit_distance, m4c_score
 from lucida.eval.metrics.vqa import (
     VARIANTS,
     answerability,
-    by_type,
     okvqa_score,
     soft_accuracy,
     vizwiz_score,
@@ -155,9 +154,3 @@ def test_answerability():
     assert answerability([0.5, 0.1], [True, True]) == {"AP": 0.0, "F1": 0.0}
     with pytest.raises(DataError, match="differ in number"):
         answerability([0.5], [])
-
-
-def test_by_type():
-    assert by_type([1, 0, 1], ["yes/no", "yes/no", "number"]) == {"yes/no": 0.5, "number": 1.0}
-    with pytest.raises(ValueError, match="shorter"):
-        by_type([1, 0], ["a"])

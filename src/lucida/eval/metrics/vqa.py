@@ -14,7 +14,7 @@ VizWiz has its own script (`vizwiz_score`): references are taken as they stand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from lucida.core.errors import DataError
@@ -160,14 +160,3 @@ def answerability(unanswerable: Sequence[float], answerable: Sequence[bool]) -> 
     hits = sum(said and is_so for said, is_so in zip(found, truth, strict=True))
     positives = sum(found) + sum(truth)
     return {"AP": precision, "F1": 2 * hits / positives if positives else 0.0}
-
-
-def by_type(scores: Iterable[float], types: Iterable[str]) -> dict[str, float]:
-    """Mean score of each type (question type or answer type), in order of first appearance.
-
-    Worked example: scores 1, 0, 1 with types yes/no, yes/no, number -> {"yes/no": 0.5, "number": 1}
-    """
-    groups: dict[str, list[float]] = {}
-    for score, kind in zip(scores, types, strict=True):
-        groups.setdefault(kind, []).append(score)
-    return {kind: sum(values) / len(values) for kind, values in groups.items()}
