@@ -133,8 +133,11 @@ def time_case(name: str, case: Case, batches: int, repetitions: int, minutes: fl
     mixed = random_batches(lengths, case.samples, batches, drawn)
     grouped = grouped_batches(lengths, case.samples, batches, drawn)
     work = []
-    for pair in zip(mixed.tolist(), grouped.tolist(), strict=True):
-        for kind, numbers in zip(("random", "grouped"), pair, strict=True):
+    # From the middle outwards: where the time ends early, what is known is of usual batches.
+    outwards = sorted(range(batches), key=lambda number: abs(number - (batches - 1) / 2))
+    for number in outwards:
+        for kind, chosen in (("random", mixed), ("grouped", grouped)):
+            numbers = chosen[number].tolist()
             batch = [pool[number] for number in numbers]
             work.append(Work(kind, sides.of(batch, kind), sum(map(len, batch)),
                              arithmetic(model, batch, case.language)))  # fmt: skip

@@ -1,6 +1,7 @@
 """What goes wrong on one of several processes: one message, and all of them are gone soon."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -173,7 +174,9 @@ def test_a_rank_that_hangs_is_named_with_its_step(parts, tmp_path):
 def test_a_rank_that_does_not_answer_is_named(parts, tmp_path):
     codes, told, since = on_two(plain(parts, patience=10), tmp_path / "run", "stands still")
     assert codes == [1, -signal.SIGKILL]
-    assert "rank 1 gave no sign of life for 10 s (between two steps, step 2)" in told[0]
+    # Signs come every two seconds, in which some steps may be taken.
+    said = r"rank 1 gave no sign of life for 10 s \(the last one: .*(, step [12]|beginning)\)"
+    assert re.search(said, told[0])
     assert since < SECONDS
 
 

@@ -113,7 +113,8 @@ class Watch:
         silent = [r for r in signs if now - self._heard[r][1] > self.patience]
         if silent:
             doing = signs[silent[0]]
-            return f"{name_ranks(silent)} gave no sign of life for {self.patience:g} s ({doing})"
+            told = f"{name_ranks(silent)} gave no sign of life for {self.patience:g} s"
+            return f"{told} (the last one: {doing})"
         return find_hanging(signs, self.patience) if self.rank == 0 else None
 
     def _end(self, speaker: int, text: str) -> None:
