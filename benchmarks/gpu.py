@@ -155,8 +155,9 @@ def make_both(vision: PreTrainedConfig, text: PreTrainedConfig) -> dict[str, nn.
     device = choose_device()
     dtype = choose_precision("auto", device).dtype
     torch.manual_seed(0)
-    ours = lucida_model(vision, text).to(device, dtype).eval()
-    theirs = llava_of(ours, vision).to(device, dtype).eval()
+    with device:
+        ours = lucida_model(vision, text).to(dtype).eval()
+        theirs = llava_of(ours, vision).to(dtype).eval()
     for model in (ours, theirs):
         model.generation_config.eos_token_id = None  # every answer has the same length
     return {"lucida": ours, "transformers": theirs}
@@ -202,7 +203,8 @@ def read(seconds: float, toy: bool) -> dict:
     vision, text = toy_parts() if toy else SHAPES["1.5b"]()
     device = choose_device()
     dtype = choose_precision("auto", device).dtype
-    encoder = lucida_model(vision, text).vision.to(device, dtype).eval()
+    with device:
+        encoder = lucida_model(vision, text).vision.to(dtype).eval()
     many = 2 if toy else 64
     pixels = torch.randn(many, 3, vision.image_size, vision.image_size).to(device, dtype)
     encoder(pixels)

@@ -124,7 +124,8 @@ def time_case(name: str, case: Case, batches: int, repetitions: int, minutes: fl
     torch.manual_seed(0)
     vision, text = case.parts()
     print(f"{name}: building both models", flush=True)
-    model = lucida_model(vision, text).to(choose_device())
+    with choose_device():  # random numbers for billions of weights take minutes on a CPU
+        model = lucida_model(vision, text)
     pool = samples_of(case, model)
     sides = Sides(model, vision, case)
     print(f"{name}: {sides.precision}, {case.samples} samples a step", flush=True)
@@ -294,7 +295,8 @@ class Sides:
 
     def trainer(self, vision: PreTrainedConfig, precision: str, kind: type[Trainer]) -> Trainer:
         """A Trainer with its defaults, as `train()` leaves it before the first step."""
-        llava = llava_of(self.model, vision).to(self.device)
+        with self.device:
+            llava = llava_of(self.model, vision)
         freeze(llava, self.case, ("model.vision_tower.",), ("model.multi_modal_projector.",))
         arguments = TrainingArguments(
             output_dir=tempfile.gettempdir(),

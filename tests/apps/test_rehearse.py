@@ -75,6 +75,18 @@ def test_small_parts_keep_their_kind():
     assert tokenizer.bos_token is None and len(tokenizer("What is this?").input_ids) < 13
 
 
+def test_a_recipe_of_the_miniature_world_with_its_blind_baseline(tmp_path):
+    """Not slow: one rehearsal always runs; the next one makes its folder anew."""
+    changes = ["blind={steps: 50}", "evaluation.tasks=[attribute]", "evaluation.baselines=[]"]
+    recipe = load_recipe("mini-short", changes)
+    run = rehearsal.rehearse(recipe, tmp_path / "rehearsal")
+    assert set(json.loads((run / "results.json").read_text())["tasks"]) == {"attribute"}
+    rows = (run / "blind" / "metrics.jsonl").read_text().splitlines()
+    assert sum("grad_norm" in row for row in rows) == rehearsal.STEPS
+    rehearsal.clear(tmp_path / "rehearsal")
+    assert not run.exists()
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="something else than a rehearsal"):

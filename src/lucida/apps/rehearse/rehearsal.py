@@ -92,6 +92,8 @@ def shrink_recipe(recipe: Recipe, folder: Path) -> Recipe:
         values["precision"] = "bf16"
     for stage in values["stages"]:
         shorten_stage(stage, folder / "data")
+    if values["blind"] is not None:
+        values["blind"]["steps"] = STEPS
     tasks = [task for task in values["evaluation"]["tasks"] if isinstance(task, str)]
     for lay_out in (*ASKED, *SUITES) if tasks else ():
         lay_out(folder / "benchmarks")
