@@ -126,7 +126,10 @@ def test_plan_says_so():
         model, _ = tiled(image=image, mask=mask)
         return exports(SimpleNamespace(model=model.config.model_spec), model)
 
-    assert planned(TILES) == {"formats": ["llava-next", "remote-code"], "no_llava_because": []}
+    tiles = planned(TILES)
+    assert tiles["formats"] == ["llava-next", "remote-code"] and not tiles["no_llava_because"]
+    assert not tiles["no_vllm_because"]["llava-next"]
+    assert "several views" in " ".join(tiles["no_vllm_because"]["remote-code"])
     assert planned({"policy": "resize"})["formats"] == ["llava", "remote-code"]
     refused = planned(TILES, "image_block")
     assert refused["formats"] == ["remote-code"] and len(refused["no_llava_because"]) == 1
@@ -160,4 +163,8 @@ def test_what_vllm_runs():
     assert "dinov2 encoders" in reasons("dinov2", mlp)
     assert "one matrix" in reasons("clip", {"kind": "linear"})
     assert "several layers" in reasons("clip", mlp, layer=[-1, -2])
-    assert "none of its formats" in reasons("clip", mlp, "remote-code")
+    assert "none of its formats" in reasons("clip", mlp, "gguf")
+    assert reasons("dinov2", {"kind": "perceiver", "heads": 2}, "remote-code") == ""
+    masked = tiny.spec({"path": tiny.encoder_folder("clip")}, attention_mask="image_block")
+    (why,) = vllm_obstacles(masked, "remote-code", None)
+    assert "attention_mask is image_block" in why

@@ -32,6 +32,8 @@ CONFIG, GENERATION, PROCESSOR_CONFIG = (
     "generation_config.json",
     "processor_config.json",
 )
+CHAT = "chat.jinja"
+"""A template as Jinja, for programs that write it themselves."""
 AGAIN = "get the file again from where it came"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """How safetensors calls the numbers that weights are."""

@@ -10,6 +10,7 @@ load it wherever Lucida is installed; `lucida.load` loads it as well.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from lucida import __version__
 from lucida.core.errors import ModelError
+from lucida.data.jinja import chat_jinja
 from lucida.model.checkpoint import save
 from lucida.model.checksums import seal
+from lucida.model.folder import CHAT
 from lucida.model.loading import quiet_loading
 
 if TYPE_CHECKING:
@@ -28,14 +31,14 @@ if TYPE_CHECKING:
     from lucida.model.vlm import LucidaModel
 
 ENTRY = "modeling_lucida"
-MODELS = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+MODELS = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 # The classes are derived ones so that transformers, which saves the file of a class that it loaded
 # from a folder, saves this file again and not a module of the package.
-CODE = '''"""LucidaConfig, LucidaModel, LucidaProcessor: this model runs on the package Lucida."""
+CODE = '''"""This model runs on the package Lucida; LucidaBackend is the same without scores."""
 
 try:
-    from lucida.model import config, processing, vlm
+    from lucida.model import backend, config, vlm
 except ImportError as problem:
     raise ImportError(
         f"this model runs on Lucida {version}, which cannot be imported here ({problem}); "
@@ -51,7 +54,11 @@ class LucidaModel(vlm.LucidaModel):
     config_class = LucidaConfig
 
 
-class LucidaProcessor(processing.LucidaProcessor):
+class LucidaBackend(backend.BackendModel):
+    config_class = LucidaConfig
+
+
+class LucidaProcessor(backend.BackendProcessor):
     pass
 '''
 
@@ -62,7 +69,13 @@ def write_remote(model: LucidaModel, processor: LucidaProcessor, folder: Path) -
     code = CODE.replace("{version}", __version__)
     (folder / f"{ENTRY}.py").write_text(code, encoding="utf-8")
     model_classes = dict.fromkeys(MODELS, f"{ENTRY}.LucidaModel")
-    name_classes(folder / "config.json", {"AutoConfig": f"{ENTRY}.LucidaConfig"} | model_classes)
+    shared = {"AutoConfig": f"{ENTRY}.LucidaConfig", "AutoModel": f"{ENTRY}.LucidaBackend"}
+    name_classes(folder / "config.json", shared | model_classes)
+    with suppress(ModelError):  # a template that is no Jinja is for Lucida alone
+        jinja = chat_jinja(
+            processor.template, processor.tokenizer, processor.image_token, processor.image_places
+        )
+        (folder / CHAT).write_text(jinja, encoding="utf-8")
     for name in ("processor_config.json", "tokenizer_config.json"):
         name_classes(folder / name, {"AutoProcessor": f"{ENTRY}.LucidaProcessor"})
     seal(folder)

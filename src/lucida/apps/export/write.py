@@ -16,6 +16,7 @@ from lucida.model.conversion.fits import (
     nearest,
     vllm_obstacles,
 )
+from lucida.model.folder import CHAT
 
 if TYPE_CHECKING:
     from lucida.apps.export.probes import Agreement
@@ -105,11 +106,19 @@ def vllm_note(model: LucidaModel, processor: LucidaProcessor, format: Format, fo
     """Whether vLLM runs an export, and by which command."""
     spec = model.config.model_spec
     vision = None if model.vision is None else model.config.vision_config
-    found = vllm_obstacles(spec, format, vision)
-    if found:
-        return f"vLLM does not run it natively: {'; '.join(found)}"
-    command = f"`vllm serve {folder} --max-model-len {processor.max_length}`"
-    return f"vLLM runs it natively, by its source (not tried): {command}"
+    found = vllm_obstacles(spec, format, vision, model.config.text_config)
+    return describe_vllm(format, found, folder, processor.max_length)
+
+
+def describe_vllm(format: str, obstacles: list[str], folder: str, longest: int) -> str:
+    """One sentence about vLLM, with the command where it runs an export."""
+    if obstacles:
+        return f"vLLM does not run it: {'; '.join(obstacles)}"
+    command, how = f"vllm serve {folder} --max-model-len {longest}", "natively"
+    if format == "remote-code":
+        command += f" --model-impl transformers --trust-remote-code --chat-template {folder}/{CHAT}"
+        how = "through its transformers backend, with Lucida installed beside it"
+    return f"vLLM runs it {how}, by its source (not tried): `{command}`"
 
 
 def commands_of(format: Format, folder: str, files: list[str]) -> str:

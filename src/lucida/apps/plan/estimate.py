@@ -306,10 +306,16 @@ def head_transient(planned: PlannedPass) -> float:
 
 
 def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:
-    """The formats that a trained model can be exported to, and why it is no Llava (or with tiles no
-    LlavaNext) where it is none."""
+    """The formats that a trained model can be exported to, why it is no Llava (or with tiles no
+    LlavaNext) where it is none, and of each format why vLLM does not run it."""
     from lucida.model.configs import encoder_shape
-    from lucida.model.conversion.fits import OBSTACLES, language_obstacles, nearest
+    from lucida.model.conversion.fits import (
+        OBSTACLES,
+        gguf_obstacles,
+        language_obstacles,
+        nearest,
+        vllm_obstacles,
+    )
 
     spec = recipe.model
     vision = None
@@ -323,4 +329,9 @@ def exports(recipe: Recipe, model: Skeleton) -> dict[str, Any]:
     }
     formats = [name for name, why in found.items() if not why]
     why = [] if formats else found[nearest(spec)]
-    return {"formats": [*formats, "remote-code"], "no_llava_because": why}
+    config = model.language.config
+    formats.append("remote-code")
+    served = {name: vllm_obstacles(spec, name, vision, config) for name in formats}
+    if not gguf_obstacles(spec, vision, config, spec.image.size):
+        formats.append("gguf")
+    return {"formats": formats, "no_llava_because": why, "no_vllm_because": served}

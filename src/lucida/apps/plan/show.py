@@ -58,6 +58,9 @@ def show(plan: dict[str, Any]) -> None:
     print(f"exports to: {', '.join(exports['formats'])}")
     for reason in exports["no_llava_because"]:
         print(f"  not llava: {reason}")
+    for name, reasons in exports["no_vllm_because"].items():
+        told = "; ".join(reasons) or "yes, by its source; `lucida export` writes the command"
+        print(f"  vLLM runs {name}: {'no: ' * bool(reasons)}{told}")
 
 
 def describe_lengths(stage: dict[str, Any]) -> str:

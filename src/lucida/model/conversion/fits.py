@@ -148,12 +148,20 @@ def _gguf_language(config: PreTrainedConfig) -> list[str]:
 VLLM_VISION = ("clip_vision_model", "siglip_vision_model")
 
 
-def vllm_obstacles(spec: ModelSpec, format: str, vision: PreTrainedConfig | None) -> list[str]:
-    """Every reason why vLLM does not run an export natively; empty when it does.
+def vllm_obstacles(
+    spec: ModelSpec,
+    format: str,
+    vision: PreTrainedConfig | None,
+    language: PreTrainedConfig | None = None,
+) -> list[str]:
+    """Every reason why vLLM does not run an export, natively or (`remote-code`) through its
+    transformers backend; empty when it does.
 
     Reference: vLLM 0.33, model_executor/models/llava.py and llava_next.py: two types of encoder, a
     projector as wide as one feature layer, and activations that it knows by name.
     """
+    if format == "remote-code":
+        return backend_obstacles(spec, language)
     if format not in OBSTACLES:
         return [f"{format} is none of its formats: it runs Llava and LlavaNext"]
     found = []
@@ -163,6 +171,19 @@ def vllm_obstacles(spec: ModelSpec, format: str, vision: PreTrainedConfig | None
         found.append("features of several layers: it has those of one")
     if spec.projector.kind == "linear" or spec.projector.depth == 1:
         found.append("a projector of one matrix: written with an activation that it does not know")
+    return found
+
+
+def backend_obstacles(spec: ModelSpec, language: PreTrainedConfig | None) -> list[str]:
+    """Every reason why vLLM's transformers backend does not run the remote-code export as it was
+    trained (`model.backend` is what it asks for)."""
+    if spec.vision is None:
+        return ["a blind model takes no pictures: its language model alone can be served"]
+    found = joint_obstacles(spec, "vLLM")
+    if spec.image.policy in ("anyres", "split", "native") or spec.vision.more:
+        found.append("pictures in several views or by several encoders: it slices one tensor")
+    if language is not None and not language.get_text_config().tie_word_embeddings:
+        found.append("an output matrix of its own, which it looks for by the name lm_head.weight")
     return found
 
 
