@@ -90,7 +90,12 @@ def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> N
         title = html.escape(f"{each.name}: {len(each.source):,} records, {each.found}")
         body.append(f"<h2>{title}</h2>")
         body += [f"<p>{html.escape(line)}</p>" for line in left_out(each)]
-        body += [_record(each, number) for number in chosen]
+        body += [record_section(each, number) for number in chosen]
+    write_html(body, path)
+
+
+def write_html(body: list[str], path: Path) -> None:
+    """Pieces of HTML as one page that needs nothing else."""
     style = (
         "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
         "section{border-top:1px solid #8886;padding:1rem 0}img{margin:0 .5rem .5rem 0}"
@@ -100,7 +105,8 @@ def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> N
     atomic_write(path, page + "\n".join(body))
 
 
-def _record(each: Opened, number: int) -> str:
+def record_section(each: Opened, number: int, note: str = "") -> str:
+    """A record with its pictures and what it says, as HTML; `note` stands above it."""
     record = OPENED.read("", each.source, number)
     if isinstance(record, Unusable):
         return f"<section><p>record {number}: {html.escape(str(record.reason))}</p></section>"
@@ -111,4 +117,6 @@ def _record(each: Opened, number: int) -> str:
         f"<p>left out: {n:,} × {html.escape(why)}</p>" for why, n in record.left_out.items()
     )
     said += "".join(f"<p><b>{t.role}</b> {html.escape(words(t))}</p>" for t in turns(sample))
-    return f"<section><small>{html.escape(sample.origin)}</small><div>{shown}</div>{said}</section>"
+    head = f"<p><strong>{html.escape(note)}</strong></p>" if note else ""
+    head += f"<small>{html.escape(sample.origin)}</small>"
+    return f"<section>{head}<div>{shown}</div>{said}</section>"

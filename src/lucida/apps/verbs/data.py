@@ -1,4 +1,5 @@
-"""The verbs about data: show, stats and check; split and leaks; caption, ask and rate."""
+"""The verbs about data: show, stats and check; split and leaks; hardest and blind; caption, ask and
+rate."""
 
 from __future__ import annotations
 
@@ -174,6 +175,53 @@ def leaks(
     typer.echo(f"wrote {report}", err=True)
     if found.found:
         raise typer.Exit(1)
+
+
+RunOf = Annotated[Path, typer.Argument(metavar="RUN", help="A trained run.")]
+Spread = Annotated[
+    int, typer.Option("--limit", min=1, help="Records of each source, spread over all of it.")
+]
+Shown = Annotated[int, typer.Option("--show", min=1, help="Records on the page.")]
+Page = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", show_default="in the run folder")
+]
+
+
+@data.command()
+@guarded
+def hardest(
+    run: RunOf,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="By how much larger the loss is than this run's."),
+    ] = None,
+    limit: Spread = 1000,
+    show: Shown = 30,
+    page: Page = None,
+) -> None:
+    """Find the records of a run's sources that it finds hardest, as a page with pictures."""
+    from lucida.apps.data.known import find_hardest, write_hardest
+
+    sources, found = find_hardest(run, against, limit)
+    page = page or run / "hardest.html"
+    write_hardest(sources, found, show, page)
+    for value, one in found.rows[:5]:
+        typer.echo(f"{value:8.3f}  {sources[one.source].name}, record {one.number}")
+    typer.echo(f"wrote {page}, and all of them to {page.with_suffix('.jsonl')}", err=True)
+
+
+@data.command()
+@guarded
+def blind(run: RunOf, limit: Spread = 1000, show: Shown = 30, page: Page = None) -> None:
+    """Find how many questions of a run's sources its blind model answers without the picture."""
+    from lucida.apps.data.known import describe_blind, find_blind, write_blind
+
+    sources, shares, solved = find_blind(run, limit)
+    page = page or run / "blind-solved.html"
+    write_blind(sources, shares, solved, show, page)
+    for line in describe_blind(shares):
+        typer.echo(line)
+    typer.echo(f"wrote {page}", err=True)
 
 
 By = Annotated[
