@@ -60,7 +60,9 @@ def _join_group(patience: float, folder: Path) -> Watch:
     except (ValueError, RuntimeError, TimeoutError) as problem:
         raise explain_meeting(str(problem), place) from problem
     atexit.register(distributed.destroy_process_group)
-    return Watch(distributed.PrefixStore("watch", store), rank, world, patience, folder)
+    watch = Watch(distributed.PrefixStore("watch", store), rank, world, patience, folder)
+    atexit.register(watch.stop)
+    return watch
 
 
 def _find_store(patience: float) -> tuple[distributed.Store, int, int]:

@@ -63,7 +63,11 @@ class Watch:
         self._heard: dict[int, tuple[int, float]] = {}
         self.publish(store)
         # A clone: another thread must not wait for what this one waits for.
-        threading.Thread(target=self._keep_looking, args=(store.clone(),), daemon=True).start()
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._keep_looking, args=(store.clone(),), daemon=True
+        )
+        self._thread.start()
 
     def mark(self, doing: str, step: int | None = None, limited: bool | None = None) -> None:
         """This rank begins something; with `step` that step, otherwise the next thing in it, which
@@ -77,6 +81,12 @@ class Watch:
         """The run of this rank has ended; it owes the others nothing until its next mark."""
         self.mark(ENDED, step=0, limited=False)
         self.publish(self.store)
+
+    def stop(self) -> None:
+        """End the thread before Python ends, which would abort the process in the middle of a word
+        to the store."""
+        self._over.set()
+        self._thread.join(self.interval + 1)
 
     def publish(self, store: distributed.Store) -> None:
         """Tell what this rank does."""
@@ -94,8 +104,7 @@ class Watch:
         # Rank 0 looks at all, and rank 1 whether rank 0 is still there.
         ranks = range(self.world) if self.rank == 0 else [0] if self.rank == 1 else []
         try:
-            while True:
-                time.sleep(self.interval)
+            while not self._over.wait(self.interval):
                 self.publish(store)
                 if store.check(["verdict"]):
                     self._end(**json.loads(store.get("verdict")))
