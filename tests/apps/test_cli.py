@@ -39,7 +39,7 @@ def verbs(monkeypatch):
         return lambda *arguments: calls.append((name, *arguments)) or result
 
     module("lucida.train.loop", train_run=record("train"))
-    module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {}}))
+    module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {}}), evaluate=record("asked"))
     module("lucida.apps.chat", main=record("chat"))
     module("lucida.apps.ask", main=record("ask"))
     module("lucida.apps.demo", main=record("demo"), show_scores=record("scores"))

@@ -62,7 +62,7 @@ THINGS: dict[str, Thing] = {
         "773 photos and drawings of things, with kinds and names",
         f"{STAMPS} (Debian)",
         "GPL-2",
-        90,
+        160,
         lambda into: bring_debian(STAMPS, Path("/usr/share/tuxpaint/stamps"), into),
         (f"../../doc/{STAMPS}/copyright",),
         _stamps,
