@@ -14,6 +14,7 @@ import yaml
 from lucida.apps import cli
 from lucida.core.errors import RunError
 from lucida.core.recipe import load_recipe
+from lucida.core.results import Results
 from lucida.core.runs import RunFolder
 
 
@@ -124,7 +125,7 @@ def test_eval_passes_tasks_and_shows_scores(verbs, capsys, tmp_path):
     assert code == 0
     assert verbs == [
         ("eval", tmp_path, ["counting", "boxes"], 5),
-        ("scores", {"tasks": {}}),
+        ("scores", Results()),
     ]
 
 
@@ -139,7 +140,7 @@ def test_chat_and_demo_pass_what_was_typed(verbs, capsys, tmp_path):
     assert call(capsys, "chat", str(tmp_path), "--image", "a.png", "--image", "b.png")[0] == 0
     assert call(capsys, "demo", "--run", str(tmp_path), "seed=1")[0] == 0
     assert verbs == [
-        ("chat", tmp_path, [Path("a.png"), Path("b.png")], None, 64, 0.0),
+        ("chat", tmp_path, [Path("a.png"), Path("b.png")], None, 64, 0.0, None),
         ("demo", tmp_path, "mini", ["seed=1"]),
     ]
 
