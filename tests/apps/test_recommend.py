@@ -94,7 +94,7 @@ def test_the_miniature_world_on_a_cpu(tmp_path):
     assert found.recipe == "mini" and "not trained for spatial-pointed" in found.passed_over[0]
     with pytest.raises(RecipeError, match="full-scale tasks need --device"):
         advise(1, ["gqa"], CPU, tmp_path)
-    with pytest.raises(RunError, match="mini-short takes 3 minutes"):
+    with pytest.raises(RunError, match="mini-short takes 5 minutes"):
         advise(0.01, device=CPU, results=tmp_path)
 
 

@@ -23,8 +23,7 @@ TWO = {"path": encoder_folder("siglip"), "more": [{"path": encoder_folder("dinov
 
 def shown(blueprint, side: float):
     """Black views of this side, for each encoder."""
-    pixels = [torch.zeros(1, 3, each, each) for each in blueprint.view_sides(side)]
-    return pixels if len(pixels) > 1 else pixels[0]
+    return [torch.zeros(1, 3, each, each) for each in blueprint.view_sides(side)]
 
 
 @torch.no_grad()
@@ -36,7 +35,7 @@ def test_features_are_as_many_and_as_wide_as_the_encoder_makes_them(name, policy
     design = spec({"path": encoder_folder(name)}, image=image)
     blueprint = make_blueprint(design)
     (own,) = blueprint.policies
-    features = load_vision(design.vision)(shown(blueprint, own.sides(size, size)[0]))
+    features = load_vision(design.vision)(*shown(blueprint, own.sides(size, size)[0]))
     assert features.shape[1:] == (blueprint.patches, blueprint.width)
     if policy == "native":
         rows, columns = own.grid(size, size)
@@ -48,7 +47,7 @@ def test_features_are_as_many_and_as_wide_as_the_encoder_makes_them(name, policy
 def test_features_of_several_encoders(fusion):
     design = spec(TWO | {"fusion": fusion})
     blueprint = make_blueprint(design)
-    features = load_vision(design.vision)(shown(blueprint, SIDE))
+    features = load_vision(design.vision)(*shown(blueprint, SIDE))
     assert features.shape[1:] == (blueprint.patches, blueprint.width)
 
 

@@ -288,6 +288,11 @@ def test_the_coldest_draw_is_the_likeliest(client):
     assert say(temperature=5e-324, seed=1) == say()
 
 
+def test_a_text_has_no_place_for_a_picture(client):
+    with pytest.raises(openai.BadRequestError, match="a picture's place"):
+        client.completions.create(model="tiny", prompt="a <image> b", max_tokens=2)
+
+
 def test_texts_as_ids_and_as_streams(client, parts):
     tokenizer = parts[1].tokenizer
     ids = [tokenizer.bos_token_id, *tokenizer.encode("a b", add_special_tokens=False)]

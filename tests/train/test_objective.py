@@ -166,7 +166,7 @@ def test_the_last_layer_only_where_there_is_a_target_changes_no_gradient(parts, 
         equip(model, how, compiled=False)
         hidden = model.hidden
         if whole:
-            model.hidden = lambda batch, mask, wanted, hidden=hidden: hidden(batch)
+            model.hidden = lambda batch, mask, wanted, how, hidden=hidden: hidden(batch)
         loss, _ = supervised_loss(model.train(), batch)
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

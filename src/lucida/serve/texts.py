@@ -105,8 +105,15 @@ def add_usage(parts: list[Part]) -> dict[str, int]:
 
 
 def read_prompt(engine: Engine, prompt: str | list[int]) -> tuple[str, Prompt]:
-    """A prompt as text and as tokens; Refused for ids that the model has no embedding of."""
+    """A prompt as text and as tokens; Refused for ids that the model has no embedding of, and for
+    places of pictures, which completions do not take."""
     if isinstance(prompt, str):
+        mark = getattr(engine.processor, "image_token", None)
+        if mark and mark in prompt:
+            raise Refused(
+                f"`prompt` has {mark}, a picture's place; /v1/chat/completions takes pictures",
+                "prompt",
+            )
         return prompt, engine.processor.raw(prompt, ())
     most = engine.model.get_input_embeddings().weight.shape[0]
     for token in prompt:
