@@ -79,7 +79,7 @@ class Soak:
         """The server's memory, every two seconds."""
         while not self.over:
             text = (await web.get("/metrics")).text
-            line = next(each for each in text.splitlines() if "resident_memory_bytes " in each)
+            line = next(x for x in text.splitlines() if x.startswith("process_resident"))
             self.sizes.append(int(float(line.split()[-1])))
             await asyncio.sleep(2)
 

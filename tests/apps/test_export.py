@@ -34,7 +34,10 @@ def reloaded(model, processor, folder):
 @pytest.mark.parametrize("language", ["llama", "qwen2", "qwen3"])
 def test_a_llava_equals_the_model_it_was_made_from(vision, language, tmp_path):
     agreement = reloaded(*make(vision, language), tmp_path)
-    assert agreement.logits == 0.0 and agreement.prompts == 6 and agreement.images > 6
+    # Some encoders hand features on transposed; ours lie in order, as kept ones do, and kernels
+    # may round products of the two layouts differently.
+    assert agreement.logits < 64 * torch.finfo(torch.float32).eps
+    assert agreement.prompts == 6 and agreement.images > 6
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ class FileHub(BaseHTTPRequestHandler):
 def hub(monkeypatch, tmp_path):
     from huggingface_hub import constants, file_download, hf_api
 
+    monkeypatch.setenv("HF_TOKEN", "hf_of_tests")  # else it is looked for in the user's home
     server = ThreadingHTTPServer(("127.0.0.1", 0), FileHub)
     server.files, server.cut, server.gated, server.asked = {}, {}, set(), []
     address = f"http://127.0.0.1:{server.server_address[1]}"

@@ -157,6 +157,13 @@ class Views:
         parts = iter(self.values.split([math.prod(s) for each in self.shapes for s in each]))
         return [[next(parts).view(shape) for shape in each] for each in self.shapes]
 
+    def together(self) -> list[torch.Tensor]:
+        """For each encoder all its views as one tensor [views, ...], nothing copied; only where
+        each encoder's views are of one shape."""
+        wholes = [(sum(s[0] for s in each), *each[0][1:]) for each in self.shapes]
+        parts = self.values.split([math.prod(whole) for whole in wholes])
+        return [part.view(whole) for part, whole in zip(parts, wholes, strict=True)]
+
     def images(self) -> list[torch.Tensor]:
         """What the first encoder sees of each image, or the features of each."""
         return self.encoders()[0]

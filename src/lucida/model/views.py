@@ -22,8 +22,13 @@ def encode_views(encode: Callable[..., Tensor], views: Views) -> Views:
     encoders = views.encoders()
     features: list[Tensor] = [torch.empty(0)] * len(views)
     shown = [tuple(shape[1:] for shape in seen) for seen in zip(*views.shapes, strict=True)]
-    for numbers in alike(shown):
-        together = encode(*(torch.cat([images[n] for n in numbers]) for images in encoders))
+    groups = alike(shown)
+    for numbers in groups:
+        if len(groups) == 1:  # in their order: nothing to copy
+            pixels = views.together()
+        else:
+            pixels = [torch.cat([images[n] for n in numbers]) for images in encoders]
+        together = encode(*pixels)
         counts = [len(encoders[0][n]) for n in numbers]
         for number, part in zip(numbers, together.split(counts), strict=True):
             features[number] = part
