@@ -164,13 +164,26 @@ class Benchmark(ABC):
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """What the output says, before it is compared."""
 
-    @abstractmethod
+    def score(self, example: Example, parsed: Parsed) -> float:
+        """The score of one example that can be told by itself: 1 for the first of its answers."""
+        return float(parsed == example.answers[0])
+
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """One score per example."""
+        return [self.score(each, said) for each, said in zip(examples, parsed, strict=True)]
 
     @abstractmethod
+    def majority(self, examples: Sequence[Example]) -> Sequence[Parsed]:
+        """What a guesser who knows only the usual answers says to each example."""
+
     def guesses(self, examples: Sequence[Example]) -> Guesses:
         """What chance and the majority answer score on the same examples."""
+        majority = self.scores(examples, self.majority(examples))
+        chance = [
+            1 / len(example.options) if example.options else score
+            for example, score in zip(examples, majority, strict=True)
+        ]
+        return Guesses(chance, majority)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

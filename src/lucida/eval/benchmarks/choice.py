@@ -75,10 +75,6 @@ class LetterChoice(PublishedBenchmark):
         choices = example.details["choices"]
         return letter(output, {name: choices[LETTERS.index(name)] for name in example.options})
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 for the right letter."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
-
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:

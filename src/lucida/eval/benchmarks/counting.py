@@ -86,10 +86,6 @@ class TallyQA(PublishedBenchmark):
         found = number(output)
         return None if found is None else str(found)
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 for the right count."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
-
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:

@@ -50,9 +50,9 @@ class DocumentQuestions(PublishedBenchmark):
     def types(self, record: Record) -> tuple[str, ...]:
         """What kinds of question this is; one may be of several."""
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """ANLS of each answer."""
-        return [rrc_anls(p, e.answers) for e, p in zip(examples, parsed, strict=True)]
+        return rrc_anls(parsed, example.answers)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -174,9 +174,9 @@ class ChartQA(PublishedBenchmark):
             kind=record.text("kind"),
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 within the tolerance."""
-        return [relaxed_match(p, e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
+        return relaxed_match(parsed, example.answers[0])
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -237,12 +237,9 @@ class OCRBench(PublishedBenchmark):
             details={"formula": record.text("dataset_name") == FORMULAS},
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 where an answer stands in the output."""
-        return [
-            ocrbench_match(p, e.answers, bool(e.details["formula"]))
-            for e, p in zip(examples, parsed, strict=True)
-        ]
+        return ocrbench_match(parsed, example.answers, bool(example.details["formula"]))
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -55,9 +55,9 @@ class GQA(PublishedBenchmark):
             details={"semantic": types.get("semantic", "")},
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 for the same answer but for capitals and a final period."""
-        return self._matches(examples, parsed, "llava")
+        return gqa_match(parsed, example.answers[0], variant="llava")
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -38,10 +38,9 @@ class Grounding(PublishedBenchmark):
         """The box in pixels, or None."""
         return read_box(output, *example.size)
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 where the overlap (IoU) reaches the threshold."""
-        pairs = zip(examples, parsed, strict=True)
-        return [box_hit(found, example.box, self.threshold) for example, found in pairs]
+        return box_hit(parsed, example.box, self.threshold)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

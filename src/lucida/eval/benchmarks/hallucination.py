@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from lucida.core.errors import DataError
-from lucida.eval.benchmark import Example, File, Guesses, Parsed, ReadBox
+from lucida.eval.benchmark import Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import (
     Record,
     read_json,
@@ -117,10 +117,6 @@ class HallusionBench(PublishedBenchmark):
         """The first yes or no, or None."""
         return yes_or_no(output)
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 for the right answer."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
-
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
@@ -217,11 +213,9 @@ class Amber(PublishedBenchmark):
         """The output without space around it: what is read depends on the rule."""
         return output.strip()
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 for the right answer, exactly as the official rule wants it."""
-        return [
-            float(amber_label(p) == e.answers[0]) for e, p in zip(examples, parsed, strict=True)
-        ]
+        return float(amber_label(parsed) == example.answers[0])
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -240,7 +234,6 @@ class Amber(PublishedBenchmark):
             "first word F1": 100 * read.f1,
         } | by_kind(examples, scores)
 
-    def guesses(self, examples: Sequence[Example]) -> Guesses:
-        """Chance is one half; the majority answer as the official rule wants it written."""
-        majority = self.scores(examples, [str(a).capitalize() for a in usual_answers(examples)])
-        return Guesses([0.5] * len(examples), majority)
+    def majority(self, examples: Sequence[Example]) -> Sequence[Parsed]:
+        """The usual answer as the official rule wants it written."""
+        return [str(answer).capitalize() for answer in usual_answers(examples)]

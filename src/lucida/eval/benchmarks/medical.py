@@ -47,18 +47,12 @@ class MedicalQuestions(PublishedBenchmark):
             kind="closed" if closed else "open",
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """Of closed questions 1 for the right answer, of open ones the recall of its words."""
-        found = []
-        for example, output in zip(examples, parsed, strict=True):
-            (answer,) = example.answers
-            if example.options:
-                found.append(yes_no_score(output, answer))
-            elif example.kind == "closed":
-                found.append(exact_match(output, answer))
-            else:
-                found.append(token_recall(output, answer))
-        return found
+        (answer,) = example.answers
+        if example.options:
+            return yes_no_score(parsed, answer)
+        return (exact_match if example.kind == "closed" else token_recall)(parsed, answer)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

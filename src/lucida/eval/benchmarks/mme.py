@@ -79,10 +79,6 @@ class MME(PublishedBenchmark):
         label = mme_label(output)
         return None if label == "other" else label
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 where the answer is right."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
-
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:

@@ -109,12 +109,11 @@ class MMMU(LetterChoice):
             return super().parse(example, output, read_box)
         return output.strip()
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 for the right letter or an equal answer."""
-        return [
-            float(p == e.answers[0]) if e.options else exact_match(p or "", e.answers)
-            for e, p in zip(examples, parsed, strict=True)
-        ]
+        if example.options:
+            return super().score(example, parsed)
+        return exact_match(parsed or "", example.answers)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

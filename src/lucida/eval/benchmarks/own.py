@@ -291,7 +291,11 @@ class OwnTask(Benchmark):
             )
         if self.together:
             return self._captions(examples, parsed)["per_image"]["CIDEr-D"]
-        return [score(self.spec.metric, e, p) for e, p in zip(examples, parsed, strict=True)]
+        return super().scores(examples, parsed)
+
+    def score(self, example: Example, parsed: Parsed) -> float:
+        """By the metric of the task."""
+        return score(self.spec.metric, example, parsed)
 
     def _captions(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict:
         """Both `scores` and `summary` ask for the same work, so the last is kept."""
@@ -320,19 +324,17 @@ class OwnTask(Benchmark):
             if name != self.spec.metric
         }
 
+    def majority(self, examples: Sequence[Example]) -> Sequence[Parsed]:
+        """The most frequent answer of each kind among these very examples."""
+        return usual_answers(examples)
+
     def guesses(self, examples: Sequence[Example]) -> Guesses:
-        """Chance: one of the options where there are any; majority: the most frequent answer of
-        each kind among these very examples."""
-        usual = usual_answers(examples)
-        if self.spec.metric == "regex":  # a pattern is no output: the same one would be right
-            majority = [float(u == e.answer) for e, u in zip(examples, usual, strict=True)]
-        else:
-            majority = self.scores(examples, usual)
-        chance = [
-            1 / len(example.options) if example.options else found
-            for example, found in zip(examples, majority, strict=True)
-        ]
-        return Guesses(chance, majority)
+        """As everywhere, but a pattern (metric `regex`) is no output: the same one is right."""
+        if self.spec.metric != "regex":
+            return super().guesses(examples)
+        usual = zip(examples, self.majority(examples), strict=True)
+        scores = [float(pattern == example.answer) for example, pattern in usual]
+        return Guesses(scores, scores)
 
     def answers_file(
         self, examples: Sequence[Example], outputs: Sequence[str], model: str

@@ -66,12 +66,10 @@ class PathVQA(PublishedBenchmark):
             kind="yes/no" if closed else "open",
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 for the right label or the very answer."""
-        return [
-            yes_no_score(p, e.answers[0]) if e.kind == "yes/no" else exact_match(p, e.answers[0])
-            for e, p in zip(examples, parsed, strict=True)
-        ]
+        closed = example.kind == "yes/no"
+        return (yes_no_score if closed else exact_match)(parsed, example.answers[0])
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -62,13 +62,10 @@ class Perplexity(PublishedBenchmark):
         """The loss as it came, when it is one; else None."""
         return None if _loss(output) is None else output
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """Bits per byte of each piece; a loss that is missing is an error."""
-        bits = []
-        for example, text in zip(examples, parsed, strict=True):
-            nats, _ = _find_likelihood(example, text)
-            bits.append(nats / math.log(2) / len(example.candidates[0].encode()))
-        return bits
+    def score(self, example: Example, parsed: Parsed) -> float:
+        """Bits per byte of a piece; a loss that is missing is an error."""
+        nats, _ = _find_likelihood(example, parsed)
+        return nats / math.log(2) / len(example.candidates[0].encode())
 
     def guesses(self, examples: Sequence[Example]) -> Guesses:
         """A byte out of 256 by chance; there is no majority of texts, so the same."""

@@ -18,7 +18,7 @@ import numpy as np
 from lucida.core.errors import DataError
 from lucida.data.images import file_source
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
-from lucida.eval.benchmark import Benchmark, Example, File, Guesses, Parsed, ReadBox
+from lucida.eval.benchmark import Benchmark, Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import MissingFile, Record, data_root, needed
 from lucida.eval.prompts import prompt_set, write
 
@@ -159,15 +159,10 @@ class PublishedBenchmark(Benchmark):
         """What was written, without the space around it."""
         return output.strip()
 
-    def guesses(self, examples: Sequence[Example]) -> Guesses:
-        """Chance: one of the options; majority: the most frequent answer to this kind of question
-        among these very examples, which is the most that a constant answer can score."""
-        majority = self.scores(examples, usual_answers(examples))
-        chance = [
-            1 / len(example.options) if example.options else score
-            for example, score in zip(examples, majority, strict=True)
-        ]
-        return Guesses(chance, majority)
+    def majority(self, examples: Sequence[Example]) -> Sequence[Parsed]:
+        """The most frequent answer to this kind of question among these very examples, which is
+        the most that a constant answer can score."""
+        return usual_answers(examples)
 
 
 def shuffle_key(name: str) -> str:

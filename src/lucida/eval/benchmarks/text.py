@@ -155,9 +155,9 @@ class BBH(PublishedBenchmark):
             return None
         return own[last.end() :].strip().split("\n")[0].strip().removesuffix(".")
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 for the very answer."""
-        return [float(p == e.answers[0].strip()) for e, p in zip(examples, parsed, strict=True)]
+        return float(parsed == example.answers[0].strip())
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -222,9 +222,9 @@ class DROP(PublishedBenchmark):
         """The first line."""
         return output.strip().split("\n")[0].strip()
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """DROP's F1 of each answer."""
-        return [_drop(e, p)[1] for e, p in zip(examples, parsed, strict=True)]
+        return _drop(example, parsed)[1]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, read_object, read_records
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split
@@ -62,9 +60,9 @@ class TextVQA(PublishedBenchmark):
             details={"ocr_tokens": tokens},
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """M4C's soft accuracy of each answer."""
-        return [m4c_score(p, e.answers) for e, p in zip(examples, parsed, strict=True)]
+        return m4c_score(parsed, example.answers)
 
 
 class TextVQAOCR(TextVQA):

@@ -106,10 +106,9 @@ class MMStar(ParquetBenchmark):
         """The output without space around it: what is read depends on the rule."""
         return output.strip()
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 where the output begins with the right letter, by the publisher's rule."""
-        pairs = zip(examples, parsed, strict=True)
-        return [float(mmstar_letter(p, _letters(e)) == e.answers[0]) for e, p in pairs]
+        return float(mmstar_letter(parsed, _letters(example)) == example.answers[0])
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -162,10 +161,9 @@ class RealWorldQA(ParquetBenchmark):
         """The output without space around it."""
         return output.strip()
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 where it is the answer in lower case, without a period at its end."""
-        pairs = zip(examples, parsed, strict=True)
-        return [float((p or "").lower().rstrip(".") == e.answer.lower()) for e, p in pairs]
+        return float((parsed or "").lower().rstrip(".") == example.answer.lower())
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -370,10 +368,6 @@ class NaturalBench(ParquetBenchmark):
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """The answer that the output has first, or None."""
         return naturalbench_label(output, example.kind)
-
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 for the right answer."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -111,9 +111,9 @@ class VQAv2(CocoQuestions):
         _TRAINING,
     )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """VQA accuracy of each answer."""
-        return [vqa_score(p, e.answers) for e, p in zip(examples, parsed, strict=True)]
+        return vqa_score(parsed, example.answers)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -160,9 +160,9 @@ class OKVQA(CocoQuestions):
             details={**made.details, "raw_answers": raw},
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """OK-VQA's accuracy of each answer."""
-        return [okvqa_score(p, e.answers) for e, p in zip(examples, parsed, strict=True)]
+        return okvqa_score(parsed, example.answers)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -218,9 +218,9 @@ class VizWiz(PublishedBenchmark):
             details={"answerable": bool(record.whole("answerable"))},
         )
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """VizWiz's accuracy of each answer."""
-        return [vizwiz_score(p, e.answers) for e, p in zip(examples, parsed, strict=True)]
+        return vizwiz_score(parsed, example.answers)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -14,7 +14,7 @@ import numpy as np
 
 from lucida.data.sample import Sample, Turn
 from lucida.data.sources.world import item_sample
-from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox
+from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
 from lucida.eval.metrics.boxes import Box, box_hit
 from lucida.eval.metrics.cider import cider_d
 from lucida.eval.metrics.exact import exact_match
@@ -132,24 +132,20 @@ class WorldBenchmark(Benchmark):
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """Between 0 and 1 (captions: 0 to 10), one for each example."""
-        pairs = list(zip(examples, parsed, strict=True))
-        if self.task.metric in _THRESHOLDS:
-            least = _THRESHOLDS[self.task.metric]
-            return [box_hit(found, example.box, least) for example, found in pairs]
-        if self.task.metric == "caption":
+        if self.together:
             references = [[tokenize(answer) for answer in e.answers] for e in examples]
             return cider_d([tokenize(text or "") for text in parsed], references)
-        return [exact_match(text or "", example.answers) for example, text in pairs]
+        return super().scores(examples, parsed)
 
-    def guesses(self, examples: Sequence[Example]) -> Guesses:
-        """Chance (a random option) and the training split's most frequent answer of that kind."""
-        majority = self.scores(examples, [self._usual(example) for example in examples])
-        is_choice = self.task.metric in ("exact", "final")
-        chance = [
-            1 / len(example.options) if is_choice and example.options else score
-            for example, score in zip(examples, majority, strict=True)
-        ]
-        return Guesses(chance, majority)
+    def score(self, example: Example, parsed: Parsed) -> float:
+        """1 for the right answer, or for a box that overlaps enough."""
+        if self.task.metric in _THRESHOLDS:
+            return box_hit(parsed, example.box, _THRESHOLDS[self.task.metric])
+        return exact_match(parsed or "", example.answers)
+
+    def majority(self, examples: Sequence[Example]) -> Sequence[Parsed]:
+        """The training split's most frequent answer of that kind."""
+        return [self._usual(example) for example in examples]
 
     def _usual(self, example: Example) -> Parsed:
         """The most frequent training answer to this kind of question; for boxes the median box."""

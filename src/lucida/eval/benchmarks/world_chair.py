@@ -37,14 +37,10 @@ class CaptionChair(WorldBenchmark):
             replace(example, details={"scene": self._scenes[example.cluster]}) for example in asked
         ]
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 where something is named and all of it is there."""
-        found = []
-        for example, text in zip(examples, parsed, strict=True):
-            mentions = find_mentions(text)
-            there = [is_there(mention, example.details["scene"]) for mention in mentions]
-            found.append(float(bool(there) and all(there)))
-        return found
+        there = [is_there(each, example.details["scene"]) for each in find_mentions(parsed)]
+        return float(bool(there) and all(there))
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from lucida.data.sample import Sample, Turn
-from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, ReadBox
+from lucida.eval.benchmark import Benchmark, Example, Parsed, ReadBox
 from lucida.eval.benchmarks.perplexity import Perplexity
 from lucida.eval.benchmarks.published import by_kind
 from lucida.eval.metrics.exact import exact_match
@@ -81,18 +81,13 @@ class TextQuestions(Benchmark):
         """The answer without the space around it."""
         return output.strip()
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    def score(self, example: Example, parsed: Parsed) -> float:
         """1 for the same answer after `metrics.exact.normalise`."""
-        return [exact_match(p or "", e.answers) for e, p in zip(examples, parsed, strict=True)]
+        return exact_match(parsed or "", example.answers)
 
-    def guesses(self, examples: Sequence[Example]) -> Guesses:
-        """Chance: an option; majority: the training scenes' most frequent answer of that kind."""
-        majority = self.scores(examples, [self._usual.get(e.kind, "") for e in examples])
-        chance = [
-            1 / len(example.options) if example.options else score
-            for example, score in zip(examples, majority, strict=True)
-        ]
-        return Guesses(chance, majority)
+    def majority(self, examples: Sequence[Example]) -> Sequence[Parsed]:
+        """The training scenes' most frequent answer of that kind."""
+        return [self._usual.get(example.kind, "") for example in examples]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]

@@ -72,10 +72,6 @@ class POPE(PublishedBenchmark):
         """yes or no, by the official rule."""
         return pope_label(output)
 
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 where the label is right."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
-
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
@@ -151,10 +147,6 @@ class VSR(PublishedBenchmark):
         """true or false by the first word that says so, else None."""
         claimed = truth_value(output)
         return None if claimed is None else str(claimed).lower()
-
-    def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
-        """1 where the judgement is right."""
-        return [float(p == e.answers[0]) for e, p in zip(examples, parsed, strict=True)]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
