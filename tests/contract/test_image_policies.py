@@ -73,6 +73,14 @@ def noise(size):
     return Image.fromarray(pixels)
 
 
+def test_the_common_class_makes_a_policy_by_its_name():
+    made = ImagePolicy("split", 32, HALF, HALF, layout="nanovlm", max_tiles=4)
+    assert made == make_policy("split", 32, HALF, HALF, layout="nanovlm", max_tiles=4)
+    assert Halves(8, HALF, HALF).size == 8
+    with pytest.raises(DataError, match="shrink"):
+        ImagePolicy("shrink", 32, HALF, HALF)
+
+
 def test_the_table_is_that_of_the_recipes():
     assert set(get_args(ImageSpec.model_fields["policy"].annotation)) == set(POLICIES)
     assert all(POLICIES[name].policy == name for name in POLICIES)

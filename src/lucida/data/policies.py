@@ -54,12 +54,20 @@ POLICIES = Table(
 )
 
 
+class _ByName(type):
+    def __call__(cls, *given: Any, **options: Any) -> Any:
+        # No picture has a policy without a name: `ImagePolicy("resize", ...)` is a `Resize`.
+        if cls is ImagePolicy:
+            return make_policy(*given, **options)
+        return super().__call__(*given, **options)
+
+
 @dataclass(frozen=True)
-class ImagePolicy:
+class ImagePolicy(metaclass=_ByName):
     """How pictures become views of `size` pixels a side, normalised by `mean` and `std`.
 
     Resampling is Pillow's antialiased bicubic, or Lanczos'. `mean` and `std` are per channel, for
-    values 0 to 1. Made by `make_policy`.
+    values 0 to 1. `ImagePolicy(NAME, size, mean, std, ...)` is `make_policy`.
     """
 
     size: int
