@@ -50,6 +50,10 @@ def test_thinking_aloud():
     loud = with_reasoning(example)
     assert loud.sample.branches[0][-1].parts[-1].endswith("step by step.")
     assert loud.question.endswith("step by step.")
+    told = benchmark("spatial")  # its models were taught to point before they judge
+    example = with_reasoning(told.examples(1)[0], told.reasoning)
+    question = f"point first. {told.examples(1)[0].question}"
+    assert example.question == question == example.sample.branches[0][-1].parts[-1]
     assert read_conclusion("First.\nThe answer is: red.\n") == "red.\n"
     assert read_conclusion("a\nred\n\n") == "red"
     assert read_conclusion("") == ""

@@ -19,7 +19,7 @@ def test_items_are_deterministic_and_of_one_form(name):
     for index in range(40):
         item = TASKS[name].item(0, "test", index)
         assert item == TASKS[name].item(0, "test", index)
-        assert bool(item.exchanges) != bool(item.turns)
+        assert bool(item.exchanges) != bool(item.turns) or name.startswith("demonstrated")
         shown = [p for line in item.turns for p in line.parts if isinstance(p, int)]
         assert sorted(shown) == list(range(len(item.scenes))) or item.exchanges
         for e in item.exchanges:

@@ -136,6 +136,9 @@ class Benchmark(ABC):
     declares: bool = False
     """True when `parse` finds what a reasoning output declares by itself, as a letter; the words of
     its conclusion alone do not show that."""
+    reasoning: str = ""
+    """What asks for reasoning, in words that its models know and put before a question; the answer
+    is then the last word. Empty takes the field's request (`plan.THINK`)."""
     together: bool = False
     """True when a score also depends on the examples that are scored with it, as the weights of
     CIDEr-D do: scores of other sets of examples are compared only after scoring anew."""
@@ -204,6 +207,10 @@ class Benchmark(ABC):
         """Examples of the training split for demonstrations, in one fixed shuffled order; the first
         `limit`. Empty when there is no training split."""
         return []
+
+    def demonstrations(self, example: Example, count: int, seed: int) -> Sequence[Example] | None:
+        """The demonstrations that belong to this example; None draws from `train_examples`."""
+        return None
 
     def answers_file(
         self, examples: Sequence[Example], outputs: Sequence[str], model: str

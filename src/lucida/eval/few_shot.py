@@ -40,14 +40,21 @@ class Suite:
 SUITES = {
     "vila-fewshot": Suite(("okvqa", "textvqa", "coco-captions", "flickr30k"), (0, 4)),
     "world-fewshot": Suite(("attribute", "reading", "counting", "caption"), (0, 4)),
+    "world-in-context": Suite(
+        ("demonstrated-word", "demonstrated-label", "demonstrated-format"), (0, 2, 4)
+    ),
 }
-"""VILA's four tasks, and their twins in the miniature world."""
+"""VILA's four tasks, their twins in the miniature world, and what only demonstrations can tell."""
 
 
 def add_demonstrations(
     task: Benchmark, examples: Sequence[Example], count: int, seed: int
 ) -> list[Example]:
-    """Each example with `count` demonstrations before it. RunError without a training split."""
+    """Each example with `count` demonstrations before it: its own, or drawn from the training
+    split. RunError without a training split."""
+    own = [task.demonstrations(example, count, seed) for example in examples]
+    if all(own):
+        return [with_shots(each, shots) for each, shots in zip(examples, own, strict=True)]
     pool = pool_of(task)
     if len(pool) <= count:
         raise RunError(

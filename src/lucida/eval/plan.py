@@ -65,7 +65,7 @@ class Variant:
         """The examples as they are asked."""
         changed = list(examples)
         if self.think:
-            changed = [with_reasoning(example) for example in changed]
+            changed = [with_reasoning(example, task.reasoning) for example in changed]
         if self.pictures == "removed":
             changed = [remove_pictures(example) for example in changed]
         if self.pictures == "shuffled":
@@ -77,14 +77,15 @@ class Variant:
         return changed
 
 
-def with_reasoning(example: Example) -> Example:
-    """The question with the words that ask for reasoning behind it."""
+def with_reasoning(example: Example, own: str = "") -> Example:
+    """The question with `THINK` behind it, or with a task's own words for it before it."""
     *before, last = example.sample.branches[0]
-    asked = (*before, Turn(last.role, (*last.parts, THINK)))
+    *shown, question = last.parts
+    parts = (*shown, f"{own} {question}") if own else (*last.parts, THINK)
     return replace(
         example,
-        sample=replace(example.sample, branches=(asked,)),
-        question=example.question + THINK,
+        sample=replace(example.sample, branches=((*before, Turn(last.role, parts)),)),
+        question=f"{own} {example.question}" if own else example.question + THINK,
     )
 
 

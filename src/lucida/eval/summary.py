@@ -65,6 +65,8 @@ def _read(task: Benchmark, example: Example, output: str, read_box: ReadBox, thi
         found = task.parse(example, drop_thoughts(output), read_box)
         if found is not None:
             return found
+    if think and task.reasoning:
+        return task.parse(example, output.strip().rpartition(" ")[2], read_box)
     return task.parse(example, read_conclusion(output) if think else output, read_box)
 
 

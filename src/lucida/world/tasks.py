@@ -1,7 +1,8 @@
 """The task families, each the miniature of a benchmark of the field, as one table.
 
 A task turns (seed, split, index) into an `Item`: one or two scenes, and either isolated questions
-about them (`exchanges`) or a document or conversation (`turns`).
+about them (`exchanges`) or a document or conversation (`turns`); the conversations of
+`demonstrated` are made of exchanges, one about each of their scenes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Literal
 
 from lucida.world import compositional, documents, questions
+from lucida.world.demonstrated import MAKERS
 from lucida.world.documents import Line
 from lucida.world.questions import Exchange
 from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
@@ -212,6 +214,7 @@ def _table() -> dict[str, Task]:
         ("relation-pointed", "GQA choose", "final", _share_questions("relation-pointed")),
         ("spatial-pointed", "VSR", "final", _share_questions("spatial-pointed")),
         *((name, twin, metric, _share_questions(name)) for name, twin, metric in _LATER),
+        *((each, "in-context learning", "exact", make) for each, make in MAKERS.items()),
     ]
     return {
         name: Task(name, twin, metric, make, number)

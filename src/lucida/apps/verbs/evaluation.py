@@ -128,7 +128,9 @@ Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder for the results of what is no run.")
 ]
 
-Suite = Annotated[str | None, typer.Option(metavar="NAME", help="vila-fewshot or world-fewshot.")]
+Suite = Annotated[
+    str | None, typer.Option(metavar="NAME", help="vila-fewshot, world-fewshot, world-in-context.")
+]
 
 
 @app.command("eval")

@@ -43,6 +43,9 @@ WORLD = {
     )
 } | {
     "caption-chair": f"{_HERE}.world_chair:CaptionChair",
+    "demonstrated-word": f"{_HERE}.world_demonstrated:word",
+    "demonstrated-label": f"{_HERE}.world_demonstrated:label",
+    "demonstrated-format": f"{_HERE}.world_demonstrated:answer_format",
     "text-questions": f"{_HERE}.world_text:TextQuestions",
     "text-documents": f"{_HERE}.world_text:TextDocuments",
 }

@@ -101,6 +101,8 @@ class WorldBenchmark(Benchmark):
         self.metric = _METRICS[self.task.metric]
         self.twin = self.task.twin
         self.together = self.task.metric == "caption"
+        if f"{name}-pointed" in TASKS:  # recipes teach its chain of thought: boxes, then the answer
+            self.reasoning = POINT
         choice = self.task.metric == "exact" and name not in _OPEN
         self.protocols = ("generate", "likelihood") if choice else ("generate",)
         self._examples: list[Example] = []
