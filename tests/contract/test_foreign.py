@@ -75,6 +75,8 @@ class StripesSource:
         return self.count
 
     def __getitem__(self, number):
+        if number >= self.count:
+            raise IndexError(number)
         picture, stem, question = asked(number)
         answer = Turn("assistant", (str(stripes(number)[0]),))
         return Sample(picture.origin, (picture,), stem, ((question, answer),))
@@ -141,6 +143,16 @@ USE = """
 import json
 import lucida
 from lucida.core.schema import schema
+
+from kites.parts import Mirror, Stripes, StripesSource
+from kites.specs import TwiceSpec
+from lucida import testing
+
+testing.check_source(StripesSource(count=16))
+testing.check_policy(Mirror(32, (0.5,) * 3, (0.5,) * 3))
+testing.check_projector(TwiceSpec(factor=1.5))
+testing.check_mask("near")
+testing.check_benchmark(Stripes())
 
 folder = lucida.train("foreign.yaml", "run")
 results = lucida.evaluate(folder)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from lucida.core.errors import DataError
-from lucida.core.spec import ImageSpec, LinearProjectorSpec
+from lucida.core.spec import ImageSpec
 from lucida.data.policies import (
     POLICIES,
     ImagePolicy,
@@ -20,11 +17,10 @@ from lucida.data.policies import (
     read_policy,
 )
 from lucida.data.views import open_for_policies
-from lucida.model.arrangement import Arrangement, policy_of
-from lucida.model.views import encode_views, visual_of
+from lucida.model.arrangement import policy_of
+from lucida.testing import SIZES, check_policy
 
 HALF = (0.5, 0.5, 0.5)
-SIZES = [(64, 64), (300, 40), (41, 170), (20, 9), (1, 1), (640, 480)]
 EVERY = [(name, {}) for name in POLICIES] + [
     ("letterbox", {"pad": "first"}),
     ("letterbox", {"pad": "first", "odd": "torchvision"}),
@@ -67,12 +63,6 @@ def policies():
     return [*found, Halves(32, HALF, HALF)]
 
 
-def noise(size):
-    width, height = size
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def test_the_common_class_makes_a_policy_by_its_name():
     made = ImagePolicy("split", 32, HALF, HALF, layout="nanovlm", max_tiles=4)
     assert made == make_policy("split", 32, HALF, HALF, layout="nanovlm", max_tiles=4)
@@ -89,45 +79,20 @@ def test_the_table_is_that_of_the_recipes():
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: str(describe_policy(policy)))
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_contract(policy, size):
-    views = policy.views(noise(size))
-    again = policy.views(noise(size), policy.grid(*size))
-    assert [view.tobytes() for view in views] == [view.tobytes() for view in again]
-    assert len(views) == len(policy.frames(*size))
-    sides = policy.sides(*size)
-    assert [view.width * view.height for view in views] == pytest.approx([n * n for n in sides])
-    assert len({view.size for view in views}) == 1, "views of a picture are of one shape"
-    stacked = policy.stack(noise(size))
-    assert stacked.dtype == np.float32
-    assert stacked.shape == (len(views), 3, views[0].height, views[0].width)
-    if policy.one_square:
-        assert (policy.grid(*size), len(views), views[0].size) == ((1, 1), 1, (32, 32))
-    if not policy.own_shape:
-        assert {view.size for view in views} == {(32, 32)}
-    wide, high = policy.least(*size)
-    assert wide > 0 < high
-    box = (0.1 * size[0], 0.2 * size[1], 0.7 * size[0], 0.9 * size[1])
-    back = policy.from_frame(policy.to_frame(box, *size), *size)
-    assert back == pytest.approx(box)
+    check_policy(policy, [size])
 
 
-@pytest.mark.parametrize("policy", policies(), ids=lambda policy: str(describe_policy(policy)))
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_as_many_tokens_are_arranged_as_places_are_kept(policy, size):
-    """By the ways of the model itself, with an encoder of patches of 8 and nothing to learn."""
-    from lucida.data.sample import Views
-
-    arrangement = Arrangement(policy, 16, LinearProjectorSpec(), max(8, policy.unit) // 8)
-    views = Views.of([[torch.from_numpy(policy.stack(noise(size)))]], [size])
-    features = encode_views(lambda x: torch.nn.functional.avg_pool2d(x, 8).flatten(2).mT, views)
-    newline = torch.zeros(3) if policy.line_ends else None
-    (visual,) = visual_of(features, arrangement, lambda x, grid: x, newline)
-    runs = arrangement.runs(*size)
-    assert visual.shape == (arrangement.count(*size), 3)
-    named = [run.strip("\n") for run in runs if isinstance(run, str)]
-    assert {part for name in named for part in name.replace("><", "> <").split()} <= set(
-        policy.names()
-    )
-    assert arrangement.count(*size) <= max(arrangement.count(*each) for each in policy.shapes())
+@pytest.mark.parametrize("broken, promise", [
+    ({"frames": lambda self, width, height: []}, "as many views as frames"),
+    ({"sides": lambda self, width, height: [1.0, 1.0]}, "side of the square"),
+    ({"runs": lambda self, width, height, tokens: (tokens,)}, "as places are kept"),
+    ({"names": lambda self: []}, "stands in `names`"),
+    ({"to_frame": lambda self, box, width, height: box}, "inverse of `to_frame`"),
+])  # fmt: skip
+def test_a_broken_promise_is_named(broken, promise):
+    policy = type("Broken", (Halves,), broken)(32, HALF, HALF)
+    with pytest.raises(AssertionError, match=promise):
+        check_policy(policy)
 
 
 @pytest.mark.parametrize("policy", policies()[:-1], ids=lambda policy: str(describe_policy(policy)))

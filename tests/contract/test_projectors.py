@@ -13,6 +13,7 @@ from lucida.core.errors import ModelError
 from lucida.core.spec import ProjectorSpec
 from lucida.model.projectors import PROJECTORS, make_projector, visual_tokens
 from lucida.model.projectors.grid import count
+from lucida.testing import check_projector
 
 torch.set_num_threads(1)
 
@@ -52,25 +53,7 @@ def find(schema: dict, name: str) -> list[dict]:
 @pytest.mark.parametrize("values", SPECS, ids=str)
 def test_contract(values):
     language, patches = shape_for(values)
-    spec = spec_of(values)
-    torch.manual_seed(0)
-    projector = make_projector(spec, VISION, language, patches)
-    features = torch.randn(3, patches, VISION, requires_grad=True)
-    visual = projector(features)
-    assert visual.shape == (3, visual_tokens(spec, patches), language)
-    assert torch.isfinite(visual).all() and visual.std() > 0.05
-    visual.square().sum().backward()
-    assert features.grad is not None
-    for name, weight in projector.named_parameters():
-        assert weight.grad is not None, name
-    close(projector(features[:1]), visual[:1])  # images do not mix
-    assert (visual[0] - visual[1]).abs().max() > 1e-4  # and each counts
-    torch.manual_seed(0)
-    again = make_projector(spec, VISION, language, patches)
-    assert torch.equal(again(features), visual)
-    again.load_state_dict(projector.state_dict())
-    at_rest = projector(torch.zeros(1, patches, VISION))
-    assert torch.isfinite(at_rest).all()  # a batch without images goes through it
+    check_projector(spec_of(values), VISION, language, patches)
 
 
 GRIDS = [values for values in SPECS if values not in FIXED]
