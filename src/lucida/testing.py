@@ -149,9 +149,9 @@ def check_mask(name: str) -> None:
         rows = {field: values[:6] for field, values in rows.items()}
         rows["branch"] = [1] * 6
     length = len(rows["branch"])
-    alone = _seen(name, [1] * length, rows)
+    alone = _draw_mask(name, [1] * length, rows)
     twice = {field: [*values, *values, 0, 0] for field, values in rows.items()}
-    packed = _seen(name, [1] * length + [2] * length + [0, 0], twice)
+    packed = _draw_mask(name, [1] * length + [2] * length + [0, 0], twice)
     ends = [(0, length), (length, 2 * length)]
     for begin, end in ends:
         promise = "a segment among others is seen as it is alone"
@@ -168,7 +168,7 @@ def check_mask(name: str) -> None:
     _require(not (alone & after & (prompt == 0)).any(), "nobody sees an answer too early", name)
 
 
-def _seen(name: str, segment: list[int], rows: dict[str, list[int]]) -> Tensor:
+def _draw_mask(name: str, segment: list[int], rows: dict[str, list[int]]) -> Tensor:
     fields = Fields(
         torch.tensor([segment]),
         torch.tensor([rows["branch"]]),
