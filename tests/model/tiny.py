@@ -163,6 +163,8 @@ def language_folder(name: str = "llama", tied: bool = True, tokens: tuple[str, .
     shape = (
         GROUPED if name in ("llama", "qwen2", "qwen3", "gemma", "gemma3", "mistral") else LANGUAGE
     )
+    if name == "wide":  # a llama whose heads have frequencies enough for three parts
+        name, shape = "llama", {**GROUPED, "head_dim": 16}
     if name in ("gpt-neox", "phi", "phi3"):
         shape = {**shape, "intermediate_size": 32}
     if name == "opt":

@@ -39,7 +39,7 @@ import numpy as np
 
 from lucida.core.errors import DataError
 from lucida.core.spec import ImagePlaces, LossMode, TemplateName
-from lucida.data.pieces import Ending, Piece, Runs, Writing
+from lucida.data.pieces import Ending, Piece, Runs, Writing, count_positions
 from lucida.data.policies import ImagePolicy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens
 
@@ -217,7 +217,7 @@ def _assemble(
                     image[name - count] = 0  # `name - count` counts back from the piece's end
         lengths.append(len(ids) - before)
 
-    size, stem_length = len(ids), lengths[0]
+    size = len(ids)
     input_ids = np.array(ids, dtype=np.int64)
     target = np.full(size, IGNORED, dtype=np.int64)
     if size > 1:  # the target at a position is the next token
@@ -226,15 +226,14 @@ def _assemble(
     if len(branches) > 1:  # what follows is another branch: no one position can predict it
         target[ends[ends > 0] - 1] = IGNORED
     branch = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-    # The first index of each branch moves to the stem's length; the stem starts at 0.
-    starts = ends - lengths
-    position = np.arange(size, dtype=np.int64) - starts[branch] + np.where(branch, stem_length, 0)
+    counted = [count_positions(pieces) for pieces in (stem, *branches)]
+    behind = counted[0][-1:] + 1 if len(counted[0]) else 0  # every branch begins there
     return Tokens(
         origin=sample.origin,
         images=tuple(images),
         input_ids=input_ids,
         branch=branch,
-        position=position,
+        position=np.concatenate([counted[0], *(own + behind for own in counted[1:])]),
         image=np.array(image, dtype=np.int64),
         target=target,
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from lucida.core.errors import DataError
 from lucida.core.spec import ImagePlaces, TemplateName
 from lucida.data.boxes import box_tokens, format_box
@@ -35,7 +37,8 @@ class Piece:
     `answer`: the model shall write it when only answers are supervised. `beside`: the same where of
     documents only the sentence behind each image is. `image`: the placeholders of this image of the
     sample (no ids at all in a blind model), None for text. `names`: the indices of `ids` that are
-    no placeholders but name the tile that follows.
+    no placeholders but name the tile that follows. `steps`: how far each id stands behind the one
+    before it; None is 1 for all.
     """
 
     ids: Ids
@@ -43,30 +46,48 @@ class Piece:
     beside: bool = False
     image: int | None = None
     names: tuple[int, ...] = ()
+    steps: tuple[int, ...] | None = None
 
 
 Ending = Literal["whole", "prompt", "asked", "open"]
 """Where the text of a conversation stops: behind its last turn; where its last answer would begin;
 behind its last turn and what asks for another answer; inside its last turn."""
 
-Runs = Callable[[ImageSource], tuple[int | str, ...]]
-"""What stands for an image: numbers of placeholders, and between them names of tiles."""
+Run = int | tuple[int, ...] | str
+"""A number of placeholders, or how far each of them stands behind the one before it, or a name."""
+
+Runs = Callable[[ImageSource], tuple[Run, ...]]
+"""What stands for an image: runs of placeholders, and between them names of tiles."""
 
 
-def image_piece(
-    index: int, runs: Sequence[int | str], placeholder: int, words: Vocabulary
-) -> Piece:
-    """The piece of image number `index`: (2, "<b>", 1) becomes the ids I I <b> I, names (2,)."""
+def image_piece(index: int, runs: Sequence[Run], placeholder: int, words: Vocabulary) -> Piece:
+    """The piece of image number `index`: (2, "<b>", 1) becomes the ids I I <b> I, names (2,); with
+    (1, 0) for 2 the steps are 1 0 1 1."""
     ids: list[int] = []
     names: list[int] = []
+    steps: list[int] = []
     for run in runs:
+        steps += [1] * (len(ids) - len(steps))
         if isinstance(run, int):
             ids += [placeholder] * run
+        elif isinstance(run, tuple):
+            ids += [placeholder] * len(run)
+            steps += run
         else:
             name = words.literal(run)
             names += range(len(ids), len(ids) + len(name))
             ids += name
-    return Piece(tuple(ids), image=index, names=tuple(names))
+    steps += [1] * (len(ids) - len(steps))
+    moved = tuple(steps) if any(isinstance(run, tuple) for run in runs) else None
+    return Piece(tuple(ids), image=index, names=tuple(names), steps=moved)
+
+
+def count_positions(pieces: Sequence[Piece]) -> np.ndarray:
+    """Where each id of these pieces, one behind the other, stands: int64, the first at 0."""
+    if all(piece.steps is None for piece in pieces):
+        return np.arange(sum(len(piece.ids) for piece in pieces))
+    steps = [piece.steps or (1,) * len(piece.ids) for piece in pieces]
+    return np.cumsum(np.concatenate(steps, dtype=np.int64)) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,11 @@ class ImagePolicy(metaclass=_ByName):
         [views, tokens, width]; `size` is the width and height of the picture."""
         return views.flatten(0, 1)
 
+    def blocks(self, width: int, height: int, view: Grid) -> list[Grid]:
+        """Rows and columns of the visual tokens of a picture, block after block in their order, if
+        one view of it has such a grid of them."""
+        return [view] * len(self.frames(width, height))
+
     # Pixels.
 
     def views(self, image: Image.Image, grid: Grid | None = None) -> list[Image.Image]:

@@ -110,10 +110,11 @@ class Tokens:
     """One sample as integers; all arrays have length n and dtype int64.
 
     branch: 0 stem, 1.. branches in order. position: rotary position, restarting after the stem in
-    every branch. image: 0 text, k for a placeholder of the sample's k-th image (1-based).
-    target: next token or IGNORED. The placeholders of an image are one contiguous run, or one for
-    each of its tiles with nothing between them but the names of the tiles (policy `split`), which
-    are text (image 0) and never a target.
+    every branch; what follows a token stands one behind it, except within a picture, where
+    `language.positions` decides (`model.arrangement`). image: 0 text, k for a placeholder of the
+    sample's k-th image (1-based). target: next token or IGNORED. The placeholders of an image are
+    one contiguous run, or one for each of its tiles with nothing between them but the names of the
+    tiles (policy `split`), which are text (image 0) and never a target.
     """
 
     origin: str
@@ -126,6 +127,11 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    def behind(self, cut: int) -> int:
+        """The position of what is put behind the first `cut` tokens, of which none is in the midst
+        of a picture."""
+        return int(self.position[cut - 1]) + 1 if cut else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -96,6 +96,10 @@ class AnyRes(ImagePolicy):
         rows, columns = self.kept(width, height, math.isqrt(tokens))
         return (tokens + rows * (columns + 1),)
 
+    def blocks(self, width: int, height: int, view: Grid) -> list[Grid]:
+        rows, columns = self.kept(width, height, view[0])
+        return [view, (rows, columns + 1)]
+
     def kept(self, width: int, height: int, side: int) -> tuple[int, int]:
         """Rows and columns of tokens that show the picture and not the padding; `side` is that of
         a tile.

@@ -256,12 +256,13 @@ def pack_tree(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
     end = tree.cut
     for number, each in enumerate(tree.questions, 1):
         rest = each.stem.input_ids[tree.cut :]
-        behind.append((rest, number, tree.cut))
+        behind.append((rest, number, each.stem.behind(tree.cut)))
         end += len(rest)
         ends.append(end - 1)
         for twig, target in enumerate(each.targets, 1):
             fed = target[:-1]
-            behind.append((fed, twig if alone else twig * TWIG + number, len(each.stem)))
+            own = twig if alone else twig * TWIG + number
+            behind.append((fed, own, each.stem.behind(len(each.stem))))
             places.append(np.concatenate([ends[-1:], end + np.arange(len(fed))]))
             end += len(fed)
     return branched(tree.questions[0].stem, tree.cut, behind, ends), places

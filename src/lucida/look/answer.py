@@ -75,7 +75,7 @@ def _lay_out(stem: Tokens, targets: np.ndarray) -> Tokens:
         stem,
         input_ids=fed,
         branch=np.ones_like(fed),
-        position=np.arange(len(fed)),
+        position=np.append(stem.position, stem.behind(len(stem)) + np.arange(len(targets) - 1)),
         image=np.pad(stem.image, (0, len(targets) - 1)),
         target=target,
     )

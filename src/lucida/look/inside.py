@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lucida.core.errors import DataError, ModelError, suggestion
 from lucida.data.collate import collate
-from lucida.data.images import make_image_source
+from lucida.data.images import image_size, make_image_source
 from lucida.data.sample import Batch, ImageSource, Sample
 from lucida.look.answer import Asked, ask_once, write_token
 from lucida.look.covering import (
@@ -225,7 +225,7 @@ def _look_inside(
     seen = np.flatnonzero(asked.tokens.image > 0)
     states = States() if "words" in wanted else None
     keep = asking if "attention" in wanted else None
-    hidden, watcher = watch(model, batch, visual, mask, keep, states=states)
+    hidden, watcher = watch(model, batch, visual, mask, keep, states=states, sizes=pixels.sizes)
     found: dict[str, object] = {}
     if keep is not None:
         weights = torch.stack(watcher.kept).numpy()  # [layers, heads, asking, length]
@@ -257,11 +257,12 @@ def _leave_heads_out(
     every = [(layer, head) for layer in range(layers) for head in range(heads)]
     asking = torch.from_numpy(asked.asking).to(model.device)
     targets = torch.from_numpy(asked.targets).to(model.device)
+    sizes = [image_size(source) for source in asked.tokens.images]
     drops = []
     for off in _groups(every, _rows(model, asked)):
         rows = [asked.tokens] * len(off)
         batch = collate(rows, pack=False, pad_id=processor.tokenizer.pad_token_id).to(model.device)
-        hidden, _ = watch(model, batch, visual * len(off), mask, off=off)
+        hidden, _ = watch(model, batch, visual * len(off), mask, off=off, sizes=sizes * len(off))
         drops.append(before - _log_probabilities(model, hidden, asking, targets))
     return np.concatenate(drops).reshape(layers, heads, -1)
 

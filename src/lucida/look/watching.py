@@ -106,10 +106,12 @@ def watch(
     asking: Tensor | None = None,
     off: Sequence[Head] = (),
     states: States | None = None,
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> tuple[Tensor, Watcher]:
     """Last hidden states [rows, length, width] of a batch of one sample a row, and what was seen.
 
-    visual: visual tokens of all images in their order, as `model.visual` gives them. ModelError
+    visual: visual tokens of all images in their order, as `model.visual` gives them; sizes: width
+    and height of each. ModelError
     where layers of the language model do not attend in the usual way, once each.
     """
     fields = fields_of(batch)
@@ -117,7 +119,8 @@ def watch(
     watcher = Watcher(fields, mask, asking, off)
     layout.way = watcher
     embedded = model.embed(batch.input_ids, batch.image > 0, visual)
-    with nullcontext() if states is None else _catching(model, states):
+    placing = model.placing(batch.position, batch.image > 0, sizes)
+    with placing, nullcontext() if states is None else _catching(model, states):
         output = model.language.base_model(
             inputs_embeds=embedded,
             position_ids=batch.position,

@@ -45,6 +45,7 @@ from lucida.model.encoders.timm_model import TimmConfig
 from lucida.model.folder import PROCESSOR_CONFIG, read_json
 from lucida.model.loading import refusing
 from lucida.model.projectors import PROJECTORS, make_projector, visual_tokens
+from lucida.model.rotary import check_rotary
 
 ShapeOf = Callable[[str], tuple[PreTrainedConfig, Preprocessing]]
 """From an encoder's path to its configuration, uncut, and the pixels that it expects."""
@@ -141,7 +142,7 @@ def make_blueprint(spec: ModelSpec, shape_of: ShapeOf = encoder_shape) -> Bluepr
         return read_blueprint(spec)
     if spec.vision is None:
         policy = policy_of(spec.image, spec.image.size or BLIND_SIZE, NEUTRAL, NEUTRAL)
-        return Blueprint(spec, (), 0, 0, Arrangement(policy, 0, spec.projector))
+        return Blueprint(spec, (), 0, 0, arrange(spec, policy, 0, 1))
     # Under `native`, sides are whole blocks of a projector that takes nothing but whole blocks.
     block = PROJECTORS[spec.projector.kind].block(spec.projector)
     every = (spec.vision, *spec.vision.more)
@@ -158,8 +159,14 @@ def make_blueprint(spec: ModelSpec, shape_of: ShapeOf = encoder_shape) -> Bluepr
     patches, width = fused_shape(spec.vision.fusion, found, grids)
     tokens = visual_tokens(spec.projector, patches)
     check_arrangement(spec, first, tokens)
-    arrangement = Arrangement(first, tokens, spec.projector, block)
+    arrangement = arrange(spec, first, tokens, block)
+    check_positions(spec, arrangement)
     return Blueprint(spec, encoders, patches, width, arrangement)
+
+
+def arrange(spec: ModelSpec, policy: ImagePolicy, tokens: int, unit_patches: int) -> Arrangement:
+    """Where the visual tokens of a design stand."""
+    return Arrangement(policy, tokens, spec.projector, unit_patches, spec.language.positions)
 
 
 def read_blueprint(spec: ModelSpec) -> Blueprint:
@@ -174,7 +181,7 @@ def read_blueprint(spec: ModelSpec) -> Blueprint:
     rows = zip(every, config.vision_configs, config.layers, policies, strict=True)
     encoders = tuple(EncoderShape(*row) for row in rows)
     tokens = visual_tokens(spec.projector, config.patches)
-    arrangement = Arrangement(policies[0], tokens, spec.projector, config.unit_patches)
+    arrangement = arrange(spec, policies[0], tokens, config.unit_patches)
     return Blueprint(spec, encoders, config.patches, config.vision_width, arrangement)
 
 
@@ -284,6 +291,33 @@ def check_arrangement(spec: ModelSpec, policy: ImagePolicy, tokens: int) -> None
         )
 
 
+def check_positions(spec: ModelSpec, arrangement: Arrangement) -> None:
+    """Refuse positions of rows and columns where visual tokens stand for none: both values, and
+    what to do."""
+    if not arrangement.three_parts:
+        return
+    projector, vision = PROJECTORS[spec.projector.kind], spec.vision
+    every = (vision, *vision.more)
+    taken = {encoder.take for encoder in every}
+    alone = len(every) == 1 or vision.fusion == "channels"
+    sizes = arrangement.policy.shapes()
+    fits = projector.places and all(
+        sum(rows * columns for rows, columns in arrangement.blocks(*size))
+        == arrangement.count(*size)
+        for size in sizes
+    )
+    if taken == {"patches"} and alone and fits:
+        return
+    raise ModelError(
+        f"model.language.positions={spec.language.positions} counts rows and columns",
+        expected="visual tokens that stand for the places of a grid: take=patches, one encoder or"
+        " fusion=channels, and a projector that keeps places",
+        given=f"take={', '.join(sorted(taken))}, fusion={vision.fusion}, projector "
+        f"{spec.projector.kind} with {arrangement.tokens} tokens of a view",
+        remedy="change these, or set model.language.positions to 1d or reset",
+    )
+
+
 class Skeleton(nn.Module):
     """The parts of a design on the meta device, under the names that they have in a `LucidaModel`,
     so that `plan_stage` can be asked what a stage of a full-scale recipe trains."""
@@ -296,6 +330,7 @@ class Skeleton(nn.Module):
         self.cross_attention: nn.Module | None = None
         with torch.device("meta"):
             self.language = AutoModelForCausalLM.from_config(find_language(spec))
+            check_rotary(self.language, spec)
             if spec.vision is None:
                 return
             width = self.language.get_input_embeddings().weight.shape[1]

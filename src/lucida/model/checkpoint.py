@@ -117,6 +117,7 @@ def make_processor(
         more_policies=policies[1:],
         template=spec.language.template,
         image_places=spec.language.images,
+        positions=spec.language.positions,
         visual_tokens=blueprint.visual_tokens,
         projector=spec.projector,
         unit_patches=blueprint.arrangement.unit_patches,

@@ -90,7 +90,13 @@ class LucidaConfig(PreTrainedConfig):
         """Where the visual tokens of an image stand."""
         spec = self.model_spec
         policy = policy_of(spec.image, self.image_size, (0.0,) * 3, (1.0,) * 3, self.unit)
-        return Arrangement(policy, self.visual_tokens, spec.projector, self.unit_patches)
+        return Arrangement(
+            policy,
+            self.visual_tokens,
+            spec.projector,
+            self.unit_patches,
+            spec.language.positions,
+        )
 
     @property
     def model_spec(self) -> ModelSpec:

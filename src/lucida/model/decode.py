@@ -105,7 +105,7 @@ def request(index: int, prompt: Tokens, whole: bool = False) -> Request:
             origin=prompt.origin,
             remedy="ask each branch as its own sample; equal stems are shared anyway",
         )
-    if whole or len(prompt) == 1:
+    if whole or len(prompt) == 1 or prompt.image[-1] > 0:  # a picture is never cut
         return Request(index, prompt, len(prompt))
     return Request(index, prompt, max(1, shared_length(prompt)))
 
@@ -214,7 +214,8 @@ def answer(
     going = slot < size[:, None]
     begin = torch.zeros_like(slot)
     for number, row in enumerate(batch):
-        begin[number, : len(row)] = torch.tensor([len(asked.prompt) for asked in row])
+        ends_at = [asked.prompt.behind(len(asked.prompt)) for asked in row]
+        begin[number, : len(row)] = torch.tensor(ends_at)
     for step in range(new):
         total = scores.float().logsumexp(-1)  # of the model itself: before any word is suppressed
         scores[..., never] = -torch.inf

@@ -1,18 +1,24 @@
-"""What `generate` needs beyond a language model's own: the attention mask of a prompt."""
+"""What `generate` needs beyond a language model's own: mask, positions and images of a prompt."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import Cache
+from transformers import Cache, GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
 
 from lucida.core.errors import ModelError
 from lucida.data.sample import Views
+from lucida.model.arrangement import Arrangement
 from lucida.model.config import LucidaConfig
 from lucida.model.masks import MASKS, Fields, causal
+
+IMAGES = ("pixel_values", "features")
+"""What images are given as."""
 
 
 def image_numbers(
@@ -83,6 +89,43 @@ def prompt_mask(
     )
 
 
+def prompt_positions(
+    arrangement: Arrangement,
+    given: Tensor,
+    placeholder: Bool[Tensor, "rows length"] | None,
+    attention_mask: Tensor | dict | None,
+    past: int,
+    images: Views | None,
+) -> Int[Tensor, "rows length"] | None:
+    """Positions of inputs that come without any; None where a mask is made already.
+
+    given: their ids [rows, length], or embeddings. past: how many stand in the cache. ModelError
+    where these do not say how far visual tokens stand apart.
+    """
+    counted = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
+    length = given.shape[1]
+    if arrangement.positions != "1d" and (past or placeholder is None):
+        raise ModelError(
+            f"under model.language.positions={arrangement.positions} places in a cache or among"
+            " embeddings do not tell positions",
+            expected="position_ids, or the ids of a whole prompt",
+            given=f"a cache of {past} places" if past else "inputs_embeds",
+            remedy="use generate, which keeps count, or give position_ids",
+        )
+    if not counted and attention_mask is not None and arrangement.positions == "1d":
+        return None
+    steps = attention_mask.long() if counted else given.new_ones(1, past + length).long()
+    if arrangement.positions != "1d" and bool(placeholder.any()):
+        sizes = list(() if images is None else images.sizes)
+        if not sizes and arrangement.policy.one_square:  # their images are in a cache
+            sizes = [(0, 0)] * (int(placeholder.sum()) // arrangement.tokens)
+        found = torch.from_numpy(arrangement.steps(sizes)).to(steps)
+        image_numbers(placeholder, [len(found)])  # refuses when they differ in number
+        steps = steps.expand(placeholder.shape).clone()
+        steps[placeholder] = found
+    return (steps.cumsum(-1) - 1).clamp(min=0)[:, -length:]
+
+
 def room(cache: Cache | None) -> int:
     """Positions that a cache of fixed size has, 0 for one that grows."""
     return 0 if cache is None else max(0, cache.get_max_length())
@@ -108,3 +151,65 @@ def repeated_by_row(images: Views, counts: Int[Tensor, " rows"], times: int) -> 
     """All images of a row, `times` over, row after row: `a1 a2 b1` twice → `a1 a2 a1 a2 b1 b1`."""
     parts = torch.arange(len(images)).split(counts.tolist())
     return images.select([n for part in parts for _ in range(times) for n in part.tolist()])
+
+
+class PromptGenerationMixin(GenerationMixin):
+    """What of `generate` knows that a prompt holds images."""
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of one decoding step: images with the prompt only."""
+        if not is_first_iteration:
+            kwargs.pop("features", None)
+        compiled = isinstance(past_key_values, Cache) and past_key_values.is_compileable
+        if compiled and is_first_iteration:
+            # Of a static cache transformers would make the mask itself, a causal one.
+            placeholder = self.placeholders(input_ids)
+            images = next((kwargs[n] for n in IMAGES if kwargs.get(n) is not None), None)
+            counts = self.image_counts(self.views_of(images))
+            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def _prepare_position_ids_for_generation(
+        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]
+    ) -> Tensor:
+        """Positions of a prompt; transformers adds one for each token that is decoded behind it."""
+        if self.arrangement.positions == "1d":
+            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        ids = model_kwargs.get("input_ids")
+        ids = inputs_tensor if ids is None or not ids.shape[1] else ids
+        placeholder = None if ids.is_floating_point() else self.placeholders(ids)
+        images = next((model_kwargs[n] for n in IMAGES if model_kwargs.get(n) is not None), None)
+        mask = model_kwargs.get("attention_mask")
+        return prompt_positions(self.arrangement, ids, placeholder, mask, 0, self.views_of(images))
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Rows for beams and several answers; the images of a row are repeated with it."""
+        images = {}
+        for name in IMAGES:
+            if expand_size > 1 and kwargs.get(name) is not None:
+                given = self.views_of(kwargs.pop(name))
+                numbers = image_numbers(self.placeholders(input_ids), self.image_counts(given))
+                images[name] = repeated_by_row(given, numbers.amax(1), expand_size)
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        return input_ids, kwargs | images

@@ -160,7 +160,8 @@ def trees_of(batch: Sequence[Row], joined: bool) -> list[list[int]]:
 def segment(asked: Sequence[Request]) -> Tokens:
     """A stem with prompts as its branches."""
     stem, cut = asked[0].prompt, asked[0].cut
-    behind = [(each.prompt.input_ids[cut:], n, cut) for n, each in enumerate(asked, 1)]
+    first = stem.behind(cut)
+    behind = [(each.prompt.input_ids[cut:], n, first) for n, each in enumerate(asked, 1)]
     return branched(stem, cut, behind, cut - 1 + np.cumsum([each.rest for each in asked]))
 
 

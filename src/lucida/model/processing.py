@@ -12,10 +12,18 @@ from pydantic import TypeAdapter
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from lucida.core.errors import DataError
-from lucida.core.spec import ImagePlaces, LossMode, MaskName, ProjectorSpec, StageSpec, TemplateName
+from lucida.core.spec import (
+    ImagePlaces,
+    LossMode,
+    MaskName,
+    Positions,
+    ProjectorSpec,
+    StageSpec,
+    TemplateName,
+)
 from lucida.data.chat import encode, encode_prompt
 from lucida.data.images import image_size
-from lucida.data.pieces import Ending, Piece, Runs, image_piece
+from lucida.data.pieces import Ending, Piece, Run, Runs, count_positions, image_piece
 from lucida.data.policies import ImagePolicy, describe_policy, read_policy
 from lucida.data.sample import IGNORED, ImageSource, Sample, Tokens, Turn, Views
 from lucida.data.views import Drawn, draw, normalise
@@ -55,10 +63,11 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         projector: ProjectorSpec | dict | None = None,
         unit_patches: int = 1,
         image_places: ImagePlaces = "in_place",
+        positions: Positions = "1d",
     ) -> None:
         """visual_tokens: of one view. more_policies: of further encoders, which see the same parts
         of a picture. projector, unit_patches: as in `Arrangement`. image_places: as `images` in
-        `LanguageSpec`."""
+        `LanguageSpec`, which has `positions` too."""
         super().__init__(tokenizer, chat_template=chat_template)
         self.image_token = image_token
         self.image_policy = read_policy(image_policy)
@@ -71,6 +80,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         self.unit_patches = unit_patches
         self.template = template
         self.image_places = image_places
+        self.positions = positions
         self.visual_tokens = visual_tokens
         self.coordinate_bins = coordinate_bins
         self.max_length = max_length
@@ -95,18 +105,25 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
     @property
     def arrangement(self) -> Arrangement:
         """Where the visual tokens of an image stand."""
-        return Arrangement(self.image_policy, self.visual_tokens, self.projector, self.unit_patches)
+        return Arrangement(
+            self.image_policy,
+            self.visual_tokens,
+            self.projector,
+            self.unit_patches,
+            self.positions,
+        )
 
     @property
     def places(self) -> int | Runs:
         """What the text keeps for an image: a number, or what each image asks for."""
-        if not self.visual_tokens or self.image_policy.one_square:
+        square = self.visual_tokens and self.image_policy.one_square
+        if not self.visual_tokens or (square and self.positions == "1d"):
             return self.visual_tokens
         return self.runs
 
-    def runs(self, source: ImageSource) -> tuple[int | str, ...]:
-        """Numbers of placeholders of an image, and the names of its tiles between them."""
-        return self.arrangement.runs(*image_size(source))
+    def runs(self, source: ImageSource) -> tuple[Run, ...]:
+        """Runs of placeholders of an image, and the names of its tiles between them."""
+        return self.arrangement.placed(*image_size(source))
 
     def for_stage(self, stage: StageSpec) -> LucidaProcessor:
         """A copy that writes the template of a stage, resolved as by `Recipe.resolve`, and is
@@ -238,16 +255,19 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         ids: list[int] = []
         image: list[int] = []
         answer: list[bool] = []
+        pieces: list[Piece] = []
         place = 0
         for number, words in enumerate(text.split(self.image_token)):
             if number and self.visual_tokens:
                 piece = self.piece(images[number - 1])
+                pieces.append(piece)
                 ids += piece.ids
                 image += [number] * len(piece.ids)
                 for name in piece.names:
                     image[name - len(piece.ids)] = 0
             answer += [False] * (len(ids) - len(answer))
             written = self.tokenizer.encode(words, add_special_tokens=False) if words else []
+            pieces.append(Piece(tuple(written)))
             ids += written
             image += [0] * len(written)
             if answers:
@@ -257,13 +277,14 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
         start = self.tokenizer.bos_token_id
         if start is not None and ids[:1] != [start]:
             ids, image, answer = [start, *ids], [0, *image], [False, *answer]
+            pieces = [Piece((start,)), *pieces]
         values = np.array(ids, dtype=np.int64)
         return Tokens(
             origin="text",
             images=images,
             input_ids=values,
             branch=np.ones_like(values),
-            position=np.arange(len(ids)),
+            position=count_positions(pieces),
             image=np.array(image, dtype=np.int64),
             target=np.where([*answer[1:], False], np.append(values[1:], 0), IGNORED),
         )

@@ -277,6 +277,7 @@ def differences(
         ("the policies of further encoders", more, len(processor.more_policies)),
         ("the template", spec.language.template, processor.template),
         ("the places of images", spec.language.images, processor.image_places),
+        ("the positions of visual tokens", spec.language.positions, processor.positions),
         ("the bins of boxes", spec.coordinate_bins, processor.coordinate_bins),
         ("the token of images", config.image_token_id, processor.image_token_id),
         ("patches of a unit", config.unit_patches, processor.unit_patches),

@@ -43,7 +43,10 @@ Beginning = tuple[tuple[str, ...], bytes]
 
 def shared_length(prompt: Tokens) -> int:
     """Positions that prompts of the same picture may share: up to the last visual token, or the
-    end of the stem where that is later; never all of them, 0 where nothing is shared."""
+    end of the stem where that is later; never all of them, 0 where nothing is shared, as of a
+    prompt that ends with its picture."""
+    if prompt.image[-1] > 0:
+        return 0
     shared = np.flatnonzero((prompt.image > 0) | (prompt.branch == 0))
     return min(int(shared[-1]) + 1, len(prompt) - 1) if len(shared) else 0
 
@@ -115,7 +118,7 @@ def branched(
     """
     ids = [stem.input_ids[:cut], *(ids for ids, _, _ in behind)]
     branch = [np.zeros(cut, np.int64), *(np.full(len(ids), number) for ids, number, _ in behind)]
-    position = [np.arange(cut), *(first + np.arange(len(ids)) for ids, _, first in behind)]
+    position = [stem.position[:cut], *(first + np.arange(len(ids)) for ids, _, first in behind)]
     total = sum(map(len, ids))
     image, target = np.zeros(total, np.int64), np.full(total, IGNORED, np.int64)
     image[:cut] = stem.image[:cut]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -21,10 +23,16 @@ from lucida.model.cross_attention import GatedCrossAttention
 from lucida.model.encoders.encoder import VisionEncoder
 from lucida.model.encoders.fusion import FusedEncoder, encoders_of, new_vision
 from lucida.model.fuse import fuse
-from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
+from lucida.model.generation import (
+    PromptGenerationMixin,
+    image_numbers,
+    prompt_mask,
+    prompt_positions,
+)
 from lucida.model.last_layer import only_at
 from lucida.model.masks import check_branches, fields_of
 from lucida.model.projectors import make_projector
+from lucida.model.rotary import check_rotary, rotating
 from lucida.model.saved import SavedModel
 from lucida.model.views import encode_views, visual_of
 
@@ -32,11 +40,7 @@ if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
 
 
-IMAGES = ("pixel_values", "features")
-"""What images are given as."""
-
-
-class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
+class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
     """A vision encoder, a projector and a language model, joined at placeholders.
 
         pixel_values [images, 3, side, side]        input_ids [rows, length]
@@ -79,6 +83,7 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         spec = config.model_spec
         self.arrangement = config.arrangement
         self.language = language or AutoModelForCausalLM.from_config(config.text_config)
+        check_rotary(self.language, spec)
         self.vision: VisionEncoder | FusedEncoder | None = None
         self.projector: nn.Module | None = None
         if spec.vision is not None:
@@ -165,7 +170,10 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         embedded = self.embed(batch.input_ids, batch.image > 0, visual)
         if visual is None and self.projector is not None and self.training:
             embedded = embedded + self.projector_at_rest(embedded)
-        with only_at(self.language, wanted):
+        images = batch.features if batch.pixel_values is None else batch.pixel_values
+        sizes = () if images is None else images.sizes
+        placing = self.placing(batch.position, batch.image > 0, sizes)
+        with only_at(self.language, wanted), placing:
             output = self.language.base_model(
                 inputs_embeds=embedded,
                 position_ids=batch.position,
@@ -177,6 +185,18 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
                 layout=None if plain else Layout(fields_of(batch), mask, how),
             )
         return output.last_hidden_state
+
+    def placing(
+        self, position: Tensor, placeholder: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> AbstractContextManager[None]:
+        """What a forward over visual tokens of images of these sizes runs within, so that they
+        stand where `language.positions` says; nothing where position ids alone say it."""
+        parts = None
+        if self.arrangement.three_parts and len(sizes) and self.cross_attention is None:
+            added = torch.from_numpy(self.arrangement.parts(sizes)).to(position.device)
+            parts = position.expand(placeholder.shape)[..., None].repeat(1, 1, 3)
+            parts[placeholder] += added
+        return rotating(self.language, parts, self.arrangement.positions)
 
     def logits(self, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocabulary"]:
         """Scores of the next token for any selection of hidden states."""
@@ -305,27 +325,35 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("give exactly one of input_ids and inputs_embeds")
         given = input_ids if inputs_embeds is None else inputs_embeds
-        if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-            position_ids = counted[:, -given.shape[1] :]
-        if position_ids is None and attention_mask is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = past + torch.arange(given.shape[1], device=given.device)[None]
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        placeholder = images = None
         if inputs_embeds is None:
             placeholder = self.placeholders(input_ids)
             pixels, features = self.views_of(pixel_values), self.views_of(features)
+            images = features if pixels is None else pixels
+        if position_ids is None:
+            position_ids = prompt_positions(
+                self.arrangement, given, placeholder, attention_mask, past, images
+            )
+        placing = nullcontext()
+        if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, placeholder, self.visual(pixels, features))
-            counts = self.image_counts(features if pixels is None else pixels)
+            counts = self.image_counts(images)
             attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
-        output = self.language(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **kwargs,
-        )
+            if images is not None and self.arrangement.positions != "1d":
+                placing = self.placing(position_ids, placeholder, images.sizes)
+                if attention_mask is None:  # else transformers takes equal positions for packing
+                    attention_mask = placeholder.new_ones(len(given), past + given.shape[1]).long()
+        with placing:
+            output = self.language(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
+            )
         if labels is not None:
             size = output.logits.shape[-1]
             output.loss = ForCausalLMLoss(output.logits, labels, size, **kwargs)
@@ -347,48 +375,3 @@ class LucidaModel(SavedModel, PreTrainedModel, GenerationMixin):
         if self.vision is None:
             return torch.zeros_like(input_ids, dtype=torch.bool)
         return input_ids == self.config.image_token_id
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Inputs of one decoding step: images with the prompt only."""
-        if not is_first_iteration:
-            kwargs.pop("features", None)
-        compiled = isinstance(past_key_values, Cache) and past_key_values.is_compileable
-        if compiled and is_first_iteration:
-            # Of a static cache transformers would make the mask itself, a causal one.
-            placeholder = self.placeholders(input_ids)
-            images = next((kwargs[n] for n in IMAGES if kwargs.get(n) is not None), None)
-            counts = self.image_counts(self.views_of(images))
-            attention_mask = self.prompt_mask(placeholder, attention_mask, past_key_values, counts)
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Rows for beams and several answers; the images of a row are repeated with it."""
-        images = {}
-        for name in IMAGES:
-            if expand_size > 1 and kwargs.get(name) is not None:
-                given = self.views_of(kwargs.pop(name))
-                numbers = image_numbers(self.placeholders(input_ids), self.image_counts(given))
-                images[name] = repeated_by_row(given, numbers.amax(1), expand_size)
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kwargs
-        )
-        return input_ids, kwargs | images

@@ -135,7 +135,7 @@ class Rows:
             own = slice(rest - each.rest, rest)
             ids[row, own] = torch.from_numpy(each.prompt.input_ids[each.cut :])
             mine[row, own] = 0
-            position[row, own] = torch.arange(each.cut, len(each.prompt))
+            position[row, own] = torch.from_numpy(each.prompt.position[each.cut :])
         state = State(self.model, cache, owner.to(device), plain=False)
         scores = state.forward(ids.to(device), mine.to(device), position.to(device), keep=1)
         return state, scores[:, 0]
@@ -143,7 +143,7 @@ class Rows:
     def step(self) -> None:
         """One more token for every prompt that has not ended."""
         last = [job.ids[-1] if job.ids else 0 for job in self.jobs]
-        at = [len(job.prompt) + len(job.ids) - 1 for job in self.jobs]
+        at = [job.prompt.behind(len(job.prompt)) + len(job.ids) - 1 for job in self.jobs]
         owner = [-1 if job.done else 0 for job in self.jobs]
         ids, position, mine = torch.tensor([last, at, owner], device=self.model.device)[..., None]
         width = self.width

@@ -182,19 +182,19 @@ def without_pictures(tokens: Tokens) -> Tokens | None:
     """
     visual = tokens.image > 0
     stem = tokens.branch == 0
-    gone = np.zeros_like(tokens.position)
-    in_stem = int((visual & stem).sum())
+    kept = ~visual
+    position = np.zeros_like(tokens.position)
+    in_stem = int((kept & stem).sum())
     for branch in np.unique(tokens.branch):
         inside = tokens.branch == branch
-        gone[inside] = np.cumsum(visual[inside]) + (in_stem if branch else 0)
-    kept = ~visual
+        position[inside] = np.cumsum(kept[inside]) - 1 + (in_stem if branch else 0)
     if not (tokens.target[kept] != IGNORED).any():
         return None
     fields = {name: getattr(tokens, name)[kept] for name in ("input_ids", "branch", "target")}
     return Tokens(
         origin=tokens.origin,
         images=(),
-        position=(tokens.position - gone)[kept],
+        position=position[kept],
         image=np.zeros(int(kept.sum()), dtype=np.int64),
         **fields,
     )

@@ -36,7 +36,8 @@ class Position:
     """One position of a sample, or a run of visual tokens of one image (`run` of them).
 
     text, target: the token and what has to be predicted there, as people read them; target is None
-    where nothing is supervised. learnt: some position before predicts this one.
+    where nothing is supervised. last: the position of the last of a run. learnt: some position
+    before predicts this one.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Position:
     target: str | None
     branch: int
     position: int
+    last: int
     image: int
     run: int = 1
     learnt: bool = False
@@ -167,6 +169,7 @@ def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:
                 None if target == IGNORED else write_token(target, processor),
                 int(tokens.branch[at]),
                 int(tokens.position[at]),
+                int(tokens.position[at + run - 1]),
                 image,
                 run,
                 learnt,

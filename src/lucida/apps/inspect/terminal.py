@@ -79,7 +79,7 @@ def row(each: Position, segment: int) -> list[Text]:
     colour = BRANCHES[(each.branch - 1) % (len(BRANCHES) - 1) + 1] if each.branch else BRANCHES[0]
     if each.image:
         colour = "yellow"
-    spans = f"..{each.position + each.run - 1}" if each.run > 1 else ""
+    spans = f"..{each.last}" if each.run > 1 else ""
     return [
         Text(f"{each.index}{last}", "dim"),
         Text(each.text + many, "bold green" if each.learnt else colour),

@@ -30,6 +30,7 @@ from lucida.core.spec.model import (
     LanguageSpec,
     MaskName,
     ModelSpec,
+    Positions,
     TemplateName,
 )
 from lucida.core.spec.projector import (
@@ -101,6 +102,7 @@ __all__ = [
     "PerceiverProjectorSpec",
     "PixelShuffleProjectorSpec",
     "PoolProjectorSpec",
+    "Positions",
     "PreferenceSpec",
     "PreferencesSourceSpec",
     "ProjectorSpec",

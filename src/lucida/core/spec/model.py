@@ -33,6 +33,7 @@ TemplateName = Literal[
     "tokenizer",
 ]
 ImagePlaces = Literal["in_place", "at_start"]
+Positions = Literal["1d", "reset", "mrope", "mrope_interleaved"]
 
 ONE_SQUARE = ("resize", "letterbox", "crop")
 """Image policies that make one square of a picture."""
@@ -49,6 +50,14 @@ class LanguageSpec(Spec):
     """Visual tokens stand where the data have them (inside the question, as in LLaVA), or all of a
     conversation's right behind the start token, before any system text, as in Prismatic. Those of a
     document always stand among its words."""
+    positions: Positions = "1d"
+    """How far apart visual tokens stand. `1d`: one behind the other, as words do. `reset`: those of
+    a picture (of each run of them, where names of tiles part them) share one position, as CogVLM's
+    do (arXiv 2311.03079); V2PE (arXiv 2412.09616) lets them advance by less than one. `mrope`:
+    Qwen2-VL's three parts, of which height and width count a picture's rows and columns, and what
+    follows stands behind the longer of them (arXiv 2409.12191); `mrope_interleaved`: Qwen3-VL's,
+    the same parts on other frequencies. Both need a language model with rotary positions, and
+    visual tokens that stand for places."""
     max_length: int = Field(default=2048, gt=0)
     """Longest sample in tokens, visual tokens included."""
     quantize: Literal["4bit", "8bit"] | None = None
@@ -109,5 +118,10 @@ class ModelSpec(_Begun):
             raise ValueError(
                 f"cross_attention reads one square of an image: image.policy has to be one of "
                 f"{', '.join(ONE_SQUARE)}, not {self.image.policy}"
+            )
+        if self.cross_attention is not None and self.language.positions != "1d":
+            raise ValueError(
+                f"language.positions={self.language.positions} is about visual tokens among the "
+                "words, and under cross_attention there are none: leave it at 1d"
             )
         return self

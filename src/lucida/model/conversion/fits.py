@@ -199,6 +199,11 @@ def joint_obstacles(spec: ModelSpec, program: str = "Llava") -> list[str]:
         found.append(f"model.attention_mask is {spec.attention_mask}: {program}'s is causal")
     if spec.cross_attention is not None:
         found.append(f"model.cross_attention is set: {program} puts visual tokens among the words")
+    if spec.language.positions != "1d":
+        found.append(
+            f"model.language.positions is {spec.language.positions}: {program} counts visual "
+            "tokens one by one, as words"
+        )
     if spec.language.quantize is not None:
         found.append(
             f"model.language.quantize is {spec.language.quantize}: "

@@ -54,6 +54,11 @@ class AbstractorProjector(Projector):
             )
         return spec.side**2
 
+    @staticmethod
+    def grid(spec: AbstractorProjectorSpec, patches: Patches) -> tuple[int, int]:
+        """side x side."""
+        return spec.side, spec.side
+
     def forward(
         self, features: Float[Tensor, "images patches vision"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "images tokens width"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lucida.model.projectors.grid import Patches
+from lucida.model.projectors.grid import Patches, blocks
 
 
 class Projector(nn.Module):
@@ -25,6 +25,11 @@ class Projector(nn.Module):
     def tokens(spec: Any, patches: Patches) -> int:
         """How many visual tokens come out; ModelError where it cannot take such patches."""
         raise NotImplementedError
+
+    @staticmethod
+    def grid(spec: Any, patches: Patches) -> tuple[int, int]:
+        """Rows and columns of its visual tokens, where they stand for `places`."""
+        return blocks(patches, getattr(spec, "factor", 1), "positions of rows and columns need one")
 
     @staticmethod
     def block(spec: Any) -> int:
