@@ -46,8 +46,9 @@ bench: $(STAMP)
 
 # The site of the documentation, in build/site; a link that leads nowhere is an error.
 docs: $(STAMP)
-	$(BIN)/python -c 'import mkdocs, mkdocstrings' || $(BIN)/python -m pip install -q -c constraints.txt '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -c 'import material, mkdocstrings' 2> /dev/null || \
+		$(BIN)/python -m pip install -q --no-compile -c .venv/constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

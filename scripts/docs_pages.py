@@ -1,6 +1,8 @@
 """What `mkdocs build` adds to docs/: pages that are made from the code, and the files at the root.
 
-recipes.md               every preset with its parts, stages and what it is measured on
+recipes.md               every preset: its parts, stages, what it is measured on, examples of that
+recipes/TASK.png         a scene of the miniature world that is asked about, for recipes.md
+studies/                 RESULTS.md with its figure, and the report of each study
 reference/options.md     every key of a recipe, as `lucida explain` has it
 reference/commands.md    every verb with its options
 index.md, architecture.md, log.md   README.md, ARCHITECTURE.md and LOG.md, their links turned
@@ -8,8 +10,11 @@ index.md, architecture.md, log.md   README.md, ARCHITECTURE.md and LOG.md, their
 
 from __future__ import annotations
 
+import html
+import io
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import typer
@@ -31,6 +36,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
+    for task in sorted(drawn_tasks()):
+        files.append(File.generated(config, f"recipes/{task}.png", content=draw_example(task)[0]))
+    for name in ("RESULTS.md", "summary.svg", "*/report.md", "*/report.html"):
+        for file in sorted((ROOT / "studies").glob(name)):
+            place = file.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, place, abs_src_path=str(file)))
     return files
 
 
@@ -58,6 +69,8 @@ def list_recipes() -> Iterator[str]:
     from lucida.core.recipe import dump_recipe, load_recipe, presets
 
     known = presets()
+    first = ["mini", "real-mini"]  # where to begin; the others in the order of their names
+    known = {name: known[name] for name in [*first, *(n for n in known if n not in first)]}
     yield "# Recipes\n\n`lucida train NAME` trains one, `lucida show NAME` prints it whole, and a "
     yield "file with `base: NAME` and `changes` differs from it.\n"
     for family in dict.fromkeys(preset.family for preset in known.values()):
@@ -67,6 +80,7 @@ def list_recipes() -> Iterator[str]:
             yield f"\n### {name} {{ #{re.sub('[^a-z0-9]+', '-', name.lower())} }}\n\n"
             yield f"{recipe.description}\n\n"
             yield from describe(recipe)
+            yield from show_examples(recipe)
             yield '\n??? note "The whole recipe"\n\n    ```yaml\n'
             yield re.sub("^", "    ", dump_recipe(recipe).rstrip(), flags=re.MULTILINE)
             yield "\n    ```\n"
@@ -93,15 +107,76 @@ def describe(recipe: object) -> Iterator[str]:
             yield f"- {key}: {value}\n"
 
 
+@cache
+def drawn_tasks() -> frozenset[str]:
+    """The tasks of the miniature world that some recipe is measured on."""
+    from lucida.core.recipe import load_recipe, presets
+    from lucida.world.tasks import TASKS
+
+    names = {name for preset in presets() for name in load_recipe(preset).evaluation.names}
+    return frozenset(names & TASKS.keys())
+
+
+@cache
+def draw_example(task: str) -> tuple[bytes, str, str]:
+    """The first scene of a task's test part as PNG, a question about it and the answer."""
+    from lucida.world.drawing import draw
+    from lucida.world.tasks import TASKS
+
+    item = TASKS[task].item(0, "test", 0, 1, 64)
+    asked = item.exchanges[0]
+    picture = draw(item.scenes[0])
+    file = io.BytesIO()
+    picture.resize((2 * picture.width, 2 * picture.height)).save(file, "PNG")
+    return file.getvalue(), asked.question, "a box" if asked.box else asked.answer
+
+
+def show_examples(recipe: object) -> Iterator[str]:
+    """What a recipe is measured on, as pictures with a question and its answer each."""
+    tasks = [name for name in recipe.evaluation.names if name in drawn_tasks()]
+    if not tasks:
+        return
+    yield '\n<div class="gallery">\n'
+    for task in tasks:
+        _, question, answer = (html.escape(str(each)) for each in draw_example(task))
+        yield f'<figure><img src="{task}.png" alt="a scene asked about {task}">'
+        yield f"<figcaption><b>{task}</b><br>{question}<br><i>{answer}</i></figcaption></figure>\n"
+    yield "</div>\n"
+
+
+OPTIONS = (
+    "model", "model.vision", "model.image", "model.projector", "model.language",
+    "model.cross_attention", "stages", "stages.mixture", "stages.mixture.sources",
+    "stages.objective", "stages.budget", "stages.batch", "stages.optim", "stages.lora",
+    "stages.validation", "stages.ending", "evaluation", "blind", "engine",
+)  # fmt: skip
+"""Keys of a recipe that have others below them."""
+
+
 def list_options() -> Iterator[str]:
-    """What `lucida explain` says of each part of a recipe."""
+    """What `lucida explain` says of each part of a recipe, as lists."""
     from lucida.core.recipe import explain
 
     yield "# Recipe options\n\nAs `lucida explain KEY` prints them; every default stands once, in "
     yield "`lucida.core.spec`.\n"
-    keys = ("model", "model.vision", "model.image", "model.projector", "model.language")
-    for key in (*keys, "stages", "stages.mixture", "evaluation", "blind"):
-        yield f"\n## {key}\n\n```text\n{explain(key).rstrip()}\n```\n"
+    for key in OPTIONS:
+        yield f"\n## {key}\n"
+        for block in explain(key).strip().split("\n\n"):
+            first, *more = block.splitlines()
+            name, _, rest = first.strip().partition(": ")
+            words = spell(" ".join(line.strip() for line in more))
+            if first.startswith("  "):
+                yield f"\n- **`{name}`** {spell(rest)}" + (f"\n\n    {words}\n" if words else "\n")
+            elif first.startswith("kind: "):
+                yield f"\n**kind: `{rest}`** {words}\n"
+            else:
+                yield f"\n{spell(first)} {words}\n"
+
+
+def spell(text: str) -> str:
+    """Text whose signs mean nothing in Markdown, except its code."""
+    parts = re.split("(`[^`]*`)", text)
+    return "".join(p if p.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", p) for p in parts)
 
 
 def list_commands() -> Iterator[str]:
@@ -123,7 +198,7 @@ def list_commands() -> Iterator[str]:
             yield from tell([*words, str(inner.name)], inner.typer_instance)
 
     def told(words: list[str]) -> Iterator[str]:
-        text = runner.invoke(app, [*words, "--help"]).output.rstrip()
-        yield f"\n## lucida {' '.join(words)}\n\n```text\n{text}\n```\n"
+        text = runner.invoke(app, [*words, "--help"], prog_name="lucida").output.rstrip()
+        yield f"\n## lucida {' '.join(words)}\n\n```{{.text .wrapped}}\n{text}\n```\n"
 
     yield from tell([], app)

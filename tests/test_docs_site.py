@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lucida
 from lucida.core.recipe import presets
 
 ROOT = Path(__file__).parent.parent
 MADE = {
     "index.md", "architecture.md", "log.md", "recipes.md",
-    "reference/options.md", "reference/commands.md",
+    "reference/options.md", "reference/commands.md", "studies/RESULTS.md",
 }  # fmt: skip
 
 
@@ -57,6 +58,11 @@ def test_names_in_the_reference_exist():
             assert known or beside.with_suffix(".py").is_file() or beside.is_dir(), name
 
 
+def test_the_reference_has_every_public_name():
+    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"heading: lucida\.(\w+)", text)) == set(lucida.__all__)
+
+
 @pytest.mark.slow
 def test_it_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
@@ -80,6 +86,9 @@ def test_it_is_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     gallery = (tmp_path / "site" / "recipes" / "index.html").read_text(encoding="utf-8")
     assert all(f"{name}<a" in gallery or f">{name}" in gallery for name in presets())
+    shown = set(re.findall(r'<img src="([\w-]+\.png)"', gallery))
+    assert {"attribute.png", "counting.png"} <= shown
+    assert all((tmp_path / "site" / "recipes" / name).stat().st_size > 200 for name in shown)
     commands = (tmp_path / "site" / "reference" / "commands" / "index.html").read_text("utf-8")
     assert "lucida data split" in commands and "lucida train" in commands
     reference = (tmp_path / "site" / "reference" / "python" / "index.html").read_text("utf-8")
