@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lucida.train import precision
+from lucida.train.machine import Machine
 from lucida.train.precision import Comparison, choose_precision, choose_unscaled
 
 CPU = torch.device("cpu")
@@ -84,17 +85,44 @@ def test_emulated_bf16_is_not_taken_whatever_the_flags_say():
     assert done.stdout.startswith("fp32 on cpu: a trial step takes")
 
 
-def test_a_loop_without_loss_scaling_takes_no_fp16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
-    assert choose_unscaled(torch.device("cuda", 0)).name == "fp32"
+V100 = Machine("cuda", 1, "V100", capability=(7, 0), built_for="NVIDIA")
+A100 = Machine("cuda", 1, "A100", capability=(8, 0), built_for="NVIDIA")
+MI50 = Machine("cuda", 1, "MI50", architecture="gfx906", built_for="AMD")
+MI300 = Machine("cuda", 1, "MI300X", architecture="gfx942", built_for="AMD")
+M2 = Machine("mps", 1, "Apple GPU", built_for="Apple")
+GPU = torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize(("capability", "name"), [((7, 0), "fp16"), ((8, 0), "bf16")])
-def test_auto_on_a_gpu(monkeypatch, capability, name):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100 or A100")
-    assert choose_precision("auto", torch.device("cuda", 0)).name == name
+def test_a_loop_without_loss_scaling_takes_no_fp16():
+    assert choose_unscaled(GPU, V100).name == "fp32"
+    assert choose_unscaled(GPU, A100).name == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("machine", "name", "why"),
+    [
+        (V100, "fp16", "V100, capability 7.0 has no bf16; fp16 with loss scaling"),
+        (A100, "bf16", "A100, capability 8.0 multiplies bf16 natively"),
+        (MI50, "fp16", "MI50, gfx906 has no bf16; fp16 with loss scaling"),
+        (MI300, "bf16", "MI300X, gfx942 multiplies bf16 natively"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Machine) else "",
+)
+def test_auto_on_a_gpu(machine, name, why):
+    chosen = choose_precision("auto", GPU, machine=machine)
+    assert (chosen.name, chosen.reason) == (name, why)
+    asked = choose_precision("bf16", GPU, machine=machine)
+    assert asked.reason.endswith("no bf16") == (name == "fp16")
+
+
+def test_auto_on_an_apple_gpu_and_its_sums():
+    """No float64 there: what is summed up for the record has to do with fp32."""
+    mps = torch.device("mps")
+    chosen = choose_precision("auto", mps, machine=M2)
+    assert (chosen.name, chosen.sums) == ("fp32", torch.float32)
+    assert choose_precision("bf16", mps, machine=M2).name == "bf16"
+    assert choose_precision("auto", mps, "bf16", M2).name == "bf16"
+    assert choose_precision("auto", GPU, machine=A100).sums == torch.float64
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])

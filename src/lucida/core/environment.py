@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -35,9 +36,9 @@ def describe(command: str) -> dict:
     }
 
 
-def describe_packages() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    versions = {name: str(_version(name)) for name in PACKAGES}
+def describe_packages(more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, and of `more`."""
+    versions = {name: str(_version(name)) for name in (*PACKAGES, *more)}
     return {"python": platform.python_version(), **versions}
 
 

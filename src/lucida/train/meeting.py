@@ -23,6 +23,8 @@ import lucida
 from lucida.core.environment import describe_packages
 from lucida.core.errors import RunError
 from lucida.core.spec import Recipe
+from lucida.train.machine import describe_machine, require_gpu
+from lucida.train.precision import choose_device
 from lucida.train.watch import Watch
 
 LONGEST_WAIT = timedelta(hours=24)
@@ -45,7 +47,9 @@ def meet(patience: float, folder: Path) -> Watch:
 def _join_group(patience: float, folder: Path) -> Watch:
     backend = "gloo"
     if torch.cuda.is_available():
-        take_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        require_gpu(describe_machine(), local)
+        torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
@@ -105,30 +109,15 @@ def explain_meeting(text: str, place: str) -> RunError:
     )
 
 
-def take_gpu(local: int, count: int) -> None:
-    """Process number `local` of a node computes on the GPU of that number. RunError when there is
-    none."""
-    if local >= count:
-        raise RunError(
-            f"there is no GPU for process {local} of this node",
-            expected=f"at most {count} processes",
-            given=f"{os.environ.get('LOCAL_WORLD_SIZE', local + 1)}",
-            origin=f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}",
-            remedy=f"start no more than {count} (`--gpus {count}`)",
-        )
-    torch.cuda.set_device(local)
-
-
-def facts_of_start(recipe: Recipe) -> dict[str, str]:
+def facts_of_start(recipe: Recipe, packages: Sequence[str] = ()) -> dict[str, str]:
     """What has to be the same on every rank before the model is built: recipe, versions of the
-    packages, the source of this one, and the kind of device."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    usual packages and these, the source of this one, and the kind of device."""
     values = flatten(recipe.model_dump(mode="json", exclude={"description"}))
     return {
         **{f"recipe, {place}": value for place, value in values},
-        **describe_packages(),
+        **describe_packages(packages),
         "source of lucida": hash_source(),
-        "device": device,
+        "device": choose_device().type,
     }
 
 

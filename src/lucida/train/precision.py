@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
+from lucida.train.machine import Machine, choose_kind, describe_machine
+
 Name = Literal["fp32", "bf16", "fp16"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +35,11 @@ class Precision:
     name: Name
     device: torch.device
     reason: str
+
+    @property
+    def sums(self) -> torch.dtype:
+        """Of long sums, of which nothing but what is recorded depends."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,53 +71,62 @@ makes them anew, and touching them first at 4 KB a page took 12% of a step of th
 models. Asked in vain, torch warns."""
 
 
-def choose_device() -> torch.device:
+def choose_device(machine: Machine | None = None) -> torch.device:
     """The accelerator when there is one, else the CPU, with a bound on the kernels kept for it and
     large pages for its tensors (unless the environment says otherwise). torch reads both once, at
-    its first product and its first tensor: to be called before those."""
-    if torch.cuda.is_available():
+    its first product and its first tensor: to be called before those. RunError: see `choose_kind`.
+    """
+    machine = machine or describe_machine()
+    kind = choose_kind(machine, int(os.environ.get("WORLD_SIZE", "1")))
+    if kind == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CPU_KERNELS)
     if LARGE_PAGES.is_file() and "[madvise]" in LARGE_PAGES.read_text():
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    return torch.device("cpu")
+    return torch.device(kind)
 
 
 def choose_precision(
-    wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device, begun: Name | None = None
+    wanted: Literal["auto", "fp32", "bf16", "fp16"],
+    device: torch.device,
+    begun: Name | None = None,
+    machine: Machine | None = None,
 ) -> Precision:
     """What the recipe asks for; else `begun`, which the run has had so far; else the fastest here.
 
-    The reason tells when one that was not free to choose is slow on this device.
+    The reason tells when one that was not free to choose is slow on this device. `machine`: that
+    has the device, None for the one at hand.
     """
+    machine = machine or describe_machine()
     if wanted != "auto":
-        return Precision(wanted, device, f"the recipe asks for it{slowness(wanted, device)}")
+        slow = slowness(wanted, device, machine)
+        return Precision(wanted, device, f"the recipe asks for it{slow}")
     if begun is not None:
-        return Precision(begun, device, f"the run began with it{slowness(begun, device)}")
+        slow = slowness(begun, device, machine)
+        return Precision(begun, device, f"the run began with it{slow}")
     if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        name = f"{torch.cuda.get_device_name(device)}, capability {major}.{minor}"
-        if major >= 8:
-            return Precision("bf16", device, f"{name} multiplies bf16 natively")
-        return Precision("fp16", device, f"{name} has no bf16; fp16 with loss scaling")
-    if device.type == "cpu":
-        found = compare("bf16")
-        return Precision("bf16" if found.worthwhile else "fp32", device, str(found))
-    return Precision("fp32", device, f"no rule for {device.type}")
+        if machine.has_bf16:
+            return Precision("bf16", device, f"{machine} multiplies bf16 natively")
+        return Precision("fp16", device, f"{machine} has no bf16; fp16 with loss scaling")
+    if device.type == "mps":
+        reason = f"{machine}; half precision was never tried there, precision=bf16 tries it"
+        return Precision("fp32", device, reason)
+    found = compare("bf16")
+    return Precision("bf16" if found.worthwhile else "fp32", device, str(found))
 
 
-def choose_unscaled(device: torch.device) -> Precision:
+def choose_unscaled(device: torch.device, machine: Machine | None = None) -> Precision:
     """As `auto` for a loop without loss scaling: fp32 where that would take fp16."""
-    chosen = choose_precision("auto", device)
+    chosen = choose_precision("auto", device, machine=machine)
     if chosen.name == "fp16":
         return Precision("fp32", device, "bf16 is not native here, and nothing scales the loss")
     return chosen
 
 
-def slowness(name: Name, device: torch.device) -> str:
+def slowness(name: Name, device: torch.device, machine: Machine | None = None) -> str:
     """What to add to the reason of a precision that costs time on this device, else nothing."""
     if device.type == "cuda":
-        native = name != "bf16" or torch.cuda.get_device_capability(device)[0] >= 8
+        native = name != "bf16" or (machine or describe_machine()).has_bf16
         return "" if native else ", although this GPU has no bf16"
     if device.type != "cpu" or name == "fp32":
         return ""

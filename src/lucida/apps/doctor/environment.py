@@ -17,6 +17,7 @@ from lucida.apps.doctor.finding import Finding
 from lucida.core.environment import usable_cores
 from lucida.core.spec import Recipe
 from lucida.data.sources.sidecar import cache_folder
+from lucida.train.machine import describe_machine
 from lucida.train.precision import choose_device, choose_precision, slowness
 
 EXTRAS = {
@@ -111,11 +112,14 @@ def needs(recipe: Recipe) -> dict[str, str]:
 
 def device() -> Finding:
     """What training would run on."""
-    if choose_device().type == "cpu":
+    machine = describe_machine()
+    if machine.kind == "cpu":
         return Finding("device", "note", "CPU; no accelerator that torch can use")
+    if machine.kind == "mps":
+        return Finding("device", "note", f"{machine}: one process, fp32; nothing was tried on one")
     properties = torch.cuda.get_device_properties(0)
     count, memory = torch.cuda.device_count(), properties.total_memory / 2**30
-    return Finding("device", "ok", f"{count} x {properties.name}, {memory:.0f} GiB")
+    return Finding("device", "ok", f"{count} x {machine}, {memory:.0f} GiB")
 
 
 def precision(recipe: Recipe | None) -> Finding:
