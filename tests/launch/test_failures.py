@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def plain(parts, **engine) -> Recipe:
 
 def fail(rank: int, fault: str) -> None:
     """Make this rank go wrong in its third step, or in what it begins with."""
+    import torch
+
     from lucida.core.errors import DataError
     from lucida.train import meeting
     from lucida.train.stage_run import StageRun
@@ -42,6 +45,8 @@ def fail(rank: int, fault: str) -> None:
                 os.kill(os.getpid(), signal.SIGSTOP)
             elif fault == "cannot read":
                 raise DataError("a file of this node is gone")
+            elif fault == "has too little memory":
+                torch.empty(2**50)
             elif fault == "hangs":
                 stage.stream = (time.sleep(600) for _ in range(1))
         true_step(stage)
@@ -49,7 +54,7 @@ def fail(rank: int, fault: str) -> None:
     StageRun.step = step
     if fault == "has other packages" and rank == 1:
         others = meeting.describe_packages() | {"numpy": "1.0"}
-        meeting.describe_packages = lambda: others
+        meeting.describe_packages = lambda more=(): others
 
 
 def train(rank: int, environment: dict, recipe: str, folder: Path, fault: str, said: Path) -> None:
@@ -197,6 +202,24 @@ def test_a_rank_with_an_error_of_its_own_says_it_alone(parts, tmp_path):
     assert said == ["lucida, rank 1: a file of this node is gone"]
     assert count_messages(told) == [0, 1]
     assert since < SECONDS
+
+
+@pytest.mark.slow
+def test_a_rank_with_too_little_memory_says_so_with_the_remedy(parts, tmp_path):
+    codes, told, since = on_two(plain(parts), tmp_path / "run", "has too little memory")
+    assert codes == [1, 1]
+    assert "lucida, rank 1: rank 1 needs more memory than the machine has left" in told[1]
+    assert "batch.accumulate" in told[1] and count_messages(told) == [0, 1]
+    assert since < SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="DeepSpeed is installed")
+def test_deepspeed_that_is_missing_is_told_once(parts, tmp_path):
+    codes, told, _ = on_two(plain(parts, kind="deepspeed"), tmp_path / "run", "none")
+    assert codes == [1, 1]
+    assert "engine.kind=deepspeed needs DeepSpeed; pip install 'lucida[deepspeed]'" in told[0]
+    assert count_messages(told) == [1, 0]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from tiny_training import logits, watching
@@ -21,7 +22,8 @@ from lucida.data.transport import keep_addresses_short
 
 keep_addresses_short()
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lucida.train.loop", "lucida.train.sharding", "peft"])
+PRELOADED = ["lucida.train.loop", "lucida.train.sharding", "peft"]
+SERVER.set_forkserver_preload(PRELOADED + ["deepspeed"] * (find_spec("deepspeed") is not None))
 
 
 def on_ranks(

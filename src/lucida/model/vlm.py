@@ -167,9 +167,11 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         mask = mask or self.mask
         check_branches(batch, mask)
         visual = self.visual(batch.pixel_values, batch.features)
+        # In front of the embedding, like what it stands for: engines count on one order.
+        at_rest = visual is None and self.projector is not None and self.training
+        rest = self.projector_at_rest() if at_rest else None
         embedded = self.embed(batch.input_ids, batch.image > 0, visual)
-        if visual is None and self.projector is not None and self.training:
-            embedded = embedded + self.projector_at_rest(embedded)
+        embedded = embedded if rest is None else embedded + rest
         images = batch.features if batch.pixel_values is None else batch.pixel_values
         sizes = () if images is None else images.sizes
         placing = self.placing(batch.position, batch.image > 0, sizes)
@@ -202,7 +204,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         """Scores of the next token for any selection of hidden states."""
         return self.get_output_embeddings()(hidden)
 
-    def projector_at_rest(self, like: Tensor) -> Tensor:
+    def projector_at_rest(self) -> Tensor:
         """Zero, by way of the projector: a batch without images still gives it a gradient of 0.
 
         Otherwise a rank that has text only would leave the others waiting, and one rank would not
@@ -210,7 +212,9 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         """
         shape = (1, self.config.patches, self.config.vision_width)
         newline = getattr(self.projector, "newline", None)
-        rest = 0.0 * self.projector(like.new_zeros(shape)).sum()
+        like = self.get_input_embeddings().weight
+        nothing = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        rest = 0.0 * self.projector(nothing).sum()
         return rest if newline is None else rest + 0.0 * newline.sum()
 
     # Images.

@@ -2,6 +2,7 @@
 
     ddp    the whole model on every rank
     fsdp   a part of each weight on every rank (sharding.py)
+    deepspeed   the same three parts by another library (zero.py)
 
     every rank   its samples of the step ─▶ loss / supervised tokens of *all* ranks ─▶ backward
                  ─▶ the sum of all ranks' gradients ─▶ the same update everywhere
@@ -23,15 +24,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lucida.core.errors import LucidaError, RunError
-from lucida.core.spec import MaskName
+from lucida.core.spec import MaskName, Recipe
 from lucida.data.sample import Batch
 from lucida.train.meeting import find_difference
 from lucida.train.objective import Losses, token_losses
 from lucida.train.precision import Precision
+from lucida.train.state import whole
 from lucida.train.watch import Watch
 
 T = TypeVar("T")
@@ -66,6 +68,11 @@ class Engine:
     kind = "single"
     shards = False
     """Does a rank hold only a part of each weight? Then checkpoints need all ranks."""
+    packages: tuple[str, ...] = ()
+    """What it needs that others do not."""
+
+    def check(self, recipe: Recipe) -> None:
+        """RecipeError or RunError for a recipe that it cannot train, here."""
 
     @property
     def main(self) -> bool:
@@ -80,6 +87,25 @@ class Engine:
         must then be left alone, except within `whole`.
         """
         return model, Objective(model)
+
+    def drive(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """What takes the steps of a prepared model's optimizer; it has the same groups."""
+        return optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """Leave the gradient of a loss, averaged over ranks, in the parameters."""
+        loss.backward()
+
+    def gradient_norm(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Of all that the optimizer moves, on the device."""
+        weights = (weight for group in optimizer.param_groups for weight in group["params"])
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        return whole(nn.utils.get_total_norm(gradients))
+
+    def clip(self, optimizer: torch.optim.Optimizer, limit: float, norm: Tensor) -> None:
+        """Shorten the gradient, of this norm, to the limit."""
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        nn.utils.clip_grads_with_norm_(weights, limit, norm)
 
     def release(self) -> None:
         """The end of a stage: the model itself has the weights that were trained."""
@@ -180,6 +206,25 @@ def follow(refusal: str) -> RunError:
 def is_lost(problem: RuntimeError) -> bool:
     """Does it say that the connection to another rank broke?"""
     return isinstance(problem, distributed.DistError) or "gloo/transport" in str(problem)
+
+
+@contextmanager
+def explain_memory(engine: Engine) -> Iterator[None]:
+    """Where memory runs out, a RunError that names the rank and what would make it fit."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        cpu = "DefaultCPUAllocator" in str(problem)
+        if not cpu and not isinstance(problem, torch.OutOfMemoryError | MemoryError):
+            raise
+        what = "the machine" if cpu or isinstance(problem, MemoryError) else "its GPU"
+        raise RunError(
+            f"rank {engine.rank} needs more memory than {what} has left",
+            given=str(problem).splitlines()[0][:200],
+            remedy="a larger batch.accumulate, batch.checkpointing=full, or engine.kind=fsdp on "
+            "several GPUs; `lucida plan` says what fits. The same command goes on from the last "
+            "checkpoint",
+        ) from problem
 
 
 class DataParallel(Engine):

@@ -25,6 +25,7 @@ from lucida.core.runs import RunFolder, plain
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import save
 from lucida.train.blind import blind_recipe
+from lucida.train.engine import explain_memory
 from lucida.train.folder import (
     check_folder,
     folder_of,
@@ -99,7 +100,9 @@ def train_alone(
         stop = held.enter_context(stop_request())
         engine = choose_engine(recipe.engine, folder)
         held.enter_context(engine.together())
-        engine.require_same(facts_of_start(recipe), SAME_START)
+        held.enter_context(explain_memory(engine))
+        engine.require_same(facts_of_start(recipe, engine.packages), SAME_START)
+        engine.decided_first(lambda: engine.check(recipe), "the first process refused the recipe")
 
         def is_finished() -> bool:
             held.enter_context(files.locked())

@@ -38,6 +38,7 @@ from lucida.train.reading import Saved, check_records, load_weights, newest
 from lucida.train.sharding import Sharded
 from lucida.train.state import Position, Setting, seed_everything
 from lucida.train.stopping import StopRequest
+from lucida.train.zero import Zero
 
 
 @dataclass(slots=True)
@@ -169,18 +170,20 @@ def choose_engine(spec: EngineSpec, folder: Path = Path()) -> Engine:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        if spec.kind in ("ddp", "fsdp"):
+        if spec.kind in ("ddp", "fsdp", "deepspeed"):
             more = "`lucida launch RECIPE --local --gpus N` for more"
             say(f"engine {spec.kind}: one process; {more}")
         return Engine()
     if spec.kind == "single":
         raise RecipeError(
             "the recipe is for one process",
-            expected="engine.kind auto, ddp or fsdp",
+            expected="engine.kind auto, ddp, fsdp or deepspeed",
             given=f"engine.kind=single and {world} processes",
             remedy="start it on one process, or set engine.kind=ddp",
         )
     watch = meet(spec.patience, folder)
+    if spec.kind == "deepspeed":
+        return Zero(spec, watch)
     return Sharded(watch) if spec.kind == "fsdp" else DataParallel(watch)
 
 

@@ -47,19 +47,20 @@ from lucida.train.watch import Watch
 class ShardedObjective(Objective):
     """The loss of a sharded model. Where any rank has a picture, all ask a trained encoder.
 
-    total: sums a number over ranks.
+    total: sums a number over ranks. shown: had any rank one in the last batch?
     """
 
     def __init__(self, model: nn.Module, total: Callable[[float], list[float]]) -> None:
         super().__init__(model)
-        self.total = total
+        self.total, self.shown = total, False
 
     def forward(self, batch: Batch, mask: MaskName | None = None, how: str = "segments") -> Losses:
         """See `token_losses`."""
-        nothing = 0.0
+        nothing, self.shown = 0.0, False
         if trains(self.model.vision):
             own = 0 if batch.pixel_values is None else len(batch.pixel_values)
-            if self.total(own) != [0.0] and not own:
+            self.shown = self.total(own) != [0.0]
+            if self.shown and not own:
                 # In front of all else: ranks have to gather the same layers in the same order.
                 nothing = sum(blank(*each) for each in sides(self.model))
         total, each = super().forward(batch, mask, how)

@@ -122,7 +122,8 @@ class StageRun:
         model, loss_of = run.engine.prepare(model, run.precision)
         equip(model, spec.batch.checkpointing, run.compiled)
         trained = with_rates(model, rates)
-        optimizer = make_optimizer(trained, spec.optim, model, run.precision.dtype)
+        made = make_optimizer(trained, spec.optim, model, run.precision.dtype)
+        optimizer = run.engine.drive(made)
         scaler = run.precision.scaler()
         if position.step == 0:
             # Its own seed: how many numbers the stage before drew does not matter.
@@ -264,7 +265,7 @@ class StageRun:
         """What the stage trains, by name, adapters and buffers too."""
         model = self.stepper.model
         own = state.stored_tensors(model, set(self.what.trained))
-        return own | {name: each.detach() for name, each in adapters.named_adapters(model).items()}
+        return own | adapters.named_adapters(model)
 
     def choose_weights(self) -> None:
         """Put the weights into the model that the stage ends with."""
@@ -276,7 +277,7 @@ class StageRun:
         steps, stored = chosen
         with torch.no_grad():
             for name, place in self.trained_tensors().items():
-                place.copy_(state.part_of(stored[name], place))
+                state.put(place, stored[name])
         told = {"weights": ending.spec.weights, "steps": steps}
         if self.feed.held_out is not None:
             told["validation_loss"] = self.measure_held_out()

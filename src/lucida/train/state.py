@@ -143,6 +143,8 @@ def random_state() -> tuple[dict, dict[str, torch.Tensor]]:
     if torch.cuda.is_initialized():
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
             tensors[f"random/cuda{index}"] = state
+    if torch.backends.mps.is_available():
+        tensors["random/mps"] = torch.mps.get_rng_state()
     return values, tensors
 
 
@@ -157,11 +159,24 @@ def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None
     for name, state in tensors.items():
         if name.startswith("random/cuda"):
             torch.cuda.set_rng_state(state, int(name.removeprefix("random/cuda")))
+    if "random/mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["random/mps"])
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor, of which this rank may hold a part; all ranks have to ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """All of a tensor, of which this rank may hold a part; all ranks have to ask. A part says so by
+    `full_tensor`, as torch's own do."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def put(place: torch.Tensor, value: torch.Tensor) -> None:
+    """Put a whole value in the place of a tensor, of which this rank may hold a part."""
+    take = getattr(place, "take_tensor", None)
+    if take is None:
+        place.copy_(part_of(value, place))
+    else:
+        take(value)
 
 
 def part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -181,16 +196,17 @@ def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tenso
         plain = plain_name(name, layers)
         if name in buffers and plain is not None:
             kept[plain] = value
-    return {name: value.detach() for name, value in kept.items()}
+    return kept
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Hash of weights by name: name, shape, dtype and some 4096 evenly spread values of each."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
-        flat = whole(tensor.detach()).flatten()
+        every = whole(tensor).detach()
+        flat = every.flatten()
         sampled = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(f"{name} {tuple(every.shape)} {every.dtype}".encode())
         digest.update(sampled.tobytes())
     return digest.hexdigest()[:16]
 
@@ -276,7 +292,7 @@ def to_disk(tensors: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch.
     one after the other, where they are not kept."""
     kept = {}
     for name, value in tensors.items():
-        gathered = whole(value.detach())
+        gathered = whole(value).detach()
         if keep:
             kept[name] = gathered.cpu().contiguous()
     return kept

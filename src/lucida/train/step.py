@@ -25,7 +25,6 @@ from lucida.train.engine import Engine, Loss
 from lucida.train.objective import supervised_loss
 from lucida.train.precision import Precision
 from lucida.train.shares import Share, owners, shares, tally
-from lucida.train.state import whole
 
 SMALLEST_SCALE = 1.0
 """fp16 halves its loss scale at every overflow; below this the numbers themselves are at fault."""
@@ -94,11 +93,9 @@ class Stepper:
         summed, source_losses = self.backward(micro_batches, whose, counting)
         engine.mark("moving the weights")
         scaler.unscale_(self.optimizer)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        norm = whole(nn.utils.get_total_norm(gradients))
+        norm = engine.gradient_norm(self.optimizer)
         # The one wait for the device in a step: everything that Python needs comes in one tensor.
-        both = torch.stack([summed / counting, norm.float()]).double()
+        both = torch.stack([summed / counting, norm.float()]).to(self.precision.sums)
         loss, grad_norm, *losses = torch.cat([both, source_losses]).tolist()
         loss, *losses = engine.total(loss, *losses)
 
@@ -109,7 +106,7 @@ class Stepper:
             torch.set_rng_state(before)
             raise self.not_finite(micro_batches, loss, grad_norm)
         if self.clip is not None and finite:
-            nn.utils.clip_grads_with_norm_(trained, self.clip, norm)
+            engine.clip(self.optimizer, self.clip, norm)
         scaler.step(self.optimizer)  # leaves the weights alone after an overflow
         scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,13 +127,13 @@ class Stepper:
         """Leave the gradient of the mean loss in the parameters.
 
         whose: of each micro-batch the `owners`; counting: what all tokens of the step count. Gives
-        the sum of the losses as they count, and (float64 [names + 1]) the sums of all alike, by
+        the sum of the losses as they count, and ([names + 1]) the sums of all alike, by
         source and last that of no named one. Both stay on the device.
         """
         device = self.precision.device
         summed = torch.zeros((), device=device)
-        # float64: sums over many tokens, on which nothing but the record depends.
-        by_source = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        sums = self.precision.sums
+        by_source = torch.zeros(len(self.names) + 1, dtype=sums, device=device)
         for number, (batch, own) in enumerate(zip(micro_batches, whose, strict=True), start=1):
             self.engine.mark(f"computing the loss of micro-batch {number}")
             batch = batch.to(device)
@@ -145,9 +142,9 @@ class Stepper:
                     loss, each = self.loss_of(batch, self.mask, self.how)
                 self.engine.mark(f"computing the gradient of micro-batch {number}")
                 # Engines average over ranks; the loss is already divided by what all of them hold.
-                self.scaler.scale(loss * self.engine.world / counting).backward()
+                self.engine.backward(self.scaler.scale(loss * self.engine.world / counting))
             summed += loss.detach()
-            by_source.index_add_(0, own.to(device), each.double())
+            by_source.index_add_(0, own.to(device), each.to(sums))
         return summed, by_source
 
     def not_finite(self, micro_batches: Sequence[Batch], loss: float, grad_norm: float) -> Diverged:

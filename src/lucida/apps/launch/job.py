@@ -67,7 +67,7 @@ def make_job(
     if value.engine.kind == "single" and nodes * processes > 1:
         raise RecipeError(
             "the recipe is for one process",
-            expected="engine.kind auto, ddp or fsdp",
+            expected="engine.kind auto, ddp, fsdp or deepspeed",
             given=f"engine.kind=single and {nodes * processes} processes",
             remedy="set engine.kind=ddp, or launch it with --nodes 1 --gpus 1",
         )

@@ -48,7 +48,7 @@ from lucida.core.spec.projector import (
     QFormerProjectorSpec,
     TransformerProjectorSpec,
 )
-from lucida.core.spec.recipe import BlindSpec, EngineSpec, Recipe
+from lucida.core.spec.recipe import BlindSpec, EngineSpec, Recipe, ZeroSpec
 from lucida.core.spec.training import (
     BatchSpec,
     BudgetSpec,
@@ -123,4 +123,5 @@ __all__ = [
     "WebdatasetSourceSpec",
     "WorldPreferencesSourceSpec",
     "WorldSourceSpec",
+    "ZeroSpec",
 ]

@@ -20,12 +20,24 @@ class BlindSpec(Spec):
     """Steps of each stage; the blind model learns its priors sooner."""
 
 
+class ZeroSpec(Spec):
+    """How far DeepSpeed cuts what a rank holds."""
+
+    stage: Literal[1, 2, 3] = 2
+    """1: moments; 2: and gradients; 3: and the weights of decoder layers."""
+    offload: bool = False
+    """Keep moments, and the weights that they move, in the memory of the CPU, and update there."""
+
+
 class EngineSpec(Spec):
     """How the steps are computed; none of it changes what they compute, up to rounding."""
 
-    kind: Literal["auto", "single", "ddp", "fsdp"] = "auto"
+    kind: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = "auto"
     """One process; a whole model on each of several (`ddp`); or a part of each weight, gradient and
-    moment on each (`fsdp`). `auto` is ddp where several were started, else single."""
+    moment on each (`fsdp`, or `deepspeed` with that extra). `auto` is ddp where several were
+    started, else single."""
+    zero: ZeroSpec | None = None
+    """Of `deepspeed`; null is its defaults."""
     patience: float = Field(default=600, gt=0)
     """Seconds that processes wait for one another: to meet, and in a step. Whatever hangs longer
     is named, and all end. Looks, checkpoints and a first step's reading may take longer."""
@@ -36,6 +48,12 @@ class EngineSpec(Spec):
     compile: bool = False
     """Compile the layers of the language model with torch.compile: slow to begin, then faster,
     chiefly on a GPU. Bits may differ from run to run."""
+
+    @model_validator(mode="after")
+    def zero_is_of_deepspeed(self) -> EngineSpec:
+        if self.zero is not None and self.kind != "deepspeed":
+            raise ValueError(f"zero belongs to kind=deepspeed, and kind is {self.kind}")
+        return self
 
 
 class Recipe(Spec):
