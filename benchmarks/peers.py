@@ -21,7 +21,7 @@ a Trainer sees is given to Lucida too, and the losses must agree.
     python benchmarks/peers.py [--case toy] [--repetitions 5] [--batches 4] [--minutes 5]
 
 A case ends after so many minutes with the repetitions that it has by then (at least one step of
-each side on a batch of each kind); what was found is told after every batch. On a GPU it also
+each side on a batch of each kind); what was found is told at once. On a GPU it also
 prints the share of the peak arithmetic and the memory of each side (this part has not run yet: no
 GPU was at hand). One thread on a CPU unless `--threads`.
 """
@@ -211,17 +211,24 @@ def measure(
             begun = time.monotonic()
             if repetition == 0:
                 agree(each.sides)
-            timed = alternate(each.sides, 1, warm_up=0, wait=wait)
+            place = (
+                f"{name}, repetition {repetition + 1} of {repetitions}, batch {number + 1} of "
+                f"{len(work)} ({each.kind})"
+            )
+
+            def tell(side: str, seconds: float, place: str = place) -> None:
+                print(f"{place}: {side} {seconds:.2f} CPU s", flush=True)
+
+            timed = alternate(each.sides, 1, warm_up=0, wait=wait, tell=tell)
             for side, timing in timed.items():
                 key = f"{side}|{each.kind}"
                 found[key] = found.get(key, Timing()) + timing
             most = max(most, time.monotonic() - begun)
-            shown = ", ".join(f"{side} {timing.cpu[0]:.2f}" for side, timing in timed.items())
-            print(
-                f"{name}, repetition {repetition + 1} of {repetitions}, batch {number + 1} of "
-                f"{len(work)} ({each.kind}), CPU s: {shown}",
-                flush=True,
+            ours = timed["lucida"].cpu[0]
+            shown = ", ".join(
+                f"{side} {timing.cpu[0] / ours:.2f}" for side, timing in timed.items()
             )
+            print(f"{place}: times lucida's: {shown}", flush=True)
         for key, timing in found.items():
             times.setdefault(key, Timing())
             times[key].cpu.extend(timing.cpu)

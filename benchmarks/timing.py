@@ -35,8 +35,10 @@ def alternate(
     repetitions: int,
     warm_up: int = 1,
     wait: Callable[[], object] = lambda: None,
+    tell: Callable[[str, float], object] = lambda side, seconds: None,
 ) -> dict[str, Timing]:
-    """The times of every side; `wait` ends what a side has begun elsewhere (on a GPU)."""
+    """The times of every side; `wait` ends what a side has begun elsewhere (on a GPU), `tell` hears
+    each time of the processor as soon as it is known."""
     order, times = list(sides), {name: Timing() for name in sides}
     draws = random.Random(0)
     for repetition in range(-warm_up, repetitions):
@@ -49,6 +51,7 @@ def alternate(
             if repetition >= 0:
                 times[name].cpu.append(time.process_time() - cpu)
                 times[name].wall.append(time.perf_counter() - wall)
+                tell(name, times[name].cpu[-1])
     return times
 
 
