@@ -50,6 +50,9 @@ class ShardedObjective(Objective):
     total: sums a number over ranks. shown: had any rank one in the last batch?
     """
 
+    always = False
+    """Is a trained encoder asked where no rank has a picture, too?"""
+
     def __init__(self, model: nn.Module, total: Callable[[float], list[float]]) -> None:
         super().__init__(model)
         self.total, self.shown = total, False
@@ -60,7 +63,7 @@ class ShardedObjective(Objective):
         if trains(self.model.vision):
             own = 0 if batch.pixel_values is None else len(batch.pixel_values)
             self.shown = self.total(own) != [0.0]
-            if self.shown and not own:
+            if not own and (self.shown or self.always):
                 # In front of all else: ranks have to gather the same layers in the same order.
                 nothing = sum(blank(*each) for each in sides(self.model))
         total, each = super().forward(batch, mask, how)

@@ -9,8 +9,9 @@ a step as well; and it sums gradients in the order in which they come, which has
 every rank. Hence a rank without a picture, or without a supervised token, goes through the same
 layers with nothing to learn; and a trained encoder that no rank has asked in a step rests.
 
-Under stage 3 all but the decoder layers (embedding, projector, a trained encoder) stays whole, as
-ranks may ask those as often as they like. A frozen encoder is not shown to DeepSpeed at all.
+Under stage 3 all but the decoder layers (embedding, projector) stays whole. It wants one order of
+calls as well, so it is for frozen encoders and pictures that are one square. A frozen encoder is
+not shown to DeepSpeed at all: each rank asks it at its own pace.
 Checkpoints are those of every engine: DeepSpeed's own are not written.
 
 Reference: Rajbhandari et al., ZeRO, 2020, arXiv 1910.02054; Ren et al., ZeRO-Offload, 2021,
@@ -23,6 +24,7 @@ import contextlib
 import copy
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from lucida.core.errors import RecipeError, RunError
-from lucida.core.spec import EngineSpec, MaskName, Recipe, ZeroSpec
+from lucida.core.spec import EngineSpec, MaskName, Recipe, StageSpec, ZeroSpec
 from lucida.data.sample import Batch
 from lucida.train.blocks import blocks
 from lucida.train.engine import Loss
@@ -74,11 +76,24 @@ def check_recipe(recipe: Recipe) -> None:
             "engine.zero.stage=1",
         ),
         SCALING: (recipe.precision == "fp16" and "precision=fp16", "precision bf16 or fp32"),
+        ORDER: (
+            stage == 3 and next(filter(None, map(find_seen, recipe.stages)), None),
+            "engine.zero.stage 1 or 2",
+        ),
     }
     for why, (given, expected) in refused.items():
         if given:
             raise refuse(why, expected, given)
 
+
+def find_seen(stage: StageSpec) -> str | None:
+    """Where a stage says that it trains the encoder, if it says so by name."""
+    rates = (name for name, rate in stage.train.items() if rate not in ("frozen", 0))
+    found = next((name for name in rates if name.startswith("vision")), None)
+    return found and f"stages.{stage.name}.train.{found}"
+
+
+ORDER = "ZeRO 3 wants every rank to call the same modules in the same order, and pictures differ"
 
 SCALING = "DeepSpeed scales a loss in fp16 by rules of its own, which no other engine goes on from"
 
@@ -98,6 +113,8 @@ def import_deepspeed() -> ModuleType:
     with contextlib.redirect_stdout(sys.stderr):
         import deepspeed
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # It calls what torch 2.13 has renamed, and would say so at every step.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     if not torch.cuda.is_available():
         # It would try each of its extensions with a compiler, for minutes; gloo needs none.
         deepspeed.ops.__compatible_ops__ = {}
@@ -105,10 +122,13 @@ def import_deepspeed() -> ModuleType:
 
 
 class Even(ShardedObjective):
-    """The loss by way of the same layers on every rank, in the same order.
+    """The loss by way of the same layers in every batch of every rank, in the same order: DeepSpeed
+    would take the gradient of an earlier step for one that does not come.
 
-    asked: has any rank asked a trained encoder since this was set to False?
+    asked: has any rank shown a trained encoder a picture since this was set to False?
     """
+
+    always = True
 
     def __init__(self, model: nn.Module, total: Callable[[float], list[float]]) -> None:
         super().__init__(model, total)
@@ -146,6 +166,10 @@ class Zero(Sharded):
     def prepare(self, model: nn.Module, precision: Precision) -> tuple[nn.Module, Loss]:
         if precision.name == "fp16":
             raise refuse(SCALING, "precision bf16 or fp32", f"fp16 ({precision.reason})")
+        moves = trains(model.vision) or not model.arrangement.policy.one_square
+        if self.spec.stage == 3 and model.vision is not None and moves:
+            given = "a trained encoder, or images that are no single squares"
+            raise refuse(ORDER, "engine.zero.stage 1 or 2", given)
         self.plain, self.precision = model, precision
         frozen = model.vision is not None and not trains(model.vision)
         self.apart = set(model.vision.parameters()) if frozen else set()
@@ -225,7 +249,7 @@ def configure(spec: ZeroSpec, precision: Precision) -> dict:
     """
     zero = {
         "stage": spec.stage,
-        # Each rank may ask a whole encoder as often as it likes: no order to fetch ahead by.
+        # Only decoder layers are fetched, and when they are called.
         "stage3_prefetch_bucket_size": 0,
         "stage3_max_reuse_distance": 0,
         "stage3_param_persistence_threshold": 0,
