@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lucida.apps import cli
+from lucida.apps.fetch.needs import count_published
 from lucida.apps.plan.devices import DEVICES, GIB, Device, find_device
 from lucida.apps.plan.estimate import most_at_once, plan_recipe
 from lucida.apps.plan.fitting import ROOM, cuts, fits
@@ -258,7 +259,16 @@ def test_a_published_recipe_is_planned_without_its_weights():
     assert plan["modules"]["language"] == pytest.approx(1.54e9, rel=0.01)
     align, sft = plan["stages"]
     assert set(align["trained_by_part"]) == {"projector"} and "adapters" in sft["trained_by_part"]
-    assert "assumed" in align["lengths"]["found"] and align["steps"] is None
+    assert "assumed" in align["lengths"]["found"]
+    assert "558,000 records, as published" in align["lengths"]["found"]
+    assert align["steps"] == math.ceil(558_000 / 128) and align["hours"] > 0
+
+
+def test_records_that_nobody_publishes_stay_unknown():
+    stages = {stage.name: stage for stage in load_recipe("improved-alignment").stages}
+    assert count_published(stages["instruct"]) == 665_000
+    assert count_published(stages["multitask"]) is None
+    assert count_published(load_recipe("mini").stages[0]) is None
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from lucida.core.recipe import PRESETS
-from lucida.core.spec import Recipe
+from lucida.core.spec import Recipe, StageSpec
 
 TABLE = PRESETS / "published_data.json"
 
@@ -97,9 +97,7 @@ def data_of(recipe: Recipe) -> Iterator[Need]:
 
 def data_at(path: Path, images: Path | None, source: str) -> Iterator[Need]:
     """What stands, or is to stand, at the paths of a source."""
-    known = read_published().get(f"{path.parent.name}/{path.name}") or read_published().get(
-        path.name
-    )
+    known = find_published(path)
     if known is None:
         yield Need(f"data of {source}", "unknown here", path, address="nobody but you knows")
         return
@@ -130,6 +128,21 @@ def data_at(path: Path, images: Path | None, source: str) -> Iterator[Need]:
             address=each["address"],
             gigabytes=each["gigabytes"],
         )
+
+
+def find_published(path: Path) -> dict | None:
+    """What the table says of the data at a path."""
+    table = read_published()
+    return table.get(f"{path.parent.name}/{path.name}") or table.get(path.name)
+
+
+def count_published(stage: StageSpec) -> int | None:
+    """Records of a stage's sources as their publishers count them (of interleaved pages their
+    pictures), None when that of any is not in the table."""
+    paths = [getattr(source, "path", None) for source in stage.mixture.sources.values()]
+    known = [None if path is None else find_published(Path(path)) for path in paths]
+    counts = [None if each is None else each.get("records") for each in known]
+    return None if None in counts else sum(counts)
 
 
 def benchmarks_of(recipe: Recipe) -> Iterator[Need]:

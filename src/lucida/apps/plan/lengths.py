@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lucida.apps.fetch.needs import count_published
 from lucida.apps.weightless import weightless_processor
 from lucida.core.errors import DataError, LucidaError
 from lucida.core.spec import Recipe, StageSpec
@@ -158,6 +159,9 @@ def assume_lengths(recipe: Recipe, stage: StageSpec, blueprint: Blueprint, probl
     room = max(0, recipe.model.language.max_length - TEXT)
     visual = int(seen) if blueprint.gated else min(room, blueprint.most_tokens)
     reason = problem.splitlines()[0][:120]
+    records = count_published(stage)
+    if records is not None:
+        reason += f"; {records:,} records, as published"
     images = "one image of the most visual tokens" if seen else "no image"
     return Lengths(
         text=TEXT,
@@ -168,7 +172,7 @@ def assume_lengths(recipe: Recipe, stage: StageSpec, blueprint: Blueprint, probl
         side=largest_side(blueprint),
         square=(TEXT + visual) ** 2,
         fill=1.0,
-        records=None,
+        records=records,
         counted=False,
         found=f"assumed: {TEXT} tokens of text, {ANSWER} supervised, {images} ({reason})",
     )
