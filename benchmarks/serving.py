@@ -2,12 +2,12 @@
 
 python benchmarks/serving.py RUN [--clients 1,8,32] [--requests 64] [--rounds 3]
 
-RUN has to be a Llava (`mini-vit` is one): it is exported, and both servers are given the same
-weights, `lucida serve hf:` left aside: Lucida serves the run. Both stand beside each other all the
-time and are asked in turn, round by round; figures are ratios of one round, so that what else the
-machine does weighs on both. Pictures and questions are the miniature world's, answers are the
-likeliest ones, streamed. Needs `pip install 'lucida[serve]' openai` and what `transformers serve`
-asks for.
+RUN has to be a Llava (`mini-vit` is one): Lucida serves it, `transformers serve` its export. Both
+stand beside each other all the time and are asked in turn, round by round, about the same pictures
+of the miniature world, which neither has seen before; answers are the likeliest ones, streamed.
+Told are medians over rounds and their range: ratios of one round, so that what else the machine
+does weighs on both, and of the processor time that each server itself took (Linux). Needs
+`pip install 'lucida[serve]' openai` and what `transformers serve` asks for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import base64
 import io
+import os
 import socket
 import statistics
 import subprocess
@@ -48,12 +49,30 @@ PATIENCE = 300
 
 
 @dataclass(frozen=True)
+class Side:
+    """A server: its address, its process, what the model is called there."""
+
+    address: str
+    process: int
+    model: str
+
+
+@dataclass(frozen=True)
 class Heard:
-    """One answer: seconds to its first piece and to its end, its words."""
+    """One answer: seconds to its first piece, its words."""
 
     first: float
-    whole: float
     text: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """Answers a second, median seconds to the first token, processor seconds of the server."""
+
+    speed: float
+    first: float
+    work: float
+    said: list[str]
 
 
 def main() -> None:
@@ -71,18 +90,19 @@ def main() -> None:
         tool = Path(sys.executable).with_name("transformers")
         theirs = [str(tool), "serve", str(folder), "--device", "cpu", "--dtype", "float32"]
         with serve(ours) as here, serve([*theirs, "--host", "127.0.0.1"]) as there:
-            sides = {"lucida": (here, args.run.name), "transformers": (there, str(folder))}
+            sides = [Side(*here, args.run.name), Side(*there, str(folder))]
             for count in map(int, args.clients.split(",")):
                 compare(sides, count, args.requests, args.rounds)
 
 
 @contextmanager
-def serve(command: Sequence[str]) -> Iterator[str]:
-    """A server at a free port; gives its address once it answers."""
+def serve(command: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """A server at a free port; gives its address and process once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
+    nowhere = subprocess.DEVNULL
+    server = subprocess.Popen([*command, "--port", str(port)], stdout=nowhere, stderr=nowhere)
     address, begun = f"http://127.0.0.1:{port}", time.monotonic()
     try:
         while True:
@@ -94,33 +114,56 @@ def serve(command: Sequence[str]) -> Iterator[str]:
             if server.poll() is not None or time.monotonic() - begun > PATIENCE:
                 raise SystemExit(f"this server does not stand: {' '.join(command)}")
             time.sleep(0.5)
-        yield address
+        yield address, server.pid
     finally:
         server.terminate()
         server.wait(60)
 
 
-def compare(sides: dict[str, tuple[str, str]], clients: int, requests: int, rounds: int) -> None:
-    """Ask both in turn, and print the medians of the rounds' ratios with their range."""
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
-    firsts: dict[str, list[float]] = {name: [] for name in sides}
-    said: dict[str, list[str]] = {}
-    for number in range(rounds + 1):
-        for name in list(sides)[:: -1 if number % 2 else 1]:
-            begun = time.monotonic()
-            heard = asyncio.run(ask_all(*sides[name], clients, requests))
-            if number:  # the first round warms up
-                speeds[name].append(requests / (time.monotonic() - begun))
-                firsts[name].append(statistics.median(each.first for each in heard))
-            said[name] = [each.text for each in heard]
-    same = sum(a.strip() == b.strip() for a, b in zip(*said.values(), strict=True))
-    faster = [a / b for a, b in zip(speeds["lucida"], speeds["transformers"], strict=True)]
-    sooner = [b / a for a, b in zip(firsts["lucida"], firsts["transformers"], strict=True)]
+def compare(sides: Sequence[Side], clients: int, requests: int, rounds: int) -> None:
+    """Ask both in turn; print the medians of what each did and of the rounds' ratios."""
+    ask_round(sides, clients, range(clients), turned=False)  # warms up
+    done = []
+    for number in range(rounds):
+        first = clients * 10_000 + number * requests
+        done.append(ask_round(sides, clients, range(first, first + requests), number % 2 == 1))
+    same = sum(
+        a.strip() == b.strip()
+        for ours, theirs in done
+        for a, b in zip(ours.said, theirs.said, strict=True)
+    )
+    for name, rows in zip(("lucida", "transformers"), zip(*done, strict=True), strict=True):
+        print(
+            f"{clients} clients, {name}: {spread([row.speed for row in rows])} answers a second, "
+            f"first token after {spread([1000 * row.first for row in rows])} ms, "
+            f"{spread([1000 * row.work / requests for row in rows])} ms of processor an answer"
+        )
     print(
-        f"{clients} clients: {spread(faster)} times the answers a second, first token "
-        f"{spread(sooner)} times as soon; {same} of {requests} answers equal",
+        f"{clients} clients: {spread([a.speed / b.speed for a, b in done])} times the answers a "
+        f"second, first token {spread([b.first / a.first for a, b in done])} times as soon, "
+        f"{spread([b.work / a.work for a, b in done])} times the answers by processor time; "
+        f"{same} of {rounds * requests} answers equal",
         flush=True,
     )
+
+
+def ask_round(sides: Sequence[Side], clients: int, numbers: range, turned: bool) -> list[Round]:
+    """The same questions to each side, in this order or turned; what each did, in order."""
+    addresses, found = [picture(number) for number in numbers], {}
+    for side in sides[::-1] if turned else sides:
+        begun, worked = time.monotonic(), count_work(side.process)
+        heard = asyncio.run(ask_all(side, clients, addresses))
+        speed = len(heard) / (time.monotonic() - begun)
+        first = statistics.median(each.first for each in heard)
+        work = count_work(side.process) - worked
+        found[side] = Round(speed, first, work, [each.text for each in heard])
+    return [found[side] for side in sides]
+
+
+def count_work(process: int) -> float:
+    """Processor seconds that a process has taken, its system calls included."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def spread(ratios: Sequence[float]) -> str:
@@ -128,27 +171,28 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-async def ask_all(address: str, model: str, clients: int, requests: int) -> list[Heard]:
-    """The questions in order, by so many clients, each of which waits for its answer."""
-    heard: list[Heard | None] = [None] * requests
-    left = iter(range(requests))
+async def ask_all(side: Side, clients: int, addresses: Sequence[str]) -> list[Heard]:
+    """A question about each picture, by so many clients, each of which waits for its answer."""
+    heard: dict[int, Heard] = {}
+    left = iter(range(len(addresses)))
     async with openai.AsyncOpenAI(
-        base_url=f"{address}/v1", api_key="none", timeout=600, max_retries=0
+        base_url=f"{side.address}/v1", api_key="none", timeout=600, max_retries=0
     ) as library:
 
         async def go_on() -> None:
             for number in left:
-                heard[number] = await ask(library, model, number)
+                question = QUESTIONS[number % len(QUESTIONS)]
+                heard[number] = await ask(library, side.model, addresses[number], question)
 
         await asyncio.gather(*(go_on() for _ in range(clients)))
-    return [each for each in heard if each is not None]
+    return [heard[number] for number in range(len(addresses))]
 
 
-async def ask(library: openai.AsyncOpenAI, model: str, number: int) -> Heard:
+async def ask(library: openai.AsyncOpenAI, model: str, address: str, question: str) -> Heard:
     """One question about one picture, streamed."""
     content = [
-        {"type": "image_url", "image_url": {"url": picture(number)}},
-        {"type": "text", "text": QUESTIONS[number % len(QUESTIONS)]},
+        {"type": "image_url", "image_url": {"url": address}},
+        {"type": "text", "text": question},
     ]
     begun, first, text = time.monotonic(), 0.0, ""
     stream = await library.chat.completions.create(
@@ -163,8 +207,7 @@ async def ask(library: openai.AsyncOpenAI, model: str, number: int) -> Heard:
         if piece:
             first = first or time.monotonic() - begun
             text += piece
-    whole = time.monotonic() - begun
-    return Heard(first or whole, whole, text)
+    return Heard(first or time.monotonic() - begun, text)
 
 
 def picture(number: int) -> str:

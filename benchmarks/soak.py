@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with serve([sys.executable, "-m", "lucida", "serve", str(args.run)]) as address:
+    with serve([sys.executable, "-m", "lucida", "serve", str(args.run)]) as (address, _):
         soak = Soak(address, args.run.name, args.seed, args.minutes, args.broken)
         asyncio.run(soak.run(args.clients))
     for kind in sorted({kind for kind, _ in soak.heard}):

@@ -1,11 +1,13 @@
 """`POST /look`: what `lucida look` finds, within limits, one at a time, between others' tokens."""
 
+import base64
+import json
 import threading
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from served import CHAT, KEY, LOOK, ask, wait_for
+from served import CHAT, KEY, LOOK, ask, prompt_of, wait_for
 from tiny import picture
 
 import lucida
@@ -44,6 +46,27 @@ def test_the_answer_is_the_models_own_and_the_talk_before_counts(web, parts):
     assert mine.rstrip("\ufffd").strip() == theirs
 
 
+def read_data(page):
+    return json.loads(page.split('id="data">')[1].split("</script>")[0])
+
+
+def test_the_page_of_lucida_look_has_everything(web, parts, monkeypatch):
+    image = picture(2, 32, 32)
+    asked = request(image, cells=2, answer="a b", page=True)
+    answered = web.post(LOOK, json=asked)
+    assert answered.headers["content-type"].startswith("text/html")
+    found, expected = read_data(answered.text), lucida.look(parts, image, "what?", "a b", cells=2)
+    heads = np.frombuffer(base64.b64decode(found["heads"]["data"]), "<f4")
+    assert np.allclose(heads, expected.heads.ravel(), atol=1e-3)
+    assert found["attention"]["mean"]["shape"] == list(expected.attention.mean(1).shape)
+    assert found["lens"]["words"]["shape"] == list(expected.lens.words.shape)
+    windows = sum((1 + span) ** 2 for span in looks.SPANS)
+    length = len(prompt_of(parts[1], "what?", image)) + len(parts[1].tokenizer("a b").input_ids) + 1
+    monkeypatch.setattr(looks, "MOST_POSITIONS", windows * length)
+    without = web.post(LOOK, json=asked).text
+    assert read_data(without)["heads"] is None and "leaves out so many heads" in without
+
+
 CASES = {
     "no picture": (request(), 400, "messages"),
     "an empty answer": (request(picture(1), answer=" "), 400, "messages"),
@@ -74,8 +97,6 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_client_does_wrong_is_named(web, case):
     body, status, place = CASES[case]
-    import json
-
     found = web.post(LOOK, content=json.dumps(body), headers={"content-type": "application/json"})
     assert (found.status_code, found.json()["error"]["param"]) == (status, place), found.text
 

@@ -170,6 +170,23 @@ def test_what_it_looked_at_is_drawn(visit, parts, size):
     assert not page.problems
 
 
+def test_look_inside_opens_the_page_of_lucida_look(visit, parts):
+    page = visit()
+    put(page, "what is it?", 1)
+    with page.context.expect_page() as opened:
+        page.locator(".answer").nth(0).locator("text=Look inside").click()
+    inside = opened.value
+    playwright.expect(inside.locator("h1")).to_have_text("what is it?", timeout=60_000)
+    kinds = inside.locator("#kinds label span").all_inner_texts()
+    assert kinds == ["Covered", "Attention", "Words"]
+    assert inside.locator("#heads button").count() == 8
+    inside.locator("#kinds input[value=attention]").press("Space")
+    playwright.expect(inside.locator("#says")).to_contain_text("of the attention")
+    show(inside, "inside")
+    assert not page.problems
+    playwright.expect(page.locator(".answer").nth(0).locator("text=Look inside")).to_be_enabled()
+
+
 def test_a_look_that_is_refused_says_why(visit):
     page = visit()
     page.route(

@@ -198,7 +198,7 @@ def _take_apart(
         inside -= {"attention", "words"}
     base = score_pictures(model, processor, asked, [list(sources)], use)[0]
     if inside:
-        found |= use(lambda: _look_inside(model, processor, asked, inside))
+        found |= _look_inside(model, processor, asked, inside, use)
     occlusion: list[np.ndarray | None] = [None] * len(images)
     if "occlusion" in show:
         found["covered"], occlusion = _occlude(
@@ -213,19 +213,21 @@ def _take_apart(
 
 
 def _look_inside(
-    model: LucidaModel, processor: LucidaProcessor, asked: Asked, wanted: set[str]
+    model: LucidaModel, processor: LucidaProcessor, asked: Asked, wanted: set[str], use: Use
 ) -> dict[str, object]:
     """Attention, the lens and the heads: everything that looks into the language model."""
     device, mask = model.device, model.mask_for(processor)
     batch = collate([asked.tokens], pack=False, pad_id=processor.tokenizer.pad_token_id).to(device)
     pixels = processor.pixels(asked.tokens.images)
-    visual = model.visual(pixels.to(device), None)
+    visual = use(lambda: model.visual(pixels.to(device), None))
     asking = torch.from_numpy(asked.asking).to(device)
     targets = torch.from_numpy(asked.targets).to(device)
     seen = np.flatnonzero(asked.tokens.image > 0)
     states = States() if "words" in wanted else None
     keep = asking if "attention" in wanted else None
-    hidden, watcher = watch(model, batch, visual, mask, keep, states=states, sizes=pixels.sizes)
+    hidden, watcher = use(
+        lambda: watch(model, batch, visual, mask, keep, states=states, sizes=pixels.sizes)
+    )
     found: dict[str, object] = {}
     if keep is not None:
         weights = torch.stack(watcher.kept).numpy()  # [layers, heads, asking, length]
@@ -234,13 +236,13 @@ def _look_inside(
         found["to_text"] = weights[..., text].sum(-1)
         found["rollout"] = roll_out(watcher.mean, asking)[:, seen].numpy()
     if states is not None:
-        lens = read_lens(model, states, torch.from_numpy(seen).to(device), targets)
+        lens = use(lambda: read_lens(model, states, torch.from_numpy(seen).to(device), targets))
         found["lens"] = lens
         known = np.unique(lens.words).tolist()
         found["vocabulary"] = {word: write_token(word, processor) for word in known}
     if "heads" in wanted:
-        before = _log_probabilities(model, hidden[:1], asking, targets)[0]
-        found["heads"] = _leave_heads_out(model, processor, asked, visual, before)
+        before = use(lambda: _log_probabilities(model, hidden[:1], asking, targets))[0]
+        found["heads"] = before - _leave_heads_out(model, processor, asked, visual, use)
     return found
 
 
@@ -249,22 +251,24 @@ def _leave_heads_out(
     processor: LucidaProcessor,
     asked: Asked,
     visual: list[Tensor],
-    before: np.ndarray,
+    use: Use,
 ) -> np.ndarray:
-    """The drop of each token's log-probability with each head's result put to zero [L, H, T]."""
+    """Each token's log-probability with each head's result put to zero [L, H, T]."""
     config, mask = model.language.config.get_text_config(), model.mask_for(processor)
     layers, heads = len(decoder_layers(model.language)[1]), config.num_attention_heads
     every = [(layer, head) for layer in range(layers) for head in range(heads)]
     asking = torch.from_numpy(asked.asking).to(model.device)
     targets = torch.from_numpy(asked.targets).to(model.device)
     sizes = [image_size(source) for source in asked.tokens.images]
-    drops = []
-    for off in _groups(every, _rows(model, asked)):
+
+    def score(off: list[tuple[int, int]]) -> np.ndarray:
         rows = [asked.tokens] * len(off)
         batch = collate(rows, pack=False, pad_id=processor.tokenizer.pad_token_id).to(model.device)
         hidden, _ = watch(model, batch, visual * len(off), mask, off=off, sizes=sizes * len(off))
-        drops.append(before - _log_probabilities(model, hidden, asking, targets))
-    return np.concatenate(drops).reshape(layers, heads, -1)
+        return _log_probabilities(model, hidden, asking, targets)
+
+    found = [use(partial(score, off)) for off in _groups(every, _rows(model, asked))]
+    return np.concatenate(found).reshape(layers, heads, -1)
 
 
 def _rows(model: LucidaModel, asked: Asked) -> int:

@@ -1,4 +1,5 @@
-"""`POST /look`: which parts of the pictures an answer rests on, by covering them one after another.
+"""`POST /look`: which parts of the pictures an answer rests on, by covering them one after another;
+with `page` everything that `lucida look` shows, as its page.
 
 It costs some two hundred answers' worth of reading, so one is done at a time, each forward in its
 turn between the tokens of those who are answered; whoever asks meanwhile gets 429.
@@ -8,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.from_thread
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from lucida.core.errors import LucidaError
 from lucida.data.images import image_size
 from lucida.look.covering import SPANS, Cover, grid_of
-from lucida.look.inside import CELLS, look_at
+from lucida.look.inside import CELLS, KINDS, look_at
+from lucida.look.page import write_page
+from lucida.model.cross_attention import decoder_layers
 from lucida.model.messages import sample_of
 from lucida.serve.batching import Engine
 from lucida.serve.foreign import ForeignProcessor
@@ -46,7 +50,8 @@ LONGEST = 64
 
 class LookRequest(BaseModel):
     """`POST /look`. messages: as of `/v1/chat/completions`, the last of them the question. answer:
-    the one to explain; by default what the model says. cells, cover: as of `lucida look`."""
+    the one to explain; by default what the model says. cells, cover: as of `lucida look`. page: the
+    answer is its page, with attention, words and heads."""
 
     model_config = ConfigDict(extra="allow")
     model: str
@@ -54,6 +59,7 @@ class LookRequest(BaseModel):
     answer: str | None = None
     cells: int = Field(default=CELLS, ge=1, le=MOST_CELLS)
     cover: Cover = "mean"
+    page: bool = False
 
 
 class OneAtATime:
@@ -80,7 +86,7 @@ async def answer_look(
     door: OneAtATime,
     hosts: Collection[str] = (),
 ) -> Response:
-    """The map of each picture. hosts: from which pictures may come."""
+    """The map of each picture, or the page. hosts: from which pictures may come."""
 
     def use(work: Callable[[], T]) -> T:
         if anyio.from_thread.run(request.is_disconnected):
@@ -89,6 +95,8 @@ async def answer_look(
 
     with door.enter():
         found = await run_in_threadpool(look_once, engine, asked, hosts, use)
+    if asked.page:
+        return HTMLResponse(await run_in_threadpool(write_page, found))
     return JSONResponse({"object": "lucida.look", "model": asked.model} | write_look(found))
 
 
@@ -110,14 +118,15 @@ def look_once(
     parts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
     try:
         sample = sample_of(messages)
-        check_cost(engine, sample, asked)
-        return look_at(
+        heads = check_cost(engine, sample, asked)
+        show = [kind for kind in KINDS if kind != "heads" or heads] if asked.page else ["occlusion"]
+        found = look_at(
             engine.model,
             engine.processor,
             sample,
             " ".join(filter(None, parts)),
             asked.answer,
-            ["occlusion"],
+            show,
             asked.cells,
             asked.cover,
             LONGEST,
@@ -125,10 +134,16 @@ def look_once(
         )
     except LucidaError as problem:
         raise Refused(str(problem), "messages") from problem
+    if asked.page and not heads:
+        found = replace(
+            found, notes=(*found.notes, "a server leaves out so many heads: `lucida look` has them")
+        )
+    return found
 
 
-def check_cost(engine: Engine, sample: Sample, asked: LookRequest) -> None:
-    """Refused where prompt and answer do not fit, or too many windows would have to be read."""
+def check_cost(engine: Engine, sample: Sample, asked: LookRequest) -> bool:
+    """Refused where prompt and answer do not fit, or too many windows would have to be read. Gives
+    whether every head can be left out once as well."""
     answer = LONGEST
     if asked.answer is not None:
         answer = len(engine.processor.tokenizer(asked.answer).input_ids) + 1
@@ -150,6 +165,9 @@ def check_cost(engine: Engine, sample: Sample, asked: LookRequest) -> None:
             f"fewer `cells` than {asked.cells} or fewer pictures",
             "cells",
         )
+    layers = len(decoder_layers(engine.model.language)[1]) if engine.model.vision else 0
+    heads = engine.model.config.get_text_config().num_attention_heads
+    return positions + layers * heads * length <= MOST_POSITIONS
 
 
 def write_look(found: Look) -> dict[str, Any]:
