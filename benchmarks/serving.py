@@ -1,10 +1,13 @@
 """Throughput and time to the first token of `lucida serve` beside `transformers serve`.
 
-python benchmarks/serving.py RUN [--clients 1,8,32] [--requests 64] [--rounds 3]
+python benchmarks/serving.py RUN [--clients 1,8,32] [--pictures 32] [--rounds 3]
+    [--asked mixed,descriptions,talks]
 
 RUN has to be a Llava (`mini-vit` is one): Lucida serves it, `transformers serve` its export. Both
 stand beside each other all the time and are asked in turn, round by round, about the same pictures
 of the miniature world, which neither has seen before; answers are the likeliest ones, streamed.
+`mixed`: a question a picture, most answers a word or two; `descriptions`: sentences of about 24
+tokens; `talks`: every question about every picture, one after the other.
 Told are medians over rounds and their range: ratios of one round, so that what else the machine
 does weighs on both, and of the processor time that each server itself took (Linux). Needs
 `pip install 'lucida[serve]' openai` and what `transformers serve` asks for.
@@ -42,6 +45,7 @@ QUESTIONS = (
     "what does the sign say?",
     "is there a red circle in the picture?",
 )
+ASKED = ("mixed", "descriptions", "talks")
 TOKENS = 24
 """Longest answer."""
 PATIENCE = 300
@@ -55,6 +59,21 @@ class Side:
     address: str
     process: int
     model: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked in one round, and by how many clients at a time."""
+
+    asked: str
+    clients: int
+    pictures: int
+
+    def questions(self, number: int) -> Sequence[str]:
+        """What is asked about a picture."""
+        if self.asked == "mixed":
+            return (QUESTIONS[number % len(QUESTIONS)],)
+        return QUESTIONS if self.asked == "talks" else ("describe the picture.",)
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--clients", default="1,8,32")
-    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--asked", default=",".join(ASKED))
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -91,8 +111,9 @@ def main() -> None:
         theirs = [str(tool), "serve", str(folder), "--device", "cpu", "--dtype", "float32"]
         with serve(ours) as here, serve([*theirs, "--host", "127.0.0.1"]) as there:
             sides = [Side(*here, args.run.name), Side(*there, str(folder))]
-            for count in map(int, args.clients.split(",")):
-                compare(sides, count, args.requests, args.rounds)
+            for asked in args.asked.split(","):
+                for count in map(int, args.clients.split(",")):
+                    compare(sides, Load(asked, count, args.pictures), args.rounds)
 
 
 @contextmanager
@@ -120,39 +141,40 @@ def serve(command: Sequence[str]) -> Iterator[tuple[str, int]]:
         server.wait(60)
 
 
-def compare(sides: Sequence[Side], clients: int, requests: int, rounds: int) -> None:
+def compare(sides: Sequence[Side], load: Load, rounds: int) -> None:
     """Ask both in turn; print the medians of what each did and of the rounds' ratios."""
-    ask_round(sides, clients, range(clients), turned=False)  # warms up
+    seed = 100_000 * (1 + ASKED.index(load.asked)) + 1_000 * load.clients
+    ask_round(sides, load, range(seed + 900, seed + 900 + min(8, load.clients)), turned=False)
     done = []
     for number in range(rounds):
-        first = clients * 10_000 + number * requests
-        done.append(ask_round(sides, clients, range(first, first + requests), number % 2 == 1))
-    same = sum(
-        a.strip() == b.strip()
-        for ours, theirs in done
-        for a, b in zip(ours.said, theirs.said, strict=True)
-    )
-    for name, rows in zip(("lucida", "transformers"), zip(*done, strict=True), strict=True):
+        first = seed + number * load.pictures
+        shown = range(first, first + load.pictures)
+        done.append(ask_round(sides, load, shown, number % 2 == 1))
+    count = len(done[0][0].said)
+    name = f"{load.asked}, {load.clients} clients"
+    for side, rows in zip(("lucida", "transformers"), zip(*done, strict=True), strict=True):
         print(
-            f"{clients} clients, {name}: {spread([row.speed for row in rows])} answers a second, "
-            f"first token after {spread([1000 * row.first for row in rows])} ms, "
-            f"{spread([1000 * row.work / requests for row in rows])} ms of processor an answer"
+            f"{name}, {side}: {spread([row.speed for row in rows])} answers a second, first "
+            f"token after {spread([1000 * row.first for row in rows])} ms, "
+            f"{spread([1000 * row.work / count for row in rows])} ms of processor an answer"
         )
+    said = [pair for a, b in done for pair in zip(a.said, b.said, strict=True)]
+    same = sum(ours.strip() == theirs.strip() for ours, theirs in said)
     print(
-        f"{clients} clients: {spread([a.speed / b.speed for a, b in done])} times the answers a "
-        f"second, first token {spread([b.first / a.first for a, b in done])} times as soon, "
+        f"{name}: {spread([a.speed / b.speed for a, b in done])} times the answers a second, first "
+        f"token {spread([b.first / a.first for a, b in done])} times as soon, "
         f"{spread([b.work / a.work for a, b in done])} times the answers by processor time; "
-        f"{same} of {rounds * requests} answers equal",
+        f"{same} of {len(said)} answers equal",
         flush=True,
     )
 
 
-def ask_round(sides: Sequence[Side], clients: int, numbers: range, turned: bool) -> list[Round]:
+def ask_round(sides: Sequence[Side], load: Load, shown: range, turned: bool) -> list[Round]:
     """The same questions to each side, in this order or turned; what each did, in order."""
-    addresses, found = [picture(number) for number in numbers], {}
+    addresses, found = [picture(number) for number in shown], {}
     for side in sides[::-1] if turned else sides:
         begun, worked = time.monotonic(), count_work(side.process)
-        heard = asyncio.run(ask_all(side, clients, addresses))
+        heard = asyncio.run(ask_all(side, load, addresses))
         speed = len(heard) / (time.monotonic() - begun)
         first = statistics.median(each.first for each in heard)
         work = count_work(side.process) - worked
@@ -171,9 +193,9 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-async def ask_all(side: Side, clients: int, addresses: Sequence[str]) -> list[Heard]:
-    """A question about each picture, by so many clients, each of which waits for its answer."""
-    heard: dict[int, Heard] = {}
+async def ask_all(side: Side, load: Load, addresses: Sequence[str]) -> list[Heard]:
+    """The questions about each picture, by so many clients, each of which waits for its answers."""
+    heard: dict[int, list[Heard]] = {}
     left = iter(range(len(addresses)))
     async with openai.AsyncOpenAI(
         base_url=f"{side.address}/v1", api_key="none", timeout=600, max_retries=0
@@ -181,11 +203,13 @@ async def ask_all(side: Side, clients: int, addresses: Sequence[str]) -> list[He
 
         async def go_on() -> None:
             for number in left:
-                question = QUESTIONS[number % len(QUESTIONS)]
-                heard[number] = await ask(library, side.model, addresses[number], question)
+                asked = load.questions(number)
+                heard[number] = [
+                    await ask(library, side.model, addresses[number], each) for each in asked
+                ]
 
-        await asyncio.gather(*(go_on() for _ in range(clients)))
-    return [heard[number] for number in range(len(addresses))]
+        await asyncio.gather(*(go_on() for _ in range(load.clients)))
+    return [each for number in range(len(addresses)) for each in heard[number]]
 
 
 async def ask(library: openai.AsyncOpenAI, model: str, address: str, question: str) -> Heard:

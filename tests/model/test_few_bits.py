@@ -44,7 +44,7 @@ def plain_shape(model, name):
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_only_the_decoder_is_held_so_and_it_answers(weights, tmp_path):
+def test_only_the_decoder_is_held_so_and_it_answers(weights, tmp_path, caplog):
     pytest.importorskip("bitsandbytes")
     save(*tiny_model(language={"path": "lucida:base-mini"}, coordinate_bins=32), tmp_path)
     plain, processor = load(tmp_path)
@@ -65,6 +65,7 @@ def test_only_the_decoder_is_held_so_and_it_answers(weights, tmp_path):
         expected = plain(**batch).logits
         apart = (model(**batch).logits - expected).norm() / expected.norm()
     assert 0 < float(apart) < (0.1 if weights == "int8" else 0.3)
+    assert not [each for each in caplog.messages if "MatMul8bitLt" in each]  # one a product
 
 
 def test_nothing_is_changed_without_a_form():

@@ -142,6 +142,16 @@ def test_boxes_of_both_models_are_drawn_in_their_colours(visit):
     assert len(colours) == len(set(marks)) == 2
     assert "box from 20, 10 to 60, 50" in page.locator("#said").inner_text()
     show(page, "boxes")
+    put(page, "and there?")  # the picture is further up: it is shown again, once a model
+    for k in range(2):
+        playwright.expect(
+            page.locator(".answers")
+            .nth(1)
+            .locator(".answer")
+            .nth(k)
+            .locator(":scope > .picture rect")
+        ).to_have_count(1)
+    assert page.locator(".user svg rect").count() == 4
     page.unroute("**/v1/chat/completions")
     assert not page.problems
 
@@ -165,6 +175,7 @@ def test_what_it_looked_at_is_drawn(visit, parts, size):
     assert strongest.get_attribute("fill") == ("#d65310" if warm else "#2166c9")
     assert found["answer"] in cards.nth(0).locator("figcaption").inner_text()
     assert "rests most on the" in page.locator("#said").inner_text()
+    assert page.evaluate("document.activeElement.className") == "look"
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     show(page, f"look-{'phone' if size is PHONE else 'desktop'}")
     assert not page.problems

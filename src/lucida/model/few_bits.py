@@ -1,6 +1,6 @@
 """A trained model held in fewer bits, to be asked.
 
-    int8   each matrix in 8 bits, a scale a row; what goes in is rounded to 8 bits as it comes
+    int8   each matrix in 8 bits, a scale a row; what goes in is rounded to float16, then to 8 bits
     int4   each matrix in 4 bits (NF4), a scale for each 64 values; products in the own precision
 
 The linear layers of the language model's decoder are held so: nearly all weights of a large model.
@@ -13,6 +13,7 @@ Reference: Dettmers et al., LLM.int8(), 2022, arXiv 2208.07339, section 3; Dettm
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -55,6 +56,7 @@ def hold_in_few_bits(model: LucidaModel, weights: Weights | None) -> None:
     check_weights(weights)
     if weights is None:
         return
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(is_no_cast)
     for layer in decoder_layers(model.language)[1]:
         for name, module in list(layer.named_modules()):
             if (
@@ -63,6 +65,11 @@ def hold_in_few_bits(model: LucidaModel, weights: Weights | None) -> None:
                 and not any(side % ROWS for side in module.weight.shape)
             ):
                 layer.set_submodule(name, shrink(module, weights))
+
+
+def is_no_cast(record: logging.LogRecord) -> bool:
+    """Leaves out what bitsandbytes says at every product: that its input is rounded from float16."""
+    return "inputs will be cast" not in record.getMessage()
 
 
 @torch.no_grad()

@@ -106,8 +106,10 @@ def vllm_note(model: LucidaModel, processor: LucidaProcessor, format: Format, fo
     """Whether vLLM runs an export, and by which command."""
     spec = model.config.model_spec
     vision = None if model.vision is None else model.config.vision_config
-    found = vllm_obstacles(spec, format, vision, model.config.text_config)
-    return describe_vllm(format, found, folder, processor.max_length)
+    text = model.config.text_config
+    # vLLM refuses a length beyond the positions that the language model knows.
+    longest = min(processor.max_length, text.max_position_embeddings)
+    return describe_vllm(format, vllm_obstacles(spec, format, vision, text), folder, longest)
 
 
 def describe_vllm(format: str, obstacles: list[str], folder: str, longest: int) -> str:
