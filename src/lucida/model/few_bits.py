@@ -68,7 +68,7 @@ def hold_in_few_bits(model: LucidaModel, weights: Weights | None) -> None:
 
 
 def is_no_cast(record: logging.LogRecord) -> bool:
-    """Leaves out what bitsandbytes says at every product: that its input is rounded from float16."""
+    """Leaves out what bitsandbytes says at every product: that its input becomes float16."""
     return "inputs will be cast" not in record.getMessage()
 
 
