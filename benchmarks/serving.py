@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -234,6 +235,7 @@ async def ask(library: openai.AsyncOpenAI, model: str, address: str, question: s
     return Heard(first or time.monotonic() - begun, text)
 
 
+@cache
 def picture(number: int) -> str:
     """A scene of the test split as an address."""
     content = io.BytesIO()
