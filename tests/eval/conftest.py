@@ -1,13 +1,19 @@
-"""A run folder whose model is a function: it knows a share of the answers."""
+"""A run folder whose model is a function: it knows a share of the answers. Tests here may import
+one another.
+"""
 
 import json
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
 from lucida.eval.asking import Response
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 TASKS = ["caption", "attribute", "boxes", "presence", "comparison"]
 

@@ -38,6 +38,19 @@ def check_named(target: str, model: str | None) -> None:
         )
 
 
+def check_judge(address: str | None, model: str | None) -> None:
+    """RunError for a judge without an address or a name."""
+    if (address is None) != (model is None):
+        missing = "--judge URL" if address is None else "--judge-model NAME"
+        raise RunError("a judge has an address and a name", remedy=f"add {missing}")
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise RunError(
+            "a judge is asked at the address of an OpenAI-compatible endpoint",
+            expected="--judge http://HOST/v1",
+            given=address,
+        )
+
+
 def open_answerer(target: str, model: str | None = None) -> Answerer:
     """The answerer of a run, a model of transformers or an endpoint, which says who it is.
 

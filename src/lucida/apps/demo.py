@@ -27,6 +27,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.formatting import (
     describe_asking,
+    describe_judge,
     describe_limits,
     describe_measurement,
     format_score,
@@ -140,6 +141,9 @@ def show_scores(results: Results, usual: Mapping | None = None) -> None:
         notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
         if task.own is not None:  # others have a size of their own that everybody knows
             notes += [f"{name}: {limit}" for limit in describe_limits(task)]
+        if task.judge is not None:
+            read = format_score(task, task.judge.score)
+            notes.append(f"{name}: {read} as {describe_judge(task.judge)}")
         if task.failed:
             part = f"{task.failed} of {task.n:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")
@@ -162,7 +166,8 @@ def show_scores(results: Results, usual: Mapping | None = None) -> None:
     for name, file in results.answers.items():
         failed = results.failed.get(name, 0)
         missing = f"; {failed} of its answers never came and are empty" if failed else ""
-        notes.append(f"{name} has no score here: its judge reads {file} in the folder{missing}")
+        scored = "is scored by rules alone" if name in results.tasks else "has no score here"
+        notes.append(f"{name} {scored}: its judge reads {file} in the folder{missing}")
     for note in notes:
         say(note)
 

@@ -84,6 +84,26 @@ class ShotScores(_Shape):
     scores: list[Number]
 
 
+class JudgeScores(_Shape):
+    """The score with what a judge read of outputs that the task's rule could not (`eval.judge`).
+
+    asked: how many those are; of them `read` gave an answer; `unreadable` give none, says the
+    judge, or are empty; of `nonsense` the verdict itself could not be read; `failed` were never
+    judged. prompt: its words.
+    """
+
+    score: Number
+    interval: Interval
+    endpoint: str
+    model: str
+    prompt: str
+    asked: Count
+    read: Count
+    unreadable: Count
+    nonsense: Count
+    failed: Count
+
+
 class TaskScores(_Shape):
     """One measurement of a task; `eval.summary.summarise` says what each number is."""
 
@@ -118,6 +138,7 @@ class TaskScores(_Shape):
     protocols: dict[str, ProtocolScores] = Field(default={}, alias="ways")
     baselines: dict[str, BaselineScores] = {}
     shots: dict[str, ShotScores] = {}
+    judge: JudgeScores | None = None
 
     @property
     def words(self) -> tuple[str | None, bool]:
@@ -181,6 +202,10 @@ class Results(_Shape):
                     scores.protocols = before.protocols | scores.protocols
                 if before.shots:
                     scores.shots = before.shots | scores.shots
+                told = ("n", "score", "malformed", "failed")
+                unchanged = all(getattr(before, name) == getattr(scores, name) for name in told)
+                if before.judge is not None and scores.judge is None and unchanged:
+                    scores.judge = before.judge
                 break
         same = (scores.n, *scores.words)
         rest = [each for each in known if (each.n, *each.words) != same]

@@ -132,6 +132,9 @@ class Benchmark(ABC):
     judged: bool = False
     """True when nobody but an outside judge can score it: `scores` refuses, and `answers_file`
     gives what the judge reads."""
+    exports: bool = False
+    """True when `answers_file` is written beside the score, as when the publisher's scorer has a
+    language model read the outputs."""
     higher_is_better: bool = True
     declares: bool = False
     """True when `parse` finds what a reasoning output declares by itself, as a letter; the words of
@@ -170,6 +173,11 @@ class Benchmark(ABC):
     def score(self, example: Example, parsed: Parsed) -> float:
         """The score of one example that can be told by itself: 1 for the first of its answers."""
         return float(parsed == example.answers[0])
+
+    def is_read(self, example: Example, parsed: Parsed) -> bool:
+        """Whether the rule finds an answer in what was parsed; where it does not, a judge may be
+        asked to (`eval.judge`)."""
+        return parsed is not None
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """One score per example."""

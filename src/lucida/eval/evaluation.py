@@ -19,6 +19,7 @@ from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import Answerer, Job
 from lucida.eval.benchmark import Benchmark
 from lucida.eval.few_shot import spread
+from lucida.eval.judge import read_by_judge
 from lucida.eval.plan import EvaluationPlan, Variant
 from lucida.eval.ranks import rank
 from lucida.eval.store import ScoredResponses, Store
@@ -41,7 +42,7 @@ class Evaluation:
     known of it by now (`results`: what stood in the file, then what is added).
 
     `ask` gets the answers of the model, `ask_blind` those of the one without pictures, `collect`
-    puts the numbers of both into `results`, `write` saves them.
+    puts the numbers of both into `results`, `write` saves them; then `ask_judge` may add its own.
     """
 
     run: RunFolder
@@ -53,6 +54,8 @@ class Evaluation:
     answerer: Answerer | None = None
     same: bool = False
     """Whether the stored answers were already this model's."""
+    measured: dict[str, TaskScores] = field(default_factory=dict)
+    """Task → what `collect` put into `results` of it."""
 
     @classmethod
     def begin(cls, run: RunFolder, plan: EvaluationPlan, seed: int = 0) -> Evaluation:
@@ -158,8 +161,9 @@ class Evaluation:
         for task in self.plan.tasks:
             variants = self._variants(task)
             (main, (job, scored)), *_ = variants.items()
-            if task.judged:
+            if task.judged or task.exports:
                 self._export(job, scored)
+            if task.judged:
                 continue
             blind = self.blind[task.name, main][1].scores if self.blind else None
             samples = self.plan.spec.samples
@@ -174,7 +178,22 @@ class Evaluation:
             if unit is not None and any(example.box is not None for example in job.examples):
                 told["boxes"] = unit
             told |= self._beside(task, variants)
-            self.results.add(task.name, TaskScores.model_validate(told))
+            self.measured[task.name] = TaskScores.model_validate(told)
+            self.results.add(task.name, self.measured[task.name])
+
+    def ask_judge(self) -> None:
+        """Have the plan's judge, if there is one, read what rules could not, of tasks that have an
+        official score; `results` gets what came of it. RunError, ModelError: it does not answer."""
+        judge = self.plan.options.judge
+        for task in self.plan.tasks if judge is not None else ():
+            (main, (job, scored)), *_ = self._variants(task).items()
+            if task.judged or main.protocol != "generate":
+                continue
+            read_box, samples = self.answerer.read_box, self.plan.spec.samples
+            found = read_by_judge(self.run.path, job, scored, judge, read_box, samples, self.seed)
+            if rank() == 0:
+                self.measured[task.name].judge = found
+                self.write()
 
     def _variants(self, task: Benchmark) -> dict[Variant, tuple[Job, ScoredResponses]]:
         """The variants of one task, the one that gives its score first."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lucida.core.results import Gain, TaskScores
+from lucida.core.results import Gain, JudgeScores, TaskScores
 
 
 class Unit(Protocol):
@@ -33,6 +33,19 @@ def describe_asking(task: TaskScores) -> list[str]:
     write its answer; what evaluations of an older Lucida do not say is left out."""
     told = ["by likelihood"] if task.protocol == "likelihood" else []
     return told + (["to think step by step"] if task.think else [])
+
+
+def describe_judge(found: JudgeScores) -> str:
+    """What a judge made of the outputs that the rule could not read.
+
+    Worked example: "judge big read 7 of 9 outputs that the rule could not read (1 give no answer, 1
+    verdict is nonsense, 0 never judged)".
+    """
+    return (
+        f"judge {found.model} read {found.read} of {found.asked} outputs that the rule could not "
+        f"read ({found.unreadable} give no answer, {found.nonsense} verdicts are nonsense, "
+        f"{found.failed} never judged)"
+    )
 
 
 def describe_measurement(task: TaskScores, other: TaskScores) -> str:

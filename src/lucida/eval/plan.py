@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from lucida.eval.benchmarks import find_task
 from lucida.eval.benchmarks.annotations import MissingFile
 from lucida.eval.benchmarks.published import PublishedBenchmark
 from lucida.eval.prompts import prompt_set
+
+if TYPE_CHECKING:
+    from lucida.eval.answerers.endpoint import EndpointAnswerer
 
 Pictures = Literal["shown", "removed", "shuffled"]
 
@@ -172,6 +175,7 @@ class Options:
                 scored
     prompts     the set of prompts, and
     data        the folder of published files; None takes the recipe's
+    judge       who reads outputs that a task's rule cannot (`eval.judge`); None asks nobody
     """
 
     protocols: tuple[Protocol, ...] = ()
@@ -180,6 +184,7 @@ class Options:
     think: bool = False
     prompts: str | None = None
     data: str | None = None
+    judge: EndpointAnswerer | None = None
 
     def over(self, spec: EvaluationSpec) -> EvaluationSpec:
         """The recipe's evaluation with these prompts and this folder in place of its own.

@@ -25,6 +25,7 @@ from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.formatting import (
     describe_asking,
+    describe_judge,
     describe_limits,
     describe_measurement,
     format_score,
@@ -211,6 +212,8 @@ def _notes(task: TaskScores) -> list[str]:
         spread = "" if row.sd is None else f" ± {format_score(task, row.sd)}"
         number = len(row.scores)
         notes.append(f"{count}-shot {format_score(task, row.mean)}{spread} ({number} seeds)")
+    if task.judge is not None:
+        notes.append(f"{format_score(task, task.judge.score)} as {describe_judge(task.judge)}")
     for name, value in task.totals.items():
         notes.append(f"{name} no finite number" if value is None else f"{name} {value:.4g}")
     return notes

@@ -113,6 +113,7 @@ def evaluate_run(
         evaluation.write()
         write_report(run.path)
     wait_for_all()
+    _ask_judge(evaluation)
     results = run.results.to_json()
     if spec.retention is not None:
         require(results["retention"], run.path)
@@ -149,7 +150,18 @@ def evaluate_target(
         evaluation.write()
         write_report(folder)
     wait_for_all()
+    _ask_judge(evaluation)
     return run.results.to_json()
+
+
+def _ask_judge(evaluation: Evaluation) -> None:
+    """After everything official is written, so that no judge can keep it from anybody."""
+    if evaluation.plan.options.judge is None:
+        return
+    evaluation.ask_judge()
+    if rank() == 0:
+        write_report(evaluation.run.path)
+    wait_for_all()
 
 
 def identify_run(run: RunFolder) -> dict[str, object]:

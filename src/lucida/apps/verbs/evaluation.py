@@ -128,6 +128,10 @@ Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder for the results of what is no run.")
 ]
 
+JUDGE = "An OpenAI-compatible endpoint that reads what a task's rule cannot, beside the score."
+Judge = Annotated[str | None, typer.Option(metavar="URL", help=JUDGE, show_default="nobody")]
+JudgeModel = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the judging model.")]
+
 Suite = Annotated[
     str | None, typer.Option(metavar="NAME", help="vila-fewshot, world-fewshot, world-in-context.")
 ]
@@ -156,6 +160,8 @@ def evaluate(
     model: Model = None,
     out: Out = None,
     weights: FewBits = None,
+    judge: Judge = None,
+    judge_model: JudgeModel = None,
 ) -> None:
     """Measure a model: results.json, report.html."""
     if target[0] == "diff":
@@ -180,7 +186,7 @@ def evaluate(
     counts = _counts(shots)
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
-    options = _options(protocol or [], counts, seeds, think, prompts, data)
+    options = _options(protocol or [], counts, seeds, think, prompts, data, (judge, judge_model))
     results = _measured(target[0], names, limit, options, model, out, boxes, weights)
     from lucida.apps.demo import show_scores
 
@@ -316,18 +322,24 @@ def _options(
     think: bool,
     prompts: str | None,
     data: str | None,
+    judge: tuple[str | None, str | None],
 ) -> Callable[[], Options] | None:
     """What makes the options, or None when nothing beyond the recipe was asked for."""
     for name in protocol:
         if name not in PROTOCOLS:
             raise RunError(f"unknown protocol `{name}`", remedy=suggestion(name, PROTOCOLS))
-    if not protocol and not counts and not think and prompts is None and data is None:
+    from lucida.apps.answering import check_judge
+
+    check_judge(*judge)
+    if not protocol and not counts and not think and (prompts, data, judge[0]) == (None,) * 3:
         return None
 
     def make() -> Options:  # importing it takes a second, and mistakes are told before
+        from lucida.apps.answering import open_answerer
         from lucida.eval.plan import Options
 
-        return Options(tuple(protocol), counts, seeds, think, prompts, data)
+        asked = None if judge[0] is None else open_answerer(*judge)
+        return Options(tuple(protocol), counts, seeds, think, prompts, data, asked)
 
     return make
 

@@ -106,6 +106,10 @@ class MMStar(ParquetBenchmark):
         """The output without space around it: what is read depends on the rule."""
         return output.strip()
 
+    def is_read(self, example: Example, parsed: Parsed) -> bool:
+        """Whether the publisher's rule finds a letter."""
+        return mmstar_letter(parsed, _letters(example)) is not None
+
     def score(self, example: Example, parsed: Parsed) -> float:
         """1 where the output begins with the right letter, by the publisher's rule."""
         return float(mmstar_letter(parsed, _letters(example)) == example.answers[0])
