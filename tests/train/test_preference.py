@@ -2,11 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_training import tiny_recipe
+from trl_losses import LOSSES, make_pairs, trl_loss
 
 from lucida.core.errors import DataError
 from lucida.core.runs import RunFolder
@@ -67,6 +69,34 @@ def test_losses_are_the_published_formulas(loss):
     spec = PreferenceSpec(loss=loss, beta=beta)
     found = preference_losses(sums(*POLICY), sums(*REFERENCE), spec, shift)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "preference_trl.json"
+
+
+def ours(policy, reference, loss, beta):
+    """Our loss of a pair, from the log-probabilities of its answers' tokens, as TRL's takes it."""
+    lengths = [[len(answer)] for answer in policy]
+    counted = [sums(*([sum(answer)] for answer in each), *lengths) for each in (policy, reference)]
+    return preference_losses(*counted, PreferenceSpec(loss=loss, beta=beta), 0.0).item()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_trls(loss):
+    """Its `bco_pair` knows no shift, so MPO's is 0 here, as in a run's first step."""
+    rows = json.loads(GOLDEN.read_text())["pairs"]
+    assert len(rows) == 16
+    for row in rows:
+        found = ours(row["policy"], row["reference"], loss, row["beta"])
+        assert found == pytest.approx(row[loss], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_those_of_the_trl_that_is_installed(loss):
+    pytest.importorskip("trl", reason="TRL's own code is compared where it is: pip install trl")
+    for policy, reference in make_pairs():
+        expected = trl_loss(policy, reference, loss, 0.3)
+        assert ours(policy, reference, loss, 0.3) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
