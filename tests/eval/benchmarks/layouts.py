@@ -30,7 +30,7 @@ def documents(root):
              "operation/reasoning": ["counting"]}
             for n, (answer, kind) in enumerate([("4", "non-extractive"), ("blue", "single span")])
         ]  # fmt: skip
-        file = f"infovqa/infographicsVQA_{part}_v1.0_withQT.json"
+        file = f"infovqa/infographicsVQA_{part}_v1.0{'_withQT' * (part == 'val')}.json"
         write(root, file, {"dataset_name": "infographicVQA", "data": rows})
         picture(root, "infovqa/infographicsvqa_images/0.jpeg")
         picture(root, "infovqa/infographicsvqa_images/1.jpeg")
@@ -118,6 +118,34 @@ def vision_centric(root):
     parquet(root, "naturalbench/data/train-00000-of-00001.parquet", rows)
 
 
+def mmmu_pro(root):
+    pictures = {f"image_{n}": held(c) for n, c in enumerate(("red", "green", "blue"), 1)}
+    asked = {"question": "Compare <image 1>; which is it?", "subject": "Art", "img_type": "['x']",
+             "topic_difficulty": "Easy", "explanation": "", **pictures}  # fmt: skip
+    folder = "mmmu-pro/standard (10 options)"
+    for n, answer in enumerate("BJ"):
+        options = str(["<image 3>", "a lens", "<image 2>", *(f"number {k}" for k in range(7))])
+        row = {"id": f"test_Art_{n}", "options": options, "answer": answer, **asked}
+        parquet(root, f"{folder}/test-0000{n}-of-00002.parquet", [row])
+    row = {"id": "test_Art_0", "image": held(), "options": options, "answer": "C", "subject": "Art"}
+    parquet(root, "mmmu-pro/vision/test-00000-of-00001.parquet", [row])
+
+
+def mathvista(root):
+    def problem(number, answer, kind, choices=None, precision=None, unit=None):
+        return {"question": "How long is it?", "image": f"images/{number}.jpg", "choices": choices,
+                "unit": unit, "precision": precision, "answer": answer, "answer_type": kind,
+                "question_type": "multi_choice" if choices else "free_form", "pid": number,
+                "metadata": {"split": "testmini", "language": "english", "source": "IconQA",
+                             "task": "math word problem", "skills": ["arithmetic reasoning"]},
+                }  # fmt: skip
+
+    rows = [problem("1", "1.2", "float", precision=1.0, unit="g"), problem("2", "4", "integer"),
+            problem("3", "6cm", "text", choices=["6cm", "7cm", "4cm"])]  # fmt: skip
+    write(root, "mathvista/testmini.json", {row["pid"]: row for row in rows})
+    picture(root, *(f"mathvista/{row['image']}" for row in rows))
+
+
 def hallucination(root):
     def row(category, subcategory, figure, question, truth, visual="1"):
         name = f"./hallusion_bench/{category}/{subcategory}/0_{figure}.png"
@@ -168,10 +196,11 @@ def medical(root):
     picture(root, "slake/imgs/xmlab1/source.jpg")
 
 
-EVERY = (*ASKED, *SUITES, documents, vision_centric, hallucination, medical)
+TABLES = (vision_centric, mmmu_pro)
+EVERY = (*ASKED, *SUITES, documents, *TABLES, mathvista, hallucination, medical)
 
 
 def write_all(root):
     for each in EVERY:
-        if each is not vision_centric or find_spec("pyarrow"):
+        if each not in TABLES or find_spec("pyarrow"):
             each(root)

@@ -12,7 +12,7 @@ from lucida.eval.benchmarks import BENCHMARKS, PUBLISHED
 ODD = [None, True, 5, -1.5, "", "odd \u2028 text", [], [None], {}, {"a": 1}]
 ENDINGS = (".json", ".jsonl", ".p", ".pkl")
 FLAT = ("mmbench", "mmbench-cn", "mme", "mmmu", "mmlu", "perplexity", "mmstar", "realworldqa",
-        "cv-bench", "blink", "mmvp", "naturalbench")  # fmt: skip
+        "cv-bench", "blink", "mmvp", "naturalbench", "mmmu-pro", "mmmu-pro-vision")  # fmt: skip
 """Benchmarks whose questions stand in tables, texts or parquet files: no values to exchange."""
 NAMES = [name for name in PUBLISHED if name not in FLAT]
 

@@ -16,7 +16,8 @@ from lucida.eval.prompts import FAMILIES, PROMPTS
 from lucida.world.tasks import TASKS
 
 # Releases that are parquet files need an optional package (MMVP's miniature is written with them).
-TABLES = ("mmmu", "mmstar", "realworldqa", "cv-bench", "blink", "mmvp", "naturalbench")
+TABLES = ("mmmu", "mmmu-pro", "mmmu-pro-vision", "mmstar", "realworldqa", "cv-bench", "blink",
+          "mmvp", "naturalbench")  # fmt: skip
 PUBLISHED = [name for name in EVERY if name not in TABLES or find_spec("pyarrow")]
 SCORED = [name for name in PUBLISHED if name not in ("mm-vet", "llava-bench", "perplexity")]
 

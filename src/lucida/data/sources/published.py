@@ -65,6 +65,10 @@ class Record:
         except ValueError:
             raise self.wrong(field, "a whole number", value) from None
 
+    def number(self, field: str) -> float:
+        """A field that must be a finite number."""
+        return number_in(self[field], field, self.origin)
+
     def sequence(self, field: str) -> list:
         """A field that must be a list."""
         value = self[field]

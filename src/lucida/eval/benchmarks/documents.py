@@ -69,7 +69,8 @@ class DocVQA(DocumentQuestions):
     """DocVQA, validation: 5,349 questions about 1,286 scanned pages.
 
     val_v1.0_withQT.json, whose `image` is documents/NAME.png; `question_types` where the release
-    has them. Pages are dense: what fits into the picture's resolution decides more than reading.
+    has them. Today's archive, spdocvqa_images.tar.gz, is to be unpacked into documents/. Pages are
+    dense: what fits into the picture's resolution decides more than reading.
 
     Reference: Mathew et al., DocVQA, 2020, arXiv 2007.00398.
     """
@@ -96,7 +97,8 @@ class DocVQA(DocumentQuestions):
 class InfoVQA(DocumentQuestions):
     """InfographicVQA, validation: 2,801 questions about 500 infographics.
 
-    infographicsVQA_val_v1.0_withQT.json; pictures in infographicsvqa_images/.
+    infographicsVQA_val_v1.0_withQT.json; pictures in infographicsvqa_images/. The training file
+    has no types of questions, and is called so.
 
     Reference: Mathew et al., InfographicVQA, 2021, arXiv 2104.12756.
     """
@@ -109,7 +111,7 @@ class InfoVQA(DocumentQuestions):
         File("infovqa/infographicsVQA_val_v1.0_withQT.json", f"{_RRC} (task 3, registration)",
              "2 MB"),
         File("infovqa/infographicsvqa_images/", f"{_RRC} (task 3)", "4 GB", "images"),
-        File("infovqa/infographicsVQA_train_v1.0_withQT.json", f"{_RRC} (task 3, registration)",
+        File("infovqa/infographicsVQA_train_v1.0.json", f"{_RRC} (task 3, registration)",
              "12 MB", "train"),
     )  # fmt: skip
 

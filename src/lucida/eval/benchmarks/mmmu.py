@@ -74,7 +74,7 @@ class MMMU(LetterChoice):
 
     def example(self, record: Record) -> Example:
         """A question with its pictures among the words; the kind is the discipline."""
-        options = self._list(record, "options")
+        options = read_list(record, "options")
         subject = record.text("subject")
         kind = next(name for name, each in DISCIPLINES.items() if subject in each.split())
         rest = {"kind": kind, "cluster": record.id}
@@ -87,21 +87,10 @@ class MMMU(LetterChoice):
             made = self.choose(record, [], record.text("question"), options, right, **rest)
         else:
             text = record.text("answer")
-            answers = self._list(record, "answer") if text.startswith("[") else [text]
+            answers = read_list(record, "answer") if text.startswith("[") else [text]
             rest |= {"answers": tuple(answers), "details": {"subject": subject}}
             made = self.asked(record, [], record.text("question"), family="mmmu-open", **rest)
-        return replace(made, sample=_among(made.question, record))
-
-    @staticmethod
-    def _list(record: Record, field: str) -> list[str]:
-        try:
-            values = ast.literal_eval(record.text(field))
-        except (ValueError, SyntaxError):
-            raise record.wrong(field, "a list as text", record[field]) from None
-        plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
-        if not plain:
-            raise record.wrong(field, "a list of texts, as text", record[field])
-        return [str(value) for value in values]
+        return replace(made, sample=show_among(made.question, record))
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """The letter of the option, or the open answer without the space around it."""
@@ -130,7 +119,19 @@ class MMMU(LetterChoice):
         )
 
 
-def _among(text: str, record: Record) -> Sample:
+def read_list(record: Record, field: str) -> list[str]:
+    """A field that holds a list as text."""
+    try:
+        values = ast.literal_eval(record.text(field))
+    except (ValueError, SyntaxError):
+        raise record.wrong(field, "a list as text", record[field]) from None
+    plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
+    if not plain:
+        raise record.wrong(field, "a list of texts, as text", record[field])
+    return [str(value) for value in values]
+
+
+def show_among(text: str, record: Record) -> Sample:
     """The question with every picture where the text first names it; later mentions stay words."""
     sources: list[ImageSource] = []
     placed: dict[str, int] = {}

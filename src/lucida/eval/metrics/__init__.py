@@ -29,6 +29,8 @@ definition has a name, the default comes first, and the name belongs beside the 
     ChartQA                 relaxed.relaxed_match
     OCRBench                documents.ocrbench_match
     MMStar                  choice.mmstar_letter
+    MMMU-Pro                choice.mmmu_pro_letter
+    MathVista               mathvista.extract, normalise
     NaturalBench            groups.naturalbench_label, naturalbench_scores
     AMBER (yes/no)          groups.amber_label, amber_rates
     VQA-RAD, SLAKE          pathvqa.yes_no_score, exact_match, token_recall

@@ -5,6 +5,7 @@ Ways to read a letter, from strict to lenient; say which one a score was read wi
     exact_letter    the output is the letter and nothing else (LLaVA on SEED-Bench)
     first_letter    its first character that is no white space (lmms-eval on SEED-Bench)
     mmstar_letter   that, or what follows "(", "option " or "the answer is " (MMStar)
+    mmmu_pro_letter the last one in brackets, before a space or a period; else a text (MMMU-Pro)
     letter          Lucida's own rule, after MMBench's without a judge: the letter that is declared,
                     else the only one that is named, else the text of exactly one option
 """
@@ -85,6 +86,40 @@ def mmstar_letter(text: object, options: Options) -> str | None:
         if output.startswith(start) and following in known:
             return known[following]
     return None
+
+
+def mmmu_pro_letter(text: object, options: Options) -> str | None:
+    """The letter that MMMU-Pro's script reads; None where it would guess at random.
+
+    1. Behind the last "Answer:" exactly one option's letter stands anywhere.
+    2. Letters in brackets, "(B)"; else letters before a space, "B "; else before a period, "B.".
+       Of several the one that comes last, counted as "(B)" or as " B ".
+    3. In more than five words, options whose text the output has, in any case; of several the one
+       that comes last.
+
+    Signs of punctuation at the ends do not count. A letter may be the end of a word ("CIA " is A).
+
+    Worked example, options cat and dog: "Answer: B", "(A) or (B)", "It is B." -> B; "so" -> None.
+
+    Reference: Yue et al., MMMU-Pro, 2024, arXiv 2409.02813; mmmu-pro/evaluate.py.
+    """
+    output, known = as_text(text), by_letter(options)
+    declared = output.rpartition("Answer:")
+    inside = [name for name in known if declared[1] and name in declared[2]]
+    if len(inside) == 1:
+        return inside[0]
+    for sign in ",.!?;:'":
+        output = output.strip(sign)
+    output = f" {output} "
+    for written, counted in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        places = {n: output.rfind(counted.format(n)) for n in known if written.format(n) in output}
+        if places:
+            return max(places, key=places.__getitem__)
+    if len(output.split()) <= 5:
+        return None
+    lowered = output.lower()
+    places = {n: lowered.rfind(t.lower()) for n, t in known.items() if t.lower() in lowered}
+    return max(places, key=places.__getitem__) if places else None
 
 
 def letter(text: object, options: Options) -> str | None:
