@@ -2,13 +2,18 @@
 
 The stand-ins have what the plug-in touches, with the names and signatures of lmms-eval's
 `api.model.lmms`, `api.instance.Instance`, `protocol.ChatMessages` and `models.registry_v2`. With
-lmms-eval installed the same tests run against the real ones.
+lmms-eval installed the same tests run against the real ones, and lmms-eval itself runs one of its
+tasks (slow).
 """
 
 from __future__ import annotations
 
 import abc
 import importlib.util
+import io
+import json
+import os
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -167,3 +172,90 @@ def test_what_it_cannot_do_is_said(plugin, model):
         model.generate_until_multi_round([1])
     with pytest.raises(ModelError, match="unknown --model_args"):
         plugin.Lucida(pretrained="x", batchsize="3")
+
+
+TASK = """\
+task: local
+dataset_path: {folder}/set
+dataset_kwargs: {{load_from_disk: true}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.realworldqa_doc_to_visual
+doc_to_text: !function utils.realworldqa_doc_to_text
+doc_to_target: answer
+generation_kwargs: {{max_new_tokens: 16, temperature: 0, num_beams: 1, do_sample: false}}
+process_results: !function utils.realworldqa_process_results
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+"""lmms-eval's RealWorldQA, its functions and rule, over records of this machine."""
+
+
+def write_records(folder, model, processor):
+    """Eight open questions, of which the model answers every other one rightly: for lmms-eval as a
+    data set on disk, for us in RealWorldQA's layout."""
+    import datasets
+    import pyarrow.parquet
+
+    from lucida.model.messages import sample_of
+
+    rows = []
+    for n in range(8):
+        stream = io.BytesIO()
+        picture(n).save(stream, "PNG")
+        asked = f"what is number {n}?"
+        parts = [{"type": "image"}, {"type": "text", "text": asked}]
+        sample = sample_of([{"role": "user", "content": parts}], [picture(n)])
+        (said,) = greedy(model, processor, [sample], 16)
+        answer = said.strip().rstrip(".") if n % 2 else "nothing of this"
+        image = {"bytes": stream.getvalue(), "path": f"{n}.png"}
+        rows.append({"image": image, "question": asked, "answer": answer})
+    assert all(row["answer"] for row in rows)
+    place = folder / "realworldqa" / "data" / "test.parquet"
+    place.parent.mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), place)
+    made = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"test": made}).save_to_disk(folder / "set")
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    (tasks / "local.yaml").write_text(TASK.format(folder=folder))
+    (tasks / "utils.py").write_text("from lmms_eval.tasks.realworldqa.utils import *\n")
+
+
+@pytest.mark.slow
+def test_lmms_eval_itself_scores_as_we_do(tmp_path):
+    for name in ("lmms_eval", "datasets", "pyarrow"):
+        pytest.importorskip(name, reason=f"lmms-eval runs where it is: {name} is not installed")
+    from lucida.core.spec import EvaluationSpec
+    from lucida.eval.answerers.lucida_model import load_answerer
+    from lucida.eval.run import evaluate_target
+
+    model, processor = tiny_model()
+    save(model, processor, tmp_path / "saved")
+    write_records(tmp_path, model, processor)
+    words = ["--model", "lucida", "--model_args", f"pretrained={tmp_path / 'saved'},device=cpu"]
+    words += ["--include_path", str(tmp_path / "tasks"), "--tasks", "local", "--log_samples"]
+    words += ["--output_path", str(tmp_path / "theirs"), "--batch_size", "1"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-m", "lmms_eval", *words],
+        env={**os.environ, **offline, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (found,) = (tmp_path / "theirs").rglob("*_results.json")
+    theirs = json.loads(found.read_text())["results"]["local"]["exact_match,none"]
+    (samples,) = (tmp_path / "theirs").rglob("*_samples_local.jsonl")
+    said = {}
+    for line in samples.read_text(encoding="utf-8").strip().split("\n"):
+        row = json.loads(line)
+        said[row["doc_id"]] = row["filtered_resps"]
+    spec = EvaluationSpec(data=str(tmp_path), baselines=[], samples=100)
+    ours = evaluate_target(
+        "x", lambda _: load_answerer(tmp_path / "saved"), tmp_path / "ours", spec, ["realworldqa"]
+    )["tasks"]["realworldqa"]
+    assert ours["score"] == theirs == 0.5
+    assert len(said) == 8
+    file = tmp_path / "ours" / "predictions" / "realworldqa.jsonl"
+    for line in file.read_text(encoding="utf-8").strip().split("\n"):
+        row = json.loads(line)
+        assert said[int(row["id"].partition("/")[2])] == row["output"].strip()

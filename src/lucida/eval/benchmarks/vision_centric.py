@@ -129,8 +129,9 @@ class RealWorldQA(ParquetBenchmark):
 
     data/*.parquet: image, question (which says how to answer, and lists its options where it has
     any), answer (a letter, a word or a number). The publisher gives no scorer; as in lmms-eval an
-    output must equal the answer in lower case, without a period at the end. `robust` in the summary
-    reads the letter that is declared anywhere, and numbers in words.
+    output must equal the answer in lower case, without a period at the end (for letters its version
+    0.7.3 has an extractor in place of that). `robust` in the summary reads the letter that is
+    declared anywhere, and numbers in words.
 
     Reference: xAI, Grok-1.5 Vision Preview, 2024, https://x.ai/blog/grok-1.5v.
     """
