@@ -160,6 +160,18 @@ def test_what_a_client_does_wrong_is_named(web, case):
     assert (found.status_code, error["param"], bool(error["message"])) == (status, param, True)
 
 
+@pytest.mark.parametrize("words", [150, 5000])  # beyond the model's positions, and its recipe's
+def test_a_context_that_is_too_long_has_openais_code(web, words):
+    found = web.post(CHAT, json={"model": "tiny", "messages": ask("a " * words)})
+    assert found.json()["error"]["code"] == "context_length_exceeded", found.text
+
+
+def test_a_body_that_is_no_json_says_where(web):
+    found = web.post(CHAT, content=b'{"model":', headers={"content-type": "application/json"})
+    assert (found.status_code, found.json()["error"]["param"]) == (400, None)
+    assert found.json()["error"]["message"] == "the body is no JSON: Expecting value, at 9"
+
+
 @pytest.mark.parametrize(
     "place", ["http://169.254.169.254/x.png", "/etc/passwd", "file:///etc/passwd", "data:,AA"]
 )

@@ -59,6 +59,10 @@ class DataError(LucidaError):
     """An image, record, template or batch that cannot be used."""
 
 
+class TooLongError(DataError):
+    """A prompt that leaves no room for an answer."""
+
+
 class ModelError(LucidaError):
     """Parts that do not fit together, or weights that are missing or differ."""
 

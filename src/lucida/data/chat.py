@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lucida.core.errors import DataError
+from lucida.core.errors import DataError, TooLongError
 from lucida.core.spec import ImagePlaces, LossMode, TemplateName
 from lucida.data.pieces import Ending, Piece, Runs, Writing, count_positions
 from lucida.data.policies import ImagePolicy
@@ -115,7 +115,7 @@ def encode_prompt(
     stem, branches = writing.pieces(sample, ending)
     length = _length(stem) + max(_length(branch) for branch in branches)
     if length >= max_length + (ending == "whole"):
-        raise DataError(
+        raise TooLongError(
             "the prompt is longer than the context",
             expected=f"fewer than {max_length} tokens",
             given=length,

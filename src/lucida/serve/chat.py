@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from lucida.core.errors import LucidaError
+from lucida.core.errors import LucidaError, TooLongError
 from lucida.data.boxes import parse_box
 from lucida.data.images import image_size
 from lucida.model.messages import sample_of
@@ -72,6 +72,8 @@ def make_prompt(engine: Engine, asked: ChatRequest, hosts: Collection[str]) -> t
     try:
         sample = sample_of(messages)
         prompt = processor.prompt(sample)
+    except TooLongError as problem:
+        raise Refused(str(problem), "messages", code="context_length_exceeded") from problem
     except LucidaError as problem:
         raise Refused(str(problem), "messages") from problem
 

@@ -76,7 +76,7 @@ class Grammars:
             raise Refused(f"`{FIELD}` holds no schema: {problem}", FIELD) from problem
         bad, told = LLMatcher.validate_grammar_with_warnings(grammar, self.spelled)
         if bad or told:  # a warning is a part of the schema that would be left out
-            reason = " ".join(told).split("\n")[0][:300]
+            reason = " ".join(" ".join(told).split())[:300]
             raise Refused(f"`{FIELD}`: this schema is not supported: {reason}", FIELD)
         return Guide(LLMatcher(self.spelled, grammar))
 

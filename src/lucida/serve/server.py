@@ -124,6 +124,10 @@ def add_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def refuse_form(request: Request, problem: RequestValidationError) -> Response:
         first = problem.errors()[0]
+        if first["type"] == "json_invalid":
+            return tell(
+                Refused(f"the body is no JSON: {first['ctx']['error']}, at {first['loc'][-1]}")
+            )
         place = ".".join(str(each) for each in first["loc"][1:])
         return tell(Refused(f"{place or 'body'}: {first['msg']}", place or None))
 
