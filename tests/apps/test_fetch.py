@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -179,3 +180,40 @@ def test_what_a_recipe_needs_is_all_that_it_names():
         text = recipe.model_dump_json()
         assert all(f"real/{thing}" in text for thing in needed)
         assert text.count("real/") == sum(text.count(f"real/{thing}") for thing in needed)
+
+
+def test_emoji_are_drawn_and_named(tmp_path):
+    """With a font that is no Noto: which glyphs it has is all that differs."""
+    from matplotlib import font_manager
+
+    given = tmp_path / "given"
+    (given / "emoji" / "unicode_codes").mkdir(parents=True)
+    signs = {chr(code): f":sign_{code - 0x2600}:" for code in range(0x2600, 0x2660)}
+    told = {sign: {"en": name, "status": 2} for sign, name in signs.items()}
+    told |= {
+        "\u2660\ufe0f": {"en": ":spade:", "status": 2},
+        "\u2661": {"en": ":play_button:", "status": 2},
+        "\u2662": {"en": ":old:", "status": 4},
+        "\u2663\u200d\u2663": {"en": ":several:", "status": 2},
+    }
+    table = given / "emoji" / "unicode_codes" / "emoji.json"
+    table.write_text(json.dumps(told), encoding="utf-8")
+    (given / "copyright").write_text("License: OFL\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no emoji here"):
+        things.fetch_thing("emoji", tmp_path / "real", given)
+    shutil.copyfile(font_manager.findfont("DejaVu Sans"), given / "NotoColorEmoji.ttf")
+    folder = things.fetch_thing("emoji", tmp_path / "real", given)
+    parts = {name: rows_of(folder / f"{name}.csv") for name in ("train", "validation", "test")}
+    named = {row["image"]: row["answer"] for rows in parts.values() for row in rows}
+    assert named["pictures/2660.png"] == "spade" and named["pictures/2603.png"] == "sign 3"
+    assert not {"play button", "old", "several"} & set(named.values())
+    with Image.open(folder / "pictures" / "2603.png") as picture:
+        assert picture.size == (136, 128) and picture.getextrema()[0] == (0, 255)
+    choices = rows_of(folder / "test-choice.csv")
+    assert len(choices) == 2 * len(parts["test"])
+    inside = {row["answer"] for row in parts["test"]}
+    for row in choices:
+        said = row["question"].removeprefix("Which of these is it: ").removesuffix("?")
+        names = said.replace(" or ", ", ").split(", ")
+        assert len(set(names)) == 4 and row["answer"] in names and set(names) <= inside
+    assert "OFL" in (folder / "LICENCE.txt").read_text(encoding="utf-8")

