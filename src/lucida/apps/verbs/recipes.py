@@ -22,7 +22,8 @@ def new(
 
     write_starter(folder)
     typer.echo(f"wrote {folder}: recipe.yaml, train.csv, held-out.csv and pictures", err=True)
-    typer.echo(f"next: {shlex.join([*command(), 'train', str(folder / 'recipe.yaml')])}", err=True)
+    there, train = shlex.join(["cd", str(folder)]), shlex.join([*command(), "train", "recipe.yaml"])
+    typer.echo(f"next: {there} && {train}", err=True)
 
 
 @app.command()
