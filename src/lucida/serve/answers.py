@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -16,7 +17,7 @@ from lucida.serve.refused import Refused
 from lucida.serve.requests import Options
 
 LOOK = 0.5
-"""Seconds between looks whether a client that hears nothing is still there."""
+"""Seconds between looks whether a client is still there: one a token would cost too much."""
 
 
 class Answer:
@@ -48,14 +49,17 @@ class Answer:
 
     async def pieces(self) -> AsyncIterator[Event]:
         """Events to the last; the job ends at its next token when the client has gone."""
+        looked = time.monotonic()
         try:
             while True:
                 try:
                     event = await asyncio.wait_for(self.events.get(), LOOK)
                 except TimeoutError:
                     event = Event()
-                if event.finish is None and await self.request.is_disconnected():
-                    return
+                if event.finish is None and time.monotonic() - looked >= LOOK:
+                    looked = time.monotonic()
+                    if await self.request.is_disconnected():
+                        return
                 if event.failure is not None:
                     raise Refused(
                         f"the model failed: {event.failure}",

@@ -74,6 +74,7 @@ class Engine:
         longest = config.max_position_embeddings
         window = getattr(config, "sliding_window", None) or longest
         self.context = min(longest, window)
+        self.modules = list(model.modules())
         self.spelling = Spelling(processor.tokenizer)
         self.prefixes = Prefixes()
         if isinstance(processor, ForeignProcessor):
@@ -163,7 +164,7 @@ class Engine:
                     return
                 new = self.admit()
                 errand = self.errands.popleft() if self.errands else None
-            with self.lock, evaluating(self.model), torch.no_grad():
+            with self.lock, evaluating(self.model, self.modules), torch.no_grad():
                 if errand is not None:
                     run_errand(*errand)
                 self.read([job for job in new if job.most])
