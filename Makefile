@@ -2,6 +2,8 @@
 # Without make (Windows): py scripts\bootstrap.py, then .venv\Scripts\lucida demo
 
 PYTHON ?= python3
+# Tests start hundreds of processes: without compiled files each would compile torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 STAMP := .venv/lucida-stamp
 
