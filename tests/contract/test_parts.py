@@ -28,12 +28,17 @@ def test_a_mask_that_breaks_its_contract(broken, promise, monkeypatch):
         check_mask("broken")
 
 
-@pytest.mark.parametrize("source", [
-    WorldSource(["attribute", "boxes"], count=4), WorldSource(["interleaved"], count=4),
-    WorldSource(["demonstrated-word"], count=2), WorldPreferences(count=4),
-], ids=str)  # fmt: skip
-def test_sources(source):
-    check_source(source)
+SOURCES = {
+    "questions": WorldSource(["attribute", "boxes"], count=4),
+    "pages": WorldSource(["interleaved"], count=4),
+    "demonstrations": WorldSource(["demonstrated-word"], count=2),
+    "pairs": WorldPreferences(count=4),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources(name):
+    check_source(SOURCES[name])
 
 
 class Shades(list):
