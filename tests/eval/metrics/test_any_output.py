@@ -21,6 +21,7 @@ from lucida.eval.metrics import (
     exact,
     gqa,
     groups,
+    mathvista,
     mentions,
     mme,
     outputs,
@@ -48,6 +49,7 @@ SCORERS = {
     choice.exact_letter: lambda o: choice.exact_letter(o, PETS),
     choice.first_letter: lambda o: choice.first_letter(o, PETS),
     choice.letter: lambda o: choice.letter(o, PETS),
+    choice.mmmu_pro_letter: lambda o: choice.mmmu_pro_letter(o, PETS),
     choice.mmstar_letter: lambda o: choice.mmstar_letter(o, PETS),
     choice.option_text: lambda o: choice.option_text(o, PETS),
     counting.count_match: lambda o: counting.count_match(o, 2),
@@ -65,6 +67,9 @@ SCORERS = {
     groups.naturalbench_label: lambda o: groups.naturalbench_label(o, "yes_no"),
     mentions.find_mentions: lambda o: mentions.find_mentions(o),
     mentions.chair_scores: lambda o: mentions.chair_scores([o], [[{"word": "stop"}]]),
+    mathvista.extract: lambda o: [
+        mathvista.extract(o, kind, PETS) for kind in ("integer", "float", "list", "text")
+    ],
     mme.mme_label: lambda o: mme.mme_label(o),
     pathvqa.bleu: lambda o: pathvqa.bleu([o], ["the liver"]),
     pathvqa.exact_match: lambda o: pathvqa.exact_match(o, "the liver"),
