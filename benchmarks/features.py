@@ -31,7 +31,7 @@ from lucida.data.images import file_source
 from lucida.data.policies import make_policy
 from lucida.data.sample import ImageSource, Views
 from lucida.data.views import draw, normalise
-from lucida.train.precision import choose_device, choose_precision
+from lucida.training.precision import choose_device, choose_precision
 
 LEAST = 20
 """Times that reading has to be faster than the encoder."""

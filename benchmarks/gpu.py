@@ -37,7 +37,7 @@ from transformers import PreTrainedConfig
 
 from lucida.core.environment import describe
 from lucida.core.files import atomic_write
-from lucida.train.precision import choose_device, choose_precision
+from lucida.training.precision import choose_device, choose_precision
 
 SO400M = "google/siglip-so400m-patch14-384"
 SHAPES = {

@@ -243,7 +243,7 @@ def waiting(file: Path, folder: Path) -> list[list[str]]:
     """Runs of `lucida.train` whose pictures are not cached: the share of time that steps wait for
     data, as every run writes it into its metrics (`data_wait`)."""
     from lucida.core.runs import RunFolder
-    from lucida.train.loop import train_run
+    from lucida.training.loop import train_run
 
     pictures = f"stages.0.mixture.sources={{jpeg: {{kind: llava, path: '{file}'}}}}"
     rows = []

@@ -17,7 +17,7 @@ import numpy as np
 
 import lucida
 from lucida.eval.statistics import bootstrap
-from lucida.look.inside import Look
+from lucida.interpretability.inside import Look
 from lucida.world.drawing import draw
 from lucida.world.scenes import Box, Scene, Thing
 from lucida.world.tasks import TASKS

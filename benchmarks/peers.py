@@ -9,9 +9,9 @@
     + features     lucida with the frozen encoder's features given, as its cache does
 
 A step is forward, backward, clipping and the update, by each program's own code (`training_step`
-and what stands behind it in Trainer's loop; `lucida.train.step`), at a learning rate of 0: all the
-arithmetic, and the same weights in every repetition. The vision encoder is frozen. Every batch that
-a Trainer sees is given to Lucida too, and the losses must agree.
+and what stands behind it in Trainer's loop; `lucida.training.step`), at a learning rate of 0: all
+the arithmetic, and the same weights in every repetition. The vision encoder is frozen. Every batch
+that a Trainer sees is given to Lucida too, and the losses must agree.
 
     toy          4 + 6 layers, 64 visual tokens, 32k vocabulary; half short VQA, half conversation
     projector    the same, captions, only the projector trains
@@ -59,11 +59,11 @@ from lucida.core.progress import table
 from lucida.core.spec import OptimSpec
 from lucida.data.sample import IGNORED, Batch, Tokens
 from lucida.model.vlm import LucidaModel
-from lucida.train.engine import Engine
-from lucida.train.kernels import quicken
-from lucida.train.optim import make_optimizer
-from lucida.train.precision import choose_device, choose_precision
-from lucida.train.step import Stepper
+from lucida.training.engine import Engine
+from lucida.training.kernels import quicken
+from lucida.training.optim import make_optimizer
+from lucida.training.precision import choose_device, choose_precision
+from lucida.training.step import Stepper
 
 POOL = 3200
 """Samples that the length-grouped sampler sorts: eight of its megabatches."""

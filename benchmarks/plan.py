@@ -114,11 +114,11 @@ def measure(folder: Path, changes: list[str]) -> int:
     from lucida.data.collate import collate
     from lucida.data.sources import open_source
     from lucida.model.checkpoint import build
-    from lucida.train.kernels import quicken
-    from lucida.train.layers import equip
-    from lucida.train.objective import supervised_loss
-    from lucida.train.optim import make_optimizer
-    from lucida.train.stage import apply_plan, plan_stage
+    from lucida.training.kernels import quicken
+    from lucida.training.layers import equip
+    from lucida.training.objective import supervised_loss
+    from lucida.training.optim import make_optimizer
+    from lucida.training.stage import apply_plan, plan_stage
 
     recipe = recipe_of(folder, changes)
     before = resident("VmRSS")

@@ -32,7 +32,7 @@ from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
-from lucida.train.objective import supervised_loss
+from lucida.training.objective import supervised_loss
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ LAYERS = [
     "world",
     "data",
     "model",
-    "train",
+    "training",
     "eval",
     "parts",
     "study",
-    "look",
+    "interpretability",
     "serve",
     "apps",
 ]
@@ -210,8 +210,7 @@ FOREIGN = {
         "_scaled_dot_product_flash_attention_for_cpu",
     ): "an operator that torch's FLOP counter does not know",
     ("apps/plan/step.py", "_scaled_dot_product_flash_attention_for_cpu_backward"): "its gradient",
-    ("apps/plan/step.py", "forward ="): "the cheaper norms of train/kernels.py, on fake tensors",
-    ("core/modules.py", "__class__ ="): "`lucida.train` and `lucida.look` are packages and verbs",
+    ("apps/plan/step.py", "forward ="): "the cheaper norms of training/kernels.py, on fake tensors",
     ("data/sources/published.py", "_Unpickler"): "Python's own: C's reserves whatever memory a "
     "damaged annotation file claims",
     ("data/transport.py", "_config"): "how long the addresses of multiprocessing's sockets get",
@@ -223,12 +222,12 @@ FOREIGN = {
     "know",
     ("model/vlm.py", "_attn_implementation"): "transformers' contract for models of other people",
     ("model/vlm.py", "_is_hf_initialized"): "transformers' contract for weights that are set",
-    ("train/kernels.py", "forward ="): "a third of a small model's step on a CPU",
+    ("training/kernels.py", "forward ="): "a third of a small model's step on a CPU",
     (
-        "train/layers.py",
+        "training/layers.py",
         "forward =",
     ): "layers computed again, of any class; `equip` undoes it",
-    ("train/layers.py", "torch._dynamo.exc"): "what a compiler that does not work raises",
+    ("training/layers.py", "torch._dynamo.exc"): "what a compiler that does not work raises",
 }
 """Every use of what other packages keep to themselves, and why it stays. The list only shrinks."""
 

@@ -32,11 +32,10 @@ print("lucida" in CONFIG_MAPPING)
 
 def test_public_names_are_what_the_documentation_says():
     code = """
-import lucida, types
-assert isinstance(lucida.train, types.ModuleType)
-from lucida.train import loop
-import lucida.train.loop
-assert lucida.train.loop is loop
+import lucida
+from lucida.training import loop
+import lucida.training.loop
+assert lucida.training.loop.train is lucida.train
 assert all(callable(getattr(lucida, name)) for name in lucida.__all__)
 assert set(lucida.__all__) <= set(dir(lucida))
 try:

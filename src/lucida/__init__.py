@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from lucida.eval.questions import likelihoods as likelihoods
     from lucida.eval.questions import stream_answers as stream_answers
     from lucida.eval.run import evaluate_run as evaluate
-    from lucida.look.inside import look as look
+    from lucida.interpretability.inside import look as look
     from lucida.model.checkpoint import load as load
     from lucida.model.registration import register as register
-    from lucida.train.loop import train as train
+    from lucida.training.loop import train as train
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,9 @@ _HOMES = {
     "evaluate": "lucida.eval.run:evaluate_run",
     "load": "lucida.model.checkpoint:load",
     "load_recipe": "lucida.core.recipe:load_recipe",
+    "look": "lucida.interpretability.inside:look",
     "register": "lucida.model.registration:register",
+    "train": "lucida.training.loop:train",
 }
 
 
@@ -66,9 +68,6 @@ def __getattr__(name: str) -> object:
         value = getattr(importlib.import_module(module), attribute)
         globals()[name] = value
         return value
-    if name in ("look", "train"):
-        # The package of that name: it can be called, and stays a package for `lucida.train.loop`.
-        return importlib.import_module(f"lucida.{name}")
     raise AttributeError(f"module 'lucida' has no attribute '{name}'")
 
 

@@ -39,7 +39,7 @@ def verbs(monkeypatch):
     def record(name, result=None):
         return lambda *arguments: calls.append((name, *arguments)) or result
 
-    module("lucida.train.loop", train_run=record("train"))
+    module("lucida.training.loop", train_run=record("train"))
     module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {}}), evaluate=record("asked"))
     module("lucida.apps.chat", main=record("chat"))
     module("lucida.apps.ask", main=record("ask"))
@@ -229,7 +229,9 @@ def raising(problem):
 
 
 def test_ctrl_c_says_that_the_run_continues(verbs, capsys, monkeypatch):
-    monkeypatch.setattr(sys.modules["lucida.train.loop"], "train_run", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(
+        sys.modules["lucida.training.loop"], "train_run", raising(KeyboardInterrupt())
+    )
     monkeypatch.setattr(sys, "argv", ["lucida", "train", "mini"])
     code, _, err = call(capsys, "train", "mini")
     assert code == 130
@@ -237,7 +239,7 @@ def test_ctrl_c_says_that_the_run_continues(verbs, capsys, monkeypatch):
 
 
 def test_errors_of_the_rooms_are_messages_and_bugs_say_so(verbs, capsys, monkeypatch):
-    loop = sys.modules["lucida.train.loop"]
+    loop = sys.modules["lucida.training.loop"]
     monkeypatch.setattr(loop, "train_run", raising(RunError("the disk is full")))
     code, _, err = call(capsys, "train", "mini")
     assert (code, err) == (1, "lucida: the disk is full\n")

@@ -34,8 +34,8 @@ from lucida.apps.doctor.patient import (
 )
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import Recipe
-from lucida.train import precision
-from lucida.train.loop import train_run
+from lucida.training import precision
+from lucida.training.loop import train_run
 
 torch.set_num_threads(1)
 

@@ -24,10 +24,10 @@ from lucida.data.mixture import fetch
 from lucida.data.sample import IGNORED
 from lucida.data.stage import StageData, open_mixtures
 from lucida.model.checkpoint import build
-from lucida.train.engine import Engine
-from lucida.train.feed import stage_feed
-from lucida.train.precision import Precision
-from lucida.train.stage import plan_stage
+from lucida.training.engine import Engine
+from lucida.training.feed import stage_feed
+from lucida.training.precision import Precision
+from lucida.training.stage import plan_stage
 
 torch.set_num_threads(1)
 SMALL = ["stages.sft.batch.samples=6", "stages.sft.mixture.sources.world.questions=2"]

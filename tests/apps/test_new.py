@@ -41,7 +41,7 @@ def test_every_question_has_one_answer(starter):
 
 def test_the_recipe_trains_as_it_stands(starter, tmp_path, monkeypatch):
     """With a tiny budget, from another folder than its own."""
-    from lucida.train.loop import train_run
+    from lucida.training.loop import train_run
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))

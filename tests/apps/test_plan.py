@@ -30,8 +30,8 @@ from lucida.data.sources import open_source
 from lucida.data.stage import StageData, open_mixtures
 from lucida.model.blueprint import make_blueprint
 from lucida.model.checkpoint import build
-from lucida.train.objective import supervised_loss
-from lucida.train.stage import apply_plan, plan_stage
+from lucida.training.objective import supervised_loss
+from lucida.training.stage import apply_plan, plan_stage
 
 SLOW = Device("a slow one", "fp32", 1e12, 0.5, 8 * GIB, gpu=False)
 SMALL = ["stages.sft.batch.samples=8", "stages.sft.batch.cache_features=false"]

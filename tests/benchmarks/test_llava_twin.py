@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from closeness import close
-from lucida.train.objective import supervised_loss
+from lucida.training.objective import supervised_loss
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "llava_twin.py"
 

@@ -14,7 +14,7 @@ from lucida.core.spec import SourceSpec
 from lucida.data import fingerprint
 from lucida.data.fingerprint import BLOCK, file_fact, part_facts, source_facts
 from lucida.data.sources import open_source
-from lucida.train.inputs import differences
+from lucida.training.inputs import differences
 
 
 def picture(path, shade):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_training import tiny_recipe
 
 from lucida.core.spec import Recipe
-from lucida.train.loop import train_run
+from lucida.training.loop import train_run
 
 gpu = pytest.mark.gpu
 LOOSE = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.02}
@@ -84,8 +84,8 @@ def test_sharded_on_one_gpu(parts, tmp_path, monkeypatch):
     """FSDP2 with a world of one: NCCL, gathering and cutting, checkpoints of parts."""
     from torch import distributed
 
-    from lucida.train import loop
-    from lucida.train.sharding import Sharded
+    from lucida.training import loop
+    from lucida.training.sharding import Sharded
 
     monkeypatch.setitem(os.environ, "MASTER_ADDR", "127.0.0.1")
     plain = on_cpu(changed(parts), tmp_path / "cpu", monkeypatch)

@@ -14,7 +14,7 @@ from ranks import SERVER, exit_like_python
 from tiny_training import tiny_recipe
 
 from lucida.core.spec import EngineSpec, Recipe
-from lucida.train.watch import Watch
+from lucida.training.watch import Watch
 
 SECONDS = 30.0
 """How soon after the fault all are gone."""
@@ -32,8 +32,8 @@ def fail(rank: int, fault: str) -> None:
     import torch
 
     from lucida.core.errors import DataError
-    from lucida.train import meeting
-    from lucida.train.stage_run import StageRun
+    from lucida.training import meeting
+    from lucida.training.stage_run import StageRun
 
     true_step = StageRun.step
 
@@ -66,7 +66,7 @@ def train(rank: int, environment: dict, recipe: str, folder: Path, fault: str, s
     import typer
 
     from lucida.apps.command import guarded
-    from lucida.train.loop import train_run
+    from lucida.training.loop import train_run
 
     fail(rank, fault)
     value, code = Recipe.model_validate_json(recipe), 0

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from lucida.apps.launch import here
 from lucida.core.errors import RunError
 from lucida.core.recipe import dump_recipe
-from lucida.train.loop import train_run
+from lucida.training.loop import train_run
 
 LUCIDA = [sys.executable, "-m", "lucida"]
 

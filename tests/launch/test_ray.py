@@ -12,7 +12,7 @@ from lucida.apps.launch.job import make_job
 from lucida.apps.launch.on_ray import run_on_ray
 from lucida.core.errors import RunError
 from lucida.core.recipe import dump_recipe
-from lucida.train.loop import train_run
+from lucida.training.loop import train_run
 
 pytestmark = [
     pytest.mark.slow,

@@ -22,11 +22,17 @@ from closeness import close
 from lucida.core.errors import DataError, ModelError
 from lucida.data.collate import collate
 from lucida.eval.questions import likelihoods, samples_of
-from lucida.look.answer import ask_once
-from lucida.look.covering import SPANS, average_windows, grid_of, list_windows, make_cover
-from lucida.look.drawing import draw_look
-from lucida.look.page import write_page
-from lucida.look.watching import States, roll_out, watch
+from lucida.interpretability.answer import ask_once
+from lucida.interpretability.covering import (
+    SPANS,
+    average_windows,
+    grid_of,
+    list_windows,
+    make_cover,
+)
+from lucida.interpretability.drawing import draw_look
+from lucida.interpretability.page import write_page
+from lucida.interpretability.watching import States, roll_out, watch
 
 torch.set_num_threads(1)
 

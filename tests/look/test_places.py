@@ -16,7 +16,7 @@ from tiny import encoder_folder, language_folder, tiny_model
 
 from lucida.data.policies import make_policy
 from lucida.data.tiles import fit_inside
-from lucida.look.places import Places, find_places
+from lucida.interpretability.places import Places, find_places
 from lucida.model.encoders import encoders_of
 
 torch.set_num_threads(1)

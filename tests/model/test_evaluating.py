@@ -37,7 +37,7 @@ from lucida.eval.retention import compared, lost, perplexity, require
 from lucida.eval.run import evaluate_target
 from lucida.model.checkpoint import save
 from lucida.model.messages import image_source
-from lucida.train.observe import leave_untouched
+from lucida.training.observe import leave_untouched
 
 torch.set_num_threads(1)
 

@@ -143,8 +143,8 @@ def test_generation_and_shared_stems():
 
 @torch.no_grad()
 def test_cached_features_of_all_encoders_are_those_of_one(tmp_path, monkeypatch):
-    from lucida.train.feed import FrozenFeatures
-    from lucida.train.precision import choose_precision
+    from lucida.training.feed import FrozenFeatures
+    from lucida.training.precision import choose_precision
 
     monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path))
     model, processor = tiny_model(eyes("dinov2", "siglip"))

@@ -31,7 +31,7 @@ from lucida.core.errors import ModelError
 from lucida.data.collate import collate
 from lucida.data.sample import ImagePart, Sample, Turn
 from lucida.eval.likelihood import append_candidate, likelihoods
-from lucida.look.inside import look
+from lucida.interpretability.inside import look
 from lucida.model.arrangement import parts_of, steps_in
 from lucida.model.blueprint import make_blueprint, skeleton
 from lucida.model.checkpoint import load, save

@@ -18,7 +18,7 @@ from lucida.model.checkpoint import build, load, save
 from lucida.model.encoders import load_encoder, read_preprocessing
 from lucida.model.encoders.encoder import vision_config
 from lucida.model.encoders.timm_model import timm_package
-from lucida.train.blocks import blocks
+from lucida.training.blocks import blocks
 
 try:
     timm = timm_package()

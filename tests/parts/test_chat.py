@@ -32,7 +32,7 @@ from lucida.parts.dialogues import (
 )
 from lucida.parts.language import make_optimizer, small_llama, text_loss
 from lucida.parts.tokenizer import BINS, make_tokenizer
-from lucida.train.precision import Precision
+from lucida.training.precision import Precision
 from lucida.world.requests import REFUSAL, Request
 
 

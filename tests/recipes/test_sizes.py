@@ -14,7 +14,7 @@ from lucida.core.spec import ModelSpec
 from lucida.model.blueprint import skeleton
 from lucida.model.configs import find_known_config, find_known_preprocessing, known
 from lucida.model.encoders.encoder import new_model
-from lucida.train.stage import plan_stage
+from lucida.training.stage import plan_stage
 
 PUBLISHED = {
     # Millions of parameters; SigLIP with its pooling head, the others without one.

@@ -10,7 +10,7 @@ import torch
 
 from lucida.core.recipe import load_recipe, presets
 from lucida.core.runs import RunFolder
-from lucida.train.loop import train_alone
+from lucida.training.loop import train_alone
 
 TWINS = [name for name in presets() if name.endswith("-mini") and name != "real-mini"]
 

@@ -22,7 +22,7 @@ from lucida.data.transport import keep_addresses_short
 
 keep_addresses_short()
 SERVER = multiprocessing.get_context("forkserver")
-PRELOADED = ["lucida.train.loop", "lucida.train.sharding", "peft"]
+PRELOADED = ["lucida.training.loop", "lucida.training.sharding", "peft"]
 SERVER.set_forkserver_preload(PRELOADED + ["deepspeed"] * (find_spec("deepspeed") is not None))
 
 
@@ -73,9 +73,9 @@ def on_ranks(
 
 def train(environment: dict[str, str], recipe: str, folder: Path, die_at: int, told: Path) -> None:
     """One rank; what it says goes into the file `told`, and what each step read beside it."""
-    from lucida.train import loop
-    from lucida.train.stage_run import StageRun
-    from lucida.train.step import Stepper
+    from lucida.training import loop
+    from lucida.training.stage_run import StageRun
+    from lucida.training.step import Stepper
 
     os.environ.update(environment)
     with told.open("w") as file:

@@ -11,8 +11,8 @@ from lucida.core.spec import Recipe
 from lucida.eval.during_training import observers
 from lucida.eval.retention import perplexity
 from lucida.model.checkpoint import build, load
-from lucida.train.loop import train_run
-from lucida.train.observe import Observer
+from lucida.training.loop import train_run
+from lucida.training.observe import Observer
 
 
 def guarded(recipe: Recipe, tmp_path, max_loss: float = 10.0) -> Recipe:

@@ -29,9 +29,9 @@ from lucida.core.spec import Recipe
 from lucida.data.collate import collate
 from lucida.data.stage import parts as parts_of
 from lucida.model.checkpoint import build
-from lucida.train.blocks import blocks
-from lucida.train.objective import supervised_loss
-from lucida.train.stage import apply_plan, plan_stage
+from lucida.training.blocks import blocks
+from lucida.training.objective import supervised_loss
+from lucida.training.stage import apply_plan, plan_stage
 
 WIDE = {
     "hidden_size": 16,

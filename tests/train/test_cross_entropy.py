@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from closeness import close
-from lucida.train import cross_entropy
-from lucida.train.cross_entropy import blocks, cross_entropies
+from lucida.training import cross_entropy
+from lucida.training.cross_entropy import blocks, cross_entropies
 
 
 def both(logits, target, weight):

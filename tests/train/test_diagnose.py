@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lucida.train.diagnose import first_bad_module
+from lucida.training.diagnose import first_bad_module
 
 
 class Chain(nn.Module):

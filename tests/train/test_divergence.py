@@ -10,9 +10,9 @@ from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder, list_runs
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import load
-from lucida.train.divergence import Diverged, verdict
-from lucida.train.loop import train_run
-from lucida.train.step import Stepper
+from lucida.training.divergence import Diverged, verdict
+from lucida.training.loop import train_run
+from lucida.training.step import Stepper
 
 WORDS = 512
 NOISE = random.Random(0)

@@ -11,7 +11,7 @@ from tiny_training import tiny_recipe
 from torch.testing import assert_close
 
 from lucida.core.spec import Recipe
-from lucida.train.loop import train_run
+from lucida.training.loop import train_run
 
 pytestmark = pytest.mark.slow
 STEPS, STOPPED = 12, 8

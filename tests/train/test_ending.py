@@ -10,9 +10,9 @@ from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import load
-from lucida.train.ending import Ending, average
-from lucida.train.loop import train_alone
-from lucida.train.observe import Observer
+from lucida.training.ending import Ending, average
+from lucida.training.loop import train_alone
+from lucida.training.observe import Observer
 
 
 def recipe_with(parts, steps=6, **changes):
@@ -122,7 +122,7 @@ def test_the_validation_loss_is_of_the_named_records(parts, tmp_path):
 
     from lucida.data.collate import collate
     from lucida.data.sources import open_source
-    from lucida.train.objective import supervised_loss
+    from lucida.training.objective import supervised_loss
 
     recipe = RunFolder(run).recipe
     model, processor = load(run)

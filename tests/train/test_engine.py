@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor
 from lucida.core.errors import RecipeError
 from lucida.core.spec import EngineSpec, Recipe
 from lucida.model.checkpoint import build
-from lucida.train.engine import Engine
-from lucida.train.loop import train_run
-from lucida.train.precision import Precision
-from lucida.train.run import choose_engine
-from lucida.train.sharding import Sharded
+from lucida.training.engine import Engine
+from lucida.training.loop import train_run
+from lucida.training.precision import Precision
+from lucida.training.run import choose_engine
+from lucida.training.sharding import Sharded
 
 
 def plain(parts, kind: str = "auto", **stage) -> Recipe:

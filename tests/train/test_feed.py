@@ -12,10 +12,10 @@ from lucida.core.spec import BatchSpec, HubSourceSpec, MixtureSpec, WorldSourceS
 from lucida.data.sources import open_source
 from lucida.data.stage import Spread, open_mixtures, parts
 from lucida.model.checkpoint import build
-from lucida.train.engine import Engine
-from lucida.train.feed import FrozenFeatures, stage_feed
-from lucida.train.precision import Precision
-from lucida.train.stage import plan_stage
+from lucida.training.engine import Engine
+from lucida.training.feed import FrozenFeatures, stage_feed
+from lucida.training.precision import Precision
+from lucida.training.stage import plan_stage
 
 FP32 = Precision("fp32", torch.device("cpu"), "")
 

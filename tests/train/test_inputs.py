@@ -8,9 +8,9 @@ from tiny_training import tiny_recipe, write_parts
 
 from lucida.core.errors import LucidaError, RunError
 from lucida.core.runs import list_runs
-from lucida.train.loop import train_run
-from lucida.train.state import checkpoints
-from lucida.train.step import Stepper
+from lucida.training.loop import train_run
+from lucida.training.state import checkpoints
+from lucida.training.step import Stepper
 
 
 class Stop(Exception):

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from closeness import close
-from lucida.train.kernels import RmsNorm, is_rms_norm, quicken
+from lucida.training.kernels import RmsNorm, is_rms_norm, quicken
 
 
 def small(seed=0):

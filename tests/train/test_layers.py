@@ -12,11 +12,11 @@ from lucida.data.collate import collate
 from lucida.data.stage import parts as parts_of
 from lucida.model import last_layer
 from lucida.model.checkpoint import build
-from lucida.train import layers
-from lucida.train.layers import equip
-from lucida.train.loop import train_run
-from lucida.train.objective import supervised_loss
-from lucida.train.stage import apply_plan, plan_stage
+from lucida.training import layers
+from lucida.training.layers import equip
+from lucida.training.loop import train_run
+from lucida.training.objective import supervised_loss
+from lucida.training.stage import apply_plan, plan_stage
 
 
 @pytest.fixture

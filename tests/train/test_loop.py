@@ -13,13 +13,13 @@ from lucida.core.errors import DataError, RecipeError, RunError
 from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import build, load
-from lucida.train import precision, state
-from lucida.train.blind import blind_recipe
-from lucida.train.folder import check_folder
-from lucida.train.loop import train_run
-from lucida.train.precision import Comparison
-from lucida.train.reading import read_checkpoint
-from lucida.train.state import checkpoints
+from lucida.training import precision, state
+from lucida.training.blind import blind_recipe
+from lucida.training.folder import check_folder
+from lucida.training.loop import train_run
+from lucida.training.precision import Comparison
+from lucida.training.reading import read_checkpoint
+from lucida.training.state import checkpoints
 
 
 def changed(recipe: Recipe, stages=None, **changes) -> Recipe:

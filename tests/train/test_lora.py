@@ -14,13 +14,13 @@ from lucida.core.errors import ModelError, RecipeError, RunError
 from lucida.core.spec import LoraSpec, Recipe
 from lucida.model import adapters
 from lucida.model.checkpoint import build, load
-from lucida.train.engine import Engine
-from lucida.train.feed import stage_feed
-from lucida.train.loop import train_run
-from lucida.train.observe import validation_loss
-from lucida.train.precision import choose_precision
-from lucida.train.stage import plan_stage
-from lucida.train.state import checkpoints
+from lucida.training.engine import Engine
+from lucida.training.feed import stage_feed
+from lucida.training.loop import train_run
+from lucida.training.observe import validation_loss
+from lucida.training.precision import choose_precision
+from lucida.training.stage import plan_stage
+from lucida.training.state import checkpoints
 
 
 def with_lora(recipe: Recipe, *loras: dict | None, train: dict | None = None) -> Recipe:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lucida.core.errors import RunError
-from lucida.train.machine import Machine, choose_kind, describe_machine, require_gpu
-from lucida.train.precision import choose_device
+from lucida.training.machine import Machine, choose_kind, describe_machine, require_gpu
+from lucida.training.precision import choose_device
 
 M2 = Machine("mps", 1, "Apple GPU", built_for="Apple")
 

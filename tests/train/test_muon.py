@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from lucida.core.spec import OptimSpec
-from lucida.train import muon
-from lucida.train.muon import Muon, find_matrices, orthogonalise
-from lucida.train.optim import make_optimizer, set_learning_rate
-from lucida.train.stage import plan_stage
+from lucida.training import muon
+from lucida.training.muon import Muon, find_matrices, orthogonalise
+from lucida.training.optim import make_optimizer, set_learning_rate
+from lucida.training.stage import plan_stage
 
 
 class Tied(nn.Module):

@@ -12,9 +12,9 @@ from lucida.data.collate import collate
 from lucida.data.sample import IGNORED
 from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
-from lucida.train import objective
-from lucida.train.layers import equip
-from lucida.train.objective import summed_cross_entropy, supervised_loss
+from lucida.training import objective
+from lucida.training.layers import equip
+from lucida.training.objective import summed_cross_entropy, supervised_loss
 
 SAMPLES = [fake_tokens(seed, length) for seed, length in enumerate([9, 14, 6, 11, 20, 7])]
 

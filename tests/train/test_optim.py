@@ -8,8 +8,8 @@ from torch import nn
 
 from lucida.core.errors import RecipeError
 from lucida.core.spec import OptimSpec
-from lucida.train.optim import make_optimizer, schedule, set_learning_rate, warmup_steps
-from lucida.train.stage import apply_plan, plan_stage
+from lucida.training.optim import make_optimizer, schedule, set_learning_rate, warmup_steps
+from lucida.training.stage import apply_plan, plan_stage
 
 
 def test_the_worked_example_of_the_docstring():

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lucida.train import precision
-from lucida.train.machine import Machine
-from lucida.train.precision import Comparison, choose_precision, choose_unscaled
+from lucida.training import precision
+from lucida.training.machine import Machine
+from lucida.training.precision import Comparison, choose_precision, choose_unscaled
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_a_trial_times_both_and_leaves_generators_and_threads_as_they_were():
 def test_emulated_bf16_is_not_taken_whatever_the_flags_say():
     """Without AVX-512 oneDNN emulates bf16 (10 times as slow as fp32), and the flags stay."""
     code = (
-        "from lucida.train.precision import choose_device, choose_precision\n"
+        "from lucida.training.precision import choose_device, choose_precision\n"
         "print(choose_precision('auto', choose_device()))"
     )
     done = subprocess.run(

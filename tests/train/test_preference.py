@@ -17,10 +17,10 @@ from lucida.data.collate import collate
 from lucida.data.sample import Sample
 from lucida.data.sources.preferences import PreferencesSource, WorldPreferences, hallucinate
 from lucida.model.checkpoint import build, load
-from lucida.train.loop import train_alone
-from lucida.train.objective import supervised_loss, token_losses
-from lucida.train.observe import Observer
-from lucida.train.preference import Pairs, Sums, preference_losses, sum_answers
+from lucida.training.loop import train_alone
+from lucida.training.objective import supervised_loss, token_losses
+from lucida.training.observe import Observer
+from lucida.training.preference import Pairs, Sums, preference_losses, sum_answers
 
 
 def recipe_with(parts, loss="dpo", steps=6, **changes):

@@ -9,9 +9,9 @@ from tiny_training import adapted_recipe
 from lucida.core.errors import DataError, LucidaError, RecipeError, RunError
 from lucida.core.spec import Recipe
 from lucida.model.checkpoint import load
-from lucida.train import preflight
-from lucida.train.blind import blind_recipe
-from lucida.train.loop import train, train_run
+from lucida.training import preflight
+from lucida.training.blind import blind_recipe
+from lucida.training.loop import train, train_run
 
 
 def with_blind(recipe, **stage):

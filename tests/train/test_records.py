@@ -12,8 +12,8 @@ from lucida.core.runs import RunFolder, list_runs
 from lucida.data.mixture import fetch, own_number
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.stage import Capped, Spread, open_mixtures
-from lucida.train.loop import train_run
-from lucida.train.records import mean_loss, source_rows
+from lucida.training.loop import train_run
+from lucida.training.records import mean_loss, source_rows
 
 
 def pages(folder, count=30) -> dict:

@@ -17,8 +17,8 @@ from tiny_training import adapted_recipe, tiny_recipe
 
 from lucida.core.errors import RunError
 from lucida.core.spec import Recipe
-from lucida.train.loop import train_run
-from lucida.train.state import checkpoints
+from lucida.training.loop import train_run
+from lucida.training.state import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
 
@@ -28,7 +28,7 @@ from pathlib import Path
 import lucida
 from lucida.core.errors import LucidaError
 from lucida.core.spec import Recipe
-from lucida.train.loop import train_run
+from lucida.training.loop import train_run
 
 print("ready", flush=True)
 for line in sys.stdin:

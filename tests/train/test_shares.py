@@ -12,10 +12,10 @@ from torch.nn import functional
 from closeness import close
 from lucida.data.answers import answer_weights
 from lucida.data.sample import IGNORED
-from lucida.train.engine import Engine, Objective
-from lucida.train.precision import Precision
-from lucida.train.shares import owners
-from lucida.train.step import Stepper
+from lucida.training.engine import Engine, Objective
+from lucida.training.precision import Precision
+from lucida.training.shares import owners
+from lucida.training.step import Stepper
 
 FP32 = Precision("fp32", torch.device("cpu"), "")
 NAMES = ("pictures", "text", "silent")
@@ -170,7 +170,7 @@ def test_owners_worked_example():
 
 
 def test_chunks_of_logits_keep_weights_and_sources(monkeypatch):
-    from lucida.train import objective
+    from lucida.training import objective
 
     passes = batches(GROUPS["three"], "square")
     whole, moved = one_step(passes)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lucida.core.errors import RecipeError
-from lucida.train.stage import ancestry, apply_plan, describe, matches, plan_stage
+from lucida.training.stage import ancestry, apply_plan, describe, matches, plan_stage
 
 
 class Small(nn.Module):

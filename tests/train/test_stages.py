@@ -15,11 +15,11 @@ from lucida.core.spec import BudgetSpec, OptimSpec, Recipe
 from lucida.data.sources.world import WorldSource
 from lucida.model.checkpoint import load
 from lucida.model.vlm import LucidaModel
-from lucida.train import stage_run
-from lucida.train.budget import Horizon, horizon
-from lucida.train.loop import train_run
-from lucida.train.optim import schedule, schedule_by_share
-from lucida.train.state import Position
+from lucida.training import stage_run
+from lucida.training.budget import Horizon, horizon
+from lucida.training.loop import train_run
+from lucida.training.optim import schedule, schedule_by_share
+from lucida.training.state import Position
 
 
 def changed(recipe: Recipe, *stages: dict, **values) -> Recipe:

@@ -15,7 +15,7 @@ from lucida.core.spec import Recipe
 from lucida.core.start import describe_origin, find_start
 from lucida.model.blueprint import skeleton
 from lucida.model.checkpoint import build, load, save
-from lucida.train.loop import train_alone
+from lucida.training.loop import train_alone
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from torch import nn
 
 from lucida.core.errors import RunError
 from lucida.core.spec import OptimSpec
-from lucida.train import state
-from lucida.train.optim import make_optimizer
-from lucida.train.reading import load_moments, load_weights, newest, read_checkpoint
-from lucida.train.stage import apply_plan, plan_stage
-from lucida.train.state import Position, Setting, Snapshot, checkpoints, save_checkpoint
+from lucida.training import state
+from lucida.training.optim import make_optimizer
+from lucida.training.reading import load_moments, load_weights, newest, read_checkpoint
+from lucida.training.stage import apply_plan, plan_stage
+from lucida.training.state import Position, Setting, Snapshot, checkpoints, save_checkpoint
 
 HERE = Setting("fp32", "cpu", 1, torch.__version__)
 

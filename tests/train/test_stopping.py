@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lucida.train.stopping import stop_request
+from lucida.training.stopping import stop_request
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

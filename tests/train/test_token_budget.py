@@ -9,8 +9,8 @@ from tiny_training import tiny_recipe, watching
 
 from lucida.core.spec import Recipe
 from lucida.data.order import Order
-from lucida.train.loop import train_run
-from lucida.train.stopping import Interrupted
+from lucida.training.loop import train_run
+from lucida.training.stopping import Interrupted
 
 
 def budget(parts, **batch) -> Recipe:

@@ -14,9 +14,9 @@ from tiny_training import tiny_recipe
 from lucida.core.spec import Recipe
 from lucida.data.sources import open_source
 from lucida.model.checkpoint import build
-from lucida.train.feed import FrozenFeatures
-from lucida.train.loop import train_run
-from lucida.train.precision import choose_precision
+from lucida.training.feed import FrozenFeatures
+from lucida.training.loop import train_run
+from lucida.training.precision import choose_precision
 
 POLICIES = {
     "anyres": {"policy": "anyres", "max_tiles": 3},

@@ -8,8 +8,8 @@ from lucida.core.spec import Recipe
 from lucida.model.checkpoint import build
 from lucida.model.language import load_language
 from lucida.model.parts import part_path
-from lucida.train.loop import train_alone
-from lucida.train.words import count_words, embeddings_of, is_lacking
+from lucida.training.loop import train_alone
+from lucida.training.words import count_words, embeddings_of, is_lacking
 
 
 @pytest.fixture(scope="module")

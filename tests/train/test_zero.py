@@ -13,9 +13,9 @@ from tiny_training import logits, tiny_recipe, watching
 from lucida.core.errors import RecipeError, RunError
 from lucida.core.spec import EngineSpec, Recipe
 from lucida.model.checkpoint import load
-from lucida.train.loop import train_run
-from lucida.train.run import choose_engine
-from lucida.train.zero import check_recipe
+from lucida.training.loop import train_run
+from lucida.training.run import choose_engine
+from lucida.training.zero import check_recipe
 
 INSTALLED = find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not INSTALLED, reason="pip install 'lucida[deepspeed]'")
@@ -156,7 +156,7 @@ def test_numbers_that_are_not_finite_are_told_like_others(parts, tmp_path):
 @pytest.fixture
 def installed(monkeypatch):
     """As if DeepSpeed were there, for what is refused before it is imported."""
-    monkeypatch.setattr("lucida.train.zero.find_spec", lambda name: name)
+    monkeypatch.setattr("lucida.training.zero.find_spec", lambda name: name)
 
 
 @pytest.mark.parametrize(

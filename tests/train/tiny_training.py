@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from lucida.core.spec import Recipe
-from lucida.train.observe import Observer
+from lucida.training.observe import Observer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 

@@ -38,7 +38,7 @@ def main(run: Path, questions: Path, out: Path, max_new_tokens: int = 64) -> Non
     from lucida.data.sources.tables import rows_of
     from lucida.eval.store import weights_hash
     from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
+    from lucida.training.precision import choose_device
 
     rows = rows_of(questions)
     model = f"{weights_hash(run)}, at most {max_new_tokens} tokens"

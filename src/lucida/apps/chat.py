@@ -191,7 +191,7 @@ def open_chat(
 ) -> Chat:
     """A chat with the model of a run folder, on the best device there is. weights: as in `load`."""
     from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
+    from lucida.training.precision import choose_device
 
     model, processor = load(run, choose_device(), weights=weights)
     return Chat(model, processor, max_new_tokens, temperature)

@@ -20,7 +20,7 @@ import typer
 
 from lucida import __version__
 from lucida.core.errors import LucidaError, RunError
-from lucida.train.stopping import Interrupted
+from lucida.training.stopping import Interrupted
 
 P = ParamSpec("P")
 

@@ -61,8 +61,8 @@ def main(folder: Path, recipe_name: str, overrides: list[str]) -> None:
 def _train(recipe: Recipe, folder: Path) -> None:
     """Train the recipe and its blind baseline, and keep how long each took."""
     from lucida.eval.during_training import observers
-    from lucida.train.blind import blind_recipe
-    from lucida.train.loop import train_alone
+    from lucida.training.blind import blind_recipe
+    from lucida.training.loop import train_alone
 
     phases = [("train", recipe, folder)]
     if recipe.blind is not None:

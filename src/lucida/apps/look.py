@@ -15,7 +15,7 @@ from lucida.core.progress import say
 
 if TYPE_CHECKING:
     from lucida.eval.questions import Model
-    from lucida.look.inside import Look
+    from lucida.interpretability.inside import Look
 
 PAGE = "look.html"
 
@@ -33,9 +33,9 @@ def main(
     max_new_tokens: int,
 ) -> None:
     """Write what was found into the folder `out` and say the most important of it."""
-    from lucida.look.drawing import draw_look
-    from lucida.look.inside import KINDS, check_choices, look
-    from lucida.look.page import write_page
+    from lucida.interpretability.drawing import draw_look
+    from lucida.interpretability.inside import KINDS, check_choices, look
+    from lucida.interpretability.page import write_page
 
     check_choices(show or KINDS, cells, cover)
     make_folder(out)

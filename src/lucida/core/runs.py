@@ -2,11 +2,11 @@
 
 runs/mini/
   recipe.yaml        the resolved recipe: every value, defaults included
-  inputs.json        what its data and parts were when it began (lucida.train.inputs)
+  inputs.json        what its data and parts were when it began (lucida.training.inputs)
   environment.json   versions, CPU, git commit, command; one entry more per resumption
   metrics.jsonl      one JSON object per line, appended as training goes
   dropped.jsonl      records that the data side left out, and why
-  checkpoints/       written aside and renamed (lucida.train.state)
+  checkpoints/       written aside and renamed (lucida.training.state)
   config.json, model.safetensors, …   the trained model as transformers reads it
   results.json       scores, intervals, seconds per phase
   report.html        the same with pictures
@@ -170,7 +170,7 @@ class RunFolder:
     @property
     def diverged(self) -> str | None:
         """Why the training of the last stage that was trained here diverged; None when it did not
-        (`lucida.train.divergence`)."""
+        (`lucida.training.divergence`)."""
         return _find_divergence(self.metrics.read(), self.recipe)
 
     @property

@@ -222,7 +222,7 @@ class Batch:
     otherwise; images are ordered as their placeholders are met row by row, left to right. origins,
     sources: of every sample, row by row; `sources` may be empty. weight, float32 [rows, length]:
     how much a supervised position counts in the loss; None is 1 everywhere. pairs: what makes the
-    loss one of pairs of answers (`lucida.train.preference.Pairs`).
+    loss one of pairs of answers (`lucida.training.preference.Pairs`).
     """
 
     input_ids: torch.Tensor

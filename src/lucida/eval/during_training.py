@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lucida.core.spec import EvaluationSpec, Recipe
 from lucida.eval.retention import Retention
 from lucida.eval.run import evaluate
-from lucida.train.observe import Observer
+from lucida.training.observe import Observer
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor

@@ -53,7 +53,7 @@ class Lucida(lmms):
 
         from lucida.eval.ranks import rank, world
         from lucida.model.checkpoint import load
-        from lucida.train.precision import choose_device
+        from lucida.training.precision import choose_device
 
         if others:
             raise ModelError(

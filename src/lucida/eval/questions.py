@@ -129,6 +129,6 @@ def load_model(model: Model) -> tuple[LucidaModel, LucidaProcessor]:
     if isinstance(model, tuple):
         return model
     from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
+    from lucida.training.precision import choose_device
 
     return load(model, choose_device())

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lucida.core.errors import RunError
 from lucida.core.runs import RunFolder
 from lucida.core.spec import EvaluationSpec, Recipe, RetentionSpec
-from lucida.train.observe import Observer
+from lucida.training.observe import Observer
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -154,7 +154,7 @@ def measure_run(run: RunFolder, data: str | None, evaluate: Evaluate) -> dict:
     results.json and measured once. `stages` are the records of `each_stage`. `data` is the folder
     of published files where it is not the recipe's."""
     from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
+    from lucida.training.precision import choose_device
 
     recipe = run.recipe
     if data is not None:

@@ -106,7 +106,7 @@ def add_tokens(
         )
     new = [token for token in boxes if token not in known]
     tokenizer.add_tokens(new)
-    tokenizer.new_tokens = new  # whoever leaves the embeddings frozen is told (train/words.py)
+    tokenizer.new_tokens = new  # whoever leaves the embeddings frozen is told (training/words.py)
     name_placeholder(tokenizer, placeholder)
     before = language.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > before:

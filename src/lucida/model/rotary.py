@@ -84,7 +84,7 @@ def rotating(
     def mix(module: nn.Module, args: tuple, options: dict, usual: object) -> tuple[Tensor, Tensor]:
         return mix_tables(module.forward, position, positions, args[0])
 
-    # In front of other hooks, which then see the mix (train/kernels.py rounds tables).
+    # In front of other hooks, which then see the mix (training/kernels.py rounds tables).
     hook = find_rotary(language).register_forward_hook(mix, prepend=True, with_kwargs=True)
     try:
         yield

@@ -36,7 +36,7 @@ from lucida.parts.language import (
     text_perplexity,
 )
 from lucida.parts.tokenizer import BINS
-from lucida.train.precision import Precision, choose_unscaled
+from lucida.training.precision import Precision, choose_unscaled
 from lucida.world.phrases import short_name
 from lucida.world.requests import REFUSAL, Request, bad, harmless, task
 from lucida.world.scenes import make_scene, scene_rng

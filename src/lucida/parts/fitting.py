@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lucida.core.progress import Progress
-from lucida.train.optim import set_learning_rate
+from lucida.training.optim import set_learning_rate
 
 
 class Fitting(Progress):

@@ -23,8 +23,8 @@ from lucida.parts.card import write_card
 from lucida.parts.corpus import Reader, TextBatch
 from lucida.parts.fitting import Fitting
 from lucida.parts.tokenizer import BINS, make_tokenizer
-from lucida.train import optim
-from lucida.train.precision import Precision, choose_unscaled
+from lucida.training import optim
+from lucida.training.precision import Precision, choose_unscaled
 from lucida.world.text import ASKERS, document, exercise
 
 PEAK = 3e-3

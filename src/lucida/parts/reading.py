@@ -26,7 +26,7 @@ from lucida.parts.fitting import Fitting
 from lucida.parts.glosses import KIND, NAME, Gloss, ask_choice, read_glosses
 from lucida.parts.language import compile_layers, hidden_states, make_optimizer, text_loss
 from lucida.parts.tokenizer import train_tokenizer
-from lucida.train.precision import choose_unscaled
+from lucida.training.precision import choose_unscaled
 
 BASE = "base-mini"
 WORDS = 4096

@@ -32,7 +32,7 @@ def build_part(name: str, folder: Path, **options: int) -> dict:
     `options` go to the builder: steps, seed. A folder that holds a part already is refused. Returns
     the card.
     """
-    from lucida.train.precision import choose_device, choose_unscaled
+    from lucida.training.precision import choose_device, choose_unscaled
 
     build = BUILDERS[name]
     if (folder / "config.json").exists():

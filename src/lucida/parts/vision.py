@@ -35,8 +35,8 @@ from lucida.parts.objectives import (
     patches_of,
 )
 from lucida.parts.probe import probe_patches
-from lucida.train.optim import make_optimizer
-from lucida.train.precision import Precision, choose_unscaled
+from lucida.training.optim import make_optimizer
+from lucida.training.precision import Precision, choose_unscaled
 
 WIDTH, SIDE = 160, 64
 

@@ -34,7 +34,7 @@ from lucida.serve.refused import Refused
 from lucida.serve.requests import Options
 from lucida.serve.rows import Rows
 from lucida.serve.spelling import Spelling
-from lucida.train.precision import choose_device
+from lucida.training.precision import choose_device
 
 if TYPE_CHECKING:
     from lucida.model.few_bits import Weights

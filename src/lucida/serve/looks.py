@@ -21,9 +21,9 @@ from starlette.concurrency import run_in_threadpool
 
 from lucida.core.errors import LucidaError
 from lucida.data.images import image_size
-from lucida.look.covering import SPANS, Cover, grid_of
-from lucida.look.inside import CELLS, KINDS, look_at
-from lucida.look.page import write_page
+from lucida.interpretability.covering import SPANS, Cover, grid_of
+from lucida.interpretability.inside import CELLS, KINDS, look_at
+from lucida.interpretability.page import write_page
 from lucida.model.cross_attention import decoder_layers
 from lucida.model.messages import sample_of
 from lucida.serve.batching import Engine
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lucida.data.sample import Sample
-    from lucida.look.inside import Look, Seen
+    from lucida.interpretability.inside import Look, Seen
 
 T = TypeVar("T")
 

@@ -27,9 +27,9 @@ def work(recipe_file: Path, folder: Path) -> None:
     recipe, run = load_recipe(recipe_file), RunFolder(folder)  # before seconds of imports
     from lucida.eval.during_training import observers
     from lucida.eval.run import evaluate_run
-    from lucida.train.divergence import Diverged
-    from lucida.train.loop import train_run
-    from lucida.train.stopping import Interrupted
+    from lucida.training.divergence import Diverged
+    from lucida.training.loop import train_run
+    from lucida.training.stopping import Interrupted
 
     started = time.monotonic()
     outcome: dict[str, object] = {"state": "done"}

@@ -35,7 +35,7 @@ from lucida.eval.statistics import bootstrap
 from lucida.model.checkpoint import load
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
-from lucida.train.precision import choose_device
+from lucida.training.precision import choose_device
 
 TOGETHER = 8
 """Records of one forward."""

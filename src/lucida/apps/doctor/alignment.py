@@ -20,7 +20,7 @@ from torch.nn import functional
 from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.model.vlm import LucidaModel
-from lucida.train.blocks import blocks
+from lucida.training.blocks import blocks
 
 
 def chamfer(visual: Float[Tensor, "tokens width"], text: Float[Tensor, "length width"]) -> float:

@@ -17,8 +17,8 @@ from lucida.apps.doctor.finding import Finding
 from lucida.core.environment import usable_cores
 from lucida.core.spec import Recipe
 from lucida.data.sources.sidecar import cache_folder
-from lucida.train.machine import describe_machine
-from lucida.train.precision import choose_device, choose_precision, slowness
+from lucida.training.machine import describe_machine
+from lucida.training.precision import choose_device, choose_precision, slowness
 
 EXTRAS = {
     "peft": "adapters (lora)",

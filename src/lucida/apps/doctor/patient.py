@@ -23,11 +23,11 @@ from lucida.model import adapters
 from lucida.model.checkpoint import build, load
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
-from lucida.train.objective import supervised_loss
-from lucida.train.observe import leave_untouched
-from lucida.train.precision import Precision, choose_device, choose_precision
-from lucida.train.stage import StagePlan, apply_plan, plan_stage
-from lucida.train.state import seed_everything
+from lucida.training.objective import supervised_loss
+from lucida.training.observe import leave_untouched
+from lucida.training.precision import Precision, choose_device, choose_precision
+from lucida.training.stage import StagePlan, apply_plan, plan_stage
+from lucida.training.state import seed_everything
 
 SAMPLES = 4
 """Samples of the batch that is examined."""

@@ -23,7 +23,7 @@ from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Unusable
 from lucida.data.sample import IGNORED, Tokens
 from lucida.model.adapters import named_tensors
-from lucida.train.observe import leave_untouched
+from lucida.training.observe import leave_untouched
 
 
 def weights(patient: Patient) -> Finding:

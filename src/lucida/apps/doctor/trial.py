@@ -13,10 +13,10 @@ from lucida.apps.doctor.patient import Patient
 from lucida.core.errors import RunError
 from lucida.data.sample import Batch
 from lucida.model.adapters import named_tensors
-from lucida.train.engine import Engine
-from lucida.train.objective import supervised_loss, token_losses
-from lucida.train.optim import make_optimizer
-from lucida.train.step import Stepper
+from lucida.training.engine import Engine
+from lucida.training.objective import supervised_loss, token_losses
+from lucida.training.optim import make_optimizer
+from lucida.training.step import Stepper
 
 Digest = tuple[tuple[int, ...], str]
 

@@ -20,7 +20,7 @@ from lucida.core.errors import LucidaError
 from lucida.data.sample import ImageSource
 from lucida.model.checkpoint import build
 from lucida.model.encoders.fusion import load_vision
-from lucida.train.observe import leave_untouched
+from lucida.training.observe import leave_untouched
 
 ALIKE = 1e-3
 """Two pictures are lost in each other when they differ by less than this share of their size."""

@@ -22,7 +22,7 @@ from lucida.data.reader import Encoded, OpenImages
 from lucida.data.sample import IGNORED, Tokens
 from lucida.data.stage import find_stage, open_stage
 from lucida.data.views import open_for_policies
-from lucida.look.answer import write_token
+from lucida.interpretability.answer import write_token
 from lucida.model.checkpoint import build
 from lucida.model.masks import cells, fields_of
 from lucida.model.processing import LucidaProcessor

@@ -21,7 +21,7 @@ import typer
 from lucida.core.environment import usable_cores
 from lucida.core.errors import LucidaError, RecipeError, RunError
 from lucida.core.recipe import load_recipe
-from lucida.train.folder import folder_of
+from lucida.training.folder import folder_of
 
 
 @dataclass(frozen=True)

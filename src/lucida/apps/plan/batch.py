@@ -16,7 +16,7 @@ from lucida.data.order import capacity, check_rows, rows_of_step
 
 if TYPE_CHECKING:
     from lucida.apps.plan.step import Shape
-    from lucida.train.stage import StagePlan
+    from lucida.training.stage import StagePlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def this_cpu() -> Device:
     torch has. A step reaches about half of it."""
     import torch
 
-    from lucida.train.precision import DTYPES, choose_precision
+    from lucida.training.precision import DTYPES, choose_precision
 
     precision = choose_precision("auto", torch.device("cpu")).name
     side = 1024

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lucida.apps.plan.step import Cost, Shape
     from lucida.model.blueprint import Blueprint, Skeleton
-    from lucida.train.stage import StagePlan
+    from lucida.training.stage import StagePlan
 
 EngineName = Literal["single", "ddp", "fsdp"]
 FP32 = 4
@@ -115,7 +115,7 @@ def plan_one(
 ) -> dict[str, Any]:
     """One stage."""
     from lucida.model.blueprint import skeleton
-    from lucida.train.stage import plan_stage
+    from lucida.training.stage import plan_stage
 
     model = skeleton(blueprint)
     what = plan_stage(model, stage.train, f"stage {stage.name} of {recipe.name}", stage.lora)
@@ -188,7 +188,7 @@ def cost_of(
     """Arithmetic and kept bytes of one pass, with the stage set on the skeleton."""
     from lucida.apps.plan.step import fake, run_pass
     from lucida.model.adapters import attach, named_adapters
-    from lucida.train.layers import equip
+    from lucida.training.layers import equip
 
     if what.adapted:
         attach(model, what.adapted, stage.lora)
@@ -231,7 +231,7 @@ def memory(planned: PlannedPass, engine: EngineName) -> Memory:
 
 def muon_saves(planned: PlannedPass) -> int:
     """Numbers that Muon does not keep: of a matrix it has one moment, where AdamW has two."""
-    from lucida.train.muon import find_matrices
+    from lucida.training.muon import find_matrices
 
     if planned.stage.optim.kind != "muon":
         return 0
@@ -248,7 +248,7 @@ def count_parameters(module: nn.Module) -> int:
 def count_sharded_bytes(planned: PlannedPass, weights: dict[str, float]) -> float:
     """Bytes of weights on one rank (`train.sharding`): a frozen encoder whole, a part of all else,
     and what is gathered: all that stands in no layer, and two layers at a time."""
-    from lucida.train.blocks import blocks
+    from lucida.training.blocks import blocks
 
     model = planned.model
     divided = {name: size for name, size in weights.items() if name != "vision"}
@@ -297,7 +297,7 @@ def most_at_once(
 def head_transient(planned: PlannedPass) -> float:
     """The gradient of the logits while the head is differentiated; of a chunk of them where there
     are several, and these logits themselves, which are computed again."""
-    from lucida.train.objective import CHUNK_LOGITS
+    from lucida.training.objective import CHUNK_LOGITS
 
     vocabulary = planned.model.language.get_output_embeddings().weight.shape[0]
     every = planned.shape.supervised * vocabulary

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lucida.train.blocks import blocks
-from lucida.train.layers import PRODUCTS
+from lucida.training.blocks import blocks
+from lucida.training.layers import PRODUCTS
 
 
 class Products(TorchDispatchMode):

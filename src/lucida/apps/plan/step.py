@@ -25,9 +25,9 @@ from lucida.apps.plan.recomputed import watch_layers
 from lucida.model.cross_attention import decoder_layers
 from lucida.model.last_layer import only_at
 from lucida.model.segments import EAGER_LENGTH
-from lucida.train.kernels import norm_forward
-from lucida.train.layers import Checkpointing
-from lucida.train.objective import CHUNK_LOGITS
+from lucida.training.kernels import norm_forward
+from lucida.training.layers import Checkpointing
+from lucida.training.objective import CHUNK_LOGITS
 
 FUSED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (

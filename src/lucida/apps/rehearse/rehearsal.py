@@ -33,7 +33,7 @@ def rehearse(recipe: Recipe, folder: Path) -> Path:
     """
     from lucida.eval.during_training import observers
     from lucida.eval.run import evaluate_run
-    from lucida.train.loop import train_run
+    from lucida.training.loop import train_run
 
     begun = time.monotonic()
     if recipe.model.start is not None:

@@ -60,7 +60,7 @@ def train(
     from lucida.core.recipe import load_recipe
     from lucida.core.runs import RunFolder
     from lucida.core.start import check_parts
-    from lucida.train.folder import finished, folder_of, tell_finished
+    from lucida.training.folder import finished, folder_of, tell_finished
 
     value = load_recipe(recipe, overrides or [])
     if rehearse:
@@ -77,7 +77,7 @@ def train(
     from lucida.apps.ahead import check_evaluation
     from lucida.apps.track import Followers
     from lucida.eval.during_training import observers
-    from lucida.train.loop import train_run
+    from lucida.training.loop import train_run
 
     check_evaluation(value)
     followers = Followers(folder, track or [])

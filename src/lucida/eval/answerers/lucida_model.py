@@ -79,7 +79,7 @@ def best(numbers: Sequence[float]) -> int:
 def load_answerer(folder: Path, weights: Weights | None = None) -> LucidaAnswerer:
     """The trained model of a run folder, on the best device there is. weights: as in `load`."""
     from lucida.model.checkpoint import load
-    from lucida.train.precision import choose_device
+    from lucida.training.precision import choose_device
 
     model, processor = load(folder, choose_device(), weights=weights)
     return LucidaAnswerer(model, processor, weights and {"held as": weights})

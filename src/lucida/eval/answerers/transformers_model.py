@@ -212,7 +212,7 @@ def load_answerer(path: str, boxes: str | None = None) -> TransformersAnswerer |
     from lucida.model.loading import complete, quiet_loading, refusing
     from lucida.model.processing import LucidaProcessor
     from lucida.model.registration import register
-    from lucida.train.precision import choose_device
+    from lucida.training.precision import choose_device
 
     register()
     if Path(path).is_dir():

@@ -73,7 +73,7 @@ class TimmModel(PreTrainedModel):
     base_model_prefix = "timm_model"  # weights of timm's own files stand without it
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = False  # train/layers.py finds the blocks by itself
+    supports_gradient_checkpointing = False  # training/layers.py finds the blocks by itself
     _supports_sdpa = True  # timm's attention takes SDPA whenever it can
 
     def __init__(self, config: TimmConfig) -> None:
