@@ -1,5 +1,7 @@
 """Study files: arms, what all share, and what is refused before anything runs."""
 
+import itertools
+
 import pytest
 
 from lucida.core.document import read_document
@@ -89,6 +91,22 @@ def test_a_factorial_is_balanced_and_orthogonal(factors, fraction):
     for i in range(factors):
         assert sum(row[i] for row in rows) == 0
         assert all(sum(row[i] * row[j] for row in rows) == 0 for j in range(i))
+
+
+@pytest.mark.parametrize(("factors", "fraction"), [(4, 1), (6, 2), (7, 3), (8, 4), (7, 2)])
+def test_main_effects_are_not_mixed_up_with_products_of_two(factors, fraction):
+    rows = factorial(factors, fraction)
+    for i, j, k in itertools.combinations(range(factors), 3):
+        assert sum(row[i] * row[j] * row[k] for row in rows) == 0, (i, j, k)
+
+
+@pytest.mark.parametrize(("factors", "fraction"), [(4, 2), (8, 5), (2, 1), (2, 3)])
+def test_a_fraction_that_cannot_tell_factors_apart_is_refused(factors, fraction):
+    """Of two free factors there is one product, of three four."""
+    given = {f"f{n}": {"stages.sft.budget.steps": n + 3} for n in range(factors)}
+    with pytest.raises(ValueError, match="too few to tell the others apart"):
+        design(changes={}, factors=given, fraction=fraction)
+    assert len(set(factorial(7, 4))) == 8 and len(set(zip(*factorial(7, 4), strict=True))) == 7
 
 
 def test_a_stage_at_another_place_is_told():

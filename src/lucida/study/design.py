@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,8 +127,13 @@ class Study(Spec):
             raise ValueError(
                 f"primary.looks {looks} have to rise from at least 2 seeds to all {len(self.seeds)}"
             )
-        if self.fraction and self.fraction > len(self.factors) - 2:
-            raise ValueError("`fraction` leaves fewer than two factors free")
+        free = len(self.factors) - self.fraction
+        most = free + 1 if free > 2 else 1  # of two factors there is one product
+        if self.fraction and (free < 2 or self.fraction > most):
+            raise ValueError(
+                f"`fraction` {self.fraction} of {len(self.factors)} factors leaves {max(0, free)} "
+                "free, whose products are too few to tell the others apart"
+            )
         return self
 
 
@@ -180,7 +186,8 @@ class Design:
     @cached_property
     def hash(self) -> str:
         """16 hex digits of everything that was declared: recipes, seeds, evaluation, primary. More
-        seeds, or another wording of the question, are another declaration or not accordingly."""
+        seeds are another declaration; the question in other words is not."""
+        # What can be said otherwise without another run or another verdict.
         silent = {"question", "noise", "claim", "baseline"}  # the baseline's recipe counts
         declared = self.study.model_dump(mode="json", exclude=silent)
         declared |= {"arms": {arm: recipe_hash(each) for arm, each in self.recipes.items()}}
@@ -266,6 +273,7 @@ def make_design(study: Study, folder: Path = Path(), origin: object = "study") -
             remedy=suggestion(unknown[0], design.arms),
         )
     for arm, changes in [("common", study.common), *design.arms.items()]:
+        # `common` may choose the precision, as it chooses it for all.
         shared = FIXED[:-1] if arm == "common" else FIXED
         if touched := [key for key in changes if key.split(".")[0] in shared]:
             raise RecipeError(
@@ -314,25 +322,26 @@ def all_changes(study: Study) -> Iterator[tuple[str, Changes]]:
 
 
 def factorial(factors: int, fraction: int = 0) -> list[tuple[int, ...]]:
-    """Levels -1 and 1 of a 2^(k-p) design; the last p factors are products of all free ones but one
-    (the first of them of all), which is resolution IV where enough are free. With no factor none.
+    """Levels -1 and 1 of a 2^(k-p) design; the last p factors are products of the free ones: one of
+    all of them, several of all but one each (and one more of all). With no factor none.
 
-    Signs are such that everything off is a run. Worked example: 3 factors, fraction 1 gives
-    (-1,-1,-1), (-1,1,1), (1,-1,1), (1,1,-1). Reference: Box, Hunter and Hunter, Statistics for
-    Experimenters, chapter 12.
+    Where four or more are free, up to as many others are mixed up with products of three only
+    (resolution IV), else with products of two. Signs are such that everything off is a run.
+
+    Worked example: 3 factors, fraction 1 gives (-1,-1,-1), (-1,1,1), (1,-1,1), (1,1,-1). Reference:
+    Box, Hunter and Hunter, Statistics for Experimenters, chapter 12.
     """
     if not factors:
         return []
     free = factors - fraction
+    # All of them together with all but one would be mixed up with a factor by itself, times the
+    # other product: ABCD and BCD differ by A alone. So the product of all comes last.
+    left_out = [None] if fraction == 1 else [*range(free), None][:fraction]
     rows = []
     for levels in itertools.product((-1, 1), repeat=free):
-        extra = []
-        for each in range(fraction):
-            used = [level for at, level in enumerate(levels) if at != each - 1]
-            product = 1
-            for level in used:
-                product *= level
-            extra.append(product if len(used) % 2 else -product)
+        used = [[v for at, v in enumerate(levels) if at != each] for each in left_out]
+        # An even number of levels -1 has the product 1, which is turned, so that all stay off.
+        extra = [math.prod(each) if len(each) % 2 else -math.prod(each) for each in used]
         rows.append((*levels, *extra))
     return rows
 
