@@ -176,6 +176,7 @@ def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
             continue
         if key_of(load_recipe(recipe)) != wanted:
             continue
+        # Of a run that was itself copied the first place is named, however often it travels.
         origin = found.get("from") or f"{file.parts[-4]}/runs/{file.parts[-2]}"
         with atomic_folder(run) as aside:
             for name in KEPT:
@@ -222,9 +223,15 @@ class Worker:
     def start(cls, folder: StudyFolder, arm: str, seed: int) -> Worker:
         """Its recipe is written; what the process says goes to the run's log."""
         log = (make_folder(folder.run(arm, seed).path) / LOG).open("ab")
+        # One thread each: what two threads add up depends on how they share the work, and runs side
+        # by side would wait for each other's cores.
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         words = [sys.executable, "-m", "lucida.study.worker", *map(str, _paths(folder, arm, seed))]
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        # A group of its own: Ctrl-C in a terminal would reach it beside the signal that we send,
+        # and training takes a second signal for "at once", without a checkpoint.
+        process = subprocess.Popen(
+            words, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+        )
         return cls(arm, seed, process, log)
 
     @property
@@ -241,19 +248,24 @@ class Worker:
 
 @contextmanager
 def ended_together() -> Iterator[tuple[list[Worker], list[int]]]:
-    """A list for workers, which end with the block, and one that gets a number when SIGTERM asks to
-    stop: by default that signal skips `finally`, and the workers would go on alone."""
+    """A list for workers, which end with the block, and one that gets a number when SIGTERM or a
+    closed terminal asks to stop: by default these skip `finally`, and the workers would go on
+    alone."""
     running: list[Worker] = []
     stopped: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    asks = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    asks = [each for each in asks if signal.getsignal(each) is not signal.SIG_IGN]  # as by nohup
+    before = [signal.signal(each, lambda number, _: stopped.append(number)) for each in asks]
     try:
         yield running, stopped
     finally:
         for worker in running:
-            worker.process.terminate()  # all at once; then each is waited for
+            worker.process.terminate()  # all at once, each a single time; then each is waited for
         for worker in running:
-            worker.end()
-        signal.signal(signal.SIGTERM, before)
+            worker.process.wait()
+            worker.log.close()
+        for number, handler in zip(asks, before, strict=True):
+            signal.signal(number, handler)
 
 
 def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
@@ -266,6 +278,7 @@ def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int)
         ) from problem
     executor = submitit.AutoExecutor(folder=folder.path / "submitit")
     executor.update_parameters(cpus_per_task=1, timeout_min=24 * 60, slurm_array_parallelism=jobs)
+    # SLURM holds back an array by itself (`slurm_array_parallelism`).
     step = len(todo) if executor.cluster == "slurm" else jobs  # a local one starts all at once
     for start in range(0, len(todo), step):
         part = todo[start : start + step]
@@ -290,6 +303,8 @@ def run_by_ray(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> N
         # Without an address Ray joins any cluster that happens to run here.
         where = os.environ.get("RAY_ADDRESS") or "local"
         ray.init(where, log_to_driver=False, include_dashboard=False)
+    # A fresh process for each run (`max_calls`), as memory is measured by its peak; a lost one is
+    # not begun again behind our back.
     task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(work)
     waiting, running = list(reversed(todo)), {}
     try:
