@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -15,10 +16,10 @@ from lucida.core.files import atomic_write
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import JsonLines, read_json
 from lucida.study import search
-from lucida.study.axes import load_search
+from lucida.study.axes import load_search, make_trial
 from lucida.study.design import load_design
-from lucida.study.execute import Worker
-from lucida.study.search import RESULTS, run_search
+from lucida.study.execute import StudyFolder, Worker
+from lucida.study.search import RESULTS, Trial, run_search
 from lucida.study.worker import OUTCOME
 
 pytest.importorskip("optuna")
@@ -138,6 +139,20 @@ def test_what_is_below_the_median_ends_early(tmp_path, given, monkeypatch):
     assert [row["state"] for row in rows].count("pruned") == 2
     run = tmp_path / "out" / "runs" / rows[-1]["run"]
     assert read_json(run / OUTCOME) == {"state": "pruned"}
+
+
+def test_less_is_better_of_bits_per_byte(tmp_path):
+    file = tmp_path / "rates.yaml"
+    file.write_text((TEXT % (8, ", curve: 50")).replace("counting", "text-documents"))
+    given, base = load_search(file)
+    design = make_trial(given, base, {"model.projector.depth": 1})
+    told = []
+    asked = SimpleNamespace(report=lambda *each: told.append(each), should_prune=lambda: False)
+    trial = Trial(asked, design, StudyFolder(tmp_path / "out"))
+    run = trial.folder.run(*trial.run).prepare()
+    row = {"tasks": {"text-documents": {"score": 1.5, "interval": [1, 2], "n": 4}}}
+    run.metrics.append({"stage": "sft", "total_step": 50, "evaluation": row})
+    assert not trial.falls_behind(given.outcome) and told == [(-150, 50)]
 
 
 def test_failed_trials_are_results_and_none_that_ends_is_an_error(tmp_path, given, monkeypatch):

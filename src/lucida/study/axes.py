@@ -66,7 +66,7 @@ class Search(Spec):
     """Of every training, and of what is proposed."""
     evaluation: Asked
     outcome: str = MEAN
-    """What is to be high: a task, or `mean` over all."""
+    """What is to be high: a task (bits per byte count as negative), or `mean` over all."""
     margin: float = Field(default=3, gt=0)
     """Points that do not matter, in the study that follows."""
 

@@ -64,6 +64,8 @@ def factor_effects(design: Design, runs: Runs) -> list[Effect]:
     pooled, free = s.pooled_variance(table)
     found = []
     for name, signs in levels.items():
+        # signs (arms), table (arms, seeds): half of the arms have +1, so the mean of the products
+        # is half the difference.
         values = 2 * (signs[:, None] * table).mean(axis=0)
         mean, low, high = _interval(
             values, (2 * pooled / len(arms), free), study.primary.confidence
@@ -80,12 +82,13 @@ def sooner(design: Design, runs: Runs) -> list[Effect]:
     }
     found = []
     for outcome in ("area", "half", "ninety"):
+        # Samples are compared as ratios: twice as soon and half as soon are equally far from even.
         percent = outcome != "area"
         known = {
             arm: {
                 seed: math.log(of[outcome]) if percent else of[outcome]
                 for seed, of in by_seed.items()
-                if of.get(outcome)
+                if outcome in of
             }
             for arm, by_seed in curves.items()
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,13 +39,15 @@ class Measured:
     folder: Path
     tasks: dict[str, Scores]
     curve: list[tuple[int, dict[str, float]]]
-    """(samples seen, task → points) of the last stage that was asked on the way."""
+    """(samples seen since the run began, task → points, more is better) of every stage that was
+    asked on the way."""
     cost: dict[str, float]
 
     def outcome(self, name: str, tasks: Sequence[str]) -> float:
-        """Points of a task, or the mean over `tasks`."""
-        names = tasks if name == "mean" else [name]
-        return sum(self.tasks[each].score for each in names) / len(names)
+        """Points of a task, or the mean over `tasks`, such that more is better: bits per byte count
+        as negative."""
+        found = [self.tasks[each] for each in (tasks if name == "mean" else [name])]
+        return sum(each.score if each.higher else -each.score for each in found) / len(found)
 
 
 def measure(folder: Path, tasks: Sequence[str] | None = None) -> Measured:
@@ -66,15 +68,18 @@ def measure(folder: Path, tasks: Sequence[str] | None = None) -> Measured:
     read = {name: _scores(folder, name, found[name]) for name in tasks or found}
     rows = run.logged
     cost = {"seconds": results.seconds.get("train", 0.0)}
-    cost["tokens"] = float(_total(rows, "tokens"))
-    cost["samples"] = float(_total(rows, "samples"))
+    for key in ("tokens", "samples"):  # counted on from stage to stage
+        cost[key] = float(max((row[key] for row in rows if row.get(key) is not None), default=0))
     outcome = folder / "outcome.json"
     if outcome.is_file():
         cost["memory_mb"] = float(json.loads(outcome.read_text())["memory_mb"])
-    return Measured(folder, read, _curve(rows), cost)
+    lower = {name for name, task in found.items() if not task.higher_is_better}
+    return Measured(folder, read, _curve(rows, lower), cost)
 
 
 def _scores(folder: Path, name: str, task: TaskScores) -> Scores:
+    # Points of a share; what is better when lower (bits per byte) keeps its unit, and its sign
+    # until pairs are compared.
     scale = 100.0 if task.higher_is_better else 1.0
     rows = {
         row["id"]: (row.get("cluster") or row["id"], scale * row["score"], row["prompt"])
@@ -88,24 +93,15 @@ def _scores(folder: Path, name: str, task: TaskScores) -> Scores:
     return Scores(rows, task.metric or "", task.higher_is_better, scale * (floor or 0.0))
 
 
-def _total(rows: Sequence[Mapping], key: str) -> float:
-    """A count that grows over a run, or begins anew with each stage, at its end."""
-    total, last = 0.0, 0.0
-    for row in rows:
-        if row.get(key) is not None and "loss" in row:
-            total += row[key] - last if row[key] >= last else row[key]
-            last = row[key]
-    return total
-
-
-def _curve(rows: Sequence[Mapping]) -> list[tuple[int, dict[str, float]]]:
+def _curve(rows: Sequence[Mapping], lower: Collection[str]) -> list[tuple[int, dict[str, float]]]:
     seen, found = 0, []
     for row in rows:
         seen = row.get("samples", seen)
         if row.get("evaluation") is not None:
             tasks = row["evaluation"]["tasks"].items()
-            found.append((int(seen), {n: 100 * t["score"] for n, t in tasks if t["score"]
-                                      is not None}))  # fmt: skip
+            known = {name: task["score"] for name, task in tasks if task["score"] is not None}
+            points = {n: -score if n in lower else 100 * score for n, score in known.items()}
+            found.append((int(seen), points))
     return found
 
 

@@ -27,6 +27,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ from lucida.core.locking import sole_writer
 from lucida.core.progress import say
 from lucida.core.recipe import dump_recipe, load_recipe
 from lucida.core.runs import read_json
+from lucida.eval.benchmarks import find_task
 from lucida.study.axes import Search, draw_value, make_trial, read_values
 from lucida.study.design import BASELINE, MEAN, Design, Study, study_text
 from lucida.study.execute import StudyFolder, Worker, ended_together
@@ -66,6 +68,13 @@ class Trial:
         """Arm and seed."""
         return next(arm for arm in self.design.arms if arm != BASELINE), self.design.study.seeds[0]
 
+    @cached_property
+    def signs(self) -> dict[str, int]:
+        """Task → -1 where less is better."""
+        spec = self.design.recipe(*self.run).evaluation
+        told = {name: find_task(spec, name) for name in self.design.study.evaluation.tasks}
+        return {name: 1 if task.higher_is_better else -1 for name, task in told.items()}
+
     def falls_behind(self, outcome: str) -> bool:
         """Tells Optuna the new scores on the way; whether it advises to end the trial."""
         scores = [
@@ -75,7 +84,8 @@ class Trial:
         ]
         for step, tasks in scores[self.told :]:
             names = list(tasks) if outcome == MEAN else [outcome]
-            found = [tasks[name]["score"] for name in names if tasks[name]["score"] is not None]
+            known = {name: tasks[name]["score"] for name in names}
+            found = [self.signs[n] * score for n, score in known.items() if score is not None]
             if found:
                 self.asked.report(100 * sum(found) / len(found), step)
         self.told = len(scores)
@@ -101,6 +111,7 @@ def run_search(search: Search, base: str, path: Path, jobs: int = 1) -> list[dic
     with sole_writer(path):
         _declare(search, path)
         ledger = _open_ledger(search, path, jobs)
+        # `run` is set when a trial ends: those without it were under way when a search was killed.
         begun = sum("run" in trial.user_attrs for trial in ledger.trials)  # else lost
         trials: list[Trial] = []
         with ended_together() as (running, stopped):
@@ -120,6 +131,7 @@ def run_search(search: Search, base: str, path: Path, jobs: int = 1) -> list[dic
                     else:
                         continue
                     trials.remove(trial)
+                    # In place: `ended_together` ends what stands in this very list.
                     running[:] = [each.worker for each in trials if each.worker is not None]
         return _write_results(search, base, ledger, path)
 
@@ -269,6 +281,7 @@ def _write_confirmation(search: Search, base: str, path: Path, rows: list[dict])
         primary={"outcome": search.outcome, "margin": search.margin},
     )
     (path / CONFIRM).unlink(missing_ok=True)
+    # Not `make_design`, which refuses a study whose arm is the baseline.
     design = Design(study, {BASELINE: {}} | study.changes, base)
     if design.differences("found"):
         atomic_write(path / CONFIRM, study_text(study))
