@@ -10,6 +10,7 @@ from lucida.apps.command import app
 from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs there
 from lucida.core.errors import RunError
 from lucida.study import charts
+from lucida.study.analysis import compare
 from lucida.study.design import BASELINE, Study, make_design
 from lucida.study.effects import factor_effects, sooner
 from lucida.study.measure import Measured, Scores
@@ -81,6 +82,19 @@ def test_how_soon_is_compared_by_seed():
     assert found["area"].mean == pytest.approx(0) and found["area"].seeds == 2
     runs["a"] = {0: run_with(50)}
     assert sooner(probe, runs) == []
+
+
+def test_only_what_was_declared_is_called_so():
+    tasks = ["attribute", "counting"]
+    primary = {"outcome": "attribute", "margin": 3}
+    probe = design(changes={"a": FACTORS["a"]}, evaluation={"tasks": tasks}, primary=primary)
+    one = run_with(50.0).tasks["attribute"]
+    runs = {arm: {k: Measured(None, dict.fromkeys(tasks, one), [], {}) for k in (0, 1)}
+            for arm in (BASELINE, "a")}  # fmt: skip
+    found = compare(probe, runs)
+    assert [each.primary for each in found.findings] == [True]
+    assert [each.outcome for each in found.tasks] == tasks  # exploratory and not corrected
+    assert not any(each.primary for each in found.tasks)
 
 
 def test_pictures_shown_are_those_that_seeds_agree_on(monkeypatch):

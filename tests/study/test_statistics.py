@@ -138,6 +138,9 @@ def test_verdicts():
     open_ = s.Estimate(1.0, 3.0, ((1.0, 8),), 3, 100)
     said = [s.verdict(e, 3.0, 0.05, e.p, e.p_equivalent(3.0)) for e in (clear, small, open_)]
     assert said == ["better", "equivalent", "cannot tell"]
+    assert clear.interval(1.0) == (-math.inf, math.inf)
+    sure = s.Estimate(0.0, 0.0, ((0.0, 8),), 3, 100)  # all seeds and pictures agree
+    assert s.verdict(sure, 3.0, 0.0, sure.p, sure.p_equivalent(3.0)) == "cannot tell"
     lone = s.contrast([np.array([[5.0, 5.0, 5.0]])])[0]
     assert lone.interval() == (-math.inf, math.inf)
     assert s.verdict(lone, 3.0, 0.05, lone.p, lone.p_equivalent(3.0)) == "cannot tell"

@@ -18,7 +18,7 @@ from lucida.core.files import atomic_write
 from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
 from lucida.study import execute
-from lucida.study.analysis import analyse, is_decided
+from lucida.study.analysis import Look, analyse, compare, is_decided
 from lucida.study.design import BASELINE, load_design
 from lucida.study.execute import StudyFolder, run_study, take_over
 from lucida.study.looks import run_to_looks
@@ -186,6 +186,41 @@ def test_sigterm_ends_the_workers_too(tmp_path, design, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+def test_a_worker_gets_one_signal_and_finishes_its_step(tmp_path, design, monkeypatch, asked):
+    """A second one would end it at once, without a checkpoint."""
+    probe, folder, file = design(), StudyFolder(tmp_path / "out"), tmp_path / "signals"
+    code = f"""
+import signal, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+print("ready", flush=True)
+while not got:
+    time.sleep(0.01)
+time.sleep(0.2)
+open({str(file)!r}, "w").write(str(len(got)))
+"""
+
+    def start(folder, arm, seed):
+        words = [sys.executable, "-c", code]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        os.kill(os.getpid(), asked)
+        return execute.Worker(arm, seed, process, io.BytesIO())
+
+    monkeypatch.setattr(execute.Worker, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(probe, folder)
+    assert file.read_text() == "1"
+
+
+def test_ctrl_c_in_a_terminal_reaches_a_worker_only_through_us(tmp_path, design, monkeypatch):
+    monkeypatch.setattr(execute, "_paths", lambda *each: ("/dev/null/none", tmp_path / "nowhere"))
+    worker = execute.Worker.start(StudyFolder(tmp_path / "out"), BASELINE, 0)
+    assert os.getpgid(worker.process.pid) == worker.process.pid
+    worker.end()
+
+
 def test_some_arms_can_run_first(tmp_path, design, monkeypatch):
     probe, folder = design("[0, 1]"), StudyFolder(tmp_path / "out")
     started = []
@@ -264,6 +299,11 @@ def test_looks_have_to_rise_to_all_seeds(tmp_path):
     assert any(
         "before the first of 2 looks" in note for note in content(found, folder.path)["notes"]
     )
+    for arm, score in ((BASELINE, 1), ("without", 2)):
+        write_run(folder, arm, 1, score, probe.recipe(arm, 1))
+        finish(folder, arm, 1)
+    (said,) = content(analyse(probe, folder), folder.path)["sentences"]
+    assert said.endswith("from 2 seeds, before the first look"), said
 
 
 def test_two_launches_and_another_declaration_are_refused(tmp_path, design):
@@ -303,6 +343,34 @@ def test_nothing_to_compare_is_said(tmp_path, design):
     fill(probe, folder, {BASELINE: [1], "without": ["broken"]})
     with pytest.raises(RunError, match="without-seed0 failed"):
         analyse(probe, folder)
+
+
+def test_what_is_better_when_lower_counts_as_negative(tmp_path, design):
+    probe, folder = design(), StudyFolder(tmp_path / "out")
+    fill(probe, folder, {BASELINE: [1], "without": [2]})
+    run = folder.run(BASELINE, 0)
+    results = run.results
+    results.tasks["attribute"].higher_is_better = False
+    run.write_results(results)
+    for samples, score in ((8, 0.5), (16, 0.25)):
+        looked = {"tasks": {"attribute": {"score": score, "interval": [0, 1], "n": 4}}}
+        run.metrics.append({"loss": 1.0, "samples": samples, "tokens": 9 * samples})
+        run.metrics.append({"evaluation": looked})
+    found = measure(run.path)
+    assert found.outcome("attribute", []) == -0.25  # bits per byte are no points
+    assert found.outcome("mean", ["attribute", "presence-adversarial"]) == (25 - 0.25) / 2
+    assert found.curve == [(8, {"attribute": -0.5}), (16, {"attribute": -0.25})]
+    assert (found.cost["samples"], found.cost["tokens"]) == (16, 144)
+
+
+def test_all_intervals_are_those_of_the_level(tmp_path, design):
+    probe, folder = design("[0, 1, 2]"), StudyFolder(tmp_path / "out")
+    fill(probe, folder, {BASELINE: [0, 0, 0], "without": [2, 1, 3]})
+    runs = {arm: {k: measure(folder.run(arm, k).path) for k in range(3)} for arm in probe.arms}
+    wide, narrow = (compare(probe, runs, Look(1, 1, 3, level)).findings[0] for level in (0.01, 0.4))
+    for name in ("own_interval", "bootstrap", "stabilised"):
+        ends = [getattr(each, name) for each in (wide, narrow)]
+        assert ends[0][0] < ends[1][0] < ends[1][1] < ends[0][1], name
 
 
 def test_a_saturated_task_is_left_out_of_aggregates(tmp_path, design):

@@ -6,7 +6,7 @@ runs ──measure──▶ paired differences by seed and picture ──▶ Fin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,7 @@ def analyse(design: Design, folder: StudyFolder) -> Analysis:
     for arm, seed in design.runs:
         outcome = folder.outcome(arm, seed)
         ends.append({"arm": arm, "seed": seed} | outcome)
+        # What diverged but was asked counts with its scores: leaving it out would flatter its arm.
         if outcome["state"] == "done" or (
             outcome["state"] == "diverged" and folder.run(arm, seed).results.tasks
         ):
@@ -127,6 +128,7 @@ def reach_look(design: Design, ends: Sequence[Mapping]) -> Look | None:
         for each in ends
         if each["arm"] in counted and each["state"] in ("waiting", "begun")
     ]
+    # Seeds that ended in every declared arm before the first that has not.
     whole = min(missing, default=len(design.study.seeds))
     number = sum(look <= whole for look in primary.looks)
     if not number:
@@ -155,6 +157,7 @@ def compare(
     counted = [arm for arm in arms if arm in design.contrasts]
     # An arm without runs still counts as a comparison that was declared.
     missing = [1.0] * (len(design.contrasts) - len(counted))
+    # Two families, each held to alpha: that an arm differs, and that it differs by the margin.
     different = s.holm([raw[arm][0].p for arm in counted] + missing)
     equal = s.holm([raw[arm][0].p_equivalent(primary.margin) for arm in counted] + missing)
     findings = []
@@ -168,7 +171,8 @@ def compare(
         for arm in arms:
             found = estimate(runs, arm, name, tasks, design.study.pooled)
             own = found[0].p, found[0].p_equivalent(primary.margin)
-            exploratory.append(finding(design, runs, arm, name, found, own, alpha))
+            told = finding(design, runs, arm, name, found, own, alpha)
+            exploratory.append(replace(told, primary=False))
     flagged = saturated(runs, tasks)
     analysis = Analysis(design, runs, [], findings, exploratory, flagged, look=look)
     analysis.aggregates = aggregates(runs, [task for task in tasks if task not in flagged])
@@ -204,6 +208,7 @@ def estimate(
     ]
     own, noise = s.contrast(tables)
     shared = [seed for seed in runs[BASELINE] if all(seed in of for of in runs.values())]
+    # With two arms the pooled and the own variance are one number.
     if not pooled or len(runs) < 3 or len(shared) < 2:
         return own, own, noise, tables
     values = [[of[seed].outcome(outcome, tasks) for seed in shared] for of in runs.values()]
@@ -231,7 +236,9 @@ def finding(
     ]
     extreme = any(not 0.05 <= np.mean(each) <= 0.95 for each in shares)
     bounded = all(0 <= share <= 1 for each in shares for share in each)
-    steady = tuple(100 * end for end in s.stabilised(*shares)) if extreme and bounded else None
+    steady = None
+    if extreme and bounded:
+        steady = tuple(100 * end for end in s.stabilised(*shares, 1 - alpha))
     low, high = found.interval(1 - alpha)
     return Finding(
         arm=arm,
@@ -246,7 +253,7 @@ def finding(
         seeds=found.seeds,
         pictures=found.pictures,
         own_interval=own.interval(1 - alpha),
-        bootstrap=s.hierarchical_bootstrap(tables, confidence=primary.confidence),
+        bootstrap=s.hierarchical_bootstrap(tables, confidence=1 - alpha),
         stabilised=steady,
         noise=noise,
         differences=np.mean([each.mean(axis=1) for each in tables], axis=0).tolist(),
@@ -357,6 +364,7 @@ def recall_seconds(design: Design, file: Path) -> float | None:
 def combined(noise: Sequence[s.Components]) -> s.Components:
     """Noise of the mean over tasks that are asked equally many pictures, per picture of all."""
     count = len(noise)
+    # As if tasks erred each by itself; where one seed is good at all of them, it is too little.
     seed = sum(each.seed**2 for each in noise) ** 0.5 / count
     picture = (sum(each.picture**2 for each in noise) / count) ** 0.5
     return s.Components(seed, picture, (sum(each.rest**2 for each in noise) / count) ** 0.5)
@@ -368,6 +376,7 @@ def known_noise(design: Design, file: Path) -> tuple[s.Components, str] | None:
     known = read_json(file).get(design.study.baseline, {}) if file.is_file() else {}
     rows = [row for row in known.values() if row["outcome"] == design.study.primary.outcome]
     if rows:
+        # Variances are averaged, not deviations: that is what errors add up from.
         parts = [(np.mean([row[n] ** 2 for row in rows])) ** 0.5 for n in
                  ("seed", "picture", "rest")]  # fmt: skip
         return s.Components(*map(float, parts)), f"{len(rows)} measured contrasts in {file}"

@@ -279,6 +279,7 @@ def _outline(points: Sequence[tuple[float, float]], kind: str) -> str:
 def _ticks(reach: float, count: int) -> list[float]:
     """Round numbers from -reach to reach, at most `count` of them."""
     size = 10 ** math.floor(math.log10(reach))
+    # At most 10 times the power of ten below `reach`: the first step whose ticks fit.
     steps = (size * each for each in (0.1, 0.2, 0.5, 1, 2, 5))
     step = next(each for each in steps if 2 * int(reach / each) + 1 <= count)
     most = int(reach / step)

@@ -33,8 +33,10 @@ def sentence(found: Finding, margin: float) -> str:
     said = WORDS[found.verdict].format(margin=margin)
     outcome = "on the mean over tasks" if found.outcome == MEAN else f"on {found.outcome}"
     if not math.isfinite(found.low):
-        return f"{found.arm} {said} {outcome}: {found.mean:+.1f} points from one seed, which says "\
-            "nothing about chance"  # fmt: skip
+        seeds = "one seed, which says nothing about chance"
+        if found.seeds > 1:
+            seeds = f"{found.seeds} seeds, before the first look"
+        return f"{found.arm} {said} {outcome}: {found.mean:+.1f} points from {seeds}"
     return (
         f"{found.arm} {said} {outcome}: {found.mean:+.1f} points "
         f"({found.low:+.1f} to {found.high:+.1f}; {found.seeds} seeds, {found.pictures} pictures)"

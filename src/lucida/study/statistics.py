@@ -40,8 +40,9 @@ class Estimate:
     pictures: int
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The t interval; minus to plus infinity where nothing is known about the spread."""
-        if not self.parts:
+        """The t interval; minus to plus infinity where nothing is known about the spread, or where
+        nothing may be wrong (confidence 1)."""
+        if not self.parts or confidence >= 1:
             return -math.inf, math.inf
         reach = quantile(self.tail, 0.5 + confidence / 2) * self.error
         return self.mean - reach, self.mean + reach
@@ -68,6 +69,8 @@ class Estimate:
         total = sum(variance for variance, _ in self.parts)
         if not total:
             return t_tail(t, self.parts[0][1])
+        # They weight critical values; weighting the tails makes one distribution, so that p < 0.05
+        # and a 95% interval without 0 always say the same.
         return sum(variance * t_tail(t, free) for variance, free in self.parts) / total
 
 
@@ -88,6 +91,9 @@ def contrast(
     mean, parts = float(means.mean()), [mean_squares(each) for each in tasks]
     if pooled is None:
         pooled = (float(means.var(ddof=1)), seeds - 1) if seeds > 1 else (0.0, 0)
+    # The variance of a seed's mean holds seed² + rest² / pictures. A mean square of pictures is
+    # rest² + seeds · picture² on average: what it has beyond rest is all that is still missing.
+    # Tasks count as if they had pictures of their own; those of the world draw the same scenes.
     terms = [(pooled[0] / seeds, pooled[1])]
     count = sum(each.shape[1] for each in tasks)
     for each, (_, picture, rest) in zip(tasks, parts, strict=True):
@@ -127,6 +133,7 @@ def pooled_variance(scores: np.ndarray) -> tuple[float, int]:
     free = (arms - 1) * (seeds - 1)
     if not free:
         return 0.0, 0
+    # A difference of two arms scatters twice as much as one; this takes all arms for alike in that.
     left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
     return 2 * float((left**2).sum()) / free, free
 
@@ -141,6 +148,8 @@ def hierarchical_bootstrap(
     """
     generator = np.random.default_rng(seed)
     seeds = tasks[0].shape[0]
+    # Weights of seeds (samples, seeds) and pictures (samples, pictures). One draw of seeds serves
+    # all tasks: a seed is one trained model, good or bad at all of them.
     drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds
     means = np.zeros(samples)
     for each in tasks:
@@ -157,6 +166,7 @@ def stabilised(
 ) -> tuple[float, float]:
     """The t interval of second minus first (shares, paired by seed) taken on the arcsine scale and
     brought back at the first's mean: near 0 and 1 spreads in points are not comparable."""
+    # A share of n answers has the variance p(1 - p) / n; its angle about 1 / 4n, whatever p is.
     angles = [np.arcsin(np.sqrt(np.clip(each, 0, 1))) for each in (first, second)]
     change = angles[1] - angles[0]
     if len(change) < 2:
@@ -174,6 +184,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
     Worked example: [0.01, 0.04, 0.03] gives [0.03, 0.06, 0.06].
     """
+    # Smallest first, times how many are left; never below what a smaller one became.
     order = np.argsort(values, kind="stable")
     adjusted, largest = [0.0] * len(values), 0.0
     for rank, place in enumerate(order):
@@ -185,6 +196,10 @@ def holm(values: Sequence[float]) -> list[float]:
 def verdict(estimate: Estimate, margin: float, alpha: float, p: float, p_equivalent: float) -> str:
     """better, worse, equivalent or cannot tell; both p values are adjusted for all comparisons. A
     difference that is sure and surely smaller than the margin is `equivalent`."""
+    if not alpha:  # before the first look
+        return "cannot tell"
+    # Two one-sided tests at 5% are the 90% interval within the margin, so the 95% interval beside
+    # the verdict may reach beyond it: -1.6 (-3.3 to 0.0) is `equivalent` at a margin of 3.
     if p_equivalent <= alpha:
         return "equivalent"
     if p <= alpha:
@@ -203,6 +218,8 @@ def spend_alpha(shares: Sequence[float], alpha: float = 0.05) -> list[float]:
     z = NORMAL.inv_cdf(1 - alpha / 4)
     spent = [4 * NORMAL.cdf(-z / math.sqrt(share)) for share in shares]
     levels: list[float] = []
+    # S(t) = Z √t has independent steps of variance t - t', so the density of S among studies that
+    # are still open is carried from look to look and cut at each bound.
     grid, density, before = np.zeros(1), np.ones(1), 0.0  # sums of differences, all start at 0
     for number, (share, total) in enumerate(zip(shares, spent, strict=True)):
         wanted = total - (spent[number - 1] if number else 0.0)
@@ -342,6 +359,7 @@ def quantile(tail: Callable[[float], float], share: float) -> float:
 
 def noncentral_tail(t: float, freedom: float, shift: float) -> float:
     """P(T > t), T = (Z + shift) / sqrt(chi² / freedom), by the trapezoid rule over chi."""
+    # Of chi next to nothing lies 10 above √freedom: its standard deviation is below 0.71.
     chi = np.linspace(1e-6, math.sqrt(freedom) + 10, 4001)
     density = (freedom - 1) * np.log(chi) - chi**2 / 2
     density = np.exp(density - (freedom / 2 - 1) * math.log(2) - math.lgamma(freedom / 2))
@@ -354,6 +372,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
     Stegun 26.5.8; Press et al., Numerical Recipes, 6.4)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
+    # Beyond the bulk the fraction converges slowly; there the other tail is taken.
     if x > (a + 1) / (a + b + 2):
         return 1 - incomplete_beta(b, a, 1 - x)
     front = a * math.log(x) + b * math.log1p(-x)

@@ -44,6 +44,7 @@ def judge(claim: Mapping, findings: Sequence[Mapping]) -> str:
                 said[place] = (
                     AGREES if verdict in wanted else OPEN if verdict == OPEN else DISAGREES
                 )
+    # `cannot tell` beside `disagrees` is a disagreement, beside `agrees` alone still open.
     if DISAGREES in said:
         return PARTLY if AGREES in said else DISAGREES
     return AGREES if all(each == AGREES for each in said) else OPEN
