@@ -1,6 +1,7 @@
 """A judge reads what the rule cannot, beside the official score."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import test_endpoint
@@ -14,7 +15,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import EvaluationSpec, OwnTaskSpec
 from lucida.eval.answerers.endpoint import EndpointAnswerer
 from lucida.eval.asking import Response
-from lucida.eval.judge import PROMPT
+from lucida.eval.judge import PROMPT, read_verdict
 from lucida.eval.plan import Options
 from lucida.eval.run import evaluate_target
 
@@ -107,6 +108,19 @@ def test_verdicts_are_kept_and_those_of_another_judge_are_not_used(server, task,
     other = evaluate(task, tmp_path, judge_at(server, "other"), 5)["judge"]
     assert len(server.bodies) == 2 * before and other["model"] == "other"
     assert other["score"] < first["judge"]["score"]
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [("U.S.", "U.S."), ("**u.s.**", "U.S."), ("(UK).", "UK"), ("**UK**.", "UK"), ("f(x)", "f(x)"),
+     ("None.", None), ("U", None), ("", None)],
+)  # fmt: skip
+def test_a_verdict_is_a_choice_as_it_is_written_or_without_marks(said, read):
+    example = SimpleNamespace(candidates=("U.S.", "UK", "f(x)"), options=())
+    task = SimpleNamespace(
+        parse=lambda example, output, read_box: output, is_read=lambda example, parsed: bool(parsed)
+    )
+    assert read_verdict(task, example, Response(said), None)[1] == read
 
 
 def test_what_is_refused_or_late_is_counted_and_asked_again(server, task, tmp_path):

@@ -48,6 +48,9 @@ Write {choices}, or {nothing} if the reply gives no answer or several. Write not
 
 CHOICES, FREE = "exactly one of these: {}", "the answer alone, in the words of the reply"
 
+MARKS = "*`'\"()[]"
+"""What judges write around an answer."""
+
 WORDS = 64
 """Tokens of a verdict at most."""
 
@@ -154,14 +157,18 @@ def read_verdict(
     the verdict is none of the choices, or nothing that the rule can read; `failed`: none came."""
     if said.failed is not None:
         return "failed", None
-    verdict = drop_thoughts(said.output).strip().strip("*`'\"()[]").removesuffix(".").strip()
-    if verdict.casefold() == NOTHING.casefold():
+    written = drop_thoughts(said.output).strip()
+    inside = written.strip(MARKS)
+    bare = inside.rstrip(f"{MARKS}. \n")
+    if bare.casefold() == NOTHING.casefold():
         return "unreadable", None
-    names = choices_of(example)
+    verdict, names = bare, choices_of(example)
     if names:
+        # A choice may itself end in a period or stand in brackets; else "**B**." and "(B)" are B.
         known = {name.casefold(): name for name in names}
-        if verdict.casefold() not in known:
+        forms = (known.get(form.casefold()) for form in (written, inside, bare))
+        verdict = next((name for name in forms if name is not None), None)
+        if verdict is None:
             return "nonsense", None
-        verdict = known[verdict.casefold()]
     found = task.parse(example, verdict, read_box) if verdict else None
     return ("read", found) if task.is_read(example, found) else ("nonsense", None)
