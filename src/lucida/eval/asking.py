@@ -81,6 +81,7 @@ def answers(
     looking at them. It does not change an answer, because no question sees another. Of several
     processes (torchrun) each asks its share.
     """
+    # One stream for each length: an answer may not be longer because its neighbour may.
     groups: dict[tuple[Protocol, int], list[tuple[Job, Example]]] = defaultdict(list)
     for job in jobs:
         limit = job.new_tokens or job.task.max_new_tokens or max_new_tokens

@@ -154,6 +154,7 @@ def _draw_loss(timeline: _Timeline, figure: Figure) -> None:
         )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per token")
+    # The first fiftieth is left out: the loss of the first steps would press all else down.
     axes.set_ylim(bottom=0, top=1.08 * max(averaged[len(averaged) // 50 :]))
     axes.set_xlim(left=0, right=max(max(steps), 1))
     axes.grid(axis="y", color=_FAINT, linewidth=0.6)
@@ -227,4 +228,5 @@ def _apply_theme(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
+    # The first width and the first height in points are the figure's own.
     return re.sub(r'(<svg[^>]*?) width="[^"]*"|height="[^"]*pt"', r"\1", svg, count=2)

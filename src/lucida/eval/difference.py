@@ -155,6 +155,7 @@ def difference(
     task = evaluated_benchmark(first, name)
     only = len(rows[0]) - len(both), len(rows[1]) - len(both)
     if task.together:
+        # CIDEr-D weighs words by all that is scored together, so both are scored on what is common.
         rows = [_scored_anew(task, both, each) for each in rows]
     scores = [[each[row]["score"] for row in both] for each in rows]
     clusters = [rows[0][row].get("cluster") or row for row in both]

@@ -104,6 +104,7 @@ class Evaluation:
         self, folder: Path, load: Callable[[Path], Answerer], identity: Mapping[str, object]
     ) -> None:
         """The same questions for the blind model, only what gives the scores."""
+        # `collect` reads boxes and judges identity by the model of the folder.
         answerer, same = self.answerer, self.same
         self.blind = self._ask(folder, load, identity, "evaluate_blind")
         self.answerer, self.same = answerer, same
@@ -117,6 +118,7 @@ class Evaluation:
     ) -> Scored:
         """Answers behind larger scores stay; `results` gets the seconds."""
         started, seconds = time.monotonic(), self.results.seconds
+        # Published files that are missing stop everything here, before a model is loaded.
         jobs = self.plan.jobs(self.results, scores_only=phase == "evaluate_blind")
         counts = {job.task.name: len(job.examples) for _, job in reversed(jobs)}  # of the first job
         store = Store(folder)
@@ -126,6 +128,7 @@ class Evaluation:
             tokens = self.plan.spec.max_new_tokens
             whose = identity or {**self.answerer.identity, "max_new_tokens": tokens}
             self.same = store.settle(whose)
+            # After `settle`, which says whether any of the answers are this model's.
             for task in dict.fromkeys(job.task for _, job in jobs):
                 store.settle_records(task)
             label = phase.replace("_", " ")
@@ -137,6 +140,8 @@ class Evaluation:
                 )
                 found[job.task.name, variant] = job, scored
                 if rank() == 0:
+                    # Answers behind a larger score keep their rows: CIDEr-D of few would replace
+                    # that of many.
                     largest = self.results.is_largest(job.task.name, counts[job.task.name])
                     store.write_scores(job, scored, replace=largest or not self.same)
         if count or phase not in seconds:  # a rerun that only reads back hides no true cost
@@ -156,6 +161,7 @@ class Evaluation:
     def collect(self) -> None:
         """Put the numbers of everything that was asked into `results`; what stands there already
         stays when it is of the same weights."""
+        # The weights have changed: the scores of the old ones would stand as this model's.
         if not self.same:
             self.results.forget()
         for task in self.plan.tasks:
@@ -224,6 +230,7 @@ class Evaluation:
         protocols, baselines, shots = {}, {}, {}
         for variant, (job, other) in variants.items():
             if variant.pictures != "shown":
+                # A baseline is asked the first of the task's examples only.
                 own = scored.scores[: len(job.examples)]
                 if task.together:
                     own = task.scores(job.examples, scored.parsed[: len(job.examples)])

@@ -75,12 +75,14 @@ def pool_of(task: Benchmark) -> list[Example]:
 def chosen(pool: Sequence[Example], example: Example, count: int, seed: int) -> list[Example]:
     """`count` demonstrations for one example: the same for the same seed and id, whatever else is
     asked; none shows a picture of the question."""
+    # Of the id and not of the place, so that another --limit or order draws the same.
     digest = hashlib.blake2b(f"{seed}|{example.id}".encode(), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest)).permutation(len(pool))
     own = {source.key for source in example.sample.images}
     found: list[Example] = []
     for place in order:
         shown = {source.key for source in pool[place].sample.images}
+        # A picture of the question would give its answer away where splits share pictures.
         if not shown & own:
             found.append(pool[place])
             if len(found) == count:

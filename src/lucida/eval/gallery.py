@@ -73,6 +73,7 @@ def extremes(folder: Path, task: str, count: int = 4) -> tuple[list[Shot], list[
     ranked = sorted(pairs, key=lambda pair: sign * pair[1]["score"])
     if not ranked or ranked[0][1]["score"] == ranked[-1][1]["score"]:
         return [], []
+    # No example is in both: the worst lie below the middle of the range, the best do not.
     middle = (ranked[0][1]["score"] + ranked[-1][1]["score"]) / 2
     found: list[list[Shot]] = []
     top = sorted(pairs, key=lambda pair: -sign * pair[1]["score"])

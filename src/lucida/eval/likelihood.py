@@ -148,6 +148,7 @@ def score_candidates(
         ]
     waiting = Counter(each.index for each in questions)
     found: dict[int, dict[int, list[Likelihood]]] = {}
+    # `model.attention` refuses a segment that is longer than a sliding window, so trees stay below.
     window = getattr(model.config.text_config, "sliding_window", None) or batch_tokens
     grown = trees(questions, 0 if alone else min(window, batch_tokens))
     if model.device.type == "cpu":  # trees as large, but fewer at a time
@@ -174,6 +175,9 @@ def question(
             remedy="ask this task with the protocol `generate`",
         )
     prompt = processor.prompt(sample)
+    # Each candidate is tokenised with its prompt, as it would be written: a tokenizer may join the
+    # end of the one with the beginning of the other. What all begin with is the stem, and may be
+    # shorter than the prompt.
     whole = [append_candidate(processor, sample, text) for text in texts]
     shared = min(common_prefix(prompt.input_ids, tokens.input_ids) for tokens in whole)
     if shared == 0:
@@ -227,6 +231,7 @@ def common_prefix(first: np.ndarray, second: np.ndarray) -> int:
 
 def _end(tokens: Tokens) -> int:
     """Behind the last supervised token: what a template writes after the end token is no answer."""
+    # A target at i is the id that stands at i + 1, so the ids end behind i + 1.
     return int(np.flatnonzero(tokens.target != IGNORED)[-1]) + 2
 
 
@@ -261,8 +266,12 @@ def pack_tree(tree: Tree) -> tuple[Tokens, list[np.ndarray]]:
         ends.append(end - 1)
         for twig, target in enumerate(each.targets, 1):
             fed = target[:-1]
+            # A question alone is the stem itself (branch 0), so its candidates are plain branches
+            # of it; among several each candidate is a twig of its own branch (`masks.TWIG`).
             own = twig if alone else twig * TWIG + number
             behind.append((fed, own, each.stem.behind(len(each.stem))))
+            # The question's last position predicts a candidate's first token; each token that is
+            # fed, the next one.
             places.append(np.concatenate([ends[-1:], end + np.arange(len(fed))]))
             end += len(fed)
     return branched(tree.questions[0].stem, tree.cut, behind, ends), places
@@ -276,6 +285,7 @@ def scored_batch(
     fields = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id)
     with_images(fields, model, processor, rows)
     starts = np.cumsum([0, *(len(row) for row in rows)])
+    # `starts` has one more than there are trees.
     own = [p + start for start, each in zip(starts, places, strict=False) for p in each]
     where = torch.from_numpy(np.concatenate(own)).to(model.device)
     mask = model.mask_for(processor)

@@ -118,6 +118,7 @@ class Lucida(lmms):
         candidates = [[texts[place] for place in asked[key]] for key in order]
         chosen = [samples[key] for key in order]
         found = likelihoods(self.model, self.processor, chosen, candidates)
+        # Greedy text is compared with the continuation, so it may not be cut before its end.
         longest = max((one.tokens for each in found for one in each), default=1)
         written = greedy(self.model, self.processor, chosen, longest, self.batch_tokens)
         result: list[tuple[float, bool]] = [(0.0, False)] * len(requests)

@@ -11,7 +11,7 @@ import torch
 from lucida.core.errors import DataError
 from lucida.data.chat import encode
 from lucida.data.collate import collate
-from lucida.data.sample import Sample, Tokens
+from lucida.data.sample import IGNORED, Sample, Tokens
 from lucida.eval.likelihood import BATCH_TOKENS, log_probabilities
 from lucida.model.evaluating import evaluating
 from lucida.model.trees import batches
@@ -45,6 +45,7 @@ def document_losses(
             losses = batch_losses(model, processor, batch)
         for (number, window), loss in zip(batch, losses, strict=True):
             nats[number] += loss
+            # The first token of a window has nothing before it that could predict it.
             counts[number] += len(window) - 1
             waiting[number] -= 1
             if not waiting[number]:
@@ -84,7 +85,7 @@ def windows_of(processor: LucidaProcessor, sample: Sample) -> list[Tokens]:
 def plain(ids: np.ndarray, origin: str) -> Tokens:
     """Text as one branch, each position asked for the next token."""
     nothing = np.zeros(len(ids), dtype=np.int64)
-    target = np.append(ids[1:], -100)
+    target = np.append(ids[1:], IGNORED)
     return Tokens(origin, (), ids, nothing + 1, np.arange(len(ids)), nothing, target)
 
 
@@ -97,5 +98,6 @@ def batch_losses(
     hidden = model.hidden(fields, model.mask_for(processor))[0]
     where = (fields.target[0] >= 0).nonzero().squeeze(1)
     scores = -log_probabilities(model, hidden, where, fields.target[0, where])
+    # One score fewer than a window has tokens, window behind window.
     ends = np.cumsum([len(row) - 1 for row in rows])
     return [float(part.sum()) for part in np.split(scores, ends[:-1])]

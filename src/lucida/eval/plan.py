@@ -152,6 +152,7 @@ def shuffle_pictures(examples: Sequence[Example], seed: int) -> list[Example]:
     for count in sorted({len(names) for names in groups}):
         names = [each for each in groups if len(each) == count]
         order = [names[place] for place in generator.permutation(len(names))]
+        # A cycle through all groups: every one gets the next one's pictures, none its own.
         for own, following in zip(order, [*order[1:], *order[:1]], strict=True):
             other[own] = groups[following]
     return [
@@ -261,6 +262,8 @@ class EvaluationPlan:
         if protocols[0] != "loss":
             found += [Variant(protocols[0], pictures=each, think=think) for each in self.baselines]
             for count in self.options.shots:
+                # Without demonstrations there is nothing for a seed to choose: 0 shots are the
+                # task's score.
                 seeds = range(self.options.seeds) if count else ()
                 found += [
                     Variant(protocols[0], shots=count, seed=seed, think=think) for seed in seeds
@@ -296,6 +299,7 @@ class EvaluationPlan:
         examples = task.examples(self.limit)
         if not examples:
             raise RunError(f"{task.name} has no examples, so there is no score")
+        # The score of more questions in other words stays the task's, and so do its answers.
         larger = kept is not None and kept.count > len(examples)
         suffix = f".{task.prompts}" if larger and kept.prompts != task.prompts else ""
         seen = any(example.sample.images for example in examples)

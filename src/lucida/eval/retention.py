@@ -54,6 +54,7 @@ def perplexity(model: LucidaModel, processor: LucidaProcessor, file: Path | str)
         raise RunError("the text of evaluation.retention is empty", origin=file)
     losses = [loss for _, loss in document_losses(model, processor, samples)]
     nats, tokens = sum(n for n, _ in losses), sum(t for _, t in losses)
+    # exp(709) is the last that a float holds.
     return math.exp(min(700.0, nats / tokens))
 
 

@@ -93,6 +93,7 @@ def evaluate_run(
     spec = recipe.evaluation
     plan = EvaluationPlan.of(spec, tasks, limit, options or Options(), run.recipe_file)
     if recipe.model.vision is None:
+        # A model without an encoder has no pictures to remove or shuffle.
         plan = replace(plan, baselines=())
     evaluation = Evaluation.begin(run, plan, recipe.seed)
     identity, blind_identity = identify_run(run), None

@@ -113,9 +113,12 @@ def resolve_difference(scores: Sequence[float], clusters: Sequence[Hashable]) ->
     count = int(members.max()) + 1
     if count < 2:
         return None
+    # Deviations are summed within a cluster before they are squared: what rises together counts
+    # once.
     sums = np.bincount(members, weights=values - values.mean())
     error = float(np.sqrt((sums**2).sum() * count / (count - 1))) / len(values)
     if values.min() >= 0 and values.max() <= 1:
+        # A share of clusters, not of questions: they are what was drawn.
         share = (values.mean() * count + 2) / (count + 4)
         error = max(error, float(np.sqrt(share * (1 - share) / (count + 4))))
     return POWER * np.sqrt(2.0).item() * error

@@ -109,6 +109,7 @@ class Store:
         for file, number, row in self._rows(key):
             name = row["id"], row["prompt"]
             if (reason := row.get("failed")) is not None:
+                # A failure never hides an answer, whichever came first in the file.
                 said.setdefault(name, Response("", failed=str(reason)))
                 continue
             if name in said and said[name].failed is None:
@@ -118,6 +119,8 @@ class Store:
                 _check(file, number, row["likelihoods"], candidates[name])
             said[name] = Response(row["output"], details)
         ids = {example.id for example in examples}
+        # All examples of a benchmark may take minutes to make, so they are only asked for where
+        # some id is not among today's.
         unknown = {name for name, _ in said} - ids
         if unknown:
             unknown -= {example.id for example in task.examples()}
@@ -173,6 +176,7 @@ class Store:
         """Replace the file by full rows; rows of examples beyond today's limit stay. Without
         `replace` so do all that have a score: what is scored among few has other weights."""
         file = self.file(job.key)
+        # By id alone: an example asked again in other words replaces its row.
         rows = {row["id"]: row for each in [file, *self._of_ranks(job.key)] for row in each.read()}
         for place, example in enumerate(job.examples):
             if not replace and rows.get(example.id, {}).get("score") is not None:

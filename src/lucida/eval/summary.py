@@ -65,6 +65,7 @@ def _read(task: Benchmark, example: Example, output: str, read_box: ReadBox, thi
         found = task.parse(example, drop_thoughts(output), read_box)
         if found is not None:
             return found
+    # A task that teaches its own reasoning ends in the bare answer, without "the answer is".
     if think and task.reasoning:
         return task.parse(example, output.strip().rpartition(" ")[2], read_box)
     return task.parse(example, read_conclusion(output) if think else output, read_box)
@@ -102,6 +103,8 @@ def summarise(
         if blind is not None
         else None
     )
+    # The better guesser as a whole, so that a score is not compared with the best guess of each
+    # question.
     guess = max(guesses.chance, guesses.majority, key=mean)
     above = compare_paired(answered.scores, guess, clusters, samples, seed)
     return {

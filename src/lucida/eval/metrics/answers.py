@@ -74,6 +74,7 @@ def without_punctuation(text: str, commas: re.Pattern[str] = COMMA_IN_NUMBER) ->
     cleaned = text
     for mark in PUNCTUATION:
         if mark in cleaned:
+            # In the text as it came: spaces that earlier marks left behind do not count.
             beside_space = f"{mark} " in text or f" {mark}" in text
             cleaned = cleaned.replace(mark, "" if deletes_all or beside_space else " ")
     return _PERIOD_BEFORE_NO_DIGIT.sub("", cleaned, count=_MOST_PERIODS)

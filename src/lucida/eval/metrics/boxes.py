@@ -101,6 +101,8 @@ def as_box(value: object) -> Box | None:
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 4:
         return None
+    # True and False are integers in Python; `ast.literal_eval` gives them to vlm-evaluation as 1
+    # and 0.
     if any(isinstance(side, bool) or not isinstance(side, int | float) for side in value):
         return None
     try:

@@ -33,6 +33,7 @@ def _bleu(
     """BLEU-1..4 from counts: [..., 4], [..., 4], [...], [...] -> [..., 4]."""
     ratio = (lengths + _TINY) / (closest + _SMALL)
     brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    # Products of the precisions of 1 .. n words, whose n-th root is their geometric mean.
     precision = np.cumprod((correct + _TINY) / (guesses + _SMALL), axis=-1)
     return precision ** (1 / np.arange(1, LONGEST + 1)) * brevity[..., None]
 
@@ -75,6 +76,7 @@ def bleu(
 
 def _clip_counts(counts: Counts, owner: np.ndarray, images: int) -> np.ndarray:
     """Matches of every candidate for one n: counts no higher than in the reference with most."""
+    # (image, n-gram) as one number, so that a candidate meets all references of its own image.
     key = owner[counts.caption] * max(1, counts.kinds) + counts.gram
     is_reference = counts.caption >= images
     in_reference, in_candidate = find(key[is_reference], key[~is_reference])
@@ -99,6 +101,8 @@ def longest_common_subsequence(first: Tokens, second: Tokens) -> int:
     places: dict[str, int] = {}
     for i, token in enumerate(first):
         places[token] = places.get(token, 0) | 1 << i
+    # A 0 at bit i: the table's row rises by one at token i. Adding the matches carries each up to
+    # the next 0, which becomes 1 and leaves a 0 at the match: the step moves down to it.
     full = (1 << len(first)) - 1
     row = full
     for token in second:

@@ -111,6 +111,8 @@ def mmmu_pro_letter(text: object, options: Options) -> str | None:
     for sign in ",.!?;:'":
         output = output.strip(sign)
     output = f" {output} "
+    # The script looks for one form and ranks by another: in "A. cat, B. dog" both letters are found
+    # by their period, neither stands between spaces, and of equals the first wins.
     for written, counted in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
         places = {n: output.rfind(counted.format(n)) for n in known if written.format(n) in output}
         if places:

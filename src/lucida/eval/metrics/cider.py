@@ -67,14 +67,17 @@ def _cosines(counts: Counts, owner: np.ndarray, images: int) -> np.ndarray:
     kinds = max(1, counts.kinds)
     key = owner[counts.caption] * kinds + counts.gram
     is_reference = counts.caption >= images
+    # An image counts once for an n-gram, in however many of its references it stands.
     images_with = np.bincount(np.unique(key[is_reference]) % kinds, minlength=kinds)
     rarity = np.log(images) - np.log(np.maximum(images_with, 1))
     weight = counts.count * rarity[counts.gram]
     norms = np.sqrt(np.bincount(counts.caption, weights=weight**2, minlength=len(owner)))
     in_reference, in_candidate = find(key[is_reference], key[~is_reference])
     known = weight[is_reference][in_reference]
+    # CIDEr-D clips the candidate, so that repeating a word gains nothing; its norm is not clipped.
     shared = np.minimum(weight[~is_reference][in_candidate], known) * known
     sums = np.zeros(len(owner) - images)
     np.add.at(sums, counts.caption[is_reference][in_reference] - images, shared)
+    # A caption all of whose n-grams stand in every image has no norm, and scores 0.
     product = norms[owner[images:]] * norms[images:]
     return np.divide(sums, product, out=np.zeros(len(sums)), where=product > 0)

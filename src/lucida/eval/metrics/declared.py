@@ -29,6 +29,7 @@ _LATEX = re.compile(
     r"\\(?:(?:text|math)[a-z]*|mbox|left|right|bf|rm|it|sf|tt|displaystyle|quad|l?arge)\b"
     r"|\\[()\[\],;:! ]|</?(?:answer|b|i|u|em|strong|p|br|span)\s?/?>"
 )
+# A mark at the edge of a word is a quotation mark; inside it is an apostrophe ("don't").
 _EDGES = re.compile(r"(?<![A-Za-z0-9])['\u2018\u2019_]+|['\u2018\u2019_]+(?![A-Za-z0-9])")
 _DECORATION = re.compile(
     r"[\s*`\"(){}<>\[\]$#~|\\^\u201c-\u201f\u00ab\u00bb\u2039\u203a\u3008-\u3011\u3014\u3015]+"
@@ -121,6 +122,8 @@ def find_declared(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
         _ANY_CASE,
     )
     found: tuple[str, ...] = ()
+    # Groups: 1 a letter behind a cue, 2 an option's own text behind one, 3 a letter that "is
+    # right".
     for match in re.finditer(pattern, text, _ANY_CASE):
         if match[2] is not None:
             said = match[2].lower()
@@ -149,6 +152,7 @@ def find_named(output: str, known: Mapping[str, str]) -> tuple[str, ...]:
         return ("Z", "Z")
     if len(names) != 1:
         return ()
+    # Every "A" that `_letter` takes for an article.
     articles = _places(rf"{_BEFORE}(A){_AFTER}", text, re.ASCII) - mentions
     if articles and "A" in known and not all(_ALONE.match(text, place + 1) for place in places):
         return ()  # neither may be a letter: "A dog is beside B shrub"

@@ -114,6 +114,8 @@ def best_assignment(gains: Sequence[Sequence[float]]) -> float:
         return 0.0
     if len(gains) > len(gains[0]):
         gains = list(zip(*gains, strict=True))
+    # Costs are gains turned round. Throughout, cost - of_row - of_column is nowhere negative, and 0
+    # where a row has its column; each row is let in by the cheapest chain of exchanges.
     rows, columns = len(gains), len(gains[0])
     of_row, of_column = [0.0] * (rows + 1), [0.0] * (columns + 1)
     owner = [0] * (columns + 1)  # row (from 1) that holds the column; column 0 is the way in
@@ -132,6 +134,7 @@ def best_assignment(gains: Sequence[Sequence[float]]) -> float:
                     slack[j], before[j] = cost, column
                 if slack[j] < delta:
                     delta, following = slack[j], j
+            # Shift the potentials until one more edge out of the tree costs nothing.
             for j in range(columns + 1):
                 if visited[j]:
                     of_row[owner[j]] += delta
@@ -139,6 +142,7 @@ def best_assignment(gains: Sequence[Sequence[float]]) -> float:
                 else:
                     slack[j] -= delta
             column = following
+        # Hand every column on the chain to the row before it, back to the way in.
         while column:
             owner[column] = owner[before[column]]
             column = before[column]

@@ -63,6 +63,7 @@ def normalise(
         place = ord(letter) - ord("A") if len(letter) == 1 else -1
         if 0 <= place < len(choices):
             return choices[place]
+        # Also of an output that names no choice at all: the published script guesses so too.
         return min(choices, key=lambda choice: edit_distance(letter, choice))
     try:
         if answer_type == "integer":

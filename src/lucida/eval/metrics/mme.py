@@ -38,6 +38,7 @@ def mme_label(text: object) -> Literal["yes", "no", "other"]:
     output = as_text(text).lower().strip().replace(".", "")
     if output in ("y", "n"):
         return "yes" if output == "y" else "no"
+    # Four characters hold "yes" behind one other; "no" is found in "note" and "know" too.
     start = output[:4]
     if "yes" in start:
         return "yes"

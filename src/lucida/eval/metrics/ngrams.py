@@ -44,6 +44,7 @@ def count_ngrams(captions: Sequence[Sequence[str]]) -> Iterator[Counts]:
     gram, kinds = tokens, len(vocabulary)
     for n in range(1, LONGEST + 1):
         if n > 1:
+            # Numbers are given anew for every n: at most tokens times words, which 64 bits hold.
             # `gram` holds at i the (n-1)-gram that begins at i; a longer one must stay inside.
             longer = gram[: max(0, len(tokens) - n + 1)] * len(vocabulary) + tokens[n - 1 :]
             different, gram = np.unique(longer, return_inverse=True)

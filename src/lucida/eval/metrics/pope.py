@@ -23,6 +23,7 @@ def pope_label(text: object) -> Literal["yes", "no"]:
 
     Reference: Li et al., Evaluating Object Hallucination in LVLMs, 2023, arXiv 2305.10355.
     """
+    # Single spaces only: "No\n" is no word of the three, so it says yes.
     words = as_text(text).split(".")[0].replace(",", "").split(" ")
     return "no" if _NO_WORDS.intersection(words) else "yes"
 

@@ -170,6 +170,8 @@ def tokenize(text: object, following: str = "") -> list[str]:
         for entity, mark in _ENTITIES:
             text = text.replace(entity, mark)
     words = text.split()
+    # Only then can a token hold a space or depend on the next word; else words are split one by
+    # one, and each only once.
     if _ACROSS_SPACE.search(text):
         return list(_split(" ".join(words)))
     tokens: list[str] = []
@@ -188,6 +190,8 @@ def tokenize_lines(texts: Sequence[object]) -> list[list[str]]:
     Reference: as `tokenize`; tylin/coco-caption's PTBTokenizer.tokenize (one file for each call).
     """
     found: list[list[str]] = []
+    # From the end, where it is known what follows. A next caption of one word has its line end
+    # behind it, unless it is the last: `_BEGINNING` wants white space there.
     following = after = ""
     for text in map(as_text, reversed(texts)):
         found.append(tokenize(text, following))

@@ -26,6 +26,7 @@ def relaxed_match(output: object, answer: str, tolerance: float = TOLERANCE) -> 
     """
     text = as_text(output)
     found, wanted = read_number(text), read_number(answer)
+    # A true 0 has no 5%: it is compared as text, "0.0" with "0" as well.
     if found is not None and wanted:
         return float(abs(found - wanted) / abs(wanted) <= tolerance)
     return float(text.lower() == answer.lower())

@@ -28,6 +28,7 @@ def edit_distance(first: str, second: str) -> int:
     Reference: Levenshtein, Binary codes capable of correcting deletions, insertions, and
     reversals, 1966.
     """
+    # One row of the usual table; `diagonal` is what stood above and to the left.
     row = list(range(len(second) + 1))
     for i, mark in enumerate(first, 1):
         diagonal, row[0] = row[0], i

@@ -105,6 +105,7 @@ def okvqa_score(
     Reference: Marino et al., OK-VQA, 2019, arXiv 1906.00067.
     """
     check_references(answers, (5, 10), "OK-VQA accuracy")
+    # Five annotators twice each; the released ten stay as they are.
     ten = [answer for answer in answers for _ in range(10 // len(answers))]
     if variant == "lmms":
         return _lmms_score(prediction, ten)

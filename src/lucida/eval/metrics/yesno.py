@@ -59,6 +59,7 @@ def roc_auc(scores: Sequence[float], truth: Sequence[bool]) -> float:
         return 0.5
     area, before = 0.0, (0, 0)
     for hits, alarms in steps:
+        # A trapezoid: pairs that are tied at this threshold count half.
         area += (alarms - before[1]) * (hits + before[0]) / 2
         before = (hits, alarms)
     return area / (before[0] * before[1])
