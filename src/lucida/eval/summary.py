@@ -83,15 +83,14 @@ def summarise(
     right).
 
     score, interval, n, clusters, metric, higher_is_better (false: the score is no share, lower is
-    better); chance and majority (guessing); blind, blind_interval
-    and gain (score minus blind, paired), blind_solved (the share of questions that the blind model
-    answers, so no picture is needed) when there is a blind model, else null; kinds (the same
-    score per kind of question); malformed (outputs that could not be read, scored 0); failed
-    (questions that were never answered, scored as empty outputs); floor (the score is not surely
-    above what guessing gives; answers about one picture never are);
-    resolves (the smallest difference between two models that so many examples show);
-    of (how many examples the whole benchmark has); totals (the named
-    totals that papers print).
+    better); chance and majority (guessing); blind, blind_interval and gain (score minus blind,
+    paired), blind_solved (the share of questions that the blind model answers, so no picture is
+    needed) when there is a blind model, else null; kinds (the same score per kind of question);
+    malformed (outputs that could not be read, scored 0); failed (questions that were never
+    answered, scored as empty outputs); floor (the score is not surely above what guessing gives;
+    answers about one picture never are); resolves (the smallest difference between two models that
+    so many examples show); of (how many examples the whole benchmark has); totals (the named totals
+    that papers print).
     """
     clusters = [example.cluster for example in examples]
     total = bootstrap(answered.scores, clusters, samples, seed)
