@@ -99,6 +99,7 @@ def main() -> None:
 
 def at_the_cap(folder: Path, shape: tuple[int, int], images: list[ImageSource], compute) -> None:
     """Half of the images find room; the others are computed at every look and counted."""
+    # Half precision: 2 bytes a number.
     limit = len(images) // 2 * shape[0] * shape[1] * 2
     cache = FeatureCache(folder, "spec", shape, limit_bytes=limit)
     first = cache.get(images, compute)

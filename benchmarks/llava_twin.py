@@ -148,6 +148,8 @@ def arithmetic(model: LucidaModel, samples: list[Tokens], language: bool) -> flo
     layers = model.language.base_model.layers
     width, vocabulary = model.config.text_config.hidden_size, model.config.text_config.vocab_size
     matrices = size_of(layers)
+    # A multiplication and an addition for each weight and token; of attention two products of
+    # length x length x width, of which the causal half counts.
     forward = 2 * (matrices * lengths.sum() + width * vocabulary * supervised)
     forward += 2 * width * len(layers) * (lengths**2).sum()
     pictures = len(samples) * model.config.patches

@@ -113,6 +113,7 @@ def list_plans(name: str, places: tuple[Place, ...]) -> Iterator[str]:
     for place in places:
         device = find_device(place.device)
         recipe = load_recipe(name, list(place.changes))
+        # Devices of one memory and precision have one plan, but for its hours.
         alike = (place.count, place.changes, device.precision, device.memory)
         if alike not in known:
             known[alike] = device, plan_recipe(recipe, device, place.count)["stages"]

@@ -48,6 +48,8 @@ def check_evaluation(recipe: Recipe, asked: bool = False) -> None:
             message = f"{name} cannot be asked after the training: {problem}"
             raise RunError(message, origin=f"{origin}: evaluation.tasks")
         if soon:
+            # The questions of the first look at this task, whose files would else be missed hours
+            # later.
             task.examples(min(LIMIT, spec.limit or LIMIT))
 
 

@@ -62,6 +62,7 @@ def main(run: Path, questions: Path, out: Path, max_new_tokens: int = 64) -> Non
                     asked.append((number, given, question))
             if not asked:
                 continue
+            # Only once something is left to ask: an answered file needs no model.
             loaded = loaded or load(run, choose_device())
             for place, answer in ask_each(loaded, [each[2] for each in asked], max_new_tokens):
                 number, given, _ = asked[place]

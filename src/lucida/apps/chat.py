@@ -88,8 +88,10 @@ class Chat:
                 )
             except Exception as problem:  # noqa: BLE001 - raised again below, where it is seen
                 problems.append(problem)
+                # Nothing more comes: without this the reader would wait for ever.
                 streamer.end()
 
+        # `generate` comes back when all is written; beside it, this thread hands on what there is.
         writer = Thread(target=write, daemon=True)
         writer.start()
         try:

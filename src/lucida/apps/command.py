@@ -150,6 +150,7 @@ def command() -> list[str]:
     """How `lucida` is called from here: by name where it is on the path, otherwise by its file."""
     beside = Path(sys.executable).parent / "lucida"
     found = shutil.which("lucida")
+    # The first `lucida` of the path may be that of another environment.
     if found is not None and (not beside.exists() or beside.samefile(found)):
         return ["lucida"]
     if beside.exists():

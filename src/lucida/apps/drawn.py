@@ -26,6 +26,7 @@ def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
     """The picture in characters: each is an upper half block, its lower half the background."""
     width, height = image.size
     scale = columns / max(width, height)
+    # An even number of rows: a character shows two of them, one above the other.
     size = (max(1, round(width * scale)), 2 * max(1, round(height * scale / 2)))
     pixels = image.convert("RGB").resize(size, Image.Resampling.BOX).load()
     drawn = Text()

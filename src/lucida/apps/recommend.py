@@ -131,9 +131,12 @@ def _first_fitting(
         time, memory, engine, changes, problem = 0.0, 0.0, "", {}, ""
         for stage in known[shape]["stages"]:
             last = stage is known[shape]["stages"][-1]
+            # `records` are those of the row's last stage; the stages before it align on the same
+            # ones in every row.
             steps = (records if last else evidence["alignment"]) / stage["samples_per_step"]
             time += steps * stage["seconds_per_step"] / 3600
             for each, parts in stage["memory"].items():
+                # 0 where it fits as it is, None where no number of passes is enough.
                 passes = stage["fits_with"].get(each, 0)
                 if passes is not None:
                     engine, memory = each, max(memory, parts["peak"])

@@ -54,6 +54,7 @@ def track(
         over.set()
     settings = dict(flatten(run.recipe.model_dump(mode="json")))
     folder = out or path / "trackers" / name
+    # Of the folder, so that the tracker knows the run again when the same command goes on.
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     tracker = find_tracker(name)(path.resolve().name, key, folder, settings, offline)
     told, last = 0, read_state(path).get(name, {}).get("step", 0)

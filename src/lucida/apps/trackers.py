@@ -129,6 +129,7 @@ class Trackio(Tracker):
     def __init__(
         self, name: str, key: str, folder: Path, settings: Mapping[str, Any], offline: bool
     ) -> None:
+        # Trackio reads it when it is imported, which the next line does.
         os.environ.setdefault("TRACKIO_DIR", str(folder))
         super().__init__(name, key, folder, settings, offline)
         self.library.init(project=PROJECT, name=name, config=dict(settings), resume="allow")

@@ -40,6 +40,8 @@ def weightless_processor(recipe: Recipe, stage: StageSpec) -> LucidaProcessor:
 
     spec = recipe.model
     tokenizer = tokenizer_of(spec.language.path if spec.start is None else str(check_start(spec)))
+    # Shapes without memory: the tokens of images and boxes are added, and its embedding grows by
+    # them.
     with torch.device("meta"):
         language = AutoModelForCausalLM.from_config(find_language(spec))
     processor = make_processor(make_blueprint(spec), language, tokenizer)

@@ -67,6 +67,8 @@ class RecipeDumper(yaml.SafeDumper):
 
 RecipeDumper.add_representer(str, RecipeDumper.represent_str)
 
+# Tag, form and the characters that it may begin with, by which PyYAML finds it ("": the empty
+# scalar). Of several forms that fit the first counts: `7` fits float's as well.
 _SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -80,6 +82,9 @@ _SCALARS = (
     ("merge", r"<<", "<"),
 )
 _FORMS = {tag: re.compile(rf"(?:{form})\Z") for tag, form, _ in _SCALARS}
+# Emptied first: SafeLoader's own forms are YAML 1.1's, where `no` is false, `12:30` is 750 and
+# `1e-3` is text. The writer has the same ones, so that it quotes a text that would read as another
+# type.
 for _style in (RecipeLoader, RecipeDumper):
     _style.yaml_implicit_resolvers = {}
     for _tag, _, _first in _SCALARS:
@@ -198,6 +203,7 @@ class _Reading:
                 raise NotReadable("a key is a list or mapping", line)
             merges = key_node.tag == _KNOWN + "merge"
             key = "<<" if merges else self.scalar(key_node)
+            # `1` and '1' are one key to an override, which can only write text.
             if (twice := key_node.value if key is None else str(key)) in seen:
                 raise NotReadable(f"the key `{_cut_text(twice)}` stands twice", line)
             seen.add(twice)
@@ -205,8 +211,11 @@ class _Reading:
                 found |= self.merged(value, place)
             else:
                 own.append((key, key_node, value))
+        # Only now: `<<` may stand behind a key that it must not replace.
         for key, key_node, value in own:
             found[key] = self.value(value, (*place, key))
+            # `value` has noted where the value begins, which of a mapping is the line after its
+            # key.
             self.lines[*place, key] = key_node.start_mark.line + 1
         return found
 
@@ -229,12 +238,14 @@ class _Reading:
         self.characters += len(text)
         if self.characters > LARGEST_FILE:
             raise NotReadable("unfolds into too much text (over 1 MiB)", line)
+        # Where it is no key, `<<` is text like any other.
         if tag in ("str", "merge"):
             if odd := UNWRITABLE.search(text):
                 raise NotReadable(f"a text may not hold the character {odd[0]!r}", line)
             return text
         if tag not in _FORMS:
             raise NotReadable(f"the tag {_write_tag(node.tag)} has no meaning in a recipe", line)
+        # `!!float 3`: float because it says so, though a whole number by its form.
         if tag == "float" and _FORMS["int"].match(text):
             return float(self.number(text, line))
         if not _FORMS[tag].match(text):

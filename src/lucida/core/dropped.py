@@ -89,6 +89,8 @@ class Dropped:
             if isinstance(count := line.get("count"), int):
                 reason = str(line.get("reason"))
                 before = reasons.get(reason, 0)
+                # What a source keeps out when it is opened, every stage that opens it meets again;
+                # what was cut away in training, each stage cut from records of its own.
                 opening = line.get("when") in ("opening", "noted")
                 reasons[reason] = max(before, count) if opening else before + count
         return found

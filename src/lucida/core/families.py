@@ -86,6 +86,7 @@ def unfold(document: Document, name: str, find: Find) -> Document:
     mistakes = apply_changes(whole, copy.deepcopy(written))
     refuse(name, mistakes)
     notes = _notes(whole.data.get("sources", {}), changes) | data.get("sources", {})
+    # The base's own description told of the base.
     own = {"description": "", **{k: data[k] for k in DIFFERENCE_KEYS[1:4] if k in data}}
     for key, value in {**own, "sources": notes}.items():
         whole.data[key] = value

@@ -21,6 +21,7 @@ ASIDE = ".unfinished-"
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Other words for a full disk: safetensors is Rust, which writes the system's number into its text.
 _FULL_WORDS = ("no space left on device", "os error 28", "file too large", "quota exceeded")
 
 
@@ -53,6 +54,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
             with aside.open("wb") as file:
                 file.write(data)
                 file.flush()
+                # Before the renaming: else a power cut may leave the new name over an empty file.
                 os.fsync(file.fileno())
             aside.replace(path)
         except BaseException:

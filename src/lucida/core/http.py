@@ -75,6 +75,7 @@ def open_answer(
         raise UnavailableError("no answer in time", kind="timeout") from error
     except httpx2.TransportError as error:
         kind, why = "broken connection", str(error) or type(error).__name__
+        # The headers came, the body ended before its Content-Length or last chunk.
         if begun and isinstance(error, httpx2.RemoteProtocolError):
             kind = "cut answer"
         raise UnavailableError(f"{kind}: {why}", kind=kind) from error
@@ -86,6 +87,7 @@ def _client() -> Client:
 
 
 @lru_cache(maxsize=4)
+# By process, because two that share a connection after a fork would read each other's answers.
 def _make_client(process: int, proxies: tuple[Any, ...]) -> Client:
     import httpx2
 

@@ -49,6 +49,9 @@ def _take(descriptor: int) -> bool:
         else:
             import fcntl
 
+            # Not flock: this lock is the process's own, and a data worker that outlives its parent
+            # has none. In return, closing any other descriptor of the file gives it up: nothing
+            # else may open it.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False

@@ -59,6 +59,7 @@ def apply_changes(document: Document, changes: Iterable[tuple[str, object, str]]
         except WrongOverride as problem:
             mistakes.append(Mistake(key, str(problem), origin))
             continue
+        # What stood below this place is gone, and its lines with it.
         for inner in [known for known in document.origins if known[: len(place)] == place]:
             del document.origins[inner]
         if removed:
@@ -97,6 +98,8 @@ def _assign(data: dict, keys: list[str], value: object) -> tuple[Place, bool]:
     while True:
         key, keys = _next_key(here, accepted, keys, place)
         place.append(key)
+        # Here `info` is still the field that `here` stands in; the next line moves it one step
+        # down.
         current_kind = _kind(here, info)
         info = accepted.fields().get(str(key)) if accepted.specs else None
         below = shape(accepted.below(str(key)))
@@ -106,6 +109,8 @@ def _assign(data: dict, keys: list[str], value: object) -> tuple[Place, bool]:
         if not isinstance(inner, dict | list):
             inner = here[key] = _fresh(below, info, place, keys)
         here, accepted = inner, below
+    # Null of a spec's field is a value like any other, and the spec's to refuse; of a list or a
+    # mapping from names it can only mean that the entry goes.
     if value is None and not accepted.specs and not below.null:
         _remove(here, key, place)
         return tuple(place), True
@@ -142,6 +147,7 @@ def _next_key(
     if not isinstance(here, dict):
         raise WrongOverride(f"{where} is {short(here)} in the file, so `{first}` cannot be set")
     if accepted.values is not None:
+        # Nothing can stand below, so all that is left is one name: `train.language.layers.0.*`.
         if shape(accepted.values).leaf:
             return ".".join(keys), []
         # A source's name may hold dots: the longest name that exists wins.

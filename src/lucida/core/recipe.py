@@ -112,6 +112,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     document, origin = _whole(str(name), ())
     mistakes = apply_overrides(document, overrides)
     mistakes += odd_values(document.data, document.origins)
+    # It reads the folder that `model.from` names, so only when what names it is sound.
     if not mistakes:
         fill_design(document.data.get("model"))
     try:
@@ -147,6 +148,7 @@ def _find_written(name: str) -> tuple[Document, str, dict[str, str], Path]:
     file by the names that find them from anywhere, and the folder."""
     file, _, member = name.partition("#")
     path = find_recipe(file if member else name)
+    # A preset's paths are no files beside it, so nothing is anchored.
     if path.parent == PRESETS and not member and (known := presets_of(path, name)):
         return known.document, f"{path}#{name}" if known.family else str(path), {}, PRESETS
     document = read_document(path)

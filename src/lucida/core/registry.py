@@ -132,6 +132,7 @@ class Table(Mapping[str, object]):
         try:
             found = getattr(importlib.import_module(module), attribute)
             named = getattr(found, "implementation", None)
+            # An entry point of a kind with fields names its spec, which knows the class.
             return self._load(kind, named) if isinstance(named, str) else found
         except (ImportError, AttributeError) as problem:
             raise self._error(

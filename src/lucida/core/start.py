@@ -142,11 +142,13 @@ def fill_design(model: object) -> None:
     if not isinstance(model, dict) or not isinstance(model.get("from"), str):
         return
     vision = "vision" in model and (model["vision"] is None or _has_path(model["vision"]))
+    # A run's recipe has all of it written out, and its start may have been deleted since.
     if vision and _has_path(model.get("language")):
         return
     saved = read_design(model["from"]).model_dump(mode="json")
     for key, value in saved.items():
         model[key] = _join(value, model[key]) if key in model else value
+    # Gated layers read pictures; a language model that goes on alone has none.
     if model["vision"] is None:
         model["cross_attention"] = None
 
@@ -258,6 +260,7 @@ def describe_start(spec: ModelSpec) -> dict[str, Any] | None:
                 told["before"] = (recipe.get("model") or {}).get("from")
             except (RecipeError, KeyError, TypeError, AttributeError):
                 told |= {"recipe": "unreadable", "stages": []}
+            # The end of a stage that was kept: what was trained after it is not in these weights.
             if folder != above:
                 told["stages"] = told.get("stages", [])[: _count_stages(told, folder.name)]
             break

@@ -80,6 +80,7 @@ def presence_detailed(scene: Scene, rng: random.Random) -> Exchange | None:
     others = sorted({getattr(t, kind) for t in scene.things} - {getattr(thing, kind)})
     absent = [replace(thing, **{kind: value}) for value in others]
     absent = [t for t in absent if _describe_thing(t) not in there]
+    # A held-out pair is asked about only where the thing itself is one.
     unseen = HELD_OUT - {(thing.colour, thing.shape)}
     absent = [t for t in absent if (t.colour, t.shape) not in unseen]
     if not absent:

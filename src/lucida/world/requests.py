@@ -267,4 +267,5 @@ def _pairs(held_out: bool) -> tuple[tuple[int, int], ...]:
 
 def _is_kept_back(words: str) -> bool:
     """A quarter of all texts, always the same."""
+    # Not `hash`, which of a text is another in every process.
     return zlib.crc32(words.encode()) % 4 == 0

@@ -109,6 +109,8 @@ class Scene:
 
 def scene_rng(*numbers: int) -> random.Random:
     """A generator of its own for every tuple of whole numbers."""
+    # Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): neighbouring numbers give states
+    # that have nothing in common.
     state = 0x9E3779B97F4A7C15
     for number in numbers:
         state = (state ^ (number + 0x9E3779B97F4A7C15)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -133,6 +135,7 @@ def make_scene(
         thing = _place(rng, split, number, things, taken, (width, height, unit), labelled)
         if thing is not None:
             things.append(thing)
+            # A pixel between things, and room for the letter, which is 6 wide.
             taken.append(grown(thing.box, 1 + 5 * labelled))
     sign = None if labelled or rng.random() < 0.15 else _place_sign(rng, taken, width, height)
     signs = () if sign is None else (sign,)
@@ -176,6 +179,7 @@ def _place(
     side = round(rng.randint(low, high) * unit)
     wanted = "test" if split == "novel" else split
     margin = 8 if labelled else 1
+    # A tenth of the places of a first thing belong to validation, and a tenth to test (`owner`).
     for _ in range(_PATIENCE if number else 40 * _PATIENCE):
         x0 = rng.randint(1, width - side - margin)
         y0 = rng.randint(1, height - side - 1)

@@ -61,6 +61,7 @@ def mixed_item(
     if len(tasks) == 1 or any(task.name not in _SHARING for task in tasks):
         return rng.choice(tasks).item(seed, split, index, questions, size)
     makers = [_SHARING[task.name][1] for task in tasks]
+    # No draw where there is no choice: it would move every draw behind it.
     make = makers[0] if len(set(makers)) == 1 else rng.choice(makers)
     scene = make(seed, split, index, size)
     askers = [asker for asker, maker in (_SHARING[task.name] for task in tasks) if maker is make]
@@ -91,6 +92,7 @@ def _balance(asked: list[Exchange]) -> tuple[Exchange, ...]:
     absences, so that "no" would prevail)."""
     surplus = sum({"yes": 1, "no": -1}.get(e.answer, 0) for e in asked)
     kept = []
+    # From the end, so that of the surplus those go that were asked last.
     for exchange in reversed(asked):
         if abs(surplus) > 1 and exchange.answer == ("yes" if surplus > 0 else "no"):
             surplus += -1 if surplus > 0 else 1
@@ -111,6 +113,8 @@ def _about_one_scene(
 ) -> tuple:
     """Look through the scenes that belong to `index` until one carries the question."""
     for attempt in range(64):
+        # Behind all that a source of fewer than a million records counts: no other index has this
+        # scene.
         scene = make(seed, split, index + attempt * 1_000_003, size)
         exchanges = _ask(scene, rng, [asker], count)
         if exchanges:

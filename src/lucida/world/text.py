@@ -74,6 +74,7 @@ def exercise(
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 555)
     scene = make_scene(seed, split, index)
+    # Two or three things at first; in the end a limit of up to 27, so that most scenes are whole.
     limit = 2 + rng.randrange(2 + int(24 * min(1.0, progress)))
     scene = replace(scene, things=scene.things[:limit])
     weights = [float(np.interp(progress, (0, 1, 2), known)) for _, *known in ASKERS.values()]

@@ -42,6 +42,8 @@ class TakePrints:
             image.key: self._last.get(image.key) or make_fingerprint(image.load())
             for image in sample.images
         }
+        # Only those of the record before: questions about one picture stand behind one another in
+        # many files, and prints of all pictures would fill memory.
         self._last = known or self._last
         pictures = tuple(known[image.key] for image in sample.images)
         places = tuple(image.origin for image in sample.images)
@@ -124,6 +126,7 @@ def group(printed: Sequence[Printed]) -> Groups:
 
     def lead(place: int) -> int:
         while leader[place] != place:
+            # Path halving: each look shortens the chain that the next one follows.
             leader[place] = leader[leader[place]]
             place = leader[place]
         return place

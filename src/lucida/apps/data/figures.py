@@ -110,6 +110,8 @@ def shares(stage: StageSpec, surveyed: Sequence[Surveyed]) -> list[Share]:
     tokens = [_mean(each.found.tokens) for each in surveyed]
     sizes = {"sample": [1.0] * len(surveyed), "image": images, "token": tokens}[by]
     weights = [each.each.spec.weight for each in surveyed]
+    # A weight by token is a share of tokens, and who has four times as many in a record is drawn a
+    # quarter as often for it.
     drawn = [weight / size if size else 0.0 for weight, size in zip(weights, sizes, strict=True)]
     if not any(drawn):
         return []

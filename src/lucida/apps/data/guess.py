@@ -45,6 +45,7 @@ def open_sources(what: str, overrides: list[str], every: bool = False) -> list[O
     """
     path = Path(what)
     recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
+    # What is not there and has no sign of a path is the name of a preset.
     if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):
         return _of_recipe(what, overrides, every)
     spec, found = find_source(what, overrides)
@@ -169,6 +170,7 @@ def _by_record(path: Path) -> tuple[dict[str, Any], str]:
     try:
         record, _ = records.value(0)
     except DataError as error:
+        # A first line that ends in the midst of a value: one object, laid out over many lines.
         if not records[0][0].rstrip().endswith(("{", "[", ",")):
             raise
         message = "the file is one JSON object over many lines, not a record in each"

@@ -68,6 +68,8 @@ def histogram(title: str, counts: Counter[int]) -> Histogram:
         return Histogram(title, total, only, only, only, only, [])
     low, high = min(counts), max(counts)
     far = quantile(counts, 0.99)
+    # The largest lies farther behind the 99% quantile than that does behind the smallest: of equal
+    # bars up to there most would be empty.
     top = far if high > 2 * far - low else high
     width = wide(top - low + 1)
     start = low if width == 1 else low // width * width

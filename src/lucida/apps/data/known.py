@@ -111,8 +111,11 @@ def forward(
     if not rows:
         return
     pixels = processor.pixels if model.vision is not None else None
+    # One row of all: segments count from 1 in the order of `rows`, branches within each from 1 (0
+    # is what they share).
     batch = collate(rows, pack=True, pad_id=processor.tokenizer.pad_token_id, pixels=pixels)
     batch = batch.to(model.device)
+    # [length, width]; logits only where something is supervised: [supervised, vocabulary].
     hidden = model.hidden(batch, model.mask_for(processor))[0]
     where = (batch.target[0] >= 0).nonzero().squeeze(1)
     wanted = batch.target[0, where]

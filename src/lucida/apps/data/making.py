@@ -249,6 +249,8 @@ def prepare(
     if wish.shown and not words:
         raise DataError("it says nothing")
     prompt = wish.prompt.replace("{record}", words)
+    # All that the answer depends on. The record is not part of it: who shows the same picture
+    # shares the request.
     told = [identity, prompt, [each.key for each in sample.images], max_new_tokens]
     key = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
     if wish.name == "ask":

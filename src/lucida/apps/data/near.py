@@ -81,6 +81,8 @@ def _hash(grey: Image.Image, box: tuple[float, ...]) -> int:
     small = grey.resize((size, size), Image.Resampling.BOX, box=box)
     waves = _cosines(size)
     low = (waves @ np.asarray(small, dtype=np.float64) @ waves.T).ravel()
+    # The first frequency is the brightness. Set to the median of the others it is the threshold,
+    # and its own bit is always 0.
     low[0] = np.median(low[1:])
     signs = np.packbits(low > low[0], bitorder="little")
     return int(signs.view("<u8")[0])
@@ -110,6 +112,7 @@ def near_pictures(
         block = first[start : start + rows]
         mine, inner = (np.array([h(f) for f in block], np.uint64)[:, None] for h in _HASHES)
         near = np.bitwise_count(mine ^ whole) <= FAR
+        # Where one was cut at its sides, it is like the inner part of the other.
         near |= np.bitwise_count(mine ^ within) <= FAR
         near |= np.bitwise_count(inner ^ whole) <= FAR
         found, there = np.nonzero(near)
@@ -128,8 +131,10 @@ def overlay(some: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarr
     flat = _deviation(one) < FLAT
     alike = np.zeros(len(one), dtype=bool)
     blank = flat & (_deviation(two) < FLAT)
+    # Blank sheets have nothing but noise to correlate: their colour decides.
     alike[blank] = np.abs(one[blank] - two[blank]).mean(axis=(1, 2, 3)) < FLAT
     worth = ~flat & (_correlate(one, two) >= WORTH)
+    # Either of the two may be the one from which something was cut.
     for near, far in ((one, two), (two, one)):
         if len(rest := np.flatnonzero(worth & ~alike)):
             cut, correlation = _best_cut(near[rest], far[rest])
@@ -141,6 +146,7 @@ def _best_cut(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """`one` cut at its sides so that it correlates best with `two`, and how well: first the
     width's best cut, then the height's, then the width's once more."""
     every = np.arange(len(one))
+    # [cuts, pairs, height, width, 3]; then of each pair the cut that fits best.
     narrow = _cuts_of(one, 1)
     narrow = narrow[_correlate(narrow, two).argmax(axis=0), every]
     low = _correlate(_cuts_of(narrow, 0), two).argmax(axis=0)
@@ -168,6 +174,8 @@ def _structure(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def _windows(values: np.ndarray, side: int = 5) -> np.ndarray:
     """Means over all windows of each picture [pictures, height, width, 3]."""
+    # A summed-area table with a row and a column of zeros in front: the sum of a window is that of
+    # four of its entries.
     padded = np.pad(values, ((0, 0), (1, 0), (1, 0), (0, 0)))
     sums = padded.cumsum(axis=1).cumsum(axis=2)
     low, high = sums[:, :-side], sums[:, side:]
@@ -177,6 +185,8 @@ def _windows(values: np.ndarray, side: int = 5) -> np.ndarray:
 def _cuts_of(pictures: np.ndarray, axis: int) -> np.ndarray:
     """Every cut of each picture [pictures, height, width, 3] at the two ends of an axis, stretched
     to the old size: [cuts, pictures, height, width, 3]."""
+    # The cut axis to the front, all else flat behind it: one product makes every cut of every
+    # picture.
     lines = np.moveaxis(pictures, 1 + axis, 0)
     cut = _STRETCHES.reshape(-1, SIDE) @ lines.reshape(SIDE, -1)
     return np.moveaxis(cut.reshape(len(CUTS), *lines.shape), 1, 2 + axis)
@@ -250,6 +260,9 @@ def near_texts(
 
 def _rarest(runs: frozenset, common: Counter, limit: float) -> list[tuple[str, ...]]:
     """So many of the rarest runs of a text that any text near it has one of them among its own."""
+    # Prefix filter: a text near it shares at least limit * n of its n runs. If none of these were
+    # among the first n - ceil(limit * n) + 1 of one common order, too few would be left behind
+    # them. 1e-9: a product that is whole must not be rounded up by its last bit.
     order = sorted(runs, key=lambda run: (common[run], run))
     return order[: len(order) - math.ceil(limit * len(order) - 1e-9) + 1]
 

@@ -136,6 +136,8 @@ def divide(
     records = sum(map(len, groups))
     names = [name for name, share in zip(PARTS, shares, strict=True) if share]
     wanted = {name: share * records for name, share in zip(PARTS, shares, strict=True) if share}
+    # Behind the others a large group would find no part with room for it. The sort keeps the random
+    # order of all small ones.
     large = min(wanted.values()) / 2
     order = list(groups)
     random.Random(seed).shuffle(order)
@@ -158,6 +160,7 @@ def _refuse_small(
     told = "; ".join(
         f"{name}: {many:,} groups resolve {_points(resolve(many))}" for name, many in small.items()
     )
+    # `resolve` turned around: Z * sqrt(0.25 / groups) <= widest.
     least = math.ceil((Z / (2 * widest)) ** 2)
     smallest = min(s for n, s in zip(PARTS, shares, strict=True) if s and n != "train")
     raise DataError(

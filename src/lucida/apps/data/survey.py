@@ -187,6 +187,7 @@ def over_blocks(
             raise RunError("a process that reads the data died", remedy=remedy) from error
 
 
+# Of a process of the pool: work, source and reader come once, and only numbers with each block.
 _given: list = []
 
 

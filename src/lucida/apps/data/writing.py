@@ -19,14 +19,17 @@ WORST, BEST = 1, 5
 Read = Callable[[str], list[dict[str, Any]]]
 """From what was written to the fields of new records; none where it cannot be read."""
 
+# "I'm sorry, …", "Sorry, but I can't …", "As an AI, …"; not "The man is sorry".
 _SORRY = re.compile(
     r"^\W*(i'?m |i am |we'?re )?(sorry|unable|afraid|not able)\b"
     r"|^\W*(sorry[,. ]+)?(but )?(i|we) (can'?t|cannot|can not|won'?t|will not|must decline)\b"
     r"|\bas an ai\b",
     re.IGNORECASE,
 )
+# What stands in front of a question: "1. ", "- ", "Q2: ", "3) Question: "; of its answer "A: ".
 _BEGINNING = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])?\s*(?:q(?:uestion)?\s*\d*\s*[:.])?\s*", re.I)
 _NEXT = re.compile(r"^\s*(?:[-*•]\s*)?a(?:nswer)?\s*\d*\s*[:.]\s*", re.I)
+# One digit by itself, as in "4", "4/5" or "4 out of 5"; not those of "14", "4.5", "3/4" or "2024".
 _GRADE = re.compile(r"(?<![\d.,/])([1-5])(?:\s*(?:/|out of)\s*5)?(?![\d/]|[.,]\d)")
 
 

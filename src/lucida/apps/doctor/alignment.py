@@ -53,6 +53,7 @@ def alignment(model: LucidaModel, batch: Batch, mask: MaskName | None = None) ->
                 continue
             counted += 1
             for layer, state in enumerate(states):
+                # [visual tokens, width] and [text tokens, width] of one sample.
                 sums[layer] += chamfer(state[row][visual], state[row][text])
     return [each / counted for each in sums] if counted else []
 

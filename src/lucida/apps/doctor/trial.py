@@ -62,6 +62,7 @@ def digests(patient: Patient) -> dict[str, Digest]:
     that `Patient.trained` has."""
     found = {}
     for name, value in named_tensors(patient.model).items():
+        # As bytes, since NumPy knows no bf16; a number without axes cannot be seen as others.
         plain = value.detach().cpu().contiguous().view(torch.uint8) if value.ndim else value.cpu()
         content = hashlib.blake2b(plain.numpy().tobytes(), digest_size=16).hexdigest()
         found[name] = (tuple(value.shape), content)

@@ -129,6 +129,8 @@ def assemble(checkpoint: Format, out: Path, origin: Path, template: str | None) 
         agreement = settle(model, processor, checkpoint, template, origin)
         chosen, images = processor.template, processor.image_places
         model.generation_config = generation_defaults(checkpoint.language, processor)
+        # The folder is renamed once all is well: what is saved names where the parts will stand
+        # then.
         places = [str(out / "parts" / name) for name in names]
         final = spec_of(checkpoint, places, chosen, images)
         model.config.spec = json.loads(final.model_dump_json())

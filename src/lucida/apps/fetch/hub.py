@@ -76,6 +76,7 @@ def unpack(archive: Path, need: Need) -> None:
     the place's own name is left out."""
     place = need.place
     place.mkdir(parents=True, exist_ok=True)
+    # Stays when the unpacking is killed, so that a folder with some of the files is not "there".
     need.unfinished.touch()
     with zipfile.ZipFile(archive) as opened:
         members = [each for each in opened.infolist() if not each.is_dir()]

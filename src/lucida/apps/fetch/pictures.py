@@ -205,6 +205,8 @@ def split_near(rows: Sequence[Row], folder: Path) -> dict[str, list[Row]]:
         fields = [f"images={folder / 'pictures'}"]
         done = split_file(str(whole), fields, out, SHARES, widest=WIDEST)
         told = json.loads((out / "split.json").read_text(encoding="utf-8"))
+        # What it split stood in a folder that is gone by now; names of pictures still say
+        # something.
         told |= {"file": "all questions", "source": {"kind": "questions"}}
         told["near"] = [[rows[_row_of(each)][0] for each in pair] for pair in told["near"]]
         atomic_write(folder / "split.json", json.dumps(told, indent=1) + "\n")

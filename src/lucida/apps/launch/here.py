@@ -57,6 +57,7 @@ def run_here(job: Job) -> int:
             remedy="SIGKILL often means that memory ran out; the same command goes on from the "
             "last checkpoint",
         )
+    # As shells count: 128 and the number of the signal.
     return status if status > 0 else 128 - status
 
 

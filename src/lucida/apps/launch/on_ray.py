@@ -79,6 +79,7 @@ def _train_on_cluster(job: Job) -> int:
     def remote(function, node: int, share: float = 1.0):
         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=node)
         amount = {"num_gpus": share} if kind == "GPU" else {"num_cpus": share}
+        # By itself a task asks for one CPU, of which a bundle of GPUs has none.
         amount = {"num_cpus": 0} | amount
         return ray.remote(function).options(scheduling_strategy=place, max_retries=0, **amount)
 

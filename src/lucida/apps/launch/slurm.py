@@ -86,6 +86,7 @@ def submit(job: Job, options: dict[str, str], cluster: str | None = None) -> tup
             nodes=job.nodes,
             tasks_per_node=job.processes,
             timeout_min=minutes,
+            # A quarter of the job: 60 * minutes / 4.
             slurm_signal_delay_s=min(NOTICE, 15 * minutes),
             slurm_srun_args=["--kill-on-bad-exit=1"],
             slurm_additional_parameters={"requeue": True} | rest,
@@ -126,6 +127,7 @@ def read_minutes(text: str) -> int:
     days, *numbers = found.groups()
     numbers = [int(each) for each in numbers if each is not None]
     if days is None and len(numbers) < 3:
+        # Minutes, or minutes and seconds: no hours were said.
         numbers = [0, *numbers]
     hours, minutes, seconds = (*numbers, 0, 0)[:3]
     whole = (int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0)

@@ -51,6 +51,7 @@ class Costed(torch.autograd.Function):
         rows, heads, _, size = query.shape
         shape = (rows, heads, length, length)
         ctx.shape, ctx.size, ctx.again = shape, size, not keep
+        # Nothing reads these products: the counter around the pass sees them.
         weights = query.new_empty(rows, heads, length, size) @ query.new_empty(
             rows, heads, size, length
         )
@@ -73,6 +74,7 @@ class Costed(torch.autograd.Function):
         square = query.new_empty(ctx.shape)
         for _ in range(5 if ctx.again else 4):
             square @ long
+        # As many heads of gradients as the keys had before they were repeated.
         less = [each[:, :: ctx.groups].clone() for each in (key, value)]
         return query.new_empty(query.shape), *less, None, None
 

@@ -210,6 +210,7 @@ def memory(planned: PlannedPass, engine: EngineName) -> Memory:
     cost, count = planned.cost, planned.count
     quantised = BITS.get(recipe.model.language.quantize or "", FP32)
     weights = {name: count_parameters(part) * FP32 for name, part in parts(model).items()}
+    # Adapters stay fp32 beside matrices of few bits.
     weights["language"] += (count_parameters(model.language) - what.adapters) * (quantised - FP32)
     held = sum(weights.values())
     share = 1
@@ -219,9 +220,12 @@ def memory(planned: PlannedPass, engine: EngineName) -> Memory:
     trained = {name: size * FP32 / share for name, size in trained_by_part(what).items()}
     trained["language"] = trained.get("language", 0) + trained.pop("adapters", 0)
     gradients = sum(trained.values())
+    # AdamW's two moments are as large as the gradients.
     moments = 2 * gradients - muon_saves(planned) * FP32 / share
     logits = cost.kept.get("head", 0) + head_transient(planned)
     kept = {name: cost.kept.get(name, 0) for name in BACKWARDS}
+    # Where passes accumulate, the gradients of those before are there from the beginning, and so
+    # they count under several ranks; else they come as the activations go.
     together = stage.batch.accumulate > 1 or engine != "single"
     moving = most_at_once(kept, cost.working, {} if together else trained, logits)
     peak = held + moments + moving + (gradients if together else 0.0)

@@ -182,6 +182,7 @@ def read(model: nn.Module, shape: Shape, visual: Tensor | None, gpu: bool) -> Te
     elif visual is not None:
         rows = embedded.flatten(0, 1)
         places = visual.flatten(0, 1).to(rows.dtype)[: len(rows)]
+        # Where they stand costs nothing, only how many there are.
         where = torch.zeros(len(places), dtype=torch.long)
         embedded = rows.index_copy(0, where, places).view_as(embedded)
     position = torch.zeros(shape.rows, shape.length, dtype=torch.long)

@@ -90,6 +90,8 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def preference_begins_without_adapters(self) -> Recipe:
         for before, stage in pairwise(self.stages):
+            # Equal adapters go on from stage to stage unmerged; switching them off gives the model
+            # before both stages, not the one that this stage begins with.
             if stage.objective.preference is not None and stage.lora == before.lora is not None:
                 raise ValueError(
                     f"stages.{stage.name}: a preference is measured against the model without this "
