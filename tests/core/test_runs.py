@@ -39,6 +39,28 @@ def test_a_file_that_is_only_a_torn_line_starts_anew(tmp_path):
     assert JsonLines(path).read() == [{"step": 0}]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
+def test_a_line_that_the_disk_takes_in_part_leaves_nothing(tmp_path):
+    """In a process of its own, whose files cannot grow: a disk that has a few bytes left."""
+    code = f"""
+import resource, signal
+from lucida.core.errors import RunError
+from lucida.core.runs import JsonLines
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+lines, most = JsonLines({str(tmp_path / "metrics.jsonl")!r}), resource.RLIM_INFINITY
+lines.append({{"step": 1}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (lines.path.stat().st_size + 5, most))
+try:
+    lines.append({{"step": 2, "loss": 0.123456789}})
+except RunError as problem:
+    assert "the disk is full" in str(problem)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+lines.append({{"step": 3}})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert JsonLines(tmp_path / "metrics.jsonl").read() == [{"step": 1}, {"step": 3}]
+
+
 def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\nbroken\n{"step": 3}\n')

@@ -54,11 +54,12 @@ class JsonLines:
             if not self._checked:
                 self._drop_torn_line()
                 self._checked = True
-            with self.path.open("ab") as file:
-                start = file.tell()
+            # Unbuffered: a buffer that could not be flushed is written once more when it is closed.
+            with self.path.open("ab", buffering=0) as file:
+                start, left = file.tell(), memoryview(line.encode("utf-8"))
                 try:
-                    file.write(line.encode("utf-8"))
-                    file.flush()
+                    while left:  # a disk that is nearly full takes a part, and refuses the rest
+                        left = left[file.write(left) :]
                 except OSError:
                     with contextlib.suppress(OSError):
                         os.truncate(self.path, start)
