@@ -26,6 +26,13 @@ def test_records_and_counts_stand_side_by_side(dropped):
     assert dropped.records() == 11
 
 
+def test_of_one_filter_of_two_stages_the_larger_count_holds(dropped):
+    dropped.count("one", "opening", {"rated": {"rating below 1": 10}})
+    dropped.count("two", "opening", {"rated": {"rating below 1": 4}})
+    assert dropped.totals() == {"rated": {"rating below 1": 10}}
+    assert dropped.records() == 10
+
+
 def test_a_count_replaces_that_of_the_same_stage_and_moment(dropped):
     dropped.count("one", "opening", {"rated": {"rating below 1": 10}})
     before = dropped.path.stat().st_mtime_ns

@@ -12,6 +12,7 @@ used or not read of them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -97,12 +98,12 @@ class Dropped:
 
     def records(self) -> int:
         """Records and rows that no step has seen, by their own fault or a filter's."""
-        rows = {
-            (line["source"], str(line.get("reason"))): line["count"]
-            for line in self.read()
-            if line.get("when") == "opening" and isinstance(line.get("count"), int)
-        }
-        return sum(rows.values()) + len(_unusable(self.read()))
+        lines, rows = self.read(), Counter[tuple[str, str]]()
+        for line in lines:
+            if line.get("when") == "opening" and isinstance(count := line.get("count"), int):
+                filtered = line["source"], str(line.get("reason"))
+                rows[filtered] = max(rows[filtered], count)
+        return rows.total() + len(_unusable(lines))
 
 
 def _plain(line: dict) -> bool:
