@@ -95,6 +95,7 @@ def test_every_mistake_is_reported_at_once_with_line_and_nearest_key(tmp_path):
         ("a: \0", "is not YAML"),
         ("? [a]\n: 3", "a key is a list"),
         ("3: 1", "expected a text as key"),
+        ("seed: -.INF", "expected a whole number >= 0, got -inf"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_in_words(tmp_path, text, words):
@@ -102,6 +103,11 @@ def test_a_file_that_is_no_recipe_is_refused_in_words(tmp_path, text, words):
     message = refusal(path)
     assert words in message
     assert str(path) in message
+
+
+def test_what_is_wrong_between_two_stages_is_said(tmp_path):
+    path = written(tmp_path, "base: mini-two-stage\nname: x\nchanges: {stages.align.name: sft}\n")
+    assert "two stages are called sft" in refusal(path)
 
 
 def test_a_small_file_cannot_unfold_into_billions(tmp_path):

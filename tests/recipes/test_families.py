@@ -6,7 +6,7 @@ import pytest
 from recipe_files import refusal, written
 
 from lucida.core.errors import RecipeError
-from lucida.core.recipe import diff_recipes, load_recipe
+from lucida.core.recipe import diff_recipes, dump_recipe, load_recipe
 
 FAMILY = """\
 family: Trials
@@ -105,6 +105,17 @@ def test_the_lines_of_a_list_follow_its_entries(tmp_path):
         load_recipe(written(tmp_path, text, "y.yaml"), ["stages.sft.mixture.sources.world.count=0"])
     assert "stages.sft.mixture.sources.world.count (override" in str(caught.value)
     assert broken not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"), [("[1]", "from names to texts, got [1]"), ("{1: x}", "a text as key, got 1")]
+)
+def test_notes_of_a_base_that_are_none_are_refused_with_its_line(tmp_path, notes, words):
+    whole = dump_recipe(load_recipe("mini")).replace("\nsources: {}", f"\nsources: {notes}")
+    base = written(tmp_path, whole, "whole.yaml")
+    text = f"base: {base}\nname: x\nchanges: {{seed: 1}}\n"
+    message = refusal(written(tmp_path, text, "y.yaml"))
+    assert words in message and "whole.yaml, line" in message
 
 
 def test_a_circle_of_bases_is_refused(tmp_path):

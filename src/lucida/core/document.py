@@ -260,7 +260,7 @@ class _Reading:
             case "int":
                 return self.number(text, line)
             case _:
-                return float(text.replace(".inf", "inf").replace(".nan", "nan").lower())
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
     def number(self, text: str, line: int) -> int:
         """A whole number of 64 bits."""

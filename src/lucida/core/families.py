@@ -85,10 +85,12 @@ def unfold(document: Document, name: str, find: Find) -> Document:
     written = [(k, v, origin_of(("changes", k), document.origins)) for k, v in changes.items()]
     mistakes = apply_changes(whole, copy.deepcopy(written))
     refuse(name, mistakes)
-    notes = _notes(whole.data.get("sources", {}), changes) | data.get("sources", {})
     # The base's own description told of the base.
     own = {"description": "", **{k: data[k] for k in DIFFERENCE_KEYS[1:4] if k in data}}
-    for key, value in {**own, "sources": notes}.items():
+    notes = whole.data.get("sources", {})
+    if isinstance(notes, dict):  # anything else is refused with the recipe, by its own line
+        own["sources"] = _notes(notes, changes) | data.get("sources", {})
+    for key, value in own.items():
         whole.data[key] = value
         whole.origins[key,] = origin_of((key,), document.origins)
     return whole
@@ -99,7 +101,7 @@ def _notes(notes: Mapping[str, str], changes: Mapping[str, object]) -> dict[str,
     return {
         place: note
         for place, note in notes.items()
-        if not any(place == key or place.startswith(f"{key}.") for key in changes)
+        if not any(place == key or str(place).startswith(f"{key}.") for key in changes)
     }
 
 

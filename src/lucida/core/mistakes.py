@@ -149,7 +149,7 @@ def _what(
     error: Mapping[str, Any], place: Place, annotation: Any, info: FieldInfo | None, parent: Any
 ) -> str:
     given = short(error["input"])
-    if error["type"] == "invalid_key" or error["loc"][-1] == "[key]":
+    if error["type"] == "invalid_key" or error["loc"][-1:] == ("[key]",):
         return f"expected a text as key, got {given}"
     match error["type"]:
         case "extra_forbidden":

@@ -170,7 +170,8 @@ def _list_index(here: list, key: str, where: str) -> int:
     if key.isdecimal() and int(key) < len(here):
         return int(key)
     known = suggestion(key, [str(name) for name in names if name])
-    raise WrongOverride(f"{where} has no entry `{key}`; {known} (or 0 to {len(here) - 1})")
+    numbers = f" (or 0 to {len(here) - 1})" if here else ""
+    raise WrongOverride(f"{where} has no entry `{key}`; {known}{numbers}")
 
 
 def _fresh(below: Shape, info: FieldInfo | None, place: list[str | int], keys: list[str]) -> dict:
