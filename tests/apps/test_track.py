@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 
 from lucida.apps.track import Followers, by_step, flatten, track
-from lucida.apps.trackers import TRACKERS
+from lucida.apps.trackers import TRACKERS, Tracker
 from lucida.core.errors import LucidaError
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
@@ -118,6 +118,32 @@ def test_wandb_keeps_it_here_when_offline(run, monkeypatch):
         time.sleep(0.2)
     assert b"score/attribute" in content and b"sources/world" in content
     assert list(folder.rglob("media/images/**/*.png"))
+
+
+def test_what_comes_later_of_a_step_is_told_too(run, monkeypatch):
+    """A validation loss has the step of the row before it, and comes when that was told already."""
+    heard = []
+
+    class Listener(Tracker):
+        package = "json"
+
+        def tell(self, step, values):
+            heard.append((step, dict(values)))
+
+        def show(self, step, title, pictures):
+            raise AssertionError("nothing was measured")
+
+        def close(self):
+            pass
+
+    monkeypatch.setitem(TRACKERS, "listener", Listener)
+    assert track(run.path, "listener") == 3
+    run.metrics.append({"stage": "sft", "step": 3, "total_step": 3, "validation_loss": 0.75})
+    assert track(run.path, "listener") == 1
+    assert heard[3:] == [(3, {"validation_loss": 0.75})]
+    assert track(run.path, "listener") == 0
+    (run.path / "tracked.json").write_text('{"listener": {"step": 2}}')  # as it was written before
+    assert track(run.path, "listener") == 1 and heard[-1][0] == 3
 
 
 def test_names_lead_to_their_values():

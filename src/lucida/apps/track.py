@@ -4,7 +4,7 @@
     results.json, predictions/ ──scores, pictures with their answers──▶ tracker, at the end
 
 Nothing of a training depends on it: what follows a run is a process of its own, which reads what
-the training has written down. `tracked.json` says which step each tracker has had, so that the same
+the training has written down. `tracked.json` says which row each tracker has had, so that the same
 command later goes on there; steps that a killed training does again are the same to the bit.
 """
 
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -57,18 +58,20 @@ def track(
     # Of the folder, so that the tracker knows the run again when the same command goes on.
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     tracker = find_tracker(name)(path.resolve().name, key, folder, settings, offline)
-    told, last = 0, read_state(path).get(name, {}).get("step", 0)
+    had = read_state(path).get(name, {})
+    told, last = 0, (had.get("step", 0), had.get("row", sys.maxsize if had else 0))
     try:
         while True:
             ended = over.wait(PAUSE) if follow else True
-            new = [row for row in run.metrics.read() if row.get("total_step", 0) > last]
-            for step, values in by_step(new):
+            new = {at: row for at, row in number_rows(run.metrics.read()) if at > last}
+            for step, values in by_step(list(new.values())):
                 tracker.tell(step, values)
-                told, last = told + 1, step
-            write_state(path, name, step=last)
+                told += 1
+            last = max([last, *new])
+            write_state(path, name, step=last[0], row=last[1])
             if ended:
                 break
-        show_answers(run, tracker, last)
+        show_answers(run, tracker, last[0])
     finally:
         tracker.close()
     say(f"{told:,} steps of {path} are in {name} ({folder})")
@@ -81,13 +84,25 @@ def wait_for_end(over: threading.Event) -> None:
     over.set()
 
 
+def number_rows(rows: list[dict]) -> Iterator[tuple[tuple[int, int], dict]]:
+    """Each row with its place: the step of the run, and which of the step's rows it is.
+
+    A step has several, which come seconds and minutes apart: its loss, a validation loss, scores.
+    """
+    counts: Counter[int] = Counter()
+    for row in rows:
+        step = int(row.get("total_step", 0))
+        counts[step] += 1
+        yield (step, counts[step]), row
+
+
 def by_step(rows: list[dict]) -> Iterator[tuple[int, dict[str, float]]]:
     """The numbers of each step of the run, of all its rows."""
     steps: dict[int, dict[str, float]] = {}
     for row in rows:
         inner = {name: value for name, value in row.items() if name not in PLACE}
         values = {name: value for name, value in flatten(inner) if is_number(value)}
-        steps.setdefault(int(row["total_step"]), {}).update(values)
+        steps.setdefault(int(row.get("total_step", 0)), {}).update(values)
     yield from sorted(steps.items())
 
 
