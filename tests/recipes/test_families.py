@@ -108,7 +108,8 @@ def test_the_lines_of_a_list_follow_its_entries(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("notes", "words"), [("[1]", "from names to texts, got [1]"), ("{1: x}", "a text as key, got 1")]
+    ("notes", "words"),
+    [("[1]", "from names to texts, got [1]"), ("{1: x}", "a text as key, got 1")],
 )
 def test_notes_of_a_base_that_are_none_are_refused_with_its_line(tmp_path, notes, words):
     whole = dump_recipe(load_recipe("mini")).replace("\nsources: {}", f"\nsources: {notes}")

@@ -12,8 +12,7 @@ import csv
 import io
 from pathlib import Path
 
-from lucida.core.errors import RunError
-from lucida.core.files import atomic_folder
+from lucida.core.files import atomic_folder, check_free
 from lucida.world.drawing import draw
 from lucida.world.tasks import TASKS
 
@@ -27,10 +26,7 @@ RECIPE = Path(__file__).with_name("starter.yaml")
 
 def write_starter(folder: Path) -> None:
     """Write the folder, whole or not at all; RunError where something stands there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            "something stands there already", origin=folder, remedy="give a folder that is new"
-        )
+    check_free(folder)
     with atomic_folder(folder) as aside:
         (aside / "pictures").mkdir()
         rows = []

@@ -102,6 +102,14 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> list[Path]:
     return removed
 
 
+def check_free(path: Path) -> None:
+    """RunError where something stands that a new folder would replace."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            "something stands there already", origin=path, remedy="give a folder that is new"
+        )
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Creates the folder and proves that it can be written, so that a run fails now, not hours
     later at its first checkpoint."""

@@ -6,7 +6,7 @@ source ─Reader, in parallel─▶ Printed for each record ─near─▶ groups
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lucida.apps.data.near import Fingerprint, make_fingerprint, near_pictures, near_texts
 from lucida.apps.data.survey import over_blocks, texts
@@ -36,7 +36,7 @@ class TakePrints:
     def __init__(self) -> None:
         self._last: dict[str, Fingerprint] = {}
 
-    def __call__(self, sample: Sample, tokens: Tokens | None) -> Printed:
+    def __call__(self, sample: Sample, tokens: Tokens | None = None) -> Printed:
         """DataError for a picture that cannot be opened. The number is filled in later."""
         known = {
             image.key: self._last.get(image.key) or make_fingerprint(image.load())
@@ -47,7 +47,8 @@ class TakePrints:
         self._last = known or self._last
         pictures = tuple(known[image.key] for image in sample.images)
         places = tuple(image.origin for image in sample.images)
-        return Printed(-1, sample.origin, pictures, places, question_of(sample), words_of(sample))
+        said = "\n".join(texts(sample))
+        return Printed(-1, sample.origin, pictures, places, question_of(sample), said)
 
 
 PRINTS = Reader(None, look=TakePrints())
@@ -60,11 +61,6 @@ def question_of(sample: Sample) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-def words_of(sample: Sample) -> str:
-    """All that is said in a sample, in one text."""
-    return "\n".join(texts(sample))
-
-
 def read_block(
     source: Source, numbers: list[int], reader: Reader
 ) -> tuple[list[Printed], list[tuple[int, DataError]]]:
@@ -75,10 +71,7 @@ def read_block(
         if isinstance(record, Unusable):
             lost.append((number, record.reason))
             continue
-        seen: Printed = record.seen
-        found.append(
-            Printed(number, seen.origin, seen.pictures, seen.places, seen.asked, seen.said)
-        )
+        found.append(replace(record.seen, number=number))
     return found, lost
 
 
@@ -99,8 +92,7 @@ class Pictures:
         """For each picture the places in `printed` of the records that show it."""
         for place, record in enumerate(printed):
             for each in record.pictures:
-                key = each.whole, each.small.tobytes()
-                number = known.setdefault(key, len(self.prints))
+                number = known.setdefault(each.key, len(self.prints))
                 if number == len(self.prints):
                     self.prints.append(each)
                     self.shown.append([])

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lucida.apps.data.duplicates import Pictures, Printed, question_of, read_prints, words_of
+from lucida.apps.data.duplicates import Pictures, Printed, TakePrints, read_prints
 from lucida.apps.data.guess import open_sources
-from lucida.apps.data.near import make_fingerprint, near_pictures, near_texts
+from lucida.apps.data.near import near_pictures, near_texts
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
 from lucida.core.progress import Progress
+from lucida.eval.benchmark import Example
 from lucida.eval.benchmarks import BENCHMARKS, benchmark
 
 KINDS = {
@@ -120,19 +121,12 @@ def _examples(against: str, data: str | None, processes: int, leaks: Leaks) -> l
     return found
 
 
-def _print_examples(examples: Iterable, progress: Progress) -> Iterable[Printed]:
-    known: dict[str, object] = {}
+def _print_examples(examples: Iterable[Example], progress: Progress) -> Iterator[Printed]:
+    take = TakePrints()
     for number, example in enumerate(examples):
-        sample = example.sample
-        known = {i.key: known.get(i.key) or make_fingerprint(i.load()) for i in sample.images}
-        yield Printed(
-            number,
-            example.id,
-            tuple(known[image.key] for image in sample.images),
-            tuple(image.origin for image in sample.images),
-            example.question or question_of(sample),
-            words_of(sample),
-        )
+        seen = take(example.sample)
+        asked = example.question or seen.asked
+        yield replace(seen, number=number, origin=example.id, asked=asked)
         progress.advance()
 
 
@@ -162,10 +156,9 @@ def _add(leaks: Leaks, examples: Sequence[Printed], place: int, seen: Printed, w
         leak.pictures = [list(example.places[:1]), list(seen.places[:1])]
         leak.questions = [example.asked or example.said, seen.asked or seen.said]
     leak.records += 1
-    if worse:
-        leak.training.insert(0, seen.origin)
-    elif len(leak.training) < MOST:
-        leak.training.append(seen.origin)
+    # The one that `questions` and `pictures` are of stands first.
+    known = [seen.origin, *leak.training] if worse else [*leak.training, seen.origin]
+    leak.training = known[:MOST]
 
 
 def write_leaks(leaks: Leaks, what: str, against: str, path: Path) -> None:

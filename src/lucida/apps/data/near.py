@@ -63,6 +63,11 @@ class Fingerprint:
     within: int
     small: np.ndarray
 
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """Equal for pictures that count as one and the same."""
+        return self.whole, self.small.tobytes()
+
 
 def make_fingerprint(image: Image.Image) -> Fingerprint:
     """The fingerprint of an RGB picture of any size."""

@@ -21,7 +21,7 @@ import numpy as np
 from lucida.apps.data.duplicates import Groups, Printed, group, read_prints
 from lucida.apps.data.guess import Opened, open_sources
 from lucida.core.errors import DataError, LucidaError, RecipeError
-from lucida.core.files import atomic_folder, atomic_write
+from lucida.core.files import atomic_folder, atomic_write, check_free
 from lucida.core.progress import Progress
 from lucida.data.sources import open_source
 from lucida.data.sources.tables import Rows, TextRows
@@ -86,16 +86,14 @@ def split_file(
     skip: bool = False,
     processes: int = 1,
 ) -> Split:
-    """Writes the parts of a file into the folder `out`, which must not be there or be empty.
+    """Writes the parts of a file into the folder `out`. RunError: something stands there.
 
     DataError: a format that is not written, records that cannot be used (unless `skip`: then no
     part has them), validation or test with fewer groups than resolve `widest`.
     """
     each = open_sources(what, fields)[0]
     rows = _rows_of(each, what)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        remedy = "name a folder that is not there yet"
-        raise DataError("the folder of the parts is not empty", origin=out, remedy=remedy)
+    check_free(out)
     printed: list[Printed] = []
     lost: list[tuple[int, str]] = []
     with Progress("compare", len(each.source), "record") as progress:
@@ -209,9 +207,7 @@ def _write(
     """Writes a part, its records in the order of the file."""
     places = sorted(place for each in members for place in each)
     path = rows.write([printed[place].number for place in places], folder / name)
-    pictures = {
-        (each.whole, each.small.tobytes()) for place in places for each in printed[place].pictures
-    }
+    pictures = {each.key for place in places for each in printed[place].pictures}
     return Part(name, out / path.name, len(places), len(pictures), len(members))
 
 

@@ -19,9 +19,8 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from lucida.apps.export.probes import Agreement, compare, conversations
-from lucida.apps.export.write import must_be_free
 from lucida.core.errors import DataError, ModelError, suggestion
-from lucida.core.files import atomic_folder
+from lucida.core.files import atomic_folder, check_free
 from lucida.core.spec import ImagePlaces, ModelSpec
 from lucida.data.templates import TEMPLATES
 from lucida.model.checkpoint import build, generation_defaults, save
@@ -71,7 +70,7 @@ def read(
         raise ModelError(
             f"unknown template `{template}`", remedy=suggestion(template, list(TEMPLATES))
         )
-    must_be_free(out)
+    check_free(out)
     kind = format_of(folder)
     with refusing(folder, "this checkpoint cannot be read"):
         checkpoint = kind(folder, Choices(template, allow_pickle, tuple(vision), language))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from lucida.core.errors import ModelError, RunError
-from lucida.core.files import atomic_folder
+from lucida.core.errors import ModelError
+from lucida.core.files import atomic_folder, check_free
 from lucida.data.jinja import chat_jinja
 from lucida.model.conversion.fits import (
     OBSTACLES,
@@ -64,7 +64,7 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
             given=f"quantize {quantize} with format {wanted}",
             remedy="add --format gguf, or leave --quantize out",
         )
-    must_be_free(out)
+    check_free(out)
     model, processor = load(run)
     chosen, obstacles = format_of(model, processor, wanted)
     if wanted in TITLES and obstacles:
@@ -181,11 +181,3 @@ def reasons(model: LucidaModel, processor: LucidaProcessor, format: Format) -> l
     except ModelError as problem:
         found.append(str(problem))
     return found
-
-
-def must_be_free(out: Path) -> None:
-    """Refuse a place where something stands already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(
-            "something stands there already", origin=out, remedy="give a folder that is new"
-        )
