@@ -238,6 +238,151 @@ def test_stop_ends_an_answer(visit):
     assert page.locator(".answer .more").first.inner_text() == "stopped"
 
 
+WHO = """() => {
+  const one = document.activeElement, place = one.getBoundingClientRect();
+  const seen = document.elementFromPoint(place.x + place.width / 2, place.y + place.height / 2);
+  return {name: one.id || one.ariaLabel || one.className || one.textContent.trim().slice(0, 30),
+    ringed: parseFloat(getComputedStyle(one).outlineWidth) >= 2, seen: one.contains(seen)};
+}"""
+
+
+def focused(page):
+    return page.evaluate(WHO)["name"]
+
+
+def go_to(page, name, key="Tab"):
+    """By keyboard; what has the focus on the way is marked, and nothing lies over it."""
+    for _ in range(20):
+        page.keyboard.press(key)
+        here = page.evaluate(WHO)
+        assert here["ringed"] and here["seen"], here
+        if here["name"] == name:
+            return
+    raise AssertionError(f"{name} is not reached")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_everything_is_reached_by_keyboard(visit, size):
+    page = visit(size)
+    page.on("filechooser", lambda chooser: None)  # the driver takes a while to listen for them
+    page.evaluate("document.activeElement.blur()")
+    go_to(page, "beside")
+    page.keyboard.press("Home")
+    assert page.input_value("#beside") == ""
+    go_to(page, "model", "Shift+Tab")
+    page.keyboard.press("End")
+    assert page.input_value("#model") == "other"
+    go_to(page, "Settings")
+    page.keyboard.press("Enter")
+    go_to(page, "seed")
+    page.keyboard.type("7")
+    go_to(page, "choose")
+    with page.expect_file_chooser() as opened:
+        page.keyboard.press("Enter")
+    opened.value.set_files([png(1), png(2)])
+    playwright.expect(page.locator("#waiting .picture")).to_have_count(2)
+    assert page.locator("#said").inner_text() == "added: picture 1.png, picture 2.png"
+    go_to(page, "Remove picture 2.png", "Shift+Tab")
+    page.keyboard.press("Enter")
+    assert focused(page) == "Remove picture 1.png"
+    go_to(page, "text")
+    page.keyboard.type("what is it?")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#stop")).to_be_hidden(timeout=60_000)
+    assert focused(page) == "text"
+    go_to(page, "What it looked at", "Shift+Tab")
+    show(page, f"keyboard-{'phone' if size is PHONE else 'desktop'}")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator(".look svg rect")).to_have_count(64, timeout=60_000)
+    assert focused(page) == "look"
+    go_to(page, "anew", "Shift+Tab")
+    page.keyboard.press("Enter")
+    assert (page.locator(".turn").count(), focused(page)) == (0, "text")
+    assert not page.problems
+
+
+def hold_answers(page):
+    """Answers wait until they are let go; what was asked."""
+    routes = []
+    page.route("**/v1/chat/completions", lambda route: routes.append(route))
+    return routes
+
+
+def let_go(routes, text):
+    chunk = {"choices": [{"delta": {"content": text}}]}
+    for route in routes:
+        route.fulfill(body=f"data: {json.dumps(chunk)}\n\n", content_type="text/event-stream")
+
+
+def test_the_focus_stays_where_it_was_put(visit):
+    page = visit()
+    page.select_option("#beside", "")
+    put(page, "what is it?")
+    routes = hold_answers(page)
+    page.keyboard.type("and now?")
+    go_to(page, "send")
+    page.keyboard.press("Space")
+    assert focused(page) == "stop"
+    page.keyboard.press("Space")
+    playwright.expect(page.locator("#send")).to_be_visible()
+    assert (focused(page), page.input_value("#text")) == ("text", "and now?")  # to be asked again
+    routes.clear()
+    page.keyboard.press("Enter")
+    go_to(page, "Copy as Python", "Shift+Tab")  # of an earlier answer, to be read meanwhile
+    let_go(routes, "a star")
+    playwright.expect(page.locator("#said")).to_contain_text("a star")
+    assert focused(page) == "Copy as Python"
+    assert not page.problems
+
+
+def test_a_question_that_failed_is_kept(visit):
+    page = visit()
+    page.select_option("#beside", "")
+    busy = {"error": {"message": "too many wait"}}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429, json=busy))
+    put(page, "what is it?", 1)
+    assert page.locator(".answer.failed p").inner_text() == "too many wait"
+    assert page.input_value("#text") == "what is it?"
+    assert page.locator("#waiting .picture").count() == 1
+    page.unroute("**/v1/chat/completions")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.press("#text", "Enter")
+    (message,) = json.loads(sent.value.post_data)["messages"]
+    assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+    playwright.expect(page.locator("#stop")).to_be_hidden(timeout=60_000)
+    assert page.locator("#waiting .picture").count() == 0
+
+
+def test_a_new_conversation_knows_nothing_of_an_answer_under_way(visit):
+    page = visit()
+    page.select_option("#beside", "")
+    put(page, "first?")
+    routes = hold_answers(page)
+    page.fill("#text", "second?")
+    page.press("#text", "Enter")
+    page.click("#anew")
+    playwright.expect(page.locator("#send")).to_be_visible()
+    assert page.input_value("#text") == ""
+    routes.clear()
+    page.fill("#text", "third?")
+    page.press("#text", "Enter")
+    playwright.expect(page.locator(".answer")).to_have_count(1)
+    (message,) = json.loads(routes[0].request.post_data)["messages"]
+    assert message["content"] == [{"type": "text", "text": "third?"}]
+
+
+def test_what_is_no_picture_and_a_wrong_key_are_said(visit):
+    page = visit()
+    notes = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"x"}
+    page.set_input_files("#files", [png(2, 640), notes, png(1, 8)])
+    playwright.expect(page.locator("#note")).to_have_text("no picture: notes.txt")
+    names = page.locator("#waiting img").evaluate_all("all => all.map(each => each.alt)")
+    assert names == ["picture 2.png", "picture 1.png"]  # as they were given
+    page.fill("#key", "another")
+    page.locator("#key").blur()
+    playwright.expect(page.locator("#note")).to_contain_text("a key is needed")
+
+
 def test_what_is_copied_runs(visit, parts, address, monkeypatch):
     page = visit()
     page.select_option("#beside", "")

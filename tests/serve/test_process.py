@@ -11,11 +11,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 
 import pytest
 from served import CHAT, ask, serve_in_thread, wait_for
 from tiny import picture
+from typer.testing import CliRunner
 
+from lucida.apps.cli import app
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.answerers.endpoint import EndpointAnswerer, Patience
 from lucida.eval.answerers.lucida_model import LucidaAnswerer
@@ -23,6 +26,7 @@ from lucida.eval.run import evaluate_target
 from lucida.model.checkpoint import save
 from lucida.serve.batching import Engine
 from lucida.serve.rows import Rows
+from lucida.serve.start import open_page
 
 
 def post(address, **body):
@@ -56,6 +60,38 @@ def test_told_to_end_it_ends_what_it_has_begun(parts, tmp_path):
     assert "served for" in told
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(post(address), timeout=5)
+
+
+BROWSER = """#!{python}
+import os, signal, sys, urllib.request
+page = urllib.request.urlopen(sys.argv[1], timeout=30).read()
+open({told!r}, "w").write(sys.argv[1] + " " + str(b"<title>Lucida</title>" in page))
+os.kill(os.getppid(), signal.SIGTERM)
+"""
+
+
+def test_web_opens_a_page_that_is_there(parts, tmp_path, monkeypatch, capsys):
+    """The browser asks at once, before the server runs; at last it ends it."""
+    save(*parts, tmp_path / "tiny")
+    browser, told = tmp_path / "browser", tmp_path / "told"
+    browser.write_text(BROWSER.format(python=sys.executable, told=str(told)))
+    browser.chmod(0o755)
+    monkeypatch.setattr(
+        "webbrowser.open", lambda address: webbrowser.GenericBrowser(str(browser)).open(address)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        found = CliRunner().invoke(app, ["web", str(tmp_path / "tiny")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    address = re.search(r"at (http://127.0.0.1:\d+)", found.output)[1]
+    assert (found.exit_code, told.read_text()) == (0, f"{address} True")
+
+
+def test_where_no_browser_can_be_opened_the_address_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    open_page("http://127.0.0.1:1")
+    assert "go to http://127.0.0.1:1" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("stream", [False, True])

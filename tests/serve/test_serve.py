@@ -211,6 +211,28 @@ def test_unknown_fields_are_ignored_and_named(web):
     body = {"model": "tiny", "messages": ask("what?"), "max_tokens": 1, "colour": 1, "user": "me"}
     found = web.post(CHAT, json=body)
     assert (found.status_code, found.headers["x-lucida-ignored"]) == (200, "colour")
+    part = {"type": "text", "text": "what?", "cache_control": {}}
+    message = {"role": "user", "content": [part], "name": "me", "mood": "good"}
+    body |= {"messages": [message], "stream": True, "stream_options": {"include_obfuscation": True}}
+    found = web.post(CHAT, json=body)
+    assert found.headers["x-lucida-ignored"].split(", ") == [
+        "colour",
+        "messages.content.cache_control",
+        "messages.mood",
+        "stream_options.include_obfuscation",
+    ]
+
+
+def test_a_failure_that_nobody_foresaw_is_openais_object(engine, monkeypatch):
+    def fail(*args, **more):
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr("lucida.serve.chat.read_options", fail)
+    with TestClient(make_app({"tiny": engine}), raise_server_exceptions=False) as web:
+        found = web.post(CHAT, json={"model": "tiny", "messages": ask("what?")})
+    error = found.json()["error"]
+    assert (found.status_code, error["type"]) == (500, "server_error")
+    assert error["message"] == "the server failed: ZeroDivisionError"
 
 
 def test_a_model_is_looked_up_by_its_name(client, web):

@@ -97,6 +97,15 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
 KNOWN_AND_IDLE = {"user", "store", "metadata", "service_tier", "parallel_tool_calls"}
 """Fields that clients send without expecting another answer."""
 
+REFUSED_OF_MESSAGES = {"tool_calls", "function_call", "audio"}
+"""What a message may hold only empty."""
+
+PARTS_OF_MESSAGES = {"role", "content", "name", "refusal", "annotations", "lucida_boxes"}
+"""What a message holds that is read, or that was in an answer which is sent back."""
+
+PARTS_OF_CONTENT = {"type", "text", "image_url", "image", "detail"}
+"""What a part of a message holds that is read; `detail` has no effect on a policy of one size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -165,8 +174,18 @@ def check_text(text: str, where: str) -> str:
 
 
 def list_ignored(asked: BaseModel) -> list[str]:
-    """Fields that nobody here reads."""
-    return sorted(set(asked.model_extra or ()) - set(WITHOUT_EFFECT) - KNOWN_AND_IDLE)
+    """Fields that nobody here reads, those of messages and their parts too."""
+    found = set(asked.model_extra or ()) - set(WITHOUT_EFFECT) - KNOWN_AND_IDLE
+    if (stream := getattr(asked, "stream_options", None)) is not None:
+        found |= {f"stream_options.{name}" for name in stream.model_extra or ()}
+    for message in getattr(asked, "messages", ()):
+        unread = message.keys() - PARTS_OF_MESSAGES - REFUSED_OF_MESSAGES
+        found |= {f"messages.{name}" for name in unread}
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, Mapping):
+                found |= {f"messages.content.{name}" for name in part.keys() - PARTS_OF_CONTENT}
+    return sorted(found)
 
 
 def read_messages(
@@ -182,7 +201,7 @@ def read_messages(
         role = "system" if role == "developer" else role
         if role not in ("system", "user", "assistant"):
             raise Refused("`role` is system, developer, user or assistant", f"{where}.role")
-        for name in ("tool_calls", "function_call", "audio"):
+        for name in sorted(REFUSED_OF_MESSAGES):
             if message.get(name):
                 raise Refused(f"`{name}` is not supported by this server", f"{where}.{name}")
         if isinstance(content, str):

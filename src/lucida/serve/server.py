@@ -137,6 +137,10 @@ def add_refusals(app: FastAPI) -> None:
         refused.headers.update(problem.headers or {})  # a 405 says which methods there are
         return tell(refused)
 
+    @app.exception_handler(Exception)
+    async def tell_failure(request: Request, problem: Exception) -> Response:
+        return tell(Refused(f"the server failed: {type(problem).__name__}", status=500))
+
 
 def add_looks(app: FastAPI, server: Server) -> None:
     """Addresses that ask no model."""

@@ -49,13 +49,14 @@ def start(
 
     check_weights(weights)
     listener = listen(host, port)
-    address = f"http://{host}:{listener.getsockname()[1]}"
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listener.getsockname()[1]}"
     engines = load_engines(runs, most_waiting, weights=weights)
     say(f"serving {', '.join(engines)} at {address} (programs: {address}/v1)")
     if host not in LOCAL and key is None:
         say("note: anybody who reaches this address may ask; --api-key KEY asks for a key")
-    if browser:
-        threading.Timer(1.0, webbrowser.open, [address]).start()
+    if browser:  # it may take as long as the browser is open; until all runs, its request waits
+        threading.Thread(target=open_page, args=(address,), daemon=True).start()
     config = uvicorn.Config(
         make_app(engines, key, hosts=frozenset(hosts)),
         log_level="warning",
@@ -72,6 +73,13 @@ def start(
             engine.close()
         asked = sum(engine.counts["answer_tokens"] for engine in engines.values())
         say(f"served for {time.monotonic() - begun:.0f} s, {asked:,} tokens written")
+
+
+def open_page(address: str) -> None:
+    """Open the page in the browser that `BROWSER` names, or the system's; where there is none, say
+    so."""
+    if not webbrowser.open(address):
+        say(f"no browser could be opened here: go to {address}")
 
 
 def listen(host: str, port: int) -> socket.socket:
