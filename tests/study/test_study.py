@@ -18,7 +18,7 @@ from lucida.core.files import atomic_write
 from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
 from lucida.study import execute
-from lucida.study.analysis import Look, analyse, compare, is_decided
+from lucida.study.analysis import Look, analyse, compare, is_decided, known_noise, learn_noise
 from lucida.study.design import BASELINE, load_design
 from lucida.study.execute import StudyFolder, run_study, take_over
 from lucida.study.looks import run_to_looks
@@ -332,7 +332,12 @@ def test_other_examples_are_refused(tmp_path, design):
     probe, folder = design(), StudyFolder(tmp_path / "out")
     fill(probe, folder, {BASELINE: [1], "without": [2]})
     write_run(folder, "without", 0, 2, probe.recipe("without", 0), ids=6)
-    with pytest.raises(RunError, match="asked different examples"):
+    with pytest.raises(RunError, match="without and baseline, attribute: runs were asked diff"):
+        analyse(probe, folder)
+    write_run(folder, "without", 0, 2, probe.recipe("without", 0))
+    file = folder.run("without", 0).path / "predictions" / "attribute.jsonl"
+    file.write_text(file.read_text().replace('"?"', '"what?"'))
+    with pytest.raises(RunError, match=r"attribute: attribute/0: .*expected '\?', got 'what\?'"):
         analyse(probe, folder)
 
 
@@ -371,6 +376,13 @@ def test_all_intervals_are_those_of_the_level(tmp_path, design):
     for name in ("own_interval", "bootstrap", "stabilised"):
         ends = [getattr(each, name) for each in (wide, narrow)]
         assert ends[0][0] < ends[1][0] < ends[1][1] < ends[0][1], name
+
+
+def test_planning_knows_how_many_questions_share_a_picture(tmp_path, design):
+    probe, folder, file = design("[0, 1]"), StudyFolder(tmp_path / "out"), tmp_path / "noise.json"
+    fill(probe, folder, {BASELINE: [1, 2], "without": [3, 3]})
+    learn_noise(analyse(probe, folder), file)
+    assert known_noise(probe, file)[2] == 0.5  # two questions to each picture
 
 
 def test_a_saturated_task_is_left_out_of_aggregates(tmp_path, design):

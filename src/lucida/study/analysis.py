@@ -203,6 +203,7 @@ def estimate(
         paired(
             [runs[BASELINE][seed].tasks[name] for seed in seeds],
             [runs[arm][seed].tasks[name] for seed in seeds],
+            f"{arm} and {BASELINE}, {name}",
         )
         for name in names
     ]
@@ -335,11 +336,14 @@ def learn_noise(analysis: Analysis, file: Path) -> None:
     for each in [*analysis.findings, *analysis.tasks]:
         if each.seeds < 2:
             continue
-        total = combined(each.noise)
+        total, baseline = combined(each.noise), next(iter(analysis.runs[BASELINE].values()))
+        tasks = baseline.tasks if each.outcome == MEAN else [each.outcome]
         key = f"{each.outcome}: {analysis.design.study.name}, {each.arm}"
         entry[key] = asdict(total) | {
             "outcome": each.outcome,
             "seeds": each.seeds,
+            "pictures": each.pictures,
+            "questions": sum(len(baseline.tasks[task].rows) for task in tasks),
             "steps": [stage.budget.steps for stage in first.stages],
             "run_seconds": seconds_of_runs(analysis),
         }
@@ -370,18 +374,22 @@ def combined(noise: Sequence[s.Components]) -> s.Components:
     return s.Components(seed, picture, (sum(each.rest**2 for each in noise) / count) ** 0.5)
 
 
-def known_noise(design: Design, file: Path) -> tuple[s.Components, str] | None:
-    """Noise for planning and where it comes from: measured studies of this baseline (root mean
-    square over arms), else what the study file says."""
+def known_noise(design: Design, file: Path) -> tuple[s.Components, str, float] | None:
+    """Noise for planning, where it comes from, and pictures for each question: measured studies of
+    this baseline (root mean square over arms), else what the study file says, where every question
+    has a picture of its own."""
     known = read_json(file).get(design.study.baseline, {}) if file.is_file() else {}
     rows = [row for row in known.values() if row["outcome"] == design.study.primary.outcome]
     if rows:
         # Variances are averaged, not deviations: that is what errors add up from.
         parts = [(np.mean([row[n] ** 2 for row in rows])) ** 0.5 for n in
                  ("seed", "picture", "rest")]  # fmt: skip
-        return s.Components(*map(float, parts)), f"{len(rows)} measured contrasts in {file}"
+        share = np.mean([row["pictures"] / row["questions"] if "pictures" in row else 1.0
+                         for row in rows])  # fmt: skip
+        origin = f"{len(rows)} measured contrasts in {file}"
+        return s.Components(*map(float, parts)), origin, float(share)
     if design.study.noise is not None:
-        return s.Components(**design.study.noise.model_dump()), "the study file"
+        return s.Components(**design.study.noise.model_dump()), "the study file", 1.0
     return None
 
 

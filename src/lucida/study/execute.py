@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -174,7 +175,7 @@ def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
         found, recipe = read_json(file), file.parents[2] / "recipes" / f"{file.parent.name}.yaml"
         if found["state"] != "done" or found.get("place") != place or not recipe.is_file():
             continue
-        if key_of(load_recipe(recipe)) != wanted:
+        if _read_key(recipe) != wanted:
             continue
         # Of a run that was itself copied the first place is named, however often it travels.
         origin = found.get("from") or f"{file.parts[-4]}/runs/{file.parts[-2]}"
@@ -187,6 +188,11 @@ def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:
         say(f"{arm} seed {seed}: taken from {origin}")
         return True
     return False
+
+
+@cache  # every run that is to do is compared with every run that is done
+def _read_key(recipe: Path) -> str:
+    return key_of(load_recipe(recipe))
 
 
 def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lucida.core.errors import RunError
+from lucida.core.errors import RunError, shorten
 from lucida.core.results import TaskScores
 from lucida.core.runs import JsonLines, RunFolder
 
@@ -105,10 +105,10 @@ def _curve(rows: Sequence[Mapping], lower: Collection[str]) -> list[tuple[int, d
     return found
 
 
-def paired(first: Sequence[Scores], second: Sequence[Scores]) -> np.ndarray:
+def paired(first: Sequence[Scores], second: Sequence[Scores], origin: str = "") -> np.ndarray:
     """Second minus first by picture, (seeds, pictures), such that the mean over pictures is that
-    over examples; signs are such that more is better. RunError when not all were asked the same
-    examples in the same words."""
+    over examples; signs are such that more is better. RunError, which says whose they are
+    (`origin`), when not all were asked the same examples in the same words."""
     reference = first[0].rows
     for each in [*first, *second]:
         if each.rows.keys() != reference.keys():
@@ -116,11 +116,16 @@ def paired(first: Sequence[Scores], second: Sequence[Scores]) -> np.ndarray:
                 "runs were asked different examples",
                 expected=len(reference),
                 given=f"{len(each.rows)}, {len(each.rows.keys() & reference.keys())} in common",
+                origin=origin,
                 remedy="evaluate all of them with one --limit",
             )
-        if any(row[2] != reference[name][2] for name, row in each.rows.items()):
+        other = [name for name, row in each.rows.items() if row[2] != reference[name][2]]
+        if other:
             raise RunError(
                 "runs were asked in other words",
+                expected=shorten(reference[other[0]][2]),
+                given=shorten(each.rows[other[0]][2]),
+                origin=f"{origin}: {other[0]}",
                 remedy="evaluate all of them with the same --prompts and version",
             )
     names: dict[str, int] = {}

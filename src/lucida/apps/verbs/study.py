@@ -93,12 +93,16 @@ def plan(
     _tell_power(design, *noise, effect)
 
 
-def _tell_power(design: Design, parts: Components, origin: str, effect: float) -> None:
+def _tell_power(
+    design: Design, parts: Components, origin: str, share: float, effect: float
+) -> None:
+    """What this study can find; `share`: pictures for each question."""
     from lucida.study.statistics import cheapest, smallest_effect
 
     given = design.study
     limit = given.evaluation.limit or 1000
-    pictures = limit * (len(given.evaluation.tasks) if given.primary.outcome == "mean" else 1)
+    questions = limit * (len(given.evaluation.tasks) if given.primary.outcome == "mean" else 1)
+    pictures = max(1, round(share * questions))
     arms = len(design.arms) if given.pooled else 2
     asked = {"alpha": (1 - given.primary.confidence) / len(design.contrasts), "arms": arms}
     smallest = smallest_effect(parts, len(given.seeds), pictures, **asked)
@@ -106,11 +110,14 @@ def _tell_power(design: Design, parts: Components, origin: str, effect: float) -
         f"noise in points: {parts.seed:.2f} between seeds, {parts.picture:.1f} between pictures, "
         f"{parts.rest:.1f} beyond both ({origin})"
     )
-    typer.echo(f"found with 80% probability: a difference of {smallest:.1f} points or more")
+    typer.echo(
+        f"found with 80% probability: a difference of {smallest:.1f} points or more, by "
+        f"{questions:,} questions about {pictures:,} pictures"
+    )
     best = cheapest(effect, parts, train=1.0, ask=0.0, most_pictures=pictures, **asked)
     typer.echo(
         f"for {effect:g} points: "
-        + (f"{best[0]} seeds and {best[1]} questions" if best else "more than 30 seeds")
+        + (f"{best[0]} seeds and {best[1] / share:.0f} questions" if best else "more than 30 seeds")
         + " are enough where a picture costs nothing beside a training"
     )
 
@@ -250,11 +257,11 @@ def _opened(name: str, out: Path | None) -> tuple[Design, StudyFolder]:
 
 def _report(design: Design, folder: StudyFolder) -> None:
     from lucida.apps.arms import keep_costs
-    from lucida.study.analysis import analyse, learn_noise
+    from lucida.study.analysis import analyse, is_decided, learn_noise
     from lucida.study.report import write_report
 
     analysis = analyse(design, folder)
-    if not folder.to_do(design):
+    if not folder.to_do(design) or (analysis.look is not None and is_decided(analysis)):
         learn_noise(analysis, folder.path.parent / "noise.json")
     try:
         keep_costs(design, folder)
