@@ -156,6 +156,14 @@ def test_letters_are_read_from_the_options_in_the_question(tmp_path):
     assert task.protocols == ("generate", "likelihood")
 
 
+def test_either_of_two_right_letters_counts(tmp_path):
+    question = "Which ones?\nA. an ear\nB. an eye\nC. a nose"
+    records = [{"conversations": turns(question, each)} for each in "AC"]
+    task = OwnTask(own(write_llava(tmp_path / "two.json", records), "letter"))
+    assert [example.answers for example in task.examples()] == [("A", "C")]
+    assert scored(task, "A", "B", "C") == [1, 0, 1]
+
+
 def test_all_right_answers_may_stand_in_a_field(tmp_path):
     fields = {"all": ["red", "crimson"]}
     task = one(tmp_path, "colour?", "red", "exact", answers="all", fields=fields)

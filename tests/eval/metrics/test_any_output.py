@@ -83,7 +83,7 @@ SCORERS = {
     ptb.tokenize_lines: lambda o: ptb.tokenize_lines([o, "12th Ave S.", o]),
     relaxed.relaxed_accuracy: lambda o: relaxed.relaxed_accuracy(o, ["10", "red"]),
     relaxed.relaxed_match: lambda o: relaxed.relaxed_match(o, "10"),
-    textvqa.anls: lambda o: textvqa.anls(o, ["stop"]),
+    documents.anls: lambda o: documents.anls(o, ["stop"]),
     textvqa.m4c_score: lambda o: textvqa.m4c_score(o, TEN),
     vqa.okvqa_score: lambda o: [vqa.okvqa_score(o, TEN, v) for v in vqa.VARIANTS],
     vqa.vizwiz_score: lambda o: [vqa.vizwiz_score(o, TEN, v) for v in vqa.VARIANTS],

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lucida.core.errors import DataError
 from lucida.eval.metrics import answers as normalisers
-from lucida.eval.metrics.textvqa import anls, edit_distance, m4c_score
+from lucida.eval.metrics.documents import anls, edit_distance
+from lucida.eval.metrics.textvqa import m4c_score
 from lucida.eval.metrics.vqa import (
     VARIANTS,
     answerability,

@@ -34,10 +34,12 @@ __all__ = [
     "as_record",
     "data_root",
     "embedded_picture",
+    "join",
     "needed",
     "picture_of",
     "read_json",
     "read_json_lines",
+    "read_named",
     "read_numbered",
     "read_object",
     "read_parquet",
@@ -97,6 +99,27 @@ def read_numbered(path: Path, where: str = "question") -> list[Record]:
         given = type(values).__name__
         raise DataError("the file holds no list", expected="a list", given=given, origin=path)
     return [as_record(value, str(n), f"{path}: {where} {n}") for n, value in enumerate(values)]
+
+
+def read_named(path: Path, where: str = "") -> list[Record]:
+    """The objects of a JSON object as records, named by their keys."""
+    place = f"{path}: {where} " if where else f"{path}: "
+    values = read_object(path).value
+    return [as_record(value, name, place + name) for name, value in values.items()]
+
+
+def join(asked: list[Record], answered: list[Record], path: Path) -> list[tuple[Record, Record]]:
+    """Every question with its annotation, by their ids; `path` is the file of annotations.
+    DataError names a question that has none."""
+    known = {each.id: each for each in answered}
+    for each in asked:
+        if each.id not in known:
+            raise DataError(
+                f"question {each.id} has no annotation in {path.name}",
+                origin=each.origin,
+                remedy="take both files from the same release",
+            )
+    return [(each, known[each.id]) for each in asked]
 
 
 def read_picture(record: Record, field: str) -> ImageSource:

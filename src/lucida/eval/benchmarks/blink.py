@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, read_picture, unique
-from lucida.eval.benchmarks.choice import LetterChoice
-from lucida.eval.benchmarks.published import Split, by_kind
-from lucida.eval.benchmarks.vision_centric import ParquetBenchmark
-from lucida.eval.metrics.choice import LETTERS
+from lucida.eval.benchmarks.choice import LetterChoice, find_place
+from lucida.eval.benchmarks.published import ParquetBenchmark, Split, by_kind
 
 _HUB = "https://huggingface.co/datasets/BLINK-Benchmark/BLINK"
 SUBTASKS = (
@@ -46,31 +44,25 @@ class Blink(ParquetBenchmark, LetterChoice):
     def records(self, split: Split) -> list[Record]:
         """Every question of every kind, by its idx."""
         found = [
-            Record(each.text("idx"), {**each.value, "kind": name}, each.origin)
+            Record(each.id, {**each.value, "kind": name}, each.origin)
             for name, file in zip(SUBTASKS, self.files, strict=True)
-            for each in self.rows(file)
+            for each in self.rows(file, "idx")
         ]
         return unique(found, self.root / self.folder)
 
     def example(self, record: Record) -> Example:
         """A question with the letter of its answer; the kind is that of the publisher."""
         choices = record.texts("choices")
-        letters = tuple(LETTERS[: len(choices)])
-        answer = record.text("answer").strip("() ")
-        if answer not in letters:
-            raise record.wrong("answer", f"one of {', '.join(letters)}", record["answer"])
         shown = [name for name in PICTURES if record.get(name) is not None]
         if not shown:
             raise record.wrong("image_1", "a picture", None)
-        return self.asked(
+        return self.choose(
             record,
             [read_picture(record, name) for name in shown],
             record.text("prompt"),
-            answers=(answer,),
-            options=letters,
-            candidates=letters,
+            choices,
+            find_place(record, "answer", len(choices)),
             kind=record.text("kind"),
-            details={"choices": tuple(choices)},
         )
 
     def summary(

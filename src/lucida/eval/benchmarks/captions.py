@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
+from lucida.data.sample import ImageSource
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, read_object, read_records
 from lucida.eval.benchmarks.coco import FOLDERS, TRAIN2014, VAL2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.benchmarks.textvqa import TEXTVQA_PICTURES
 from lucida.eval.metrics.captions import score_captions
+from lucida.eval.metrics.outputs import as_text
 
 _KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 _TRAINING = ("train", "restval")
@@ -25,26 +28,49 @@ class Captioning(PublishedBenchmark):
     twin = "caption"
     together = True
     max_new_tokens = 64
-    _last: tuple[object, dict] | None = None
+
+    def describe(
+        self,
+        record: Record,
+        picture: ImageSource,
+        field: str,
+        captions: Sequence[str],
+        kind: str = "",
+    ) -> Example:
+        """The example of a picture with its captions, which `field` holds."""
+        if not captions:
+            raise record.wrong(field, "at least one caption", [])
+        return self.asked(record, [picture], "", answers=tuple(captions), kind=kind)
 
     def scores(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
         """CIDEr-D of each caption."""
-        return self._scored(examples, parsed)["per_image"]["CIDEr-D"]
+        return score_each_caption(examples, parsed)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
         """CIDEr-D, BLEU-1 to 4 and ROUGE-L of the corpus, all times 100."""
-        scored = self._scored(examples, parsed)
-        return {name: 100 * value for name, value in scored.items() if name != "per_image"}
+        return score_corpus(examples, parsed)
 
-    def _scored(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict:
-        """Both ask for the same seconds of work in turn, so the last is kept."""
-        asked = tuple(e.id for e in examples), tuple(parsed)
-        if self._last is None or self._last[0] != asked:
-            references = [list(e.answers) for e in examples]
-            self._last = asked, score_captions(list(parsed), references)
-        return self._last[1]
+
+def score_each_caption(examples: Sequence[Example], parsed: Sequence[Parsed]) -> list[float]:
+    """CIDEr-D of each caption against the answers of its example."""
+    return _score_together(examples, parsed)["per_image"]["CIDEr-D"]
+
+
+def score_corpus(examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict[str, float]:
+    """CIDEr-D, BLEU-1 to 4 and ROUGE-L of all captions together, times 100."""
+    scored = _score_together(examples, parsed)
+    return {name: 100 * value for name, value in scored.items() if name != "per_image"}
+
+
+def _score_together(examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict:
+    return _score(tuple(map(as_text, parsed)), tuple(e.answers for e in examples))
+
+
+@lru_cache(maxsize=1)  # scores and summary take the same seconds of work in turn
+def _score(captions: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> dict:
+    return score_captions(captions, references)
 
 
 class CocoCaptions(Captioning):
@@ -80,12 +106,8 @@ class CocoCaptions(Captioning):
         folder = FOLDERS.get(record.text("filepath"))
         if folder is None:
             raise record.wrong("filepath", "val2014 or train2014", record["filepath"])
-        return self.asked(
-            record,
-            [self.picture(folder, record.text("filename"), record)],
-            "",
-            answers=_raw(record),
-        )
+        picture = self.picture(folder, record.text("filename"), record)
+        return self.describe(record, picture, "sentences", _raw(record))
 
 
 class Flickr30k(Captioning):
@@ -115,12 +137,8 @@ class Flickr30k(Captioning):
 
     def example(self, record: Record) -> Example:
         """A picture with its captions."""
-        return self.asked(
-            record,
-            [self.picture(self.files[1], record.text("filename"), record)],
-            "",
-            answers=_raw(record),
-        )
+        picture = self.picture(self.files[1], record.text("filename"), record)
+        return self.describe(record, picture, "sentences", _raw(record))
 
 
 class NoCaps(Captioning):
@@ -165,15 +183,9 @@ class NoCaps(Captioning):
 
     def example(self, record: Record) -> Example:
         """A picture with its captions; the kind is the domain."""
-        if not record.texts("captions"):
-            raise record.wrong("captions", "at least one annotation", [])
-        return self.asked(
-            record,
-            [self.picture(self.files[1], record.text("file_name"), record)],
-            "",
-            answers=tuple(record.texts("captions")),
-            kind=record.text("domain"),
-        )
+        picture = self.picture(self.files[1], record.text("file_name"), record)
+        captions, domain = record.texts("captions"), record.text("domain")
+        return self.describe(record, picture, "captions", captions, domain)
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -220,19 +232,10 @@ class TextCaps(Captioning):
 
     def example(self, record: Record) -> Example:
         """A picture with its captions."""
-        captions = tuple(record.texts("reference_strs"))
-        if not captions:
-            raise record.wrong("reference_strs", "at least one caption", [])
-        return self.asked(
-            record,
-            [self.picture(TEXTVQA_PICTURES, f"{record.id}.jpg", record)],
-            "",
-            answers=captions,
-        )
+        picture = self.picture(TEXTVQA_PICTURES, f"{record.id}.jpg", record)
+        captions = record.texts("reference_strs")
+        return self.describe(record, picture, "reference_strs", captions)
 
 
-def _raw(record: Record) -> tuple[str, ...]:
-    captions = tuple(each.text("raw") for each in record.records("sentences"))
-    if not captions:
-        raise record.wrong("sentences", "at least one caption", [])
-    return captions
+def _raw(record: Record) -> list[str]:
+    return [each.text("raw") for each in record.records("sentences")]

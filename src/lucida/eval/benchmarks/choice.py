@@ -11,6 +11,7 @@ from lucida.eval.benchmarks.annotations import (
     Record,
     as_record,
     read_json,
+    read_named,
     read_object,
     read_records,
     read_table,
@@ -82,6 +83,19 @@ class LetterChoice(PublishedBenchmark):
         return by_kind(examples, scores)
 
 
+def find_place(record: Record, field: str, count: int) -> int:
+    """The place of the option whose letter a field holds, alone or in brackets; DataError where it
+    is none of the first `count`.
+
+    Worked example: "(B)" is 1.
+    """
+    name = record.text(field).strip("() \n")
+    if name not in tuple(LETTERS[:count]):
+        expected = f"the letter of an option, one of {', '.join(LETTERS[:count]) or 'none'}"
+        raise record.wrong(field, expected, record[field])
+    return LETTERS.index(name)
+
+
 def places(choices: Sequence[str | None]) -> list[int]:
     """The places that have an option."""
     return [place for place, text in enumerate(choices) if text is not None]
@@ -114,6 +128,7 @@ class AI2D(LetterChoice):
     def records(self, split: Split) -> list[Record]:
         """Every question of every diagram."""
         folder, table = self.path(self.files[0]), self.path(self.files[1])
+        # A list of numbers without a header.
         tested = {row.text("0").strip() for row in read_table(table, header=False)}
         records = []
         for path in sorted(folder.glob("*.json")):
@@ -162,9 +177,7 @@ class ScienceQA(LetterChoice):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of the split that has a picture."""
-        path = self.path(self.files[0])
-        problems = read_object(path).value
-        every = [as_record(v, name, f"{path}: problem {name}") for name, v in problems.items()]
+        every = read_named(self.path(self.files[0]), "problem")
         return [each for each in every if each["image"] and each.text("split") == split]
 
     def example(self, record: Record) -> Example:
@@ -213,6 +226,7 @@ class SEEDBench(LetterChoice):
         """Every question about a picture, with the name of its type."""
         path = self.path(self.files[0])
         content = as_record(read_json(path), "", str(path))
+        # The file has the numbers by name.
         names = {str(n): name for name, n in content.inside("question_type").value.items()}
         records = []
         for each in read_records(content["questions"], path, "question_id", "question"):
@@ -223,15 +237,12 @@ class SEEDBench(LetterChoice):
 
     def example(self, record: Record) -> Example:
         """A question with the letter of its answer; the kind is the type of question."""
-        answer = record.text("answer")
-        if answer not in tuple("ABCD"):
-            raise record.wrong("answer", "A, B, C or D", answer)
         return self.choose(
             record,
             [self.picture(self.files[1], record.text("data_id"), record)],
             record.text("question"),
             [_option(record, f"choice_{name}") for name in "abcd"],
-            "ABCD".index(answer),
+            find_place(record, "answer", 4),
             kind=record.text("kind"),
         )
 

@@ -51,7 +51,7 @@ class TallyQA(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of the split."""
-        path = self.path(self.files[0 if split == "test" else 2])
+        path = self.questions(split)
         return read_records(read_json(path), path, "question_id")
 
     def example(self, record: Record) -> Example:
@@ -81,6 +81,7 @@ class TallyQA(PublishedBenchmark):
 
     def parse(self, example: Example, output: str, read_box: ReadBox) -> Parsed:
         """The count that is named, or None."""
+        # A number is read where no letter is: models that were not taught letters say "3".
         if self._by_letter and (named := letter(output, example.options)):
             return example.options[LETTERS.index(named)]
         found = number(output)

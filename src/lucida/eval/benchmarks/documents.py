@@ -26,7 +26,7 @@ class DocumentQuestions(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of the split."""
-        path = self.path(self.files[0 if split == "test" else 2])
+        path = self.questions(split)
         return read_records(read_object(path)["data"], path, "questionId", "question")
 
     def example(self, record: Record) -> Example:

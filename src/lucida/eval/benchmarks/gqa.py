@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed
-from lucida.eval.benchmarks.annotations import Record, as_record, read_object
+from lucida.eval.benchmarks.annotations import Record, read_named
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.gqa import gqa_consistency, gqa_match
 
@@ -39,9 +39,7 @@ class GQA(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of the file, by its id."""
-        path = self.path(self.files[0 if split == "test" else 2])
-        questions = read_object(path).value
-        return [as_record(v, name, f"{path}: question {name}") for name, v in questions.items()]
+        return read_named(self.questions(split), "question")
 
     def example(self, record: Record) -> Example:
         """A question with its answer; the kind is its structural type."""
@@ -109,6 +107,7 @@ class GQAConsistency(GQA):
         for record in every.values():
             if record.get("isBalanced") is not True:
                 continue
+            # The file lists a question among those that it entails.
             follow = [name for name in record.texts("entailed") if name != record.id]
             for name in follow:
                 if name not in every:

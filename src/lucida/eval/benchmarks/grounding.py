@@ -8,10 +8,10 @@ from functools import partial
 
 from lucida.data.sources.refcoco import references
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, as_record, read_object, unique
+from lucida.eval.benchmarks.annotations import Record, read_named, unique
 from lucida.eval.benchmarks.coco import TRAIN2014
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
-from lucida.eval.metrics.boxes import box_hit
+from lucida.eval.metrics.boxes import OCID_THRESHOLD, box_hit
 
 _REFER = "https://github.com/lichengunc/refer"
 _ZIPS = "http://bvisionweb1.cs.unc.edu/licheng/referit/data"
@@ -110,7 +110,7 @@ class OCIDRef(Grounding):
     """
 
     name, folder, metric = "ocid-ref", "ocid-ref", "IoU ≥ 0.25"
-    threshold = 0.25
+    threshold = OCID_THRESHOLD
     licence = "MIT (annotations); pictures: OCID's terms"
     source = "https://github.com/lluma/OCID-Ref"
     count = 18_342
@@ -132,9 +132,7 @@ class OCIDRef(Grounding):
 
     def records(self, split: Split) -> list[Record]:
         """Every phrase, by its id."""
-        path = self.path(self.files[0 if split == "test" else 2])
-        values = read_object(path).value
-        return [as_record(value, name, f"{path}: {name}") for name, value in values.items()]
+        return read_named(self.questions(split))
 
     def example(self, record: Record) -> Example:
         """A phrase with its box; the kind is the clutter."""

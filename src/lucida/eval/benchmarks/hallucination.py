@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import (
     Record,
+    join,
     read_json,
     read_numbered,
     read_records,
@@ -21,6 +20,7 @@ from lucida.eval.benchmarks.published import (
     percent,
     usual_answers,
 )
+from lucida.eval.metrics.choice import circular_scores
 from lucida.eval.metrics.groups import amber_label, amber_rates
 from lucida.eval.metrics.yesno import truth_value
 
@@ -92,6 +92,7 @@ class HallusionBench(PublishedBenchmark):
         answer = record.text("gt_answer")
         if answer not in ("0", "1"):
             raise record.wrong("gt_answer", "0 or 1", answer)
+        # A question of VS without a figure asks what the model believes by itself.
         pictures = []
         if record.text("visual_input") != "0":
             name = record.text("filename").removeprefix("./").removeprefix("hallusion_bench/")
@@ -121,25 +122,13 @@ class HallusionBench(PublishedBenchmark):
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
         """aAcc, qAcc and fAcc in percent, and accuracy by kind."""
-        rows = list(zip(examples, scores, strict=True))
-        questions = share_all_right((str(e.details["question"]), s) for e, s in rows)
-        figures = share_all_right(
-            (str(e.details["figure"]), s) for e, s in rows if e.details["figure"]
-        )
-        found = {"aAcc": percent(scores), "qAcc": 100 * questions, "fAcc": 100 * figures}
+        found = {"aAcc": percent(scores)}
+        for name, group in (("qAcc", "question"), ("fAcc", "figure")):
+            asked = [(str(e.details[group]), s) for e, s in zip(examples, scores, strict=True)]
+            asked = [(own, score) for own, score in asked if own]  # an absent figure is none
+            right = circular_scores([own for own, _ in asked], [score for _, score in asked])
+            found[name] = percent(list(right.values()))
         return found | by_kind(examples, scores)
-
-
-def share_all_right(rows: Iterable[tuple[str, float]]) -> float:
-    """The share of groups whose scores are all 1; 0 of none.
-
-    Worked example: a 1, a 1, b 1, b 0 is one of two groups.
-    """
-    groups: dict[str, list[float]] = defaultdict(list)
-    for name, score in rows:
-        groups[name].append(score)
-    right = sum(all(score == 1 for score in scores) for scores in groups.values())
-    return right / len(groups) if groups else 0.0
 
 
 DIMENSIONS = {
@@ -180,16 +169,10 @@ class Amber(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question with its type and truth."""
         asked, answered = (self.path(file) for file in self.files[:2])
-        truths = {each.id: each for each in read_records(read_json(answered), answered, "id")}
+        truths = read_records(read_json(answered), answered, "id")
+        questions = read_records(read_json(asked), asked, "id", "question")
         records = []
-        for each in read_records(read_json(asked), asked, "id", "question"):
-            if each.id not in truths:
-                raise DataError(
-                    f"question {each.id} has no annotation in {answered.name}",
-                    origin=each.origin,
-                    remedy="take both files from the same release",
-                )
-            truth = truths[each.id]
+        for each, truth in join(questions, truths, answered):
             found = {"type": truth.text("type"), "truth": truth["truth"]}
             records.append(Record(each.id, {**each.value, **found}, each.origin))
         return records

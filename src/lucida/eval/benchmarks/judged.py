@@ -14,9 +14,8 @@ from lucida.core.errors import RunError
 from lucida.eval.benchmark import Example, File, Guesses, Parsed
 from lucida.eval.benchmarks.annotations import (
     Record,
-    as_record,
     read_json_lines,
-    read_object,
+    read_named,
     read_records,
 )
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split
@@ -65,9 +64,7 @@ class MMVet(Judged):
 
     def records(self, split: Split) -> list[Record]:
         """Every question, by its id."""
-        path = self.path(self.files[0])
-        values = read_object(path).value
-        return [as_record(value, name, f"{path}: {name}") for name, value in values.items()]
+        return read_named(self.path(self.files[0]))
 
     def example(self, record: Record) -> Example:
         """A question with the answer that the judge compares with."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, as_record, read_object
+from lucida.eval.benchmarks.annotations import Record, read_named
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.mathvista import extract, normalise
 from lucida.eval.prompts import LETTERS
@@ -58,9 +58,7 @@ class MathVista(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question, by its pid."""
-        path = self.path(self.files[0])
-        values = read_object(path).value
-        return [as_record(value, name, f"{path}: {name}") for name, value in values.items()]
+        return read_named(self.path(self.files[0]))
 
     def example(self, record: Record) -> Example:
         """A question in the publisher's words; the kind is its task."""

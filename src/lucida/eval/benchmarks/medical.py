@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lucida.data.sample import ImageSource
 from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, read_json, read_records
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
@@ -31,20 +30,25 @@ class MedicalQuestions(PublishedBenchmark):
     has_train = True
     max_new_tokens = 32
 
-    def medical(
-        self, record: Record, pictures: Sequence[ImageSource], answer: str, closed: bool
-    ) -> Example:
+    picture_field: str
+
+    def example(self, record: Record) -> Example:
         """A question with its answer; the kind is closed or open."""
+        kind = record.text("answer_type").strip().upper()  # some of VQA-RAD's have space behind
+        if kind not in ("CLOSED", "OPEN"):
+            raise record.wrong("answer_type", "CLOSED or OPEN", record["answer_type"])
+        picture = self.picture(self.files[1], record.text(self.picture_field), record)
+        answer = record.text("answer")
         if not answer.strip():
             raise record.wrong("answer", "a text that is not empty", answer)
-        yes_no = closed and is_yes_no(answer)
+        yes_no = kind == "CLOSED" and is_yes_no(answer)
         return self.asked(
             record,
-            pictures,
+            [picture],
             record.text("question"),
             answers=(normalise(answer) if yes_no else answer.strip(),),
             options=("yes", "no") if yes_no else (),
-            kind="closed" if closed else "open",
+            kind=kind.lower(),
         )
 
     def score(self, example: Example, parsed: Parsed) -> float:
@@ -82,7 +86,7 @@ class VQARAD(MedicalQuestions):
     radiology images, 2018, doi 10.1038/sdata.2018.251.
     """
 
-    name, folder = "vqa-rad", "vqa-rad"
+    name, folder, picture_field = "vqa-rad", "vqa-rad", "image_name"
     twin = "attribute, presence"
     licence = "CC0 1.0"
     source = _RAD
@@ -102,14 +106,6 @@ class VQARAD(MedicalQuestions):
             if each.text("phrase_type").startswith("test") == (split == "test")
         ]
 
-    def example(self, record: Record) -> Example:
-        """A question with its answer; the published types have space behind some of them."""
-        kind = record.text("answer_type").strip().upper()
-        if kind not in ("CLOSED", "OPEN"):
-            raise record.wrong("answer_type", "CLOSED or OPEN", record["answer_type"])
-        picture = self.picture(self.files[1], record.text("image_name"), record)
-        return self.medical(record, [picture], record.text("answer"), kind == "CLOSED")
-
 
 _SLAKE = "https://huggingface.co/datasets/BoKelvin/SLAKE"
 
@@ -123,7 +119,7 @@ class Slake(MedicalQuestions):
     Reference: Liu et al., SLAKE, 2021, arXiv 2102.09542.
     """
 
-    name, folder = "slake", "slake"
+    name, folder, picture_field = "slake", "slake", "img_name"
     twin = "attribute, presence"
     licence = "CC BY 4.0"
     source = _SLAKE
@@ -136,14 +132,6 @@ class Slake(MedicalQuestions):
 
     def records(self, split: Split) -> list[Record]:
         """Every English question of the split."""
-        path = self.path(self.files[0 if split == "test" else 2])
+        path = self.questions(split)
         every = read_records(read_json(path), path, "qid", "question")
         return [each for each in every if each.text("q_lang") == "en"]
-
-    def example(self, record: Record) -> Example:
-        """A question with its answer."""
-        kind = record.text("answer_type").strip().upper()
-        if kind not in ("CLOSED", "OPEN"):
-            raise record.wrong("answer_type", "CLOSED or OPEN", record["answer_type"])
-        picture = self.picture(self.files[1], record.text("img_name"), record)
-        return self.medical(record, [picture], record.text("answer"), kind == "CLOSED")

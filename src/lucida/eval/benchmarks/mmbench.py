@@ -10,7 +10,7 @@ from lucida.eval.benchmark import Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, embedded_picture, read_table, unique
 from lucida.eval.benchmarks.choice import LetterChoice, places
 from lucida.eval.benchmarks.published import Split, percent
-from lucida.eval.metrics.choice import LETTERS, rotations
+from lucida.eval.metrics.choice import LETTERS, circular_scores, rotations
 
 _PAGE = "https://github.com/open-compass/MMBench"
 _FILES = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
@@ -101,16 +101,9 @@ class MMBench(LetterChoice):
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
     ) -> dict[str, float]:
         """In percent: circular (all rotations right), vanilla, circular by coarse category."""
-        questions: dict[str, list[float]] = defaultdict(list)
-        coarse: dict[str, str] = {}
-        first = []
-        for example, score in zip(examples, scores, strict=True):
-            name = str(example.details["question"])
-            questions[name].append(score)
-            coarse[name] = str(example.details["l2-category"])
-            if example.details["first"]:
-                first.append(score)
-        hits = {name: float(min(rows)) for name, rows in questions.items()}
+        hits = circular_scores([str(e.details["question"]) for e in examples], scores)
+        coarse = {str(e.details["question"]): str(e.details["l2-category"]) for e in examples}
+        first = [s for e, s in zip(examples, scores, strict=True) if e.details["first"]]
         groups: dict[str, list[float]] = defaultdict(list)
         for name, hit in hits.items():
             groups[coarse[name]].append(hit)
@@ -139,6 +132,7 @@ def rotate_options(record: Record) -> list[Record]:
     for turn, order in enumerate(rotations([choices[place] for place in taken])):
         index = str(record.whole("index") + turn * _ROTATIONS)
         changed = {LETTERS[place]: text for place, text in zip(taken, order, strict=True)}
+        # Turn 1 puts the second option first, so what is right stands one place earlier.
         changed["answer"] = LETTERS[taken[(taken.index(right) - turn) % len(taken)]]
         rows.append(Record(index, {**record.value, **changed, "index": index}, record.origin))
     return rows

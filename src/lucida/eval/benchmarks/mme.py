@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, needed, read_text
+from lucida.eval.benchmarks.annotations import Record, read_text
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split
 from lucida.eval.metrics.mme import COGNITION, PERCEPTION, mme_label, mme_scores
 
@@ -45,8 +45,7 @@ class MME(PublishedBenchmark):
         root = self.path(self.files[0])
         records = []
         for category in (*PERCEPTION, *COGNITION):
-            path = f"{self.files[0].path}{category}/"
-            place = needed(self.root, File(path, _PAGE, "part of 0.9 GB"), self.name)
+            place = self.find_within(self.files[0], f"{category}/")
             nested = place / "questions_answers_YN"
             for file in sorted((nested if nested.is_dir() else place).glob("*.txt")):
                 records += _pair(file, category, root)
@@ -96,6 +95,7 @@ def _pair(file: Path, category: str, root: Path) -> list[Record]:
     folder = file.parent
     if folder.name == "questions_answers_YN":
         folder = folder.parent / "images"
+    # Where none is there the first is named, and `picture` says that it is missing.
     found = [folder / f"{file.stem}{end}" for end in _PICTURES]
     image = next((path for path in found if path.is_file()), found[0])
     picture = f"{category}/{file.stem}"

@@ -10,16 +10,9 @@ from dataclasses import replace
 from lucida.core.errors import DataError
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import (
-    Record,
-    needed,
-    picture_of,
-    read_parquet,
-    unique,
-)
-from lucida.eval.benchmarks.choice import LetterChoice
-from lucida.eval.benchmarks.published import Split, by_kind, percent
-from lucida.eval.metrics.choice import LETTERS
+from lucida.eval.benchmarks.annotations import Record, picture_of, unique
+from lucida.eval.benchmarks.choice import LetterChoice, find_place
+from lucida.eval.benchmarks.published import ParquetBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.exact import exact_match
 
 _HUB = "https://huggingface.co/datasets/MMMU/MMMU"
@@ -37,7 +30,7 @@ DISCIPLINES = {
 """The thirty subjects, each a folder of the release, by discipline."""
 
 
-class MMMU(LetterChoice):
+class MMMU(ParquetBenchmark, LetterChoice):
     """MMMU, validation: 900 questions of thirty subjects; pictures stand where the text has them.
 
     SUBJECT/validation-00000-of-00001.parquet (the Hub's release; needs pyarrow): id, question,
@@ -64,12 +57,9 @@ class MMMU(LetterChoice):
         for subjects in DISCIPLINES.values():
             for subject in subjects.split():
                 name = f"mmmu/{subject}/{part}-00000-of-00001.parquet"
-                path = needed(self.root, File(name, _HUB, "up to 60 MB"), self.name)
-                rows = enumerate(read_parquet(path))
-                records += [
-                    Record(str(row.get("id", n)), {**row, "subject": subject}, f"{path}: row {n}")
-                    for n, row in rows
-                ]
+                for row in self.rows(File(name, _HUB, "up to 60 MB")):
+                    value = {**row.value, "subject": subject}
+                    records.append(Record(str(row.get("id", row.id)), value, row.origin))
         return unique(records, self.path(self.files[0]))
 
     def example(self, record: Record) -> Example:
@@ -79,10 +69,7 @@ class MMMU(LetterChoice):
         kind = next(name for name, each in DISCIPLINES.items() if subject in each.split())
         rest = {"kind": kind, "cluster": record.id}
         if record.text("question_type") == "multiple-choice":
-            answer = record.text("answer")
-            if answer not in tuple(LETTERS[: len(options)]):
-                raise record.wrong("answer", "the letter of an option", answer)
-            right = LETTERS.index(answer)
+            right = find_place(record, "answer", len(options))
             rest["details"] = {"subject": subject}
             made = self.choose(record, [], record.text("question"), options, right, **rest)
         else:
@@ -139,6 +126,7 @@ def show_among(text: str, record: Record) -> Sample:
     done = 0
     for mark in _MARK.finditer(text):
         number = mark[1]
+        # A later mention ("in <image 1>") is a word: the picture stands once.
         if number not in placed:
             image = record.get(f"image_{number}")
             if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import Record, read_picture, unique
-from lucida.eval.benchmarks.choice import LetterChoice
+from lucida.eval.benchmarks.annotations import Record, read_picture
+from lucida.eval.benchmarks.choice import LetterChoice, find_place
 from lucida.eval.benchmarks.mmmu import DISCIPLINES, read_list, show_among
-from lucida.eval.benchmarks.published import Split, by_kind
-from lucida.eval.benchmarks.vision_centric import ParquetBenchmark
+from lucida.eval.benchmarks.published import ParquetBenchmark, Split, by_kind
 from lucida.eval.metrics.choice import LETTERS, letter, mmmu_pro_letter
 
 _HUB = "https://huggingface.co/datasets/MMMU/MMMU_Pro"
@@ -46,36 +45,29 @@ class MMMUPro(ParquetBenchmark, LetterChoice):
 
     def records(self, split: Split) -> list[Record]:
         """Every question, by its id."""
-        rows = self.rows(self.files[0])
-        named = [Record(each.text("id"), each.value, each.origin) for each in rows]
-        return unique(named, self.path(self.files[0]))
+        return self.rows(self.files[0], "id")
 
     def example(self, record: Record) -> Example:
         """A question with its pictures; the kind is the discipline."""
-        options, answer = read_list(record, "options"), record.text("answer")
-        letters = tuple(LETTERS[: len(options)])
-        if len(letters) < 2 or answer not in letters:
-            raise record.wrong("answer", "the letter of an option", answer)
-        subject = record.text("subject")
+        options, subject = read_list(record, "options"), record.text("subject")
         kinds = [name for name, each in DISCIPLINES.items() if subject in each.split()]
         if not kinds:
             raise record.wrong("subject", "one of MMMU's thirty subjects", subject)
-        made = self.asked(
+        made = self.choose(
             record,
             [],
-            self.question(record, dict(zip(letters, options, strict=True))),
-            answers=(answer,),
-            options=letters,
-            candidates=letters,
+            self.question(record, options),
+            options,
+            find_place(record, "answer", len(options)),
             kind=kinds[0],
             cluster=record.id,
-            details={"subject": subject, "choices": tuple(options)},
+            details={"subject": subject},
         )
         return self.with_pictures(made, record)
 
-    def question(self, record: Record, options: dict[str, str]) -> str:
+    def question(self, record: Record, options: Sequence[str]) -> str:
         """The question, its options on a line each, and the request."""
-        listed = [f"{name}. {text}" for name, text in options.items()]
+        listed = [f"{name}. {text}" for name, text in zip(LETTERS, options, strict=False)]
         return "\n".join([record.text("question"), *listed, self.request])
 
     def with_pictures(self, made: Example, record: Record) -> Example:
@@ -121,7 +113,7 @@ class MMMUProVision(MMMUPro):
         """Ids of its own: the same questions are asked in words elsewhere."""
         return self.name
 
-    def question(self, record: Record, options: dict[str, str]) -> str:
+    def question(self, record: Record, options: Sequence[str]) -> str:
         """The request alone."""
         return self.request
 

@@ -25,6 +25,7 @@ from lucida.data.sample import BoxPart, Sample, Turn
 from lucida.data.sources import open_source
 from lucida.data.sources.tables import field_of
 from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, Protocol, ReadBox
+from lucida.eval.benchmarks.captions import score_corpus, score_each_caption
 from lucida.eval.benchmarks.own_records import (
     answers_of,
     check_patterns,
@@ -38,11 +39,10 @@ from lucida.eval.benchmarks.own_records import (
 from lucida.eval.benchmarks.published import percent, shuffle_key, usual_answers
 from lucida.eval.metrics.answers import normalise
 from lucida.eval.metrics.boxes import Box, as_box, box_hit, iou
-from lucida.eval.metrics.captions import score_captions
 from lucida.eval.metrics.choice import letter
+from lucida.eval.metrics.documents import anls
 from lucida.eval.metrics.exact import contains_answer, exact_match
 from lucida.eval.metrics.relaxed import relaxed_accuracy
-from lucida.eval.metrics.textvqa import anls
 from lucida.eval.metrics.vqa import soft_accuracy
 
 PROMPTS = "as written"
@@ -93,7 +93,6 @@ class OwnTask(Benchmark):
         self.judged = spec.metric == "judge-export"
         self.together = spec.metric == "cider"
         self.declares = spec.metric == "letter"
-        self._last: tuple[object, dict] | None = None
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -131,6 +130,7 @@ class OwnTask(Benchmark):
         found: dict[object, Example] = {}
         for asked in self._asked():
             example = self._example(asked)
+            # Boxes are no alternatives to each other: each is asked for by itself.
             same = example.id if self.spec.metric == "iou" else question_key(example)
             before = found.get(same)
             if before is not None:
@@ -290,20 +290,12 @@ class OwnTask(Benchmark):
                 remedy="give the exported answers to the judge, or choose another metric",
             )
         if self.together:
-            return self._captions(examples, parsed)["per_image"]["CIDEr-D"]
+            return score_each_caption(examples, parsed)
         return super().scores(examples, parsed)
 
     def score(self, example: Example, parsed: Parsed) -> float:
         """By the metric of the task."""
         return score(self.spec.metric, example, parsed)
-
-    def _captions(self, examples: Sequence[Example], parsed: Sequence[Parsed]) -> dict:
-        """Both `scores` and `summary` ask for the same work, so the last is kept."""
-        asked = tuple(e.id for e in examples), tuple(parsed)
-        if self._last is None or self._last[0] != asked:
-            references = [list(e.answers) for e in examples]
-            self._last = asked, score_captions([text or "" for text in parsed], references)
-        return self._last[1]
 
     def summary(
         self, examples: Sequence[Example], parsed: Sequence[Parsed], scores: Sequence[float]
@@ -311,8 +303,7 @@ class OwnTask(Benchmark):
         """In percent what else the field counts: exact match, ANLS and answers contained beside
         the metrics of texts; the mean IoU of boxes; BLEU and ROUGE-L of captions."""
         if self.together:
-            found = self._captions(examples, parsed)
-            return {name: 100 * value for name, value in found.items() if name != "per_image"}
+            return score_corpus(examples, parsed)
         pairs = list(zip(examples, parsed, strict=True))
         if self.spec.metric == "iou":
             return {"mean IoU": percent([overlap(p, e.box) for e, p in pairs])}
@@ -374,7 +365,7 @@ def score(metric: str, example: Example, parsed: Parsed) -> float:
     if metric == "iou":
         return box_hit(parsed, example.box)
     if metric == "letter":
-        return float(parsed == answers[0])
+        return float(parsed in answers)
     if metric == "vqa":
         said, wanted = normalise(parsed), [normalise(answer) for answer in answers]
         return float(said == wanted[0]) if len(wanted) == 1 else soft_accuracy(said, wanted)

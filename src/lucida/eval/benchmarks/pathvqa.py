@@ -47,10 +47,9 @@ class PathVQA(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question, named by its number."""
-        path = self.path(self.files[0 if split == "test" else 2])
         return [
             Record(f"{split}/{each.id}", each.value, each.origin)
-            for each in pathology_questions(path)
+            for each in pathology_questions(self.questions(split))
         ]
 
     def example(self, record: Record) -> Example:

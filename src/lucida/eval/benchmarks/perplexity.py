@@ -69,6 +69,7 @@ class Perplexity(PublishedBenchmark):
 
     def guesses(self, examples: Sequence[Example]) -> Guesses:
         """A byte out of 256 by chance; there is no majority of texts, so the same."""
+        # log2(256) bits.
         return Guesses([8.0] * len(examples), [8.0] * len(examples))
 
     def summary(

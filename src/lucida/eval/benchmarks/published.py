@@ -10,6 +10,7 @@ import hashlib
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,14 @@ from lucida.core.errors import DataError
 from lucida.data.images import file_source
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.eval.benchmark import Benchmark, Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import MissingFile, Record, data_root, needed
+from lucida.eval.benchmarks.annotations import (
+    MissingFile,
+    Record,
+    data_root,
+    needed,
+    read_parquet,
+    unique,
+)
 from lucida.eval.prompts import prompt_set, write
 
 SEED = 21
@@ -79,6 +87,8 @@ class PublishedBenchmark(Benchmark):
     def _take(self, split: Split, limit: int | None) -> list[Example]:
         taken: list[Example] = []
         for unit in self._in_order(split):
+            # The first unit comes whole, however small the limit: there is always something to
+            # score.
             if limit is not None and taken and len(taken) + len(unit) > limit:
                 break
             taken += [self.example(record) for record in unit]
@@ -106,6 +116,14 @@ class PublishedBenchmark(Benchmark):
     def path(self, file: File) -> Path:
         """The path of one of `files`; an error that says where to get it if it is missing."""
         return needed(self.root, file, self.name)
+
+    def questions(self, split: Split) -> Path:
+        """The path of the first of `files` that holds questions of the split."""
+        return self.path(self._questions(split)[0])
+
+    def find_within(self, folder: File, name: str) -> Path:
+        """The path of what lies in a folder of `files`; the same error if it is missing."""
+        return self.path(replace(folder, path=f"{folder.path}{name}"))
 
     def missing(self, train: bool) -> list[File]:
         """Which of `files` are not there; those of the training split only with `train`."""
@@ -165,6 +183,27 @@ class PublishedBenchmark(Benchmark):
         return usual_answers(examples)
 
 
+class ParquetBenchmark(PublishedBenchmark):
+    """A release of the Hub: parquet files with the pictures inside (needs pyarrow)."""
+
+    def rows(self, file: File, name: str | None = None) -> list[Record]:
+        """The rows of a file, or of all parquet files of a folder, named by their field `name`,
+        which no two may share, else by their number."""
+        place = self.path(file)
+        paths = sorted(place.rglob("*.parquet")) if place.is_dir() else [place]
+        if not paths:
+            raise MissingFile(
+                f"{self.name} needs parquet files, and there are none",
+                origin=place,
+                remedy=f"its publisher offers them ({file.size}) at {file.source}",
+            )
+        rows = [(f"{path}: row {n}", r) for path in paths for n, r in enumerate(read_parquet(path))]
+        records = [Record(str(number), row, origin) for number, (origin, row) in enumerate(rows)]
+        if name is None:
+            return records
+        return unique([Record(each.text(name), each.value, each.origin) for each in records], place)
+
+
 def shuffle_key(name: str) -> str:
     """The place of an id in the fixed order."""
     return hashlib.blake2b(f"{SEED}/{name}".encode(), digest_size=12).hexdigest()
@@ -184,6 +223,7 @@ def usual_answers(examples: Sequence[Example]) -> list[Parsed]:
     for example in examples:
         if example.box is not None:
             width, height = example.size
+            # In shares of the picture, as pictures differ in size.
             boxes.append(tuple(np.divide(example.box, (width, height, width, height))))
         answers[example.kind][example.answer] += 1
     median = np.median(boxes, axis=0) if boxes else None

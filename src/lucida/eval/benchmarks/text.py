@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
 from lucida.eval.benchmarks.annotations import (
     Record,
@@ -15,7 +14,7 @@ from lucida.eval.benchmarks.annotations import (
     read_text,
     unique,
 )
-from lucida.eval.benchmarks.choice import LetterChoice
+from lucida.eval.benchmarks.choice import LetterChoice, find_place
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.drop import drop_score
 
@@ -50,14 +49,11 @@ class MMLU(LetterChoice):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of every subject, with the head of its prompt."""
-        tests, worked = self.path(self.files[0]), self.path(self.files[1])
+        tests = self.path(self.files[0])
         records = []
         for path in sorted(tests.glob("*_test.csv")):
             subject = path.name.removesuffix("_test.csv")
-            dev = worked / f"{subject}_dev.csv"
-            if not dev.is_file():
-                message = f"{self.name} needs dev/{dev.name}, which is not there"
-                raise DataError(message, origin=dev, remedy=f"it is part of {_MMLU}")
+            dev = self.find_within(self.files[1], f"{subject}_dev.csv")
             head = _mmlu_head(subject, read_table(dev, header=False)[: self.shots])
             for row in read_table(path, header=False):
                 value = {**row.value, "subject": subject, "head": head}
@@ -66,15 +62,12 @@ class MMLU(LetterChoice):
 
     def example(self, record: Record) -> Example:
         """A question with the letter of its answer; the kind is the subject."""
-        answer = record.text("5").strip()
-        if answer not in tuple("ABCD"):
-            raise record.wrong("5", "A, B, C or D", answer)
         return self.choose(
             record,
             [],
             record.text("head") + _mmlu_question(record),
             [record.text(str(n)) for n in range(1, 5)],
-            "ABCD".index(answer),
+            find_place(record, "5", 4),
             kind=record.text("subject"),
         )
 
@@ -122,14 +115,10 @@ class BBH(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of every task, with the head of its prompt."""
-        tasks, heads = self.path(self.files[0]), self.path(self.files[1])
+        tasks = self.path(self.files[0])
         records = []
         for path in sorted(tasks.glob("*.json")):
-            head = heads / f"{path.stem}.txt"
-            if not head.is_file():
-                message = f"{self.name} needs cot-prompts/{head.name}, which is not there"
-                raise DataError(message, origin=head, remedy=f"it is part of {_BBH}")
-            text = read_text(head)
+            text = read_text(self.find_within(self.files[1], f"{path.stem}.txt"))
             shown = (text.partition("-----\n")[2] or text).strip()
             for number, each in enumerate(read_object(path).records("examples")):
                 value = {**each.value, "task": path.stem, "head": shown}
@@ -191,7 +180,7 @@ class DROP(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question with its passage."""
-        path = self.path(self.files[0 if split == "test" else 1])
+        path = self.questions(split)
         records = []
         for name, value in read_object(path).value.items():
             passage = as_record(value, name, f"{path}: {name}")
@@ -240,6 +229,7 @@ def _drop(example: Example, parsed: Parsed) -> tuple[float, float]:
 
 def _spans(answer: Record) -> tuple[str, ...]:
     """An answer's spans, as the official reader takes them: number, else spans, else date."""
+    # A number that is empty text is none; the file always has the field.
     if answer.get("number"):
         return (answer.text("number"),)
     if answer.get("spans"):

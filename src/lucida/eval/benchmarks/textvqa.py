@@ -44,11 +44,12 @@ class TextVQA(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question of the split."""
-        path = self.path(self.files[0 if split == "test" else 2])
+        path = self.questions(split)
         return read_records(read_object(path)["data"], path, "question_id")
 
     def example(self, record: Record) -> Example:
         """A question with its ten answers."""
+        # A picture in which nothing was recognised is asked without the line of words.
         tokens = tuple(record.get("ocr_tokens", ()))
         return self.asked(
             record,

@@ -8,16 +8,9 @@ from collections.abc import Sequence
 
 from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed, ReadBox
-from lucida.eval.benchmarks.annotations import (
-    MissingFile,
-    Record,
-    read_parquet,
-    read_picture,
-    read_table,
-    unique,
-)
-from lucida.eval.benchmarks.choice import LetterChoice
-from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
+from lucida.eval.benchmarks.annotations import Record, read_picture, read_table, unique
+from lucida.eval.benchmarks.choice import LetterChoice, find_place
+from lucida.eval.benchmarks.published import ParquetBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.choice import LETTERS, circular_scores, letter, mmstar_letter
 from lucida.eval.metrics.exact import exact_match
 from lucida.eval.metrics.groups import PLACES, WORDS, naturalbench_label, naturalbench_scores
@@ -32,6 +25,7 @@ def find_letters(question: str) -> tuple[str, ...]:
     Worked example: "Which? A. ear\\nB. eye" and "Options: A: ear, B: eye" give A and B.
     """
     found = set(_WRITTEN.findall(question))
+    # Up to the first letter that is missing; behind Z the space always is.
     count = next(n for n, name in enumerate(f"{LETTERS} ") if name not in found)
     return tuple(LETTERS[:count])
 
@@ -39,23 +33,6 @@ def find_letters(question: str) -> tuple[str, ...]:
 def _letters(example: Example) -> dict[str, str]:
     """The letters of an example's options, whose texts stand in its question only."""
     return dict.fromkeys(example.options, "")
-
-
-class ParquetBenchmark(PublishedBenchmark):
-    """A release of the Hub: parquet files with the pictures inside (needs pyarrow)."""
-
-    def rows(self, file: File) -> list[Record]:
-        """The rows of a file, or of all parquet files of a folder, named by their number."""
-        place = self.path(file)
-        paths = sorted(place.rglob("*.parquet")) if place.is_dir() else [place]
-        if not paths:
-            raise MissingFile(
-                f"{self.name} needs parquet files, and there are none",
-                origin=place,
-                remedy=f"its publisher offers them ({file.size}) at {file.source}",
-            )
-        rows = [(f"{path}: row {n}", r) for path in paths for n, r in enumerate(read_parquet(path))]
-        return [Record(str(number), row, origin) for number, (origin, row) in enumerate(rows)]
 
 
 class MMStar(ParquetBenchmark):
@@ -81,9 +58,7 @@ class MMStar(ParquetBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question, by its index."""
-        rows = self.rows(self.files[0])
-        named = [Record(each.text("index"), each.value, each.origin) for each in rows]
-        return unique(named, self.path(self.files[0]))
+        return self.rows(self.files[0], "index")
 
     def example(self, record: Record) -> Example:
         """A question with the letter of its answer; the kind is the category."""
@@ -213,15 +188,13 @@ class CVBench(ParquetBenchmark, LetterChoice):
 
     def example(self, record: Record) -> Example:
         """A question with the letter of its answer; the kind is the task."""
-        answer = record.text("answer").strip("() ")
-        if answer not in tuple(LETTERS):
-            raise record.wrong("answer", "a letter in brackets", record["answer"])
+        choices = record.texts("choices")
         return self.choose(
             record,
             [read_picture(record, "image")],
             record.text("question"),
-            record.texts("choices"),
-            LETTERS.index(answer),
+            choices,
+            find_place(record, "answer", len(choices)),
             kind=record.text("task"),
             details={"source": record.text("source"), "type": record.text("type")},
         )

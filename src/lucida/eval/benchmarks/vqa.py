@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lucida.core.errors import DataError
 from lucida.eval.benchmark import Example, File, Parsed
-from lucida.eval.benchmarks.annotations import Record, read_json, read_object, read_records
+from lucida.eval.benchmarks.annotations import Record, join, read_json, read_object, read_records
 from lucida.eval.benchmarks.coco import TRAIN2014, VAL2014, file_name
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind, percent
 from lucida.eval.metrics.answers import normalise_vizwiz
@@ -33,23 +32,13 @@ class CocoQuestions(PublishedBenchmark):
     def records(self, split: Split) -> list[Record]:
         """Every question with its annotation under `annotation`."""
         asked, answered = (self.path(file) for file in self._of(split)[:2])
-        annotations = {
-            each.id: each
-            for each in read_records(
-                read_object(answered)["annotations"], answered, "question_id", "annotation"
-            )
-        }
-        joined = []
-        for each in read_records(read_object(asked)["questions"], asked, "question_id", "question"):
-            if each.id not in annotations:
-                raise DataError(
-                    f"question {each.id} has no annotation in {answered.name}",
-                    origin=each.origin,
-                    remedy="take both files from the same release",
-                )
-            found = {"annotation": annotations[each.id], "split": split}
-            joined.append(Record(each.id, {**each.value, **found}, each.origin))
-        return joined
+        told = read_object(answered)["annotations"]
+        annotations = read_records(told, answered, "question_id", "annotation")
+        questions = read_records(read_object(asked)["questions"], asked, "question_id", "question")
+        return [
+            Record(one.id, {**one.value, "annotation": other, "split": split}, one.origin)
+            for one, other in join(questions, annotations, answered)
+        ]
 
     def _of(self, split: Split) -> tuple[File, ...]:
         return self.files[:3] if split == "test" else self.files[3:]
@@ -202,7 +191,7 @@ class VizWiz(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every question; a picture has one."""
-        path = self.path(self.files[0 if split == "test" else 2])
+        path = self.questions(split)
         records = read_records(read_json(path), path, "image")
         return [Record(each.id, {**each.value, "split": split}, each.origin) for each in records]
 
@@ -230,6 +219,7 @@ class VizWiz(PublishedBenchmark):
         able = [s for e, s in zip(examples, scores, strict=True) if e.details["answerable"]]
         unable = [s for e, s in zip(examples, scores, strict=True) if not e.details["answerable"]]
         split = {"answerable": percent(able), "not answerable": percent(unable)}
+        # Without confidences the answer itself is one, as in vlm-evaluation.
         said = [float(normalise_vizwiz(p) == "unanswerable") for p in parsed]
         found = answerability(said, [bool(e.details["answerable"]) for e in examples])
         split |= {f"unanswerable {name}": 100 * value for name, value in found.items()}

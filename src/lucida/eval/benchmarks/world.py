@@ -113,6 +113,7 @@ class WorldBenchmark(Benchmark):
         wanted = COUNT if limit is None else min(limit, COUNT)
         while len(self._examples) < wanted:
             item = self.task.item(SEED, self.split, self._next_index, QUESTIONS)
+            # Drawn one by one and kept: a larger limit goes on where the last one ended.
             self._examples += item_examples(item, self.prompts, self.family)
             self._next_index += 1
         return self._examples[:wanted]

@@ -30,6 +30,7 @@ class CaptionChair(WorldBenchmark):
     def examples(self, limit: int | None = None) -> list[Example]:
         """The first `limit` pictures, with what is on them in the details."""
         asked = super().examples(limit)
+        # Pictures come in the order of their numbers, so those that are missing are the next ones.
         for index in range(len(self._scenes), len({example.cluster for example in asked})):
             item = self.task.item(SEED, self.split, index, QUESTIONS)
             self._scenes[item.id] = describe_scene(item.scenes[0])

@@ -45,6 +45,7 @@ class Demonstrated(WorldBenchmark):
                 given=count,
                 remedy=f"ask it with --shots {SHOTS} at most",
             )
+        # Other demonstrations first for each seed; with all four of them only their order differs.
         shown = self._shown[example.id]
         return [shown[(seed + number) % SHOTS] for number in range(count)]
 

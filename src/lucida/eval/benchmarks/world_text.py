@@ -51,6 +51,7 @@ class TextQuestions(Benchmark):
 
     def train_examples(self, limit: int | None = None) -> list[Example]:
         """Questions about training scenes."""
+        # Far behind what recipes train on, as in `world`.
         return self._take("train", 1_000_000, limit)
 
     def _take(self, split: Split, first: int, limit: int | None) -> list[Example]:

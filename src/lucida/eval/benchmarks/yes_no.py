@@ -120,7 +120,7 @@ class VSR(PublishedBenchmark):
 
     def records(self, split: Split) -> list[Record]:
         """Every statement, named by its line."""
-        path = self.path(self.files[0 if split == "test" else 2])
+        path = self.questions(split)
         rows = []
         for number, value in enumerate(read_json_lines(path)):
             if not isinstance(value, dict):

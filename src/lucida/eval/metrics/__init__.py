@@ -7,7 +7,7 @@ definition has a name, the default comes first, and the name belongs beside the 
     VQAv2                   vqa.vqa_score                             normalised, strict, lmms
     OK-VQA                  vqa.okvqa_score                           normalised, strict, lmms
     VizWiz                  vqa.vizwiz_score, vqa.answerability       normalised, lmms
-    TextVQA                 textvqa.m4c_score, textvqa.anls
+    TextVQA                 textvqa.m4c_score
     GQA                     gqa.gqa_match                             official, llava, lmms
     POPE                    pope.pope_label, pope.pope_rates
     MME                     mme.mme_label, mme.mme_scores
@@ -25,7 +25,7 @@ definition has a name, the default comes first, and the name belongs beside the 
     PathVQA                 pathvqa.yes_no_score, exact_match,        published_scores (the
                             token_f1, bleu                            publisher's wrong formulas)
     DROP                    drop.drop_score: exact match, F1
-    DocVQA, InfographicVQA  documents.rrc_anls
+    DocVQA, InfographicVQA  documents.rrc_anls, anls
     ChartQA                 relaxed.relaxed_match
     OCRBench                documents.ocrbench_match
     MMStar                  choice.mmstar_letter

@@ -90,7 +90,6 @@ OVERLAPS: dict[str, Callable[[Box, Box], float]] = {
     "inclusive": inclusive_iou,
     "giou": generalised_iou,
 }
-intersection_over_union = iou
 
 
 def as_box(value: object) -> Box | None:

@@ -1,4 +1,5 @@
-"""Reading documents and signs: ANLS as its server counts it, OCRBench's search for the answer."""
+"""Reading documents and signs: ANLS, also as its server counts it, OCRBench's search for the
+answer."""
 
 from __future__ import annotations
 
@@ -6,10 +7,45 @@ from collections.abc import Sequence
 
 from lucida.core.errors import DataError
 from lucida.eval.metrics.outputs import as_text
-from lucida.eval.metrics.textvqa import edit_distance
 from lucida.eval.metrics.vqa import check_references
 
 THRESHOLD = 0.5
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Fewest insertions, deletions and replacements of characters that turn one into the other.
+
+    Worked example: "kitten" to "sitting" is 3.
+
+    Reference: Levenshtein, Binary codes capable of correcting deletions, insertions, and
+    reversals, 1966.
+    """
+    # One row of the usual table; `diagonal` is what stood above and to the left.
+    row = list(range(len(second) + 1))
+    for i, mark in enumerate(first, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(second, 1):
+            changed = diagonal + (mark != other)
+            diagonal = row[j]
+            row[j] = min(changed, row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+def anls(prediction: object, answers: Sequence[str], threshold: float = THRESHOLD) -> float:
+    """Best similarity 1 - distance / longer length to any answer; below the threshold 0.
+
+    Compared in lower case without space at the ends. Two empty texts are equal: 1. Raises DataError
+    without an answer.
+
+    Worked example: "Stop" against ["shop"] is 1 - 1/4 = 0.75; "go" against ["stop"] is 0.25, so 0.
+
+    Reference: Biten et al., Scene Text Visual Question Answering, 2019, arXiv 1905.13648.
+    """
+    check_references(answers, (max(1, len(answers)),), "ANLS")
+    found = as_text(prediction).lower().strip()
+    texts = [answer.lower().strip() for answer in answers]
+    lengths = [max(len(found), len(text)) for text in texts]
+    return _find_nearest(found, texts, lengths, threshold)
 
 
 def rrc_anls(prediction: object, answers: Sequence[str], threshold: float = THRESHOLD) -> float:
@@ -29,20 +65,23 @@ def rrc_anls(prediction: object, answers: Sequence[str], threshold: float = THRE
     """
     check_references(answers, (max(1, len(answers)),), "ANLS")
     written = as_text(prediction)
-    found, best = _plain(written), 0.0
-    for answer in answers:
-        wanted = _plain(answer)
-        length = max(len(answer.upper()), len(written.upper()))
+    found, *texts = (" ".join(text.lower().split()) for text in (written, *answers))
+    lengths = [max(len(answer.upper()), len(written.upper())) for answer in answers]
+    return _find_nearest(found, texts, lengths, threshold)
+
+
+def _find_nearest(
+    found: str, texts: Sequence[str], lengths: Sequence[int], threshold: float
+) -> float:
+    """The best of 1 - distance / length; what is below the threshold is 0, two empty texts 1."""
+    best = 0.0
+    for text, length in zip(texts, lengths, strict=True):
         if length == 0:
             return 1.0
         # The distance is at least the difference in length: a runaway output costs nothing.
-        if 1 - abs(len(found) - len(wanted)) / length >= max(best, threshold):
-            best = max(best, 1 - edit_distance(found, wanted) / length)
+        if 1 - abs(len(found) - len(text)) / length >= max(best, threshold):
+            best = max(best, 1 - edit_distance(found, text) / length)
     return best if best >= threshold else 0.0
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 def ocrbench_match(prediction: object, answers: Sequence[str], formula: bool = False) -> float:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lucida.eval.metrics.documents import edit_distance
 from lucida.eval.metrics.outputs import as_text
-from lucida.eval.metrics.textvqa import edit_distance
 
 _QUOTED = re.compile(r'The answer is "(.*)"\.')
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")

@@ -45,7 +45,7 @@ def find_mentions(caption: object) -> list[dict[str, str]]:
             found.append({**said, "shape": _NOUNS[word]})
         if word in WORDS and words[max(0, place - 3) : place] == ["sign", "that", "says"]:
             found.append({"word": word})
-        said = {}
+        said = {}  # any other word ends a description: "a red and a star" names a star
     return found
 
 
