@@ -43,7 +43,7 @@ class Answerer(typing.Protocol):
     """Whatever answers examples.
 
     identity    JSON values that name the model; stored answers of another identity are not used
-    ways        how it can be asked
+    protocols   how it can be asked
     read_box    reads the boxes that it writes
     """
 

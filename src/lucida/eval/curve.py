@@ -118,6 +118,7 @@ def _timeline(rows: Sequence[dict]) -> _Timeline:
         if row.get("stage") != stage:
             stage, start = row.get("stage"), last
             timeline.stages.append((start, str(stage)))
+        # Steps count anew in every stage.
         place = start + row["step"]
         last = max(last, place)
         if row.get("loss") is not None:

@@ -58,6 +58,7 @@ def gallery(folder: Path, task: str, count: int = 8, skip: int = 0) -> list[Shot
     for example, row in pairs:
         firsts.setdefault(example.cluster, (example, row))
     shown = list(firsts.values())
+    # Tasks of the miniature world show the same pictures; so each begins at others.
     shown = shown[skip:] + shown[:skip]
     return [_shot(example, row, blind.get(example.id)) for example, row in shown[:count]]
 

@@ -92,6 +92,7 @@ def with_reasoning(example: Example, own: str = "") -> Example:
     )
 
 
+# Group 1 is what stands in a box; of "the answer is" the end of the match counts.
 _CONCLUSION = re.compile(
     r"\\boxed\{([^{}]*)\}|(?<![a-z])answer[\s*_]*(?:is(?![a-z])|[:=])[\s*_:=]*", re.IGNORECASE
 )

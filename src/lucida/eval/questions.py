@@ -116,6 +116,7 @@ def samples_of(questions: Sequence[Question]) -> list[Sample]:
                 origin=f"question {number}",
                 remedy='write "what is it?" or (image, "what is it?")',
             )
+        # What is a sequence by itself (a path as text, bytes) is one picture all the same.
         several = isinstance(images, Sequence) and not isinstance(images, str | bytes | ImageSource)
         shown = list(images) if several else [] if images is None else [images]
         content = [{"type": "image"} for _ in shown] + [{"type": "text", "text": text}]

@@ -170,6 +170,7 @@ def duration(seconds: float) -> str:
 def _bar(name: str, task: TaskScores, others: Sequence[TaskScores]) -> Bar:
     low, high = task.interval
     blind, gain = task.blind, task.gain
+    # CIDEr-D and bits per byte may be above 1; the track is as long as the longest.
     known = [1.0, high, blind or 0.0, task.chance]
     return Bar(
         name=name,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lucida.core.errors import RunError
 from lucida.core.locking import sole_writer
+from lucida.core.progress import say
 from lucida.core.runs import JsonLines, atomic_write, disk_errors, plain
 from lucida.eval.asking import LIKELIHOODS, Answerer, Job, Response, answers
 from lucida.eval.benchmark import Benchmark, Example, Parsed
@@ -69,7 +70,11 @@ class Store:
         """Whether stored answers come from this model; those that do not are removed."""
         same = self._is_of(identity)
         if rank() == 0 and not same:
-            for old in [*self.folder.glob("*.jsonl"), *self.folder.glob("rank*/*.jsonl")]:
+            stored = [*self.folder.glob("*.jsonl"), *self.folder.glob("rank*/*.jsonl")]
+            if stored:
+                say(f"{self.folder}: the stored answers are another model's or of other "
+                    "settings; all questions are asked again")  # fmt: skip
+            for old in stored:
                 old.unlink()
             settings = json.dumps(plain(dict(identity)), indent=2) + "\n"
             atomic_write(self.folder / "settings.json", settings)

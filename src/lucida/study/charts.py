@@ -110,6 +110,7 @@ def curves(
     parts = frame.axes("samples seen", "mean score")
     for number, runs in enumerate(arms.values()):
         grid = sorted({x for run in runs for x, _ in run})
+        # Runs of a seed may have been asked at other places; in between they are drawn straight.
         table = np.array([np.interp(grid, *zip(*run, strict=True)) for run in runs])
         low, high = table.min(axis=0), table.max(axis=0)
         band = [*zip(grid, low, strict=True), *reversed(list(zip(grid, high, strict=True)))]
@@ -155,6 +156,7 @@ def costs(arms: Mapping[str, tuple[float, float]], unit: str, width: int = WIDE)
             parts.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>')
         side = "end" if x > 0.6 * width else "start"
         height = y + 4
+        # Names that would cover another move towards the middle of the chart.
         while any(abs(height - other) < 13 and abs(x - at) < 150 for at, other in taken):
             height += 13 if y < frame.height / 2 else -13
         taken.append((x, height))

@@ -158,6 +158,7 @@ class Design:
             "evaluation.baselines": [],  # they treble the asking, and no comparison needs them
             "threads": 1,
         }
+        # The last word counts: what is fixed cannot be changed by an arm.
         words = [*words_of(study.common), *words_of(self.arms[arm]), *words_of(fixed)]
         recipe = load_recipe(self.base, words)
         fixed = {}
@@ -166,6 +167,7 @@ class Design:
         if study.evaluation.curve is not None:
             for stage in recipe.stages:
                 fixed[f"stages.{stage.name}.evaluate_every"] = study.evaluation.curve
+        # Read twice: its stages and precision are only known once everything else is applied.
         return load_recipe(self.base, [*words, *words_of(fixed)])
 
     @cached_property

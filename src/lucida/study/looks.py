@@ -23,6 +23,7 @@ def run_to_looks(
     seeds = design.study.seeds
     for count in design.study.primary.looks or [len(seeds)]:
         run_study(design, folder, jobs, again, executor, arms, seeds[:count])
+        # With some arms only, the others have no verdict that the study could stop on.
         if count < len(seeds) and not arms and is_decided(analyse(design, folder)):
             say(f"decided after {count} of {len(seeds)} seeds: the study stops here, as declared")
             return

@@ -41,6 +41,7 @@ def disagreements(analysis: Analysis, arm: str, most: int = SHOWN) -> list[Card]
         }
         order = sorted((name for name in gains if gains[name]), key=lambda name: -gains[name])
         seen: set[str] = set()
+        # `seen` is shared: a picture is shown once, among the gains or the losses.
         best = _first([n for n in order if gains[n] > 0], pairs[0][0].rows, most, seen)
         worst = _first([n for n in reversed(order) if gains[n] < 0], pairs[0][0].rows, most, seen)
         if not best + worst:

@@ -194,6 +194,7 @@ def _machine(analysis: Analysis) -> dict:
     run = next(iter(analysis.runs[BASELINE].values()))
     file = run.folder / "environment.json"
     found = read_json(file) if file.is_file() else {}
+    # Reports are published: they name no folder of the machine that wrote them.
     for above in (run.folder.resolve().parent.parent.parent, run.folder.parent.parent.parent):
         if above != Path():
             found["command"] = found.get("command", "").replace(f"{above}/", "")

@@ -34,7 +34,7 @@ from lucida.eval.benchmark import Example, Protocol
 from lucida.eval.metrics.boxes import Box
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    from httpx2 import Response as HttpResponse
 
 AGAIN = PASSING | {409, 529}
 """Answers of a server that are worth asking again."""
@@ -123,6 +123,8 @@ class EndpointAnswerer:
                     refused[said.failed] += 1
                 yield waiting[done], said
         finally:
+            # What is under way may take minutes to fail; whoever stopped the evaluation does not
+            # wait for it.
             pool.shutdown(wait=False, cancel_futures=True)
         if new := self.troubles - before:
             listed = ", ".join(f"{kind} {count} times" for kind, count in sorted(new.items()))
@@ -203,7 +205,7 @@ class EndpointAnswerer:
         return read_written_box(text, width, height, self.boxes)
 
 
-def read_error_page(response: Response) -> str:
+def read_error_page(response: HttpResponse) -> str:
     """The first words of an error's page, which may itself be cut or never come."""
     import httpx2
 
@@ -218,7 +220,7 @@ def read_error_page(response: Response) -> str:
     return read[:300].decode("utf-8", "replace").strip()
 
 
-def whole(response: Response, deadline: float) -> bytes:
+def whole(response: HttpResponse, deadline: float) -> bytes:
     """The body of an answer; UnavailableError when it still comes, bit by bit, at `deadline`."""
     pieces = []
     for piece in response.iter_raw():
@@ -240,6 +242,7 @@ def content(answer: bytes) -> str:
         said = "".join(part.get("text", "") for part in said if isinstance(part, dict))
     if not isinstance(said, str):  # null: the model chose to say nothing
         return ""
+    # Our own server writes boxes as tokens, which are no coordinates to anybody else.
     boxes = message.get("lucida_boxes")
     if isinstance(boxes, list) and len(boxes) == 1:  # the answer is a box in tokens: in pixels
         return str(boxes[0])

@@ -73,6 +73,7 @@ class TransformersAnswerer:
         batch: list[int] = []
         for index in order:
             pictures = len(examples[index].sample.images)
+            # Processors stack the pictures of a batch, so each row has equally many.
             if batch and (
                 len(batch) == self.rows or pictures != len(examples[batch[0]].sample.images)
             ):
@@ -90,6 +91,7 @@ class TransformersAnswerer:
         inputs = self.inputs([prompts[i] for i in batch], [examples[i].sample for i in batch])
         with torch.no_grad():
             rows = self.model.generate(**inputs, max_new_tokens=new, do_sample=False)
+        # Padded on the left, so that all prompts end, and all answers begin, in one column.
         rows = rows[:, inputs["input_ids"].shape[1] :]
         for index, row in zip(batch, rows, strict=True):
             said = [number for number in row.tolist() if number not in self.silent]
@@ -146,9 +148,11 @@ class TransformersAnswerer:
         prompt = self.prompt(example.sample)
         tokenizer = self.processor.tokenizer
         end = tokenizer.eos_token or ""
+        # An answer is a word of its own behind the prompt.
         gap = "" if prompt[-1:].isspace() else " "
         texts = [prompt + gap + candidate + end for candidate in example.candidates]
         inputs = self.inputs(texts, [example.sample] * len(texts), side="right")
+        # Right as long as no token spans the border of prompt and candidate.
         alone = self.inputs([prompt], [example.sample])["input_ids"].shape[1]
         ids, seen = inputs["input_ids"], inputs["attention_mask"]
         with torch.no_grad():

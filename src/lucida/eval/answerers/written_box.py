@@ -138,6 +138,7 @@ def _four_numbers(text: str) -> tuple[list[float], Unit] | None:
     if len(words) != 4:
         return None
     numbers = [float(word) for word in words]
+    # "0, 0, 1, 1" without a point is a box of one pixel.
     fractions = any("." in word for word in words) and max(numbers) <= 1
     return numbers, "shares" if fractions else usual
 
