@@ -99,6 +99,35 @@ def test_a_search_finds_what_is_good_and_writes_its_test(tmp_path, given, preten
     assert read_json(tmp_path / "out" / RESULTS)["trials"] == rows
 
 
+def test_equal_values_at_the_same_time_are_trained_once(tmp_path, monkeypatch):
+    """All four that are under way of three values are begun before the first one ends."""
+    file, go, started, begun = tmp_path / "rates.yaml", tmp_path / "go", [], []
+    rate = "  stages.sft.train.projector: {low: 1.0e-4, high: 1.0e-1, log: true}\n"
+    file.write_text((TEXT % (6, "")).replace(rate, ""))
+
+    def start(folder, arm, seed):
+        run = folder.run(arm, seed)
+        started.append(run.path.name)
+        write_run(run, load_recipe(folder.recipe(arm, seed)), 50)
+        (run.path / OUTCOME).rename(run.path / "later.json")
+        code = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
+        code += "os.rename(*sys.argv[2:])"
+        words = [sys.executable, "-c", code, go, run.path / "later.json", run.path / OUTCOME]
+        return Worker(arm, seed, subprocess.Popen(words), io.BytesIO())
+
+    def count(*given, begin=search._begin):
+        begun.append(begin(*given))
+        if len(begun) == 4:
+            go.touch()
+        return begun[-1]
+
+    monkeypatch.setattr(search.Worker, "start", start)
+    monkeypatch.setattr(search, "_begin", count)
+    rows = run_search(*load_search(file), tmp_path / "out", jobs=4)
+    assert [row["state"] for row in rows] == ["complete"] * 6
+    assert sorted(started) == sorted({row["run"] for row in rows})
+
+
 def test_a_worker_that_dies_is_told_and_the_search_goes_on(tmp_path, given, pretend):
     started = pretend(depth_and_rate, died=(3,))
     with pytest.raises(RunError, match="without an outcome") as told:

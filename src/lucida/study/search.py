@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,9 +119,9 @@ def run_search(search: Search, base: str, path: Path, jobs: int = 1) -> list[dic
                 if stopped:
                     raise KeyboardInterrupt
                 while begun < search.trials and len(trials) < jobs:
-                    trials.append(trial := _begin(search, base, folder, ledger.ask()))
-                    running += [trial.worker] if trial.worker is not None else []
+                    trials.append(_begin(search, base, folder, ledger.ask(), trials))
                     begun += 1
+                    running[:] = _list_workers(trials)
                 time.sleep(0.2)
                 for trial in list(trials):
                     if trial.worker is None or trial.worker.has_ended:
@@ -131,8 +131,7 @@ def run_search(search: Search, base: str, path: Path, jobs: int = 1) -> list[dic
                     else:
                         continue
                     trials.remove(trial)
-                    # In place: `ended_together` ends what stands in this very list.
-                    running[:] = [each.worker for each in trials if each.worker is not None]
+                    running[:] = _list_workers(trials)
         return _write_results(search, base, ledger, path)
 
 
@@ -179,12 +178,26 @@ def _open_ledger(search: Search, path: Path, jobs: int) -> optuna.Study:
     return ledger
 
 
-def _begin(search: Search, base: str, folder: StudyFolder, asked: optuna.Trial) -> Trial:
+def _list_workers(trials: Sequence[Trial]) -> list[Worker]:
+    """Each once: to be told twice to end is to end without a checkpoint."""
+    return list(dict.fromkeys(each.worker for each in trials if each.worker is not None))
+
+
+def _begin(
+    search: Search,
+    base: str,
+    folder: StudyFolder,
+    asked: optuna.Trial,
+    others: Sequence[Trial],
+) -> Trial:
+    """The next trial; equal values of `others`, which are under way, are trained by one worker."""
     values = {key: draw_value(asked, key, axis) for key, axis in search.axes.items()}
     design = make_trial(search, base, values)
     trial = Trial(asked, design, folder)
     arm, seed = trial.run
-    if folder.outcome(arm, seed)["state"] in ("waiting", "begun"):
+    if twins := [each for each in others if each.run == trial.run]:
+        trial.worker = twins[0].worker
+    elif folder.outcome(arm, seed)["state"] in ("waiting", "begun"):
         make_folder(folder.path / "recipes")
         atomic_write(folder.recipe(arm, seed), dump_recipe(design.recipe(arm, seed)))
         trial.worker = Worker.start(folder, arm, seed)
