@@ -13,6 +13,7 @@ from lucida.model.parts import FOLDER, part_names
 from lucida.parts.chat import chat_scores
 from lucida.parts.language import question_scores, text_perplexity
 from lucida.parts.probe import probe_patches
+from lucida.parts.tokenizer import make_tokenizer
 from lucida.parts.table import BUILDERS, beside_shipped, build_part, card_rows, cards
 from lucida.parts.vision import patches_of
 
@@ -65,7 +66,9 @@ def shortly(measure):
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_a_part_is_made_from_nothing_by_one_call(name, tmp_path, monkeypatch):
     monkeypatch.setattr("lucida.parts.language.shutil.which", lambda _: None)  # no compiling
-    # The same measures on fewer scenes: two steps leave nothing to be measured closely.
+    # A tokenizer from fewer texts, as large; the same measures on fewer scenes: two steps leave
+    # nothing to be measured closely.
+    monkeypatch.setattr("lucida.parts.language.make_tokenizer", partial(make_tokenizer, texts=1000))
     few = partial(probe_patches, fit=200, score=100)
     monkeypatch.setattr("lucida.parts.vision.probe_patches", few)
     for room in ("language", "chat"):

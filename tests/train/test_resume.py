@@ -30,6 +30,14 @@ from lucida.core.errors import LucidaError
 from lucida.core.spec import Recipe
 from lucida.training.loop import train_run
 
+# What a run imports on its way; a child that imported them would spend longer on it than on its steps.
+import peft
+from PIL import Image
+from transformers.models.llama import modeling_llama
+from transformers.models.siglip import image_processing_pil_siglip, modeling_siglip
+
+Image.init()
+
 print("ready", flush=True)
 for line in sys.stdin:
     folder, cache, recipe = json.loads(line)

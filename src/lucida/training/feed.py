@@ -104,11 +104,11 @@ class Feed:
 
     @property
     def held_out_samples(self) -> int:
-        """Samples behind a validation loss: of a named validation all, else `HELD_OUT`, up to the
-        end of the last batch."""
+        """Samples behind a validation loss: of a named validation all, else `HELD_OUT`, or as many
+        as there are records, up to the end of the last batch."""
         mixture, samples = self.held_out.mixture, self.held_out.batch.samples
-        if mixture.end is None:
-            return math.ceil(HELD_OUT / samples) * samples
+        if mixture.end is None:  # drawn by weight: more draws than records only repeat them
+            return math.ceil(min(HELD_OUT, sum(mixture.sizes)) / samples) * samples
         rest = mixture.end % samples
         return mixture.end - (rest if rest < self.held_out.world else 0)
 

@@ -137,6 +137,7 @@ def flatten(value: object, place: str = "") -> Iterator[tuple[str, str]]:
         yield from flatten(each, f"{place}.{key}" if place else str(key))
 
 
+@cache
 def hash_source() -> str:
     """Hash of the package's own Python files: two checkouts may have one version number."""
     root = Path(lucida.__file__).parent
