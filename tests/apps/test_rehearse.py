@@ -79,7 +79,12 @@ def test_small_parts_keep_their_kind():
 
 def test_a_recipe_of_the_miniature_world_with_its_blind_baseline(tmp_path):
     """Not slow: one rehearsal always runs; the next one makes its folder anew."""
-    changes = ["precision=fp32", "blind={steps: 50}", "evaluation.tasks=[attribute]", "evaluation.baselines=[]"]
+    changes = [
+        "precision=fp32",
+        "blind={steps: 50}",
+        "evaluation.tasks=[attribute]",
+        "evaluation.baselines=[]",
+    ]
     recipe = load_recipe("mini-short", changes)
     run = rehearsal.rehearse(recipe, tmp_path / "rehearsal")
     assert set(json.loads((run / "results.json").read_text())["tasks"]) == {"attribute"}

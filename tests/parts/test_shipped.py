@@ -13,8 +13,8 @@ from lucida.model.parts import FOLDER, part_names
 from lucida.parts.chat import chat_scores
 from lucida.parts.language import question_scores, text_perplexity
 from lucida.parts.probe import probe_patches
-from lucida.parts.tokenizer import make_tokenizer
 from lucida.parts.table import BUILDERS, beside_shipped, build_part, card_rows, cards
+from lucida.parts.tokenizer import make_tokenizer
 from lucida.parts.vision import patches_of
 
 

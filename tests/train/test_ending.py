@@ -146,6 +146,14 @@ def test_a_share_is_kept_out(parts, tmp_path, capsys):
     )
 
 
+def test_few_records_are_not_asked_again_and_again(parts, tmp_path, capsys):
+    """One of 24 records is held out: a validation loss is of one batch, not of 64 draws of it."""
+    train_alone(recipe_with(parts, 1), tmp_path / "run")
+    assert "validation loss: 4 samples, of records that do not train (1 of pictures)" in (
+        capsys.readouterr().err
+    )
+
+
 def test_looks_are_compared_by_the_margin():
     from lucida.core.spec import EndingSpec
 
