@@ -30,7 +30,7 @@ from lucida.core.errors import LucidaError
 from lucida.core.spec import Recipe
 from lucida.training.loop import train_run
 
-# What a run imports on its way; a child that imported them would spend longer on it than on its steps.
+# What a run imports on its way, once for all children: it takes longer than their steps.
 import peft
 from PIL import Image
 from transformers.models.llama import modeling_llama
