@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 from tiny import picture, tiny_model
 
 import lucida
-from lucida.apps.ask import main
+from lucida.apps.answering import check_named
+from lucida.apps.ask import main, read_question
 from lucida.core.errors import DataError, RunError
 from lucida.eval.questions import samples_of
 from lucida.model.checkpoint import save
@@ -89,6 +90,14 @@ def test_a_file_is_answered_in_its_order_and_read_back(run, questions, tmp_path,
     main(run, questions, out, 5)
     assert asked == ["and without an image?"]
     assert [row["answer"] for row in read(out)] == [row["answer"] for row in rows]
+
+
+def test_a_name_that_begins_like_an_address_is_a_name(tmp_path):
+    row = {"image": "http-logo.png", "question": "what is it?"}
+    assert read_question(row, "row 1", tmp_path) == ([tmp_path / "http-logo.png"], "what is it?")
+    check_named("http-run", None)
+    with pytest.raises(RunError, match="serves models by name"):
+        check_named("http://127.0.0.1:1/v1", None)
 
 
 def test_a_bad_row_is_told_and_asked_again(run, questions, tmp_path):

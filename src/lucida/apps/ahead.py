@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lucida.apps.answering import ELSEWHERE
 from lucida.core.errors import LucidaError, RecipeError, RunError
 
 if TYPE_CHECKING:
@@ -145,5 +146,5 @@ def _trained_tasks(recipe: Recipe) -> list[str]:
 def _argument(folder: Path) -> str:
     """The folder as the command line takes it for one: not for an option, an address or `diff`."""
     text = str(folder)
-    odd = text == "diff" or text.startswith(("-", "hf:", "http://", "https://"))
+    odd = text == "diff" or text.startswith(("-", *ELSEWHERE))
     return f"./{text}" if odd else text

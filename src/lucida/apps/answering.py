@@ -11,7 +11,9 @@ from lucida.core.errors import RunError
 if TYPE_CHECKING:
     from lucida.eval.asking import Answerer
 
-ELSEWHERE = ("hf:", "http://", "https://")
+WEB = ("http://", "https://")
+"""How an address of the web begins; a folder may be called `http-run`."""
+ELSEWHERE = ("hf:", *WEB)
 """How a model begins that is no run."""
 
 
@@ -32,7 +34,7 @@ def make_loader(target: str, model: str | None, boxes: str | None) -> Callable[[
 
 def check_named(target: str, model: str | None) -> None:
     """RunError for an endpoint without the name of a model."""
-    if target.startswith("http") and model is None:
+    if target.startswith(WEB) and model is None:
         raise RunError(
             "an endpoint serves models by name", origin=target, remedy="add --model NAME"
         )
@@ -43,7 +45,7 @@ def check_judge(address: str | None, model: str | None) -> None:
     if (address is None) != (model is None):
         missing = "--judge URL" if address is None else "--judge-model NAME"
         raise RunError("a judge has an address and a name", remedy=f"add {missing}")
-    if address is not None and not address.startswith(("http://", "https://")):
+    if address is not None and not address.startswith(WEB):
         raise RunError(
             "a judge is asked at the address of an OpenAI-compatible endpoint",
             expected="--judge http://HOST/v1",

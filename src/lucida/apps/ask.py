@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lucida.apps.answering import WEB
 from lucida.core.errors import DataError, RunError
 from lucida.core.progress import Progress, say
 from lucida.core.runs import JsonLines, atomic_write, plain
@@ -93,7 +94,7 @@ def read_question(given: Mapping[str, Any], origin: str, folder: Path) -> Questi
 def _place(image: object, folder: Path) -> object:
     from lucida.data.encoded import looks_encoded
 
-    if not isinstance(image, str) or looks_encoded(image) or image.lower().startswith("http"):
+    if not isinstance(image, str) or looks_encoded(image) or image.lower().startswith(WEB):
         return image
     return folder / Path(image).expanduser()
 
