@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 from tiny import picture, tiny_model
 
 from lucida.apps.cli import app
-from lucida.apps.data.known import chosen, find_blind, find_hardest, open_run
-from lucida.core.errors import RunError
+from lucida.apps.data.known import chosen, find_blind, find_hardest, measure, open_run
+from lucida.core.errors import DataError, RunError
 from lucida.core.recipe import dump_recipe, load_recipe
 from lucida.data.collate import collate
 from lucida.model.checkpoint import load, save
@@ -87,6 +88,20 @@ def test_records_are_spread_over_the_source(run):
     assert len(chosen(sources, 100)) == 10
 
 
+def test_what_cannot_be_read_is_told(run, capsys):
+    class Damaged(list):
+        def __getitem__(self, number):
+            if number == 1:
+                raise DataError("damaged", origin="rows.jsonl: record 1")
+            return super().__getitem__(number)
+
+    (each,) = open_run(run)
+    damaged = replace(each, source=Damaged(each.source[number] for number in range(3)))
+    found = measure(run, [damaged], [(0, 0), (0, 1), (0, 2)])
+    assert [one.number for one in found] == [0, 2]
+    assert "1 records cannot be read, and are left out; rows.jsonl" in capsys.readouterr().err
+
+
 def test_pages_have_the_pictures(run, tmp_path):
     page = tmp_path / "page.html"
     words = ["data", "hardest", str(run), "--show", "3", "--html", str(page)]
@@ -109,9 +124,9 @@ def test_the_share_is_of_the_blind_model(run):
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         find_hardest(tmp_path, None, 5)
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         find_hardest(run, tmp_path, 5)
     with pytest.raises(RunError, match="no blind model"):
         find_blind(run.parent / "other", 5)

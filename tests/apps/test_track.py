@@ -162,7 +162,7 @@ def test_names_lead_to_their_values():
 def test_a_tracker_that_is_none_is_told_with_the_nearest(run):
     with pytest.raises(LucidaError, match="tensorboard"):
         track(run.path, "tensorbord")
-    with pytest.raises(LucidaError, match="no run"):
+    with pytest.raises(LucidaError, match="not a run folder"):
         track(run.path / "nothing", "tensorboard")
 
 

@@ -44,10 +44,7 @@ def track(
     LucidaError for a folder that is no run, and for a tracker that cannot be had.
     """
     run = RunFolder(path)
-    if not run.exists:
-        raise LucidaError(
-            "this folder holds no run", origin=path, remedy="`lucida runs` lists them"
-        )
+    run.check()
     over = threading.Event()
     if follow:
         threading.Thread(target=wait_for_end, args=(over,), daemon=True).start()

@@ -130,15 +130,19 @@ class RunFolder:
         """Whether a run has begun here."""
         return self.recipe_file.is_file()
 
-    @property
-    def recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
+    def check(self) -> None:
+        """RunError where no run has begun."""
         if not self.exists:
             raise RunError(
                 "this is not a run folder (it has no recipe.yaml)",
                 origin=self.path,
                 remedy="`lucida runs` lists the runs, `lucida train NAME` makes one",
             )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        self.check()
         return load_recipe(self.recipe_file)
 
     def write_recipe(self, recipe: Recipe) -> None:

@@ -28,7 +28,7 @@ from lucida.apps.data.guess import Opened, open_sources
 from lucida.apps.data.show import record_section, write_html
 from lucida.core.errors import DataError, RunError
 from lucida.core.files import atomic_write
-from lucida.core.progress import Progress
+from lucida.core.progress import Progress, say
 from lucida.core.runs import RunFolder
 from lucida.data.collate import collate
 from lucida.eval.statistics import bootstrap
@@ -60,8 +60,7 @@ class Known:
 
 def open_run(run: Path) -> list[Opened]:
     """The sources that a run trained on. RunError: it is no run."""
-    if not (run / "recipe.yaml").is_file():
-        raise RunError("this is no run folder", origin=run, remedy="`lucida runs` lists them")
+    RunFolder(run).check()
     return open_sources(str(run), [])
 
 
@@ -78,11 +77,11 @@ def chosen(sources: Sequence[Opened], most: int) -> list[tuple[int, int]]:
 def measure(
     folder: Path, sources: Sequence[Opened], places: Sequence[tuple[int, int]]
 ) -> list[Known]:
-    """What the model of a run folder knows of these records; those that it cannot read are left
-    out. DataError: it can read none."""
+    """What the model of a run folder knows of these records; those that it cannot read, or in which
+    nothing is supervised, are left out and told. DataError: none is left."""
     model, processor = load(folder, choose_device())
     found: list[Known] = []
-    failed: DataError | None = None
+    failed: list[DataError] = []
     with Progress(f"measure {folder}", len(places), "record") as progress:
         for which, each in enumerate(sources):
             stage = each.recipe.resolve(each.stage)
@@ -95,11 +94,15 @@ def measure(
                         rows.append(own.encode(each.source[number], stage.loss))
                         some.append((which, number))
                     except DataError as problem:
-                        failed = failed or problem
+                        failed.append(problem)
                 found += forward(model, own, rows, some)
                 progress.advance(min(TOGETHER, len(numbers) - start))
     if not found:
-        raise failed or DataError("there are no records", origin=folder)
+        raise failed[0] if failed else DataError("nothing is supervised here", origin=folder)
+    if failed:
+        say(f"note: {len(failed):,} records cannot be read, and are left out; {failed[0]}")
+    if (bare := len(places) - len(failed) - len(found)) > 0:
+        say(f"note: {bare:,} records are left out, because nothing in them is supervised")
     return found
 
 
@@ -146,8 +149,7 @@ def find_hardest(run: Path, against: Path | None, most: int) -> tuple[list[Opene
     mine = measure(run, sources, places)
     if against is None:
         return sources, Hardest("loss a token", rank([(each.loss, each) for each in mine]))
-    if not (against / "recipe.yaml").is_file():
-        raise RunError("this is no run folder", origin=against)
+    RunFolder(against).check()
     theirs = {(each.source, each.number): each for each in measure(against, sources, places)}
     both = [(each, theirs.get((each.source, each.number))) for each in mine]
     pairs = [(each.loss - other.loss, each) for each, other in both if other is not None]
@@ -192,7 +194,7 @@ def find_blind(run: Path, most: int) -> tuple[list[Opened], list[BlindShare], li
 
     RunError: the run has no blind model.
     """
-    blind = RunFolder(run).path / "blind"
+    blind = run / "blind"
     if not list(blind.glob("*.safetensors")):
         raise RunError(
             "this run has no blind model to compare with",
