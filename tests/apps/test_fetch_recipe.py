@@ -161,6 +161,15 @@ def test_what_the_hub_has_is_loaded_and_the_rest_is_told(llava, tmp_path, capfd)
     assert again == []
 
 
+@pytest.mark.parametrize("name", ["{00000..00003}.tar", "*.tar", "00001.tar", "0000[12].tar"])
+def test_shards_that_are_there_are_not_to_be_fetched(tmp_path, name):
+    need = Need("shards", "own", tmp_path / "shards" / name)
+    assert not need.here
+    need.place.parent.mkdir()
+    (need.place.parent / "00001.tar").touch()
+    assert need.here
+
+
 def test_a_download_that_was_cut_off_goes_on(llava, monkeypatch):
     from huggingface_hub import constants
 

@@ -42,11 +42,12 @@ class Need:
         """Whether it is there already; of models the loading finds out."""
         if self.place is None:
             return False
-        if any(mark in self.place.name for mark in "*?["):
-            return any(self.place.parent.glob(self.place.name))
         if self.place.is_dir():
             return any(self.place.iterdir()) and not self.unfinished.exists()
-        return self.place.exists()
+        from lucida.data.sources.remote import expand_braces
+
+        meant = map(Path, expand_braces(str(self.place)))
+        return self.place.exists() or any(any(each.parent.glob(each.name)) for each in meant)
 
     @property
     def unfinished(self) -> Path:

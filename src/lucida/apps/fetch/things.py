@@ -13,9 +13,6 @@ from lucida.core.errors import RecipeError, suggestion
 from lucida.core.files import atomic_folder, atomic_write
 from lucida.core.progress import say
 
-INTO = Path("real")
-"""Folder in which things are looked for by the recipes that ship."""
-
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -177,6 +174,8 @@ def fetch_thing(name: str, into: Path, given: Path | None = None) -> Path:
             text = "\n\n".join(each.read_text(encoding="utf-8") for each in told)
             if text:
                 atomic_write(made / "LICENCE.txt", text)
+            else:
+                say(f"note: the files of {thing.package} hold no licence to lay beside it")
     for line in lines:
         say(f"  {line}")
     say(f"wrote {folder}")

@@ -73,7 +73,8 @@ def clear(folder: Path) -> None:
 
 def shrink_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with tiny parts, made-up records and benchmarks (all written below the folder),
-    and a few steps of a few samples; what else it says stays."""
+    and a few steps of a few samples; what else it says stays. Tasks over own records and what is
+    lost in text are left out, which is told."""
     values = recipe.model_dump(mode="json", by_alias=True)
     parts = {}
     vision = values["model"]["vision"]
@@ -95,6 +96,10 @@ def shrink_recipe(recipe: Recipe, folder: Path) -> Recipe:
     if values["blind"] is not None:
         values["blind"]["steps"] = STEPS
     tasks = [task for task in values["evaluation"]["tasks"] if isinstance(task, str)]
+    kept = recipe.evaluation.retention is not None
+    left = [name for name in recipe.evaluation.names if name not in tasks] + ["retention"] * kept
+    if left:
+        say(f"not rehearsed, because it is of your own files: evaluation of {', '.join(left)}")
     for lay_out in (*ASKED, *SUITES) if tasks else ():
         lay_out(folder / "benchmarks")
     values["evaluation"] |= {
