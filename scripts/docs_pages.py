@@ -21,6 +21,8 @@ import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from lucida.core.fields import Shape, shape
+
 ROOT = Path(__file__).parent.parent
 AT_ROOT = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "LOG.md": "log.md"}
 """Files that become pages."""
@@ -144,22 +146,27 @@ def show_examples(recipe: object) -> Iterator[str]:
     yield "</div>\n"
 
 
-OPTIONS = (
-    "model", "model.vision", "model.image", "model.projector", "model.language",
-    "model.cross_attention", "stages", "stages.mixture", "stages.mixture.sources",
-    "stages.objective", "stages.budget", "stages.batch", "stages.optim", "stages.lora",
-    "stages.validation", "stages.ending", "evaluation", "blind", "engine",
-)  # fmt: skip
-"""Keys of a recipe that have others below them."""
+def list_keys(accepted: Shape, place: str, seen: set[type]) -> Iterator[str]:
+    """Keys of a recipe that have others below them; what was `seen` at another key is left out."""
+    if place:
+        yield place
+    seen |= set(accepted.specs.values())
+    for name, info in accepted.fields().items():
+        below = shape(info.annotation)
+        inside = below.items if below.items is not None else below.values
+        below = below if inside is None else shape(inside)
+        if set(below.specs.values()) - seen:
+            yield from list_keys(below, f"{place}.{name}".strip("."), seen)
 
 
 def list_options() -> Iterator[str]:
     """What `lucida explain` says of each part of a recipe, as lists."""
     from lucida.core.recipe import explain
+    from lucida.core.spec import Recipe
 
     yield "# Recipe options\n\nAs `lucida explain KEY` prints them; every default stands once, in "
     yield "`lucida.core.spec`.\n"
-    for key in OPTIONS:
+    for key in list_keys(shape(Recipe), "", set()):
         yield f"\n## {key}\n"
         for block in explain(key).strip().split("\n\n"):
             first, *more = block.splitlines()
