@@ -60,7 +60,7 @@ def join_with_and(words: Sequence[str]) -> str:
 
 
 def long_caption(scene: Scene, rng: random.Random | None = None) -> str:
-    """Everything in the scene, in reading order or, with `rng`, in any order."""
+    """Everything in the scene, in the order of its things or, with `rng`, in any order."""
     phrases = caption_phrases(scene)
     things = phrases[:-1]
     if rng is not None:

@@ -351,9 +351,7 @@ def _alone(scene: Scene, rng: random.Random, field: str) -> Thing | None:
 
 
 def _presence(kind: str, pair: tuple[str, str], answer: str) -> Exchange:
-    colour, shape = pair
-    article = "an" if colour[0] in "aeiou" else "a"
-    question = f"is there {article} {colour} {shape}?"
+    question = f"is there {article(' '.join(pair))}?"
     return Exchange("presence", kind, question, answer, ("yes", "no"))
 
 

@@ -11,6 +11,7 @@ pairs are held out: they occur in split `novel` only, where every scene has at l
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Literal
@@ -234,12 +235,4 @@ def _middle(box: Box) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _running(weights: tuple[int, ...]) -> tuple[int, ...]:
-    total, sums = 0, []
-    for weight in weights:
-        total += weight
-        sums.append(total)
-    return tuple(sums)
-
-
-_CUMULATIVE = _running(_PAIR_WEIGHTS)
+_CUMULATIVE = tuple(itertools.accumulate(_PAIR_WEIGHTS))
