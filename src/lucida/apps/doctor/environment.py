@@ -6,7 +6,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lucida.apps.doctor.finding import Finding
+from lucida.apps.plan.devices import time_product
 from lucida.core.environment import usable_cores
 from lucida.core.spec import Recipe
 from lucida.data.sources.sidecar import cache_folder
@@ -128,24 +128,12 @@ def precision(recipe: Recipe | None) -> Finding:
     chosen = choose_precision("auto" if recipe is None else recipe.precision, where)
     measured = str(chosen)
     if where.type == "cuda":
-        full, half = product_seconds(torch.float32, where), product_seconds(torch.bfloat16, where)
+        full, half = time_product(torch.float32, where), time_product(torch.bfloat16, where)
         measured += f"; 1024 x 1024 products: bf16 {full / half:.1f} x as fast as fp32"
     if slowness(chosen.name, where):
         expected = f"{chosen.name} faster than fp32"
         return Finding(name, "warn", measured, expected, "set precision=auto or fp32")
     return Finding(name, "ok", measured)
-
-
-def product_seconds(dtype: torch.dtype, where: torch.device) -> float:
-    """Seconds of one product of two 1024 x 1024 matrices, the best of five."""
-    a = torch.ones(1024, 1024, dtype=dtype, device=where)
-    best = float("inf")
-    for _ in range(5):
-        begun = time.perf_counter()
-        b = a @ a
-        b[0, 0].item()  # waits for an accelerator
-        best = min(best, time.perf_counter() - begun)
-    return best
 
 
 def threads(recipe: Recipe | None) -> Finding:

@@ -85,6 +85,12 @@ class Look:
     mask: np.ndarray
     borders: list[int] = field(default_factory=list)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Percent of all tokens, of the counts that are some of them."""
+        tokens = max(1, self.counts["tokens"])
+        return {name: 100 * self.counts[name] / tokens for name in ("visual tokens", "supervised")}
+
 
 def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     """The first batch of a stage; pictures and positions of its first `shown` samples.

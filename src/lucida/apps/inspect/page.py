@@ -35,7 +35,6 @@ def page(look: Look) -> str:
     """The page as text."""
     pixel = max(1, MASK_SIDE // max(1, len(look.mask)))
     kinds = sorted(set(look.mask.ravel().tolist()) | {0})
-    tokens = max(1, look.counts["tokens"])
     return render_page(
         "apps/inspect/page.html",
         recipe=look.recipe.name,
@@ -54,10 +53,7 @@ def page(look: Look) -> str:
         mask_tokens=len(look.mask),
         mask_seen=100 * float((look.mask > 0).mean()),
         legend=[("#{:02x}{:02x}{:02x}".format(*SIGHT[kind]), SIGHT_WORDS[kind]) for kind in kinds],
-        counts=[
-            (name, f"{many:,}", 100 * many / tokens if _is_share(name) else None)
-            for name, many in look.counts.items()
-        ],
+        counts=[(name, f"{many:,}", look.shares.get(name)) for name, many in look.counts.items()],
         dropped=look.dropped,
     )
 
@@ -73,7 +69,3 @@ def drawings(seen: Seen) -> list[tuple[str, Drawing, list[Drawing]]]:
         ]
         found.append((shown.origin, drawing(shown.original, f"as it came, {size}"), views))
     return found
-
-
-def _is_share(name: str) -> bool:
-    return name in ("visual tokens", "supervised")

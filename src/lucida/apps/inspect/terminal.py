@@ -94,10 +94,9 @@ def row(each: Position, segment: int) -> list[Text]:
 def count_table(look: Look) -> Table:
     """Counts of the whole batch, with shares where they mean something."""
     table = Table(box=None, show_header=False)
-    tokens = max(1, look.counts["tokens"])
+    shares = {name: f"{share:.1f}%" for name, share in look.shares.items()}
     for name, many in look.counts.items():
-        share = f"{100 * many / tokens:.1f}%" if name in ("visual tokens", "supervised") else ""
-        table.add_row(name, Text(f"{many:,}", justify="right"), share)
+        table.add_row(name, Text(f"{many:,}", justify="right"), shares.get(name, ""))
     table.add_row("dropped", str(len(look.dropped)))
     return table
 

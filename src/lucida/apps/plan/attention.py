@@ -110,8 +110,8 @@ AttentionMaskInterface.register(NAME, no_mask)
 
 
 class Judgement(torch.autograd.Function):
-    """What the loss of logits [n, vocabulary] keeps and makes (`train.cross_entropy`): the logits
-    as they are, and one gradient like them. Its arithmetic in blocks counts for nothing."""
+    """What the loss of logits [n, vocabulary] keeps and makes (`training.cross_entropy`): the
+    logits as they are, and one gradient like them. Its arithmetic in blocks counts for nothing."""
 
     @staticmethod
     def forward(ctx, logits: Tensor) -> Tensor:

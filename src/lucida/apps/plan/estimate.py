@@ -250,8 +250,8 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_sharded_bytes(planned: PlannedPass, weights: dict[str, float]) -> float:
-    """Bytes of weights on one rank (`train.sharding`): a frozen encoder whole, a part of all else,
-    and what is gathered: all that stands in no layer, and two layers at a time."""
+    """Bytes of weights on one rank (`training.sharding`): a frozen encoder whole, a part of all
+    else, and what is gathered: all that stands in no layer, and two layers at a time."""
     from lucida.training.blocks import blocks
 
     model = planned.model

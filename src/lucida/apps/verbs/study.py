@@ -60,15 +60,14 @@ def plan(
     given, library = design.study, folder.path.parent / "noise.json"
     costs, measured = plan_arms(design), recall_seconds(design, library)
     base = costs[BASELINE]
-    rows = []
+    rows, minutes = [], 0.0
     for arm in design.arms:
         share = costs[arm]["flops"] / base["flops"] if base["flops"] else 1.0
-        seconds = costs[arm]["seconds"] if measured is None else share * measured
-        differs = "; ".join(design.differences(arm))
-        rows.append([arm, f"{seconds / 60:.1f}", f"{share:.2f}", differs])
+        each = (costs[arm]["seconds"] if measured is None else share * measured) / 60
+        minutes += each * len(given.seeds)
+        rows.append([arm, f"{each:.1f}", f"{share:.2f}", "; ".join(design.differences(arm))])
     title = f"{given.name}: {len(rows)} arms × {len(given.seeds)} seeds"
     table(title, ["arm", "minutes a run", "FLOPs", "differs"], rows)
-    minutes = len(given.seeds) * sum(float(row[1]) for row in rows)
     typer.echo(
         f"in all {minutes:.0f} minutes of one core, "
         + (
