@@ -102,6 +102,7 @@ def expected(annotation: Any, info: FieldInfo | None = None) -> str:
     if accepted.values is not None:
         forms.append(f"a mapping from names to {_plural(accepted.values)}")
     forms += [_WORDS.get(scalar, scalar.__name__) for scalar in accepted.scalars]
+    # Before choices and null are named: a range is of numbers, a length of a list or mapping.
     if forms and (limits := limit_words(info)):
         forms[-1] += f" {limits}"
     forms += [_literal(choice) for choice in accepted.choices]

@@ -90,6 +90,7 @@ def _plainly(value: object, accepted: Shape) -> bool:
     if isinstance(value, bool):
         return bool in accepted.scalars
     if isinstance(value, float):
+        # 2.0 passes for a whole number; 1e300 is one too, of 301 digits, and does not.
         endless = not math.isfinite(value)
         return not endless and (float in accepted.scalars or abs(value) < LARGEST_NUMBER)
     if isinstance(value, str):

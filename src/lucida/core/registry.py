@@ -144,6 +144,7 @@ class Table(Mapping[str, object]):
         found: dict[str, str] = {}
         for point in list_added(self.group) if self.group else ():
             taken = self._own.get(point.name) or found.get(point.name)
+            # The same entry twice is no clash: a package may be seen on two paths.
             if taken not in (None, point.value):
                 raise self._error(
                     f"{_owner(point)} adds the {self.family} `{point.name}`, which is already "

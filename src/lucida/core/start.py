@@ -251,6 +251,7 @@ def describe_start(spec: ModelSpec) -> dict[str, Any] | None:
         return None
     folder = find_start(spec.start)
     told: dict[str, Any] = {"from": spec.start, "folder": str(folder.absolute())}
+    # A run, or the end of a stage that one has kept: RUN/stages/NAME.
     for above in (folder, folder.parent.parent):
         if (above / "recipe.yaml").is_file():
             try:

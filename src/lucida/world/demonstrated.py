@@ -116,6 +116,7 @@ def demonstrate(
     asked: list[Exchange] = []
     for attempt in range(4096):
         number = len(scenes)
+        # As in `tasks`: attempts lie behind all scenes that other indices begin with.
         scene = make_scene(seed, split, (SHOTS + 1) * index + number + attempt * 1_000_003, size)
         exchange = rule(scene, rng, number)
         if exchange is None:

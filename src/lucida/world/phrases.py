@@ -70,6 +70,7 @@ def long_caption(scene: Scene, rng: random.Random | None = None) -> str:
 
 def short_caption(scene: Scene, variant: int = 0) -> str:
     """A COCO-like sentence; `variant` 0 to 4 gives five ways to say the same."""
+    # The widest first; of equally wide ones the one that begins furthest right.
     ordered = sorted(scene.things, key=lambda t: -(t.box[2] - t.box[0]) * 64 - t.box[0])
     names = [article(short_name(t)) for t in ordered]
     if variant in (1, 3):

@@ -162,6 +162,7 @@ def spatial(scene: Scene, rng: random.Random, pointing: bool = False) -> Exchang
         return None
     a, b, axis, number = found
     truth = rng.random() < 0.5
+    # ^ 1: the other relation of the same axis.
     relation = RELATIONS[number if truth else number ^ 1]
     question = f"true or false: the {short_name(a)} is {relation} the {short_name(b)}."
     answer = "true" if truth else "false"
@@ -217,6 +218,8 @@ def _apart(scene: Scene, rng: random.Random) -> tuple[Thing, Thing, int, int] | 
         axis = rng.randrange(2)
         gap = b.centre[axis] - a.centre[axis]
         if abs(gap) >= least:
+            # Where b lies further right or down, a is left of it or above: the first of the axis's
+            # two.
             return a, b, axis, 2 * axis + (gap < 0)
     return None
 

@@ -105,6 +105,7 @@ def admit(recipe: Recipe, stage_name: str | None, run: Path | None) -> Patient:
     seed_everything(recipe.seed)
     from_run = run is not None and (run / "config.json").is_file()
     model, processor = load(run) if from_run else build(recipe.model)
+    # Four-bit matrices that bitsandbytes repacks for a CPU pass no gradient on.
     if precision.device.type == "cpu":
         adapters.keep_differentiable(model)
     model.to(precision.device)

@@ -115,6 +115,7 @@ def explain_failures(need: Need) -> Iterator[None]:
             remedy="accept it there, then `hf auth login` with a token of that account",
         ) from problem
     except (RepositoryNotFoundError, EntryNotFoundError) as problem:
+        # An entry that is not found at hand: there was no connection to look elsewhere.
         if isinstance(problem, LocalEntryNotFoundError):
             raise unreachable(need, page, problem) from problem
         raise LucidaError(

@@ -84,6 +84,7 @@ def run_rank(job: Job) -> tuple[int, LucidaError | None]:
     try:
         train(job.recipe, list(job.overrides), job.folder, job.accept_changes)
     except typer.Exit as end:
+        # `guarded` raises the exit from what went wrong.
         problem = end.__cause__
         return end.exit_code, problem if isinstance(problem, LucidaError) else None
     return 0, None

@@ -126,6 +126,7 @@ def plan_one(
     precision = precision_of(recipe, device)
     cost = cost_of(model, stage, what, shape, precision, device.gpu)
     planned = PlannedPass(recipe, stage, model, what, shape, cost, count, precision)
+    # `cost` is of one pass of one device.
     passes = stage.batch.accumulate * count
     flops = cost.total * passes
     seconds = flops / (device.peak * device.share * count)

@@ -88,6 +88,7 @@ def take_samples(recipe: Recipe, stage: StageSpec, blueprint: Blueprint) -> Samp
 
     DataError where the mixture's weights have no meaning for a source.
     """
+    # As training has it: what caps keep is chosen by the seed of the stage.
     seed = recipe.seed + find_stage(recipe, stage.name)[0]
     try:
         processor = weightless_processor(recipe, stage)

@@ -57,6 +57,7 @@ class Layers:
         """Run the first layer as it is without recomputing; `keep` is given what it saves."""
         layer, arguments, options = self.first
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # The class's own: `equip` has laid one that recomputes over it.
             type(layer).forward(layer, *arguments, **options)
 
 
