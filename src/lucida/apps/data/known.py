@@ -14,7 +14,6 @@ records on which the larger one does better).
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from lucida.apps.data.guess import Opened, open_sources
-from lucida.apps.data.show import record_section, write_html
+from lucida.apps.data.show import lay_out, write_groups
 from lucida.core.errors import DataError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.progress import Progress, say
@@ -169,11 +168,13 @@ def write_hardest(sources: Sequence[Opened], found: Hardest, shown: int, page: P
         for value, one in found.rows
     ]  # fmt: skip
     atomic_write(page.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
-    body = [f"<h2>{html.escape(found.what)}: the hardest of {len(found.rows):,} records</h2>"]
-    for value, one in found.rows[:shown]:
-        note = f"{value:.3f} ({sources[one.source].name}, record {one.number})"
-        body.append(record_section(sources[one.source], one.number, note))
-    write_html(body, page)
+    laid = [
+        lay_out(sources[one.source], one.number,
+                f"{value:.3f} ({sources[one.source].name}, record {one.number})")
+        for value, one in found.rows[:shown]
+    ]  # fmt: skip
+    title = f"{found.what}: the hardest of {len(found.rows):,} records"
+    write_groups([(title, [], laid)], page)
 
 
 @dataclass(frozen=True)
@@ -226,12 +227,13 @@ def write_blind(
     page: Path,
 ) -> None:  # fmt: skip
     """A page: the shares, and the records that are surest without the picture."""
-    body = [f"<p>{html.escape(line)}</p>" for line in describe_blind(shares)]
-    body.append("<h2>Answered without the picture, the surest first</h2>")
-    for one in solved[:shown]:
-        note = f"loss {one.loss:.3f} ({sources[one.source].name}, record {one.number})"
-        body.append(record_section(sources[one.source], one.number, note))
-    write_html(body, page)
+    laid = [
+        lay_out(sources[one.source], one.number,
+                f"loss {one.loss:.3f} ({sources[one.source].name}, record {one.number})")
+        for one in solved[:shown]
+    ]  # fmt: skip
+    title = "Answered without the picture, the surest first"
+    write_groups([(title, describe_blind(shares), laid)], page)
 
 
 def describe_blind(shares: Sequence[BlindShare]) -> list[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import html
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lucida.apps.data.guess import Opened
-from lucida.apps.drawn import drawing, half_blocks
+from lucida.apps.drawn import Drawing, drawing, half_blocks
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
+from lucida.core.pages import render_page
 from lucida.data.reader import Reader, Unusable
 from lucida.data.sample import ImagePart, Sample, Turn
 
@@ -83,40 +85,39 @@ def words(turn: Turn) -> str:
     )  # fmt: skip
 
 
-def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> None:
-    """Records of each source as one HTML file with the pictures inside."""
-    body = []
-    for each, chosen in zip(sources, numbers, strict=True):
-        title = html.escape(f"{each.name}: {len(each.source):,} records, {each.found}")
-        body.append(f"<h2>{title}</h2>")
-        body += [f"<p>{html.escape(line)}</p>" for line in left_out(each)]
-        body += [record_section(each, number) for number in chosen]
-    write_html(body, path)
+class Laid(NamedTuple):
+    """A record on a page: what is said about it, where it stands, its pictures, who says what."""
+
+    note: str
+    origin: str = ""
+    pictures: Sequence[Drawing] = ()
+    said: Sequence[tuple[str, str]] = ()
 
 
-def write_html(body: list[str], path: Path) -> None:
-    """Pieces of HTML as one page that needs nothing else."""
-    style = (
-        "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "section{border-top:1px solid #8886;padding:1rem 0}img{margin:0 .5rem .5rem 0}"
-        "p{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0}b{color:#27c}"
-    )
-    page = f"<!doctype html><meta charset=utf-8><title>Lucida data</title><style>{style}</style>"
-    atomic_write(path, page + "\n".join(body))
-
-
-def record_section(each: Opened, number: int, note: str = "") -> str:
-    """A record with its pictures and what it says, as HTML; `note` stands above it."""
+def lay_out(each: Opened, number: int, note: str = "") -> Laid:
+    """A record for a page; of one that cannot be used, why."""
     record = OPENED.read("", each.source, number)
     if isinstance(record, Unusable):
-        return f"<section><p>record {number}: {html.escape(str(record.reason))}</p></section>"
+        return Laid(f"record {number}: {record.reason}")
     sample, pictures = record.seen
-    drawn = [drawing(picture, "") for picture in pictures]
-    shown = "".join(f'<img src="{p.data}" width="{p.width}" alt="">' for p in drawn)
-    said = "".join(
-        f"<p>left out: {n:,} × {html.escape(why)}</p>" for why, n in record.left_out.items()
-    )
-    said += "".join(f"<p><b>{t.role}</b> {html.escape(words(t))}</p>" for t in turns(sample))
-    head = f"<p><strong>{html.escape(note)}</strong></p>" if note else ""
-    head += f"<small>{html.escape(sample.origin)}</small>"
-    return f"<section>{head}<div>{shown}</div>{said}</section>"
+    said = [("left out:", f"{many:,} × {why}") for why, many in record.left_out.items()]
+    said += [(turn.role, words(turn)) for turn in turns(sample)]
+    return Laid(note, sample.origin, [drawing(picture, "") for picture in pictures], said)
+
+
+def write_page(sources: list[Opened], numbers: list[list[int]], path: Path) -> None:
+    """Records of each source as one HTML file with the pictures inside."""
+    groups = [
+        (
+            f"{each.name}: {len(each.source):,} records, {each.found}",
+            left_out(each),
+            [lay_out(each, number) for number in chosen],
+        )
+        for each, chosen in zip(sources, numbers, strict=True)
+    ]
+    write_groups(groups, path)
+
+
+def write_groups(groups: list[tuple[str, list[str], list[Laid]]], path: Path) -> None:
+    """Records below titles and lines of words, as one HTML file that needs nothing else."""
+    atomic_write(path, render_page("apps/data/records.html", groups=groups))

@@ -25,6 +25,8 @@ Fields = Annotated[
     ),
 ]
 
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+
 
 @data.command()
 @guarded
@@ -69,7 +71,7 @@ def stats(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page as well, with charts.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    workers: Workers = 1,
 ) -> None:
     """Count text, tokens and pictures, what is cut, duplicates and unusable records."""
     from lucida.apps.data.figures import show, write_figures
@@ -93,7 +95,7 @@ def check(
     report: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the report is written.")
     ] = Path("data-report.json"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    workers: Workers = 2,
 ) -> None:
     """Read every record and picture once, in parallel; exit code 1 when one cannot be used.
 
@@ -114,9 +116,6 @@ def check(
     typer.echo(f"wrote {report}", err=True)
     if any(each.found.errors for each in found):
         raise typer.Exit(1)
-
-
-Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 
 
 @data.command()
