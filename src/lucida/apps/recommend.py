@@ -31,6 +31,10 @@ NEAR = 1.0
 seeds, PaliGemma (section 6.1) found standard deviations below half a point a task at 3B."""
 
 
+Row = tuple[float, str, int]
+"""Published mean over the wanted tasks, recipe, records of its last stage."""
+
+
 @dataclass
 class Advice:
     """A recipe and why. `score`: published mean over the tasks, None in the miniature world."""
@@ -61,10 +65,8 @@ def recommend(
         scores = dict(zip(evidence["tasks"], row["scores"], strict=True))
         rows.append((sum(scores[task] for task in wanted) / len(wanted), name, row["records"]))
     rows.sort(key=lambda row: -row[0])
-    passed: list[str] = []
-    known: dict[str, dict] = {}
-    advice = _first_fitting(rows, wanted, hours, device, count, evidence, known, passed)
-    if advice is not None:
+    room = Room(hours, device, count, evidence["alignment"])
+    if (advice := room.find(rows, wanted)) is not None:
         near = [name for score, name, _ in rows if abs(score - advice.score) < NEAR]
         near.remove(advice.recipe)
         advice.notes += explain(evidence, wanted, advice.recipe, results)
@@ -80,13 +82,12 @@ def recommend(
             score = sum(row["scores"][task] for task in wanted) / len(wanted)
             others.append((score, name, row["records"]))
     others.sort(key=lambda row: -row[0])
-    advice = _first_fitting(others, wanted, hours, device, count, evidence, known, passed)
-    if advice is None:
+    if (advice := room.find(others, wanted)) is None:
         raise RunError(
             f"no recipe with published scores on {', '.join(wanted)} fits",
             given=f"{hours:g} hours on {count} x {device.name}",
             remedy="more hours or devices, or `lucida plan nanovlm-222m`: "
-            + "; ".join(passed[-3:]),
+            + "; ".join(room.passed[-3:]),
         )
     advice.notes.append(
         "no recipe of Prismatic's table fits; this one's scores are its authors' own, and are not "
@@ -108,50 +109,63 @@ def _tasks(tasks: Sequence[str], evidence: dict) -> list[str]:
     return wanted
 
 
-def _first_fitting(
-    rows: Sequence[tuple[float, str, int]],
-    wanted: list[str],
-    hours: float,
-    device: Device,
-    count: int,
-    evidence: dict,
-    known: dict[str, dict],
-    passed: list[str],
-) -> Advice | None:
-    """The first row that fits; why others did not goes to `passed`."""
-    from lucida.apps.plan.estimate import plan_recipe
+@dataclass
+class Room:
+    """Devices and a time, and which published recipes fit. alignment: records of the stages before
+    the last one; passed: recipes that do not fit, with why."""
 
-    for score, name, records in rows:
+    hours: float
+    device: Device
+    count: int
+    alignment: int
+    passed: list[str] = field(default_factory=list)
+    planned: dict[str, list[dict]] = field(default_factory=dict)
+
+    def find(self, rows: Sequence[Row], wanted: list[str]) -> Advice | None:
+        """The first row that fits; they come best first."""
+        for score, name, records in rows:
+            advice = Advice(name, wanted, score, 0.0, "", 0.0, {}, passed_over=self.passed)
+            problem = self.try_stages(advice, self.plan(name), records)
+            if not problem and advice.hours > self.hours:
+                problem = f"takes {advice.hours:.1f} hours"
+            if not problem:
+                return advice
+            self.passed.append(f"{name} ({score:.1f}) {problem}")
+        return None
+
+    def plan(self, name: str) -> list[dict]:
+        """The stages of a recipe; those that differ in data and passes alone are planned once."""
+        from lucida.apps.plan.estimate import plan_recipe
+
         recipe = load_recipe(name)
         shape = dump_document(recipe.model.model_dump(mode="json")) + dump_document(
             [[stage.train, stage.batch.model_dump(mode="json")] for stage in recipe.stages]
-        )  # those that differ in data and passes alone are planned once
-        if shape not in known:
-            known[shape] = plan_recipe(recipe, device, count)
-        time, memory, engine, changes, problem = 0.0, 0.0, "", {}, ""
-        for stage in known[shape]["stages"]:
-            last = stage is known[shape]["stages"][-1]
+        )
+        if shape not in self.planned:
+            self.planned[shape] = plan_recipe(recipe, self.device, self.count)["stages"]
+        return self.planned[shape]
+
+    def try_stages(self, advice: Advice, stages: Sequence[dict], records: int) -> str:
+        """Fills in hours, memory, engine and changes; why a stage does not fit, else nothing."""
+        problem = ""
+        for stage in stages:
             # `records` are those of the row's last stage; the stages before it align on the same
             # ones in every row.
-            steps = (records if last else evidence["alignment"]) / stage["samples_per_step"]
-            time += steps * stage["seconds_per_step"] / 3600
+            many = records if stage is stages[-1] else self.alignment
+            steps = many / stage["samples_per_step"]
+            advice.hours += steps * stage["seconds_per_step"] / 3600
             for each, parts in stage["memory"].items():
                 # 0 where it fits as it is, None where no number of passes is enough.
                 passes = stage["fits_with"].get(each, 0)
                 if passes is not None:
-                    engine, memory = each, max(memory, parts["peak"])
+                    advice.engine, advice.memory = each, max(advice.memory, parts["peak"])
                     if passes:
-                        changes[f"stages.{stage['name']}.batch.accumulate"] = passes
+                        advice.changes[f"stages.{stage['name']}.batch.accumulate"] = passes
                     break
             else:
                 least = min(parts["peak"] for parts in stage["memory"].values())
                 problem = f"needs {least / 2**30:.0f} GiB a device"
-        if not problem and time > hours:
-            problem = f"takes {time:.1f} hours"
-        if not problem:
-            return Advice(name, wanted, score, time, engine, memory, changes, passed_over=passed)
-        passed.append(f"{name} ({score:.1f}) {problem}")
-    return None
+        return problem
 
 
 def explain(evidence: dict, wanted: Sequence[str], name: str, results: Path) -> list[str]:
