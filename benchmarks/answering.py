@@ -23,15 +23,12 @@ repetition. Cases and what "the same answers" means: asking_cases.py.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from asking_cases import CASES, Case, agreed, groups_of
-from timing import alternate, ratio
+from asking_cases import CASES, Case, agreed, groups_of, time_ways
 
-from lucida.core.progress import table
 from lucida.data.sample import Sample
 from lucida.model.decode import write
 
@@ -64,24 +61,8 @@ def main() -> None:
 
 def compare(case: Case, asked: list[Sample], ways: Ways, new: str, repetitions: int) -> None:
     """Run the ways, print how often faster than each of the others, and check the answers."""
-    answers: dict[str, list[list[int]]] = {}
-
-    def kept(name: str) -> Callable[[], None]:
-        return lambda: answers.__setitem__(name, ways[name]())
-
-    times = alternate({name: kept(name) for name in ways}, repetitions)
-    peers = list(ways)[:-1]
-    rows = [
-        [
-            name,
-            f"{1000 * statistics.median(times[name].cpu) / len(asked):.2f}",
-            *("" if other == name else ratio(times[other].cpu, times[name].cpu) for other in peers),
-        ]
-        for name in ways
-    ]
-    columns = ["way", "CPU ms a question", *(f"faster than {name}" for name in peers)]
-    table(f"{case.name}: {len(asked)} questions, {new} new tokens", columns, rows)
-    print(agreed(case, asked, {name: answers[name] for name in ways}))
+    title = f"{case.name}: {len(asked)} questions, {new} new tokens"
+    print(agreed(case, asked, time_ways(ways, len(asked), repetitions, title)))
 
 
 def picture_ways(case: Case, groups: list[list[Sample]], new: int) -> Ways:

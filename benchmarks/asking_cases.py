@@ -1,4 +1,4 @@
-"""The models that the benchmarks of evaluation ask, and the usual ways to ask them.
+"""The models that the benchmarks of evaluation ask, the usual ways to ask them, and what they ask.
 
     mini    the recipe's design, fp32: vocabulary of 736, 64 visual tokens. No Llava has such an
             encoder, so transformers' side is its `generate` and `forward` of the same model.
@@ -12,19 +12,26 @@ on their order: see `agreed`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import TypeVar
 
 import torch
 from llava_twin import llava_of, lucida_model, toy_parts
+from timing import alternate, ratio
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from lucida.core.progress import table
 from lucida.core.recipe import load_recipe
+from lucida.core.spec import EvaluationSpec
 from lucida.data.sample import IGNORED, Sample
 from lucida.data.sources.world import WorldSource
+from lucida.eval.benchmark import Example
+from lucida.eval.benchmarks import find_task
 from lucida.eval.likelihood import append_candidate
 from lucida.model.checkpoint import build
 from lucida.model.conversion.llava import llava_config
@@ -32,6 +39,7 @@ from lucida.model.conversion.processors import llava_processor
 from lucida.model.processing import LucidaProcessor
 from lucida.model.vlm import LucidaModel
 
+Gives = TypeVar("Gives")
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 """How far a logit may be from the largest one where two ways choose different tokens, and a
 log-likelihood from the other way's per token, in nats. Logits in bf16 are rounded by up to 0.4%."""
@@ -194,6 +202,46 @@ def questions_of(sample: Sample, count: int) -> list[Sample]:
     """Each question of a sample by itself, its answer removed."""
     branches = sample.branches[:count]
     return [Sample(sample.origin, sample.images, sample.stem, (b[:1],)) for b in branches]
+
+
+def time_ways(
+    ways: Mapping[str, Callable[[], Gives]], questions: int, repetitions: int, title: str
+) -> dict[str, Gives]:
+    """Prints the processor time of every way to ask so many questions, and how often it is faster
+    than each of the others (but the last); what each gave."""
+    found: dict[str, Gives] = {}
+
+    def kept(name: str) -> Callable[[], None]:
+        return lambda: found.__setitem__(name, ways[name]())
+
+    times = alternate({name: kept(name) for name in ways}, repetitions)
+    peers = list(ways)[:-1]
+    rows = [
+        [
+            name,
+            f"{1000 * statistics.median(times[name].cpu) / questions:.2f}",
+            *("" if other == name else ratio(times[other].cpu, times[name].cpu) for other in peers),
+        ]
+        for name in ways
+    ]
+    columns = ["way", "CPU ms a question", *(f"faster than {name}" for name in peers)]
+    table(title, columns, rows)
+    return {name: found[name] for name in ways}
+
+
+def ask_world(tasks: str, questions: int) -> list[tuple[str, Example]]:
+    """The first questions of each of these tasks (`attribute,counting`) of the miniature world."""
+    asked = []
+    for name in tasks.split(","):
+        examples = list(find_task(EvaluationSpec(), name).examples(questions))
+        asked += [(name, example) for example in examples[:questions]]
+    return asked
+
+
+def is_right(example: Example, text: str) -> bool:
+    """Is the text, or its last word, one of the right answers?"""
+    words = text.strip().removesuffix(".").split()
+    return text.strip() in example.answers or (bool(words) and words[-1] in example.answers)
 
 
 @torch.no_grad()

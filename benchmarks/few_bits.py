@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import torch
+from asking_cases import ask_world, is_right
 
-from lucida.core.spec import EvaluationSpec
-from lucida.eval.plan import find_task
 from lucida.model.checkpoint import load
 from lucida.model.decode import greedy
 from lucida.model.few_bits import WEIGHTS, count_bytes
@@ -33,9 +32,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    asked = []
-    for name in args.tasks.split(","):
-        asked += list(find_task(EvaluationSpec(), name).examples(args.questions))[: args.questions]
+    asked = [example for _, example in ask_world(args.tasks, args.questions)]
     samples, plain = [example.sample for example in asked], None
     for weights in (None, *WEIGHTS):
         model, processor = load(args.run, weights=weights)
@@ -45,7 +42,7 @@ def main() -> None:
             said = greedy(model, processor, samples, TOKENS)
             seconds = time.process_time() - begun
         plain = plain or said
-        right = sum(is_right(each.answers, text) for each, text in zip(asked, said, strict=True))
+        right = sum(is_right(each, text) for each, text in zip(asked, said, strict=True))
         same = sum(a == b for a, b in zip(said, plain, strict=True))
         decoder = count_bytes(model.language.base_model.layers)
         print(
@@ -53,12 +50,6 @@ def main() -> None:
             f"{seconds:.2f} s of processor time; {right} of {len(asked)} right, {same} as at first",
             flush=True,
         )
-
-
-def is_right(answers: tuple[str, ...], text: str) -> bool:
-    """Is the text, or its last word, one of the right answers?"""
-    words = text.strip().removesuffix(".").split()
-    return text.strip() in answers or (bool(words) and words[-1] in answers)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,14 @@ is left to save but the looking.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from asking_cases import CASES, TOLERANCE, Case, groups_of, of_lucida
-from timing import alternate, ratio
+from asking_cases import CASES, TOLERANCE, Case, groups_of, of_lucida, time_ways
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
-from lucida.core.progress import table
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import ModelSpec
 from lucida.data.sample import Sample
@@ -98,24 +95,8 @@ def compare(case: Case, questions: int, given: argparse.Namespace) -> None:
             case.model, case.processor, asked, [texts] * len(asked)
         ),
     }
-    found: dict[str, list] = {}
-
-    def kept(name: str) -> Callable[[], None]:
-        return lambda: found.__setitem__(name, ways[name]())
-
-    times = alternate({name: kept(name) for name in ways}, given.repetitions)
-    peers = list(ways)[:-1]
-    rows = [
-        [
-            name,
-            f"{1000 * statistics.median(times[name].cpu) / len(asked):.2f}",
-            *("" if other == name else ratio(times[other].cpu, times[name].cpu) for other in peers),
-        ]
-        for name in ways
-    ]
-    columns = ["way", "CPU ms a question", *(f"faster than {name}" for name in peers)]
     title = f"{case.name}: {len(asked)} questions, {questions} a picture, {len(texts)} candidates"
-    table(title, columns, rows)
+    found = time_ways(ways, len(asked), given.repetitions, title)
     shared = found.pop("shared prefix")
     check(case, found, shared, asked)
 

@@ -11,18 +11,16 @@ of each. Needs `pip install 'lucida[gguf]' xllamacpp`.
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import torch
 import xllamacpp
+from asking_cases import ask_world, is_right
 
+from lucida.apps.drawn import drawing
 from lucida.apps.export.write import export
-from lucida.core.spec import EvaluationSpec
-from lucida.eval.plan import find_task
 from lucida.model.checkpoint import load
 from lucida.model.decode import greedy
 
@@ -38,10 +36,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="attribute,counting,spatial-pointed")
     args = parser.parse_args()
     model, processor = load(args.run)
-    asked = []
-    for name in args.tasks.split(","):
-        examples = find_task(EvaluationSpec(), name).examples(args.questions)
-        asked += [(name, example) for example in list(examples)[: args.questions]]
+    asked = ask_world(args.tasks, args.questions)
     with torch.inference_mode():
         ours = greedy(model, processor, [example.sample for _, example in asked], TOKENS)
     side = processor.image_policy.size
@@ -56,8 +51,8 @@ def main() -> None:
                 size = "own size" if example.size == (side, side) else "scaled"
                 counts[name, size, "asked"] += 1
                 counts[name, size, "equal"] += theirs.strip() == own.strip()
-                counts[name, size, "right here"] += right(example, own)
-                counts[name, size, "right there"] += right(example, theirs)
+                counts[name, size, "right here"] += is_right(example, own)
+                counts[name, size, "right there"] += is_right(example, theirs)
             del server
         for name, size in sorted({key[:2] for key in counts}):
             told = {what: counts[name, size, what]
@@ -77,12 +72,9 @@ def start(folder: Path) -> xllamacpp.Server:
 
 def ask(server: xllamacpp.Server, example: object) -> str:
     """The likeliest answer to a question about one picture."""
-    content = io.BytesIO()
     (source,) = example.sample.images
-    source.load().save(content, "PNG")
-    address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
     parts = [
-        {"type": "image_url", "image_url": {"url": address}},
+        {"type": "image_url", "image_url": {"url": drawing(source.load(), "").data}},
         {"type": "text", "text": example.question},
     ]
     request = {
@@ -92,13 +84,6 @@ def ask(server: xllamacpp.Server, example: object) -> str:
     }
     answer = server.handle_chat_completions(request)
     return answer["choices"][0]["message"]["content"]
-
-
-def right(example: object, answer: str) -> bool:
-    """Is the answer, or its last word, one of the right ones?"""
-    words = answer.strip().removesuffix(".").split()
-    last = words[-1] if words else ""
-    return answer.strip() in example.answers or last in example.answers
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def arithmetic(model: LucidaModel, samples: list[Tokens], language: bool) -> flo
     attention at half its square, logits at supervised positions, a frozen encoder forwards only;
     nothing computed twice. `language`: whether its weights train."""
     lengths = np.array([len(sample) for sample in samples], dtype=float)
-    supervised = sum(int((sample.target != IGNORED).sum()) for sample in samples)
+    supervised = sum(sample.supervised for sample in samples)
     layers = model.language.base_model.layers
     width, vocabulary = model.config.text_config.hidden_size, model.config.text_config.vocab_size
     matrices = size_of(layers)

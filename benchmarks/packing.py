@@ -21,11 +21,11 @@ table 7.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
 
 import numpy as np
+from timing import held_at_most
 
 from lucida.core.progress import table
 from lucida.data.mixture import Mixture
@@ -147,7 +147,7 @@ def report_cost(lengths: np.ndarray) -> None:
         ["packed, windows", f"{seconds(lambda: in_windows(lengths, 4096)):.2f} s"],
         ["which record each draw is", f"{seconds(lambda: stream.draws(every)):.2f} s"],
         ["first-fit, naive, by the square of its time", f"{naive * times**2:,.0f} s"],
-        ["memory of this process, at most", f"{peak():.2f} GB"],
+        ["memory of this process, at most", f"{held_at_most():.2f} GB"],
     ]
     table(f"planning {len(lengths):,} lengths into rows of 4096 (CPU time)", ["what", ""], rows)
 
@@ -157,11 +157,6 @@ def seconds(work: Callable[[], object]) -> float:
     begun = time.process_time()
     work()
     return time.process_time() - begun
-
-
-def peak() -> float:
-    """Most memory that this process ever held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

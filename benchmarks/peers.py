@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import resource
 import statistics
 import tempfile
 import time
@@ -49,7 +48,7 @@ from llava_twin import (
     parts,
     toy_parts,
 )
-from timing import Timing, alternate, ratio
+from timing import Timing, alternate, held_at_most, ratio
 from torch import nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig, Trainer, TrainingArguments
@@ -437,8 +436,7 @@ def report(name: str, result: Result) -> None:
     columns = ["side", "batches", "CPU s", "wall s", "tokens/s"]
     columns += ["lucida, CPU", "+ features, CPU", "lucida, wall"]
     table(f"{name}: a step, and how many times faster Lucida is", columns, rows)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"most memory of this process: {most:.1f} GB")
+    print(f"most memory of this process: {held_at_most():.1f} GB")
 
 
 def report_gpu(result: Result) -> None:

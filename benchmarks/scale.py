@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import time
 
 import numpy as np
+from timing import held_at_most
 
 from lucida.core.progress import table
 from lucida.core.spec import BatchSpec
@@ -39,22 +39,17 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1000)
     given = parser.parse_args()
     sources = {name: range(round(given.samples * share)) for name, share in SHARES.items()}
-    begun, before = time.perf_counter(), memory()
+    begun, before = time.perf_counter(), held_at_most()
     mixture = Mixture(sources, WEIGHTS, seed=0)
     first = mixture.draw(0)
     rows = [["start: mixture and its first draw", f"{1e3 * (time.perf_counter() - begun):.2f} ms"]]
-    rows += [["memory of the mixture", f"{max(0.0, memory() - before):.1f} MB"]]
+    rows += [["memory of the mixture", f"{1e3 * max(0.0, held_at_most() - before):.1f} MB"]]
     rows += [["state of the stream", "one integer: the step's number"], ["first draw", str(first)]]
     rows += anywhere(mixture, given.samples)
     rows += once(mixture)
     title = f"{given.samples:.0e} samples in {len(sources)} sources"
     table(title, ["what", "found"], rows + dealt_by_samples(mixture, given.ranks))
     packed(given.ranks, given.samples)
-
-
-def memory() -> float:
-    """Most memory this process ever held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def anywhere(mixture: Mixture, samples: int) -> list[list[str]]:
@@ -150,7 +145,7 @@ def packed(ranks: int, samples: int) -> None:
         ["table of lengths", f"{5 * samples / 1e9:.1f} GB for all records (5 bytes each)"],
         [
             "most memory of this process",
-            f"{memory():.0f} MB ({records:,} lengths, windows of {WINDOW})",
+            f"{1e3 * held_at_most():.0f} MB ({records:,} lengths, windows of {WINDOW})",
         ],
     ]
     table("token budgets, packed", ["what", "found"], found)

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import io
 import os
 import socket
 import statistics
@@ -35,6 +33,7 @@ from pathlib import Path
 import httpx
 import openai
 
+from lucida.apps.drawn import drawing
 from lucida.apps.export.write import export
 from lucida.world.drawing import draw
 from lucida.world.scenes import make_scene
@@ -238,9 +237,7 @@ async def ask(library: openai.AsyncOpenAI, model: str, address: str, question: s
 @cache
 def picture(number: int) -> str:
     """A scene of the test split as an address."""
-    content = io.BytesIO()
-    draw(make_scene(0, "test", number)).save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return drawing(draw(make_scene(0, "test", number)), "").data
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ sides, in an order that is drawn anew, and a ratio is taken within a repetition.
 from __future__ import annotations
 
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,11 @@ def alternate(
                 times[name].wall.append(time.perf_counter() - wall)
                 tell(name, times[name].cpu[-1])
     return times
+
+
+def held_at_most() -> float:
+    """Most GB that this process ever held (Linux counts kilobytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> str:
