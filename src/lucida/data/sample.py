@@ -128,6 +128,16 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def supervised(self) -> int:
+        """Positions with a target."""
+        return int((self.target != IGNORED).sum())
+
+    @property
+    def visual(self) -> int:
+        """Placeholders of images."""
+        return int((self.image > 0).sum())
+
     def behind(self, cut: int) -> int:
         """The position of what is put behind the first `cut` tokens, of which none is in the midst
         of a picture."""

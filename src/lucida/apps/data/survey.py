@@ -30,7 +30,7 @@ from lucida.core.errors import DataError, LucidaError, ModelError, RunError
 from lucida.data.mixture import Source
 from lucida.data.order import capacity
 from lucida.data.reader import Reader, Unusable
-from lucida.data.sample import IGNORED, ImagePart, Sample, Tokens, Turn
+from lucida.data.sample import ImagePart, Sample, Tokens, Turn
 
 BLOCK = 256
 """Records that a process takes at once."""
@@ -128,8 +128,7 @@ class TakeFigures:
         written = "\n".join(texts(sample))
         count = supervised = visual = None
         if tokens is not None:
-            count, visual = len(tokens), int((tokens.image > 0).sum())
-            supervised = int((tokens.target != IGNORED).sum())
+            count, supervised, visual = len(tokens), tokens.supervised, tokens.visual
         elif self.tokenizer is not None:
             count = len(self.tokenizer.encode(written, add_special_tokens=False))
         return Figures(

