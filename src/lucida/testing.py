@@ -93,6 +93,7 @@ def _check_places(policy: ImagePolicy, size: tuple[int, int], stacked: np.ndarra
     an encoder of patches of 8 pixels and nothing to learn."""
     arrangement = Arrangement(policy, 16, LinearProjectorSpec(), max(8, policy.unit) // 8)
     views = Views.of([[torch.from_numpy(stacked)]], [size])
+    # [views, 3, height, width] to [views, patches, 3]: the means of patches are the features.
     features = encode_views(lambda pixels: F.avg_pool2d(pixels, 8).flatten(2).mT, views)
     newline = torch.zeros(3) if policy.line_ends else None
     (visual,) = visual_of(features, arrangement, lambda each, grid: each, newline)

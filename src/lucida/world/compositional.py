@@ -112,6 +112,7 @@ def counting_compared(scene: Scene, rng: random.Random) -> Exchange | None:
     draw = rng.randrange(3)
     first, second = rng.choice(unequal if draw else same)
     more = first if draw else None
+    # 0: as many of both; 1 and 2: the kind with more is named first, and second.
     if draw == 2:
         first, second = second, first
     names = [plural(v) if kind == "shape" else f"{v} things" for v in (first, second)]

@@ -110,6 +110,7 @@ def story(scene: Scene, rng: random.Random) -> str:
     for other in scene.things:
         if other is hero:
             continue
+        # Along the axis on which the two are further apart.
         where = questions.RELATIONS[
             (0 if other.centre[0] > hero.centre[0] else 1)
             if abs(other.centre[0] - hero.centre[0]) > abs(other.centre[1] - hero.centre[1])

@@ -249,6 +249,7 @@ def counting(scene: Scene, rng: random.Random, pointing: Pointing | None = None)
         rng.shuffle(boxes)
     elif pointing == "wrong":
         boxes = [_move_box(box, scene, rng) for box in boxes]
+    # [1:]: no space in front of the first box.
     told = tuple(part for box in boxes for part in (" ", box))[1:]
     task = "counting-pointed" if pointing == "ordered" else f"counting-pointed-{pointing}"
     said = ("", *told, f" {number}") if boxes else (f"{number}",)

@@ -205,6 +205,7 @@ def _with_numbers(rng: random.Random, held_out: bool) -> Request:
     """Sums up to ten, differences, the greater of two, counting up or down."""
     low, high = rng.choice(_pairs(held_out))
     kinds = ("difference", "more", "count", "sum")
+    # No sum beyond ten, for which the world has no word.
     kind = rng.choice(kinds if low + high <= len(ONE_TO_TEN) else kinds[:-1])
     both = [ONE_TO_TEN[low - 1], ONE_TO_TEN[high - 1]]
     if kind == "sum":
@@ -249,6 +250,7 @@ def _way(ways: tuple[tuple[str, ...], tuple[str, ...]], rng: random.Random, held
 @cache
 def _objects(deed: str, things: tuple[str, ...], held_out: bool) -> tuple[str, ...]:
     """What a deed may be done to, a quarter of it held out for this deed alone."""
+    # Not "the park in the park".
     names = [f"{thing}{near}" for thing in things for near in _NEAR if not near.endswith(thing)]
     return tuple(name for name in names if _is_kept_back(f"{deed} {name}") == held_out)
 

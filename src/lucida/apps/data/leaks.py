@@ -87,6 +87,7 @@ def find_leaks(
                 )
                 alike |= {shown[place] for place, _ in asked}
                 progress.advance(len(found) + len(unusable))
+    # Those of them that share a picture as well are leaks and told as such.
     leaks.alike = len(alike - leaks.found.keys())
     return leaks
 

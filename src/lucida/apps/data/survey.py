@@ -86,6 +86,7 @@ class Findings:
     def groups(self, most: int = 10) -> list[list[int]]:
         """Records with equal content, the largest groups first."""
         hashes = np.frombuffer(self.content, dtype=np.uint64)
+        # which [records]: the number of a record's hash among the different ones; many [hashes].
         _, which, many = np.unique(hashes, return_inverse=True, return_counts=True)
         largest = np.argsort(-many, kind="stable")[:most]
         records = np.frombuffer(self.records, dtype=np.uint64)

@@ -188,6 +188,7 @@ def without_pictures(tokens: Tokens) -> Tokens | None:
     in_stem = int((kept & stem).sum())
     for branch in np.unique(tokens.branch):
         inside = tokens.branch == branch
+        # Each branch goes on behind the text of the stem.
         position[inside] = np.cumsum(kept[inside]) - 1 + (in_stem if branch else 0)
     if not (tokens.target[kept] != IGNORED).any():
         return None

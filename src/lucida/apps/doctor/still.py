@@ -195,6 +195,7 @@ def sight(patient: Patient, name: str, expect_use: bool) -> Finding:
     others = with_other_pictures(patient.tokens)
     shuffled = math.nan if others is None else patient.loss(others)
     measured = f"true {true:.4f}, exchanged {shuffled:.4f}, blank {blank:.4f}"
+    # Equal to the bit: nothing of a picture came into the arithmetic.
     if true == blank and (others is None or true == shuffled):
         if patient.closed and any(each.startswith("cross_attention") for each in patient.trained):
             return Finding(name, "note", f"{measured}: the gates of cross_attention are still 0")

@@ -106,6 +106,7 @@ def metadata(
         base_model=bases or None,
         datasets=[path for path in dict.fromkeys(sets) if is_hub_id(path)] or None,
         tags=["lucida", "vision-language-model", written],
+        # The Hub's metadata take results under the name of a model only.
         model_name=name if results else None,
         eval_results=results or None,
     )

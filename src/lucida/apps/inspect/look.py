@@ -113,6 +113,7 @@ def look(recipe: Recipe, stage_name: str | None = None, shown: int = 4) -> Look:
     samples = [
         Seen(
             sample.source,
+            # Unpacked, each sample is a row of its own.
             row if stage.batch.pack else segment,
             segment if stage.batch.pack else 1,
             sample.tokens,
@@ -167,6 +168,7 @@ def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:
         image, run = int(tokens.image[at]), 1
         while image and at + run < len(tokens) and tokens.image[at + run] == image:
             run += 1
+        # Of the visual tokens of a run only the last may have a word to predict.
         target = int(tokens.target[at + run - 1])
         found.append(
             Position(
@@ -182,6 +184,7 @@ def positions_of(tokens: Tokens, processor: LucidaProcessor) -> list[Position]:
             )
         )
         at += run
+        # What is predicted at a position is the token behind it.
         learnt = target != IGNORED
     return found
 
