@@ -49,6 +49,10 @@ Overrides = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="v100-32g, a100-80g, h100, l4, 4090 or cpu (this).")
+]
+Devices = Annotated[int, typer.Option(min=1, help="How many of them.")]
 FewBits = Annotated[
     Literal["int8", "int4"] | None,
     typer.Option("--weights", help="Hold the language model's matrices in fewer bits."),

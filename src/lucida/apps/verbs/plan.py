@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lucida.apps.command import Overrides, RecipeName, app, guarded
+from lucida.apps.command import Device, Devices, Overrides, RecipeName, app, guarded
 
 
 @app.command()
@@ -15,10 +15,8 @@ from lucida.apps.command import Overrides, RecipeName, app, guarded
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="v100-32g, a100-80g, h100, l4, 4090 or cpu (this).")
-    ] = "cpu",
-    devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    device: Device = "cpu",
+    devices: Devices = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a recipe needs: parameters, tokens, memory, time, exports. Loads no weights."""

@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from lucida.apps.command import app, guarded
+from lucida.apps.command import Device, Devices, app, guarded
 
 
 @app.command()
 @guarded
 def recommend(
     budget: Annotated[float, typer.Option(min=0.01, metavar="HOURS", help="Time for training.")],
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="v100-32g, a100-80g, h100, l4, 4090 or cpu (this).")
-    ] = "cpu",
-    devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    device: Device = "cpu",
+    devices: Devices = 1,
     tasks: Annotated[
         str,
         typer.Option(metavar="A,B", help="Benchmarks or groups of them: general, text, places, "
