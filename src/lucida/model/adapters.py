@@ -46,7 +46,7 @@ def adaptable(model: nn.Module) -> dict[str, nn.Module]:
     matrix of torch's own attention module, which is read without ever being called.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    inner = nn.modules.linear.NonDynamicallyQuantizableLinear
+    inner = nn.modules.linear.NonDynamicallyQuantizableLinear  # out_proj of nn.MultiheadAttention
     return {
         name: module
         for name, module in model.named_modules()
@@ -157,6 +157,7 @@ def attach(model: nn.Module, names: Sequence[str], lora: LoraSpec) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, model, NAME)
+    # PEFT matches names by their ends: `q` would also take `other.q`.
     if given := sorted(set(adapted_layers(model)) ^ set(names)):
         raise ModelError(
             "PEFT gave adapters to other layers than it was asked to",
@@ -187,7 +188,7 @@ def merge(model: nn.Module) -> list[str]:
         replace(model, name, base)
         changed.append(f"{name}.weight")
     if changed:
-        del model.peft_config
+        del model.peft_config  # else PEFT takes the model for adapted
     return changed
 
 

@@ -121,6 +121,8 @@ def parts_of(block: Grid) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def steps_in(block: Grid) -> tuple[int, ...]:
     """How far each visual token of a block stands behind the one before it."""
+    # The time part is 0 throughout, so its negative difference is max(row, column): the place
+    # itself.
     return tuple(np.diff(-parts_of(block)[:, 0], prepend=-1).tolist())
 
 

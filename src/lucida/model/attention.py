@@ -68,7 +68,7 @@ class Layout:
     def __init__(self, fields: Fields, mask: str, how: str = "segments") -> None:
         self.fields = fields
         self.rows, self.length = fields.segment.shape
-        self.longest = int(segments_of(fields)[2][0])
+        self.longest = int(segments_of(fields)[2][0])  # lengths fall
         self.how = by_length(fields, self.longest) if how == "auto" else how
         self.way: Way = WAYS[self.how](fields, mask)
         self.witnesses: list[nn.Module] | None = None
@@ -123,6 +123,8 @@ class Dense:
         return result.transpose(1, 2)
 
 
+# Compiled layers leave the graph here: what a way does follows from the segments of the batch, and
+# would be compiled anew for nearly every one.
 @torch.compiler.disable
 def layout_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float
@@ -157,6 +159,7 @@ def lucida_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     window = kwargs.get("sliding_window")
+    # By places, which is strict: behind a shared stem, branches are nearer to it by position.
     if window is not None and window < layout.longest:
         raise ModelError(
             "the language model's sliding window is shorter than the longest sample",

@@ -241,6 +241,7 @@ def shape_encoder(
 def measure_features(encoder: EncoderShape, side: int) -> tuple[int, int]:
     """Number and width of the features of a square of so many pixels a side."""
     config = encoder.config
+    # Strides of stages and of timm's networks stand in no field: the shape comes out of a dry run.
     if isinstance(config, TimmConfig) or family_of(config).stages:
         with torch.device("meta"):
             _, places, width = encoder.make().float().eval()(torch.zeros(1, 3, side, side)).shape

@@ -73,6 +73,7 @@ def ask_as(spec: ModelSpec, model: LucidaModel, processor: LucidaProcessor) -> L
     model.config.spec = spec.model_dump(mode="json") | {"from": None}
     processor.template = language.template
     processor.image_places, processor.max_length = language.images, language.max_length
+    # A saved model keeps these settings as its own; the language model in it was made without any.
     model.language.generation_config = model.generation_config
     model.generation_config = generation_defaults(model.language, processor)
     return processor
@@ -167,6 +168,7 @@ def save(model: LucidaModel, processor: LucidaProcessor, folder: str | Path) -> 
         with disk_errors(folder):
             names = sorted(path.name for path in staged.iterdir())
             names.sort(key=lambda name: name == CONFIG)
+            # From here until the last rename the folder says that it is not whole.
             (folder / CONFIG).unlink(missing_ok=True)
             for stale in folder.glob("model*.safetensors*"):
                 if stale.name not in names:

@@ -89,7 +89,7 @@ def images_of(fields: Fields, visual: Float[Tensor, "images tokens width"]) -> I
         )
     most = int(counts.max())
     row = marker.nonzero()[:, 0]
-    number = (marker.cumsum(1) - 1)[marker]
+    number = (marker.cumsum(1) - 1)[marker]  # of an image within its row
     spread = visual.new_zeros(len(marker), most, *visual.shape[1:])
     spread = spread.index_put((row, number), visual)
     found = []
@@ -195,6 +195,8 @@ class GatedCrossAttention(nn.Module):
             )
         width = language.get_input_embeddings().weight.shape[1]
         self.sees, self.width = spec.sees, width
+        # In front of layer number every - 1, 2 every - 1, …, counted from 0; every=4 of 12: 3, 7,
+        # 11.
         self.layers = nn.ModuleDict(
             {
                 str(number): GatedLayer(width, spec.heads)
@@ -224,6 +226,7 @@ class GatedCrossAttention(nn.Module):
 
     def begin(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """The hook in front of all layers: who reads what in this forward."""
+        # Taken once: a forward that nobody has shown anything goes on with what its cache has seen.
         shown, self.shown = self.shown, None
         cache = kwargs.get("past_key_values")
         earlier = getattr(cache, SEEN, None)

@@ -176,6 +176,8 @@ class State:
     def bias(self, asking: Tensor) -> Tensor:
         """What the last positions, of these owners, may see: 0, or the lowest number [rows, 1, new,
         positions]."""
+        # A question that has ended asks as -1 and sees padding, which is finite; nobody reads its
+        # answer.
         keys, asking = self.owner[:, None, :], asking[:, :, None]
         column = torch.arange(self.owner.shape[1], device=asking.device)
         allowed = ((keys == 0) | (keys == asking)) & (column <= column[-asking.shape[1] :, None])

@@ -87,6 +87,8 @@ def block_mask(fields: Fields, mask: str) -> flex.BlockMask:
     """
     length = fields.segment.shape[1]
     counts = count_seen(fields, mask)
+    # Beyond the row's end nothing counts as seen, so the last blocks of an uneven row are never
+    # full: the kernel asks the predicate there.
     full = counts == BLOCK**2
     some, whole = in_order(counts.gt(0) & ~full), in_order(full)
     return flex.BlockMask.from_kv_blocks(
@@ -126,7 +128,7 @@ def count_seen(fields: Fields, mask: str) -> Tensor:
 
 def in_order(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers of chosen blocks in each line, and their indices in front of all others."""
-    order = chosen.int().argsort(dim=-1, descending=True, stable=True)
+    order = chosen.int().argsort(dim=-1, descending=True, stable=True)  # stable: by place
     return chosen.sum(-1, dtype=torch.int32), order.int().contiguous()
 
 
@@ -141,6 +143,7 @@ def check_flex(config: PreTrainedConfig, device: torch.device, dtype: torch.dtyp
     shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     made = torch.Generator().manual_seed(0)
+    # Two blocks and an uneven end, and a second segment that begins within the second block.
     inputs = [
         torch.randn(1, n, 2 * BLOCK + 3, size, generator=made) for n in (heads, shared, shared)
     ]

@@ -41,6 +41,7 @@ def image_numbers(
     number[placeholder] = torch.arange(1, len(counts) + 1, device=counts.device).repeat_interleave(
         counts
     )
+    # Numbers count through all rows; the lowest of a row is its first image.
     first = torch.where(placeholder, number, len(counts) + 1).amin(-1, keepdim=True)
     return torch.where(placeholder, number - first + 1, 0)
 
@@ -77,6 +78,7 @@ def prompt_mask(
         return ahead[row, asking - past, key]
 
     def and_allowed(row: Tensor, head: Tensor, asking: Tensor, key: Tensor) -> Tensor:
+        # Padding sees itself, so that no row of the softmax is empty.
         return allowed[row, asking - past, key] | (asking == key)
 
     return create_masks_for_generate(
@@ -143,7 +145,7 @@ def make_fields(
     behind = segment.shape[1] - past - length
     order = torch.arange(segment.shape[1], device=image.device).expand_as(segment)
     now = functional.pad(image, (past, behind))
-    prompt = segment if past == 0 else torch.zeros_like(segment)
+    prompt = segment if past == 0 else torch.zeros_like(segment)  # what is cached was the prompt
     return Fields(segment, segment, order, now, prompt)
 
 

@@ -41,6 +41,7 @@ class Roomy(DynamicLayer):
         super().__init__()
         self.lazy_initialization(like, like_values)
         self.room = tuple(
+            # Unset: nobody reads beyond what is `filled`.
             each.new_empty(rows, each.shape[1], filled + room, each.shape[-1])
             for each in (like, like_values)
         )

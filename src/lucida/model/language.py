@@ -128,6 +128,7 @@ def start_new_rows(weight: torch.Tensor, first: int) -> None:
     """Rows from `first` on: the mean of the rows before, plus a tenth of their spread as noise."""
     old = weight[:first]
     shape = weight[first:].shape
+    # A generator of its own: whether tokens were added must not change what else the seed draws.
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
     weight[first:] = old.mean(0) + 0.1 * old.std(0) * noise
 
@@ -142,6 +143,7 @@ def check_packing(language: PreTrainedModel, origin: str) -> None:
     """
     device = language.device
     ids = torch.arange(6, device=device)[None] % language.config.vocab_size
+    # The second sample is what could go wrong: it has the first in front of it.
     position = torch.tensor([[0, 1, 2, 0, 1, 2]], device=device)
     segment = torch.tensor([[1, 1, 1, 2, 2, 2]], device=device)
     order, nothing = torch.arange(6, device=device)[None], torch.zeros_like(ids)
@@ -165,7 +167,7 @@ def check_packing(language: PreTrainedModel, origin: str) -> None:
     logits = language(input_ids=ids[:, 3:], use_cache=False).logits
     language.train(training)
     layers, honoured = language.config.num_hidden_layers, len(layout.witnesses)
-    if honoured != layers:
+    if honoured != layers:  # layers of other kinds (Mamba) leave no witness
         refuse(origin, language, f"{honoured} of its {layers} layers honour a packed batch")
     close(origin, language, "hidden states of a packed sample", alone, packed[:, 3:])
     head = language.get_output_embeddings()

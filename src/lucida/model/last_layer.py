@@ -62,11 +62,11 @@ def spare(module: nn.Module, wanted: Tensor) -> list:
     shape: list[int] = []
 
     def select(module: nn.Module, args: tuple) -> tuple | None:
-        shape.clear()
+        shape.clear()  # one pair of hooks for all calls of a module
         if len(args) != 1 or args[0].ndim != 3:
             return None  # called in a way of its own: computed whole
         shape.extend(args[0].shape[:2])
-        return (args[0].flatten(0, 1)[wanted][None],)
+        return (args[0].flatten(0, 1)[wanted][None],)  # [1, wanted, width]
 
     def spread(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         if not shape:

@@ -221,6 +221,9 @@ def fields_of(batch: Batch) -> Fields:
     """
     length = batch.segment.shape[1]
     order = arange(length, device=batch.segment.device).expand_as(batch.segment)
+    # [rows, segments + 1]: has a segment more than one branch? Where it has not, stem and branch
+    # are told apart by nothing (branch 1 throughout, 0 is padding), so that `prompts` takes both as
+    # one path.
     several = batch.branch.new_zeros(batch.segment.shape[0], int(batch.segment.max()) + 1)
     several = several.scatter_reduce(1, batch.segment, batch.branch, "amax") > 1
     branch = torch.where(several.gather(1, batch.segment), batch.branch, batch.segment.clamp(max=1))
@@ -243,10 +246,15 @@ def prompts(
     """
     rows = len(segment)
     branches = int(branch.max()) + 1
+    # A path is a (segment, branch) of a row; the stem is branch 0 of its segment. Numbers of paths
+    # index the tables below, [rows, size].
     path = segment * branches + branch
     stem = segment * branches
     size = (int(segment.max()) + 1) * branches
     asked = supervised.long()
+    # Supervised positions of the row in front of each, whatever they belong to. A path stands
+    # together, so what has come since its first position is its own. (Twigs stand apart from their
+    # branch; the masks that ask text about the prompt take no branches at all: `check_branches`.)
     before = asked.cumsum(1) - asked
     start = before.new_full((rows, size), before.shape[1])
     start = start.scatter_reduce(1, path, before, "amin")

@@ -109,6 +109,8 @@ def prefill(
         tokens = [segment([asked for n in tree for asked in batch[n]]) for tree in trees]
         fields = collate(tokens, packed, processor.tokenizer.pad_token_id)
         with_images(fields, model, processor, tokens)
+        # Flat positions at which trees begin: end to end in one row, or each at the beginning of
+        # its own.
         step = [len(each) for each in tokens]
         starts = np.cumsum([0, *(step if packed else [max(step)] * len(step))])
         place, owner, last = map(torch.from_numpy, places(batch, trees, starts, width, most))
@@ -175,6 +177,7 @@ def places(
     """Of the rows of these trees, in their order: where each position stands in the forward, whose
     it is, and where the prompts end: [rows, width], [rows, width], [rows, most]."""
     rows = sum(map(len, trees))
+    # What nobody owns shows flat position 0: finite, and hidden by its owner of -1.
     place = np.zeros((rows, width), np.int64)
     owner = np.full_like(place, -1)
     last = np.zeros((rows, most), np.int64)
@@ -192,7 +195,7 @@ def places(
                 owner[row, own] = k
                 end, behind = own.stop, behind + asked.rest
                 last[row, k - 1] = behind - 1
-            last[row, len(batch[number]) :] = last[row, 0]
+            last[row, len(batch[number]) :] = last[row, 0]  # any place that exists
             row += 1
     return place, owner, last
 

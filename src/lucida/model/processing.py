@@ -264,7 +264,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
                 ids += piece.ids
                 image += [number] * len(piece.ids)
                 for name in piece.names:
-                    image[name - len(piece.ids)] = 0
+                    image[name - len(piece.ids)] = 0  # from the end: the piece was just added
             answer += [False] * (len(ids) - len(answer))
             written = self.tokenizer.encode(words, add_special_tokens=False) if words else []
             pieces.append(Piece(tuple(written)))

@@ -82,6 +82,7 @@ def rotating(
         return
 
     def mix(module: nn.Module, args: tuple, options: dict, usual: object) -> tuple[Tensor, Tensor]:
+        # `forward`, which calls no hooks: not this one again.
         return mix_tables(module.forward, position, positions, args[0])
 
     # In front of other hooks, which then see the mix (training/kernels.py rounds tables).
@@ -100,6 +101,8 @@ def mix_tables(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines [rows, length, size], each frequency by its part of the positions."""
     found = [table(x, part.contiguous()) for part in position.unbind(-1)]
+    # [size]: the table repeats its n frequencies, (f1 … fn f1 … fn), and so does the choice of
+    # parts.
     which = part_of_frequencies(found[0][0].shape[-1] // 2, positions).repeat(2).to(x.device)
     mixed = []
     for parts in zip(*found, strict=True):

@@ -119,11 +119,15 @@ class Segments:
         for first, last in blocks_of(counts.tolist()):
             inside = torch.arange(int(counts[first]), device=device)
             real = inside < counts[first:last, None]  # [segments, length]
+            # Slot → flat position; an empty slot shows position 0, whose fields `make_block` puts
+            # to 0.
             shown = order[torch.where(real, starts[first:last, None] + inside, 0)] * real
             slots.append(shown.flatten())
             taken.append(real.flatten())
             self.blocks.append(make_block(flat, shown, real, mask))
         self.slots = torch.cat(slots)
+        # Every position, padding too, has exactly one slot that is no empty one: `place` is filled
+        # whole.
         self.place = torch.empty_like(self.slots[: self.rows * self.length])
         real = torch.cat(taken).nonzero().squeeze(1)
         self.place[self.slots[real]] = real
@@ -157,9 +161,11 @@ def segments_of(fields: Fields) -> tuple[Tensor, Tensor, Tensor]:
     segment = fields.segment
     row = torch.arange(rows, device=segment.device)[:, None]
     number = row * (int(segment.max()) + 1) + segment
+    # Every padding position gets a number of its own, behind those of all segments: a block of
+    # length 1, which `attend` answers without scores.
     alone = int(number.max()) + 1 + torch.arange(segment.numel(), device=segment.device)
     number = torch.where(segment > 0, number, alone.view_as(segment)).flatten()
-    positions = number.argsort(stable=True)
+    positions = number.argsort(stable=True)  # stable: in their order within a segment
     counts = number[positions].unique_consecutive(return_counts=True)[1]
     starts = counts.cumsum(0) - counts
     counts, longest_first = counts.sort(descending=True, stable=True)
@@ -170,7 +176,7 @@ def blocks_of(lengths: list[int]) -> list[tuple[int, int]]:
     """Ranges of similar lengths: each at most `WASTE` empty. `lengths` falls."""
     ranges, first, real = [], 0, 0
     for index, length in enumerate(lengths):
-        slots = lengths[first] * (index - first + 1)
+        slots = lengths[first] * (index - first + 1)  # if this one came in as well
         if real + length < (1 - WASTE) * slots:
             ranges.append((first, index))
             first, real = index, 0
@@ -220,7 +226,7 @@ def attend(
     attended = []
     for first, last, seen in block.bands():
         scores = torch.matmul(query[:, :, first:last], key[..., :seen])
-        scores += bias[:, :, first:last, :seen]
+        scores += bias[:, :, first:last, :seen]  # in place: scores are the most memory of all
         weights = functional.dropout(scores.softmax(-1), dropout)
         attended.append(torch.matmul(weights, value[:, :, :seen]))
     return attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)

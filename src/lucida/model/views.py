@@ -21,6 +21,7 @@ def encode_views(encode: Callable[..., Tensor], views: Views) -> Views:
     [views, 3, height, width] for each encoder."""
     encoders = views.encoders()
     features: list[Tensor] = [torch.empty(0)] * len(views)
+    # [images][encoders]: of one image the shapes that it has for every encoder.
     shown = [tuple(shape[1:] for shape in seen) for seen in zip(*views.shapes, strict=True)]
     groups = alike(shown)
     for numbers in groups:

@@ -197,7 +197,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         if self.arrangement.three_parts and len(sizes) and self.cross_attention is None:
             added = torch.from_numpy(self.arrangement.parts(sizes)).to(position.device)
             parts = position.expand(placeholder.shape)[..., None].repeat(1, 1, 3)
-            parts[placeholder] += added
+            parts[placeholder] += added  # both row by row, left to right
         return rotating(self.language, parts, self.arrangement.positions)
 
     def logits(self, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocabulary"]:

@@ -41,8 +41,12 @@ class CrossEntropy(torch.autograd.Function):
         logits, target, normaliser = ctx.saved_tensors
         result = torch.empty_like(logits)
         for rows in blocks(logits):
+            # A copy even of fp32 logits: what follows is in place, and the logits belong to the
+            # graph.
             part = logits[rows].to(torch.float32, copy=True)
             part.sub_(normaliser[rows, None]).exp_()
+            # d loss / d logits = softmax(logits) - 1 at the target; the softmax is exp(logit -
+            # log-sum-exp).
             part.scatter_add_(1, target[rows, None], part.new_full((len(part), 1), -1.0))
             result[rows] = part.mul_(gradient[rows, None])
         return result, None

@@ -69,5 +69,7 @@ def first_bad_module(model: nn.Module, forward: Callable[[], torch.Tensor]) -> s
     ]
     model.zero_grad(set_to_none=True)
     if broken:
+        # Backward runs from the output, and parameters stand from the input on: the last is the
+        # first hit.
         return f"the loss is finite, but the gradient of {broken[-1]} is not ({len(broken)} in all)"
     return None

@@ -54,6 +54,7 @@ def verdict(losses: Sequence[float], words: int) -> str | None:
         return told
     if len(losses) < FEW:
         return told if last > 1.5 * first else None
+    # The standard error of a difference of two means, the steps taken as independent.
     error = math.sqrt((pvariance(begin) + pvariance(end)) / part)
     if last - first > max(first / TENTH, SURELY * error):
         return told

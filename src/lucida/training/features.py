@@ -88,6 +88,8 @@ class FrozenFeatures:
         """Features of images; squares `GROUP` at a time, others one at a time."""
         pixels = self.processor.pixels(images, self.batch.scaled)
         together = GROUP if self.model.arrangement.policy.one_square else 1
+        # Three squares, sixteen at a time: 0 1 2 2 2 …. Kernels for other numbers of pictures add
+        # up in another order, and the bits would depend on the company.
         numbers = [*range(len(pixels)), *[len(pixels) - 1] * (-len(pixels) % together)]
         groups = [numbers[n : n + together] for n in range(0, len(numbers), together)]
         with torch.no_grad(), self.precision.autocast():

@@ -109,6 +109,8 @@ class Feed:
         mixture, samples = self.held_out.mixture, self.held_out.batch.samples
         if mixture.end is None:  # drawn by weight: more draws than records only repeat them
             return math.ceil(min(HELD_OUT, sum(mixture.sizes)) / samples) * samples
+        # A last step with fewer samples than ranks would leave a rank without any: it is not taken,
+        # and `describe_validation` says how many are.
         rest = mixture.end % samples
         return mixture.end - (rest if rest < self.held_out.world else 0)
 
@@ -163,6 +165,8 @@ def stage_feed(
     loader = make(data, limit=limit(), lengths=lengths, weighting=weighting)
     validation = None
     if held_out is not None:
+        # As much at a time as a training pass holds, which is known to fit; by samples, so that
+        # every record comes exactly once, and in this process, since batches are few.
         in_a_pass = math.ceil(stage.batch.samples / stage.batch.accumulate)
         update = {"samples": min(in_a_pass, HELD_OUT), "accumulate": 1, "workers": 0}
         update |= {"tokens": None, "row": None, "order": "mixed"}

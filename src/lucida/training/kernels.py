@@ -27,6 +27,7 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, epsilon, dtype):
         rows = x.reshape(-1, x.shape[-1])
+        # s = (mean(x²) + ε)^(-1/2), one for each row.
         scale = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
         scale.div_(rows.shape[-1]).add_(epsilon).rsqrt_()  # [rows, 1]
         ctx.shape = x.shape
@@ -36,6 +37,7 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         rows, weight, scale = ctx.saved_tensors
+        # With y = s w x:  dx = s (w g - x s² mean(w g x)),  dw = the sum over rows of s g x.
         gradient = gradient.reshape(rows.shape).float()
         product = gradient * rows
         along = (product @ weight).unsqueeze(1)  # what the norm takes out of the gradient

@@ -72,6 +72,8 @@ def equip(model: nn.Module, how: Checkpointing, compiled: bool) -> int:
             continue
         learns = name == "language" or any(weight.requires_grad for weight in part.parameters())
         for layer in blocks(part).values():
+            # `forward` as an attribute of the object hides its class's; without it that one is
+            # back.
             layer.__dict__.pop("forward", None)
             if not learns or (how == "none" and not compiled):
                 continue

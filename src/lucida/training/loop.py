@@ -101,11 +101,13 @@ def train_alone(
         engine = choose_engine(recipe.engine, folder)
         held.enter_context(engine.together())
         held.enter_context(explain_memory(engine))
+        # Ranks that differ would not make the same sums, and wait for each other instead of saying
+        # why.
         engine.require_same(facts_of_start(recipe, engine.packages), SAME_START)
         engine.decided_first(lambda: engine.check(recipe), "the first process refused the recipe")
 
         def is_finished() -> bool:
-            held.enter_context(files.locked())
+            held.enter_context(files.locked())  # by rank 0 alone, until the run ends
             files.prepare()
             check_folder(files, recipe)
             return tell_finished(files)
@@ -127,6 +129,7 @@ def train_alone(
         say(f"{files.path}: trained {run.position.total} steps in {run.position.seconds:.0f} s")
         if engine.main:
             tell_left_out(files, recipe.stages)
+        # Behind `save`: what did not learn can be evaluated all the same, but is no success.
         raise_diverged(files)
         require_allowed(run, len(stages))
     return files.path
@@ -179,6 +182,8 @@ def plan_all(run: Run, command: str, accept: bool) -> list[StageRun]:
         forget_known_lengths(run)
     stages = [plan_stage_run(run, index) for index in range(len(run.recipe.stages))]
     opened = [(stage.spec, stage.feed.sources) for stage in stages]
+    # Rows and their order follow from the lengths of records. Other data have others, so what was
+    # planned with the old ones, and the bookmark among them, mean nothing any more.
     if accepted := check_inputs(run, opened, accept):
         forget_known_lengths(run)
         run.position.window = run.position.window_rows = 0
@@ -217,6 +222,8 @@ def check_observers(run: Run) -> None:
 def look_between(run: Run, stages: Sequence[StageRun], reached: int) -> None:
     """Let observers look before stage number `reached` (their count: after the last one), unless a
     run that was stopped has recorded it already: a run has one record for each such moment."""
+    # Records of an observer are one for each moment (before stage 0, behind stage 0, behind stage
+    # 1, ...), so their number tells which moments a stopped run has behind it.
     behind = stages[max(0, reached - 1)]
     for observer in run.observers if run.engine.main else ():
         if (

@@ -52,6 +52,7 @@ def find_matrices(model: nn.Module) -> set[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             kept.add(module.weight)
+        # The language model inside is asked as well as the whole: either may know the matrix.
         head = getattr(module, "get_output_embeddings", lambda: None)()
         if head is not None:
             kept.add(head.weight)
@@ -66,8 +67,11 @@ def orthogonalise(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
     largest (under a thousandth of the norm) stay smaller. Zeros stay zeros.
     """
     a, b, c = COEFFICIENTS
+    # No singular value is above the Frobenius norm, so all of them begin in (0, 1].
     x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
+        # With G = x xᵀ this is a x + (b G + c G²) x: the polynomial of each singular value, U and V
+        # as they are. G is [rows, rows], the shorter side.
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
@@ -110,7 +114,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.matrix_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    key = (*sorted(weight.shape), weight.device)
+                    key = (*sorted(weight.shape), weight.device)  # with its transpose
                     alike.setdefault(key, []).append((weight, group))
         for (rows, columns, _), members in alike.items():
             for some in split_batches(members, max(1, LARGEST_STACK // (rows * columns))):
@@ -137,6 +141,9 @@ class Muon(torch.optim.Optimizer):
         for (weight, group), update, direction in zip(members, updates, made, strict=True):
             rows, columns = update.shape
             direction = direction.mT if rows > columns else direction
+            # Decoupled decay first, then the step, as in AdamW. U Vᵀ has min(rows, columns)
+            # singular values of 1, a root mean square of 1 / √max(rows, columns): times that root
+            # it is RMS, whatever the shape.
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             step = group["lr"] * RMS * math.sqrt(max(rows, columns))
             weight.add_(part_of(direction, weight).to(weight.dtype), alpha=-step)
@@ -147,6 +154,9 @@ class Muon(torch.optim.Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight.grad)
         buffer = state["momentum_buffer"]
+        # m ← β m + (1 - β) g, and the step goes along β m + (1 - β) g: Nesterov's look one step
+        # ahead. Parts of a sharded matrix are averaged apart; only what is orthogonalised has to be
+        # whole.
         buffer.lerp_(weight.grad, 1 - momentum)
         return whole(weight.grad.lerp(buffer, momentum))
 

@@ -45,10 +45,14 @@ def token_losses(
     target = batch.target.flatten()
     where = (target != IGNORED).nonzero().squeeze(1)
     hidden = model.hidden(batch, mask=mask, wanted=where, how=how)
+    # `wanted` let the last layer skip what no target asks for: other rows of `hidden` are
+    # arbitrary.
     rows = hidden.flatten(0, 1)  # [rows * length, width]
     weight = None if batch.weight is None else batch.weight.flatten()[where]
     size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
     if batch.pairs is not None:
+        # A pair compares sums over its two answers, so every loss has to stay in the graph by
+        # itself.
         each = list_cross_entropies(model.logits, rows[where], target[where], size)
         return summed_preference(each, batch), each.detach()
     return summed_cross_entropy(model.logits, rows[where], target[where], size, weight)

@@ -76,6 +76,7 @@ def sum_answers(losses: Tensor, batch: Batch) -> Sums:
     found = []
     for wanted in (CHOSEN, REJECTED):
         mine = branch == wanted
+        # A loss is -log p of a token, so the sum over an answer is -log p of the answer.
         summed = losses.new_zeros(pairs).index_add(0, sample[mine], -losses[mine])
         tokens = losses.new_zeros(pairs).index_add(0, sample[mine], torch.ones_like(losses[mine]))
         found.append((summed, tokens))

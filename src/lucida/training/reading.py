@@ -96,7 +96,7 @@ def read_checkpoint(path: Path, stages: int) -> Saved:
         position, setting = Position(**state["position"]), Setting(**state["setting"])
         for each in fields(position):
             value = getattr(position, each.name)
-            number = (int, float) if each.type == "float" else int
+            number = (int, float) if each.type == "float" else int  # annotations are text here
             least = -math.inf if each.name == "reward_sum" else 0
             if isinstance(value, bool) or not isinstance(value, number) or not value >= least:
                 raise ValueError(f"position.{each.name} is {value!r}")

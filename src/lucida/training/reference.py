@@ -82,11 +82,12 @@ def copy_reference(model: LucidaModel, trained: Mapping[str, object], share: boo
     """A copy that never trains, without adapters; with `share` what the stage leaves frozen is the
     model's own."""
     frozen = [weight for name, weight in adapters.named_weights(model) if name not in trained]
+    # A sharded engine empties the model while it trains: nothing of it can be shared then.
     shared = {id(weight): weight for weight in frozen} if share else {}
     reference = copy.deepcopy(model, shared)
     for name, layer in adapters.adapted_layers(reference).items():
         adapters.replace(reference, name, layer.get_base_layer())
-    equip(reference, "none", compiled=False)
+    equip(reference, "none", compiled=False)  # layers may carry the `forward` of an earlier stage
     for name, weight in reference.named_parameters():
         if name in trained:
             weight.requires_grad_(False)

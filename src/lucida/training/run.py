@@ -212,7 +212,7 @@ def build_run(
     say(f"precision: {precision}")
     if engine.world > 1:
         say(f"engine: {engine.kind}, {engine.world} processes")
-    seed_everything(recipe.seed)
+    seed_everything(recipe.seed)  # the projector is drawn in `build`
     model, processor = build(recipe.model)
     if device.type == "cpu":
         quicken(model.language)

@@ -136,6 +136,8 @@ class Sharded(DataParallel):
             self.apart = set()
         else:
             self.apart = set() if model.vision is None else set(model.vision.parameters())
+        # From the inside out: the root takes what no layer has taken. Tied weights (embedding and
+        # output) are outside of all layers, and so in one group.
         for layer in blocks(cut.language).values():
             fully_shard(layer, mesh=mesh, mp_policy=policy(precision))
         self.objective = fully_shard(objective, mesh=mesh, ignored_params=self.apart)
@@ -169,13 +171,15 @@ class Sharded(DataParallel):
     def gather(self, keep: bool) -> None:
         """Fill the plain model with the gathered weights; where they are not kept, only give this
         rank's parts of them."""
+        # torch keeps the root's weights gathered behind a forward, for a backward that may not
+        # come.
         self.objective.reshard()
         parts = dict(self.objective.model.named_parameters())
         for name, weight in self.plain.named_parameters():
             if weight not in self.apart:
                 value = whole(parts[name].detach())
                 if keep:
-                    weight.data = value
+                    weight.data = value  # the same Parameter, so names, ties and hooks stay
 
     def empty(self) -> None:
         """Give the room of the plain model's weights back; their shapes stay."""
@@ -189,6 +193,7 @@ def with_same_tensors(model: nn.Module) -> nn.Module:
 
     torch cuts a model in place and has no way back; of this copy the original is the way back.
     """
+    # `deepcopy` takes for copied whatever stands in its memo under the id of the original.
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 

@@ -129,6 +129,7 @@ def plan_stage(
                 origin=origin,
                 remedy="give a number such as 1e-4, or the word frozen",
             )
+    # A tied weight answers to all of its names, and trains once, under the first of them.
     aliases: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

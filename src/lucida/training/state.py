@@ -184,12 +184,14 @@ def part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     value = value.to(like.device)
     if not isinstance(like, DTensor) or value.shape != like.shape:  # AdamW's counter has no shape
         return value
+    # None: every rank has read the whole value itself, so nothing is sent around.
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def stored_tensors(model: nn.Module, touched: set[str]) -> dict[str, torch.Tensor]:
     """The parameters in `touched` and every persistent buffer, by name; no adapters."""
     kept = {name: value for name, value in named_weights(model) if name in touched}
+    # By way of `state_dict`, which leaves out buffers that are computed anew (rotary tables).
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     layers = adapted_layers(model)
     for name, value in model.state_dict().items():
@@ -205,6 +207,7 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     for name, tensor in tensors:
         every = whole(tensor).detach()
         flat = every.flatten()
+        # A checkpoint of a projector must not read all of the frozen gigabytes beside it.
         sampled = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
         digest.update(f"{name} {tuple(every.shape)} {every.dtype}".encode())
         digest.update(sampled.tobytes())
@@ -268,12 +271,13 @@ def save_checkpoint(folder: Path, now: Snapshot, writes: bool = True) -> Path:
         "scaler": now.scaler.state_dict(),
         "random": values,
     }
+    # Gathering needs all ranks, tensor after tensor: those that do not write return behind it.
     weights = to_disk(stored_tensors(now.model, now.touched), writes)
     moments = to_disk(optimizer_tensors(now.optimizer) | tensors, writes)
     adapters = to_disk(named_adapters(now.model), writes)
     if not writes:
         return path
-    if not path.exists():
+    if not path.exists():  # a stop right behind a checkpoint finds it there
         with atomic_folder(path) as aside:
             save_file(weights, aside / "weights.safetensors")
             save_file(moments, aside / "optimizer.safetensors")

@@ -75,6 +75,8 @@ class Stepper:
         """
         engine, scaler = self.engine, self.scaler
         engine.mark("counting its tokens")
+        # Everything that is counted goes into one sum over ranks: each sum waits for the slowest of
+        # them.
         whose = [owners(batch, self.names) for batch in micro_batches]
         counting, supervised, tokens, samples, *by_source = engine.total(
             sum(batch.counting for batch in micro_batches),
@@ -92,21 +94,27 @@ class Stepper:
         before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
         summed, source_losses = self.backward(micro_batches, whose, counting)
         engine.mark("moving the weights")
+        # Before the norm: it is told, and clipped, in the gradient's own size and not in fp16's
+        # scale.
         scaler.unscale_(self.optimizer)
         norm = engine.gradient_norm(self.optimizer)
         # The one wait for the device in a step: everything that Python needs comes in one tensor.
         both = torch.stack([summed / counting, norm.float()]).to(self.precision.sums)
         loss, grad_norm, *losses = torch.cat([both, source_losses]).tolist()
+        # Each rank divided by what all hold, so its part is a share of the mean and the shares add
+        # up.
         loss, *losses = engine.total(loss, *losses)
 
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         # A gradient alone that is not finite is fp16's scale, as long as that can still shrink.
+        # A scaler that is switched off has the scale 1, so under bf16 and fp32 nothing overflows.
         overflow = not finite and math.isfinite(loss) and scaler.get_scale() > SMALLEST_SCALE
         if not finite and not overflow:
             torch.set_rng_state(before)
             raise self.not_finite(micro_batches, loss, grad_norm)
         if self.clip is not None and finite:
             engine.clip(self.optimizer, self.clip, norm)
+        # Ranks that hold parts of gradients skip together too: DTensor shares what it finds.
         scaler.step(self.optimizer)  # leaves the weights alone after an overflow
         scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -160,6 +168,7 @@ class Stepper:
                 cause = first_bad_module(model, forward)
                 if cause is not None:
                     break
+        # Any rank may hold the sample at fault, and all have to raise the same.
         cause = self.engine.first(cause)
         cause = cause or "not reproducibly: a second run of the batch gave finite numbers"
         shown = ", ".join(batch.origins[:3]) + (" …" if len(batch.origins) > 3 else "")

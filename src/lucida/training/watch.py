@@ -118,6 +118,8 @@ class Watch:
         signs = {rank: sign for rank, sign in signs.items() if sign.doing != ENDED}
         for rank, sign in signs.items():
             count, when = self._heard.get(rank, (0, now))
+            # When a sign changed is told by this rank's clock: those of two machines need not
+            # agree.
             self._heard[rank] = (count, when) if count == sign.count else (sign.count, now)
         silent = [r for r in signs if now - self._heard[r][1] > self.patience]
         if silent:

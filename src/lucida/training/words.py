@@ -71,6 +71,7 @@ def is_lacking(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
 
     Worked example: "giraffe" as ` g i raf f e` has 7 bytes in 5 pieces: 1.4, lacking.
     """
+    # Byte-level tokenizers have the space in front in the word's own token.
     pieces = tokenizer.encode(f" {word}", add_special_tokens=False)
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
         return True

@@ -191,6 +191,7 @@ class Zero(Sharded):
         trained = {each for group in outer for each in group["params"]}
         for weight in self.cut.parameters():
             if weight not in self.apart:
+                # `state.whole` and `state.put` ask for these two by name, as DTensors have them.
                 weight.full_tensor = partial(gather_whole, weight)
                 weight.take_tensor = partial(take_whole, weight, weight in trained)
         self.empty()
@@ -211,6 +212,7 @@ class Zero(Sharded):
         yield
 
     def backward(self, loss: Tensor) -> None:
+        # The loss is divided already by what the whole step counts, whatever passes it is cut into.
         self.driven.backward(loss, scale_wrt_gas=False)
 
     def gradient_norm(self, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -285,7 +287,7 @@ def hide_vision(model: nn.Module) -> nn.Module:
     shown = copy.deepcopy(model, {id(each): each for each in kept})
     vision = shown.vision
     del shown.vision
-    object.__setattr__(shown, "vision", vision)
+    object.__setattr__(shown, "vision", vision)  # past nn.Module, which would register it
     return shown
 
 
@@ -294,6 +296,7 @@ def keep_whole(model: nn.Module, offload: object) -> None:
     cut = {p for layer in blocks(model.language).values() for p in layer.parameters()}
     rest = [p for p in model.parameters() if p not in cut]
     for weight in rest:
+        # DeepSpeed's words: what persists is gathered once and never dropped between two calls.
         weight.ds_persist = True
     known = set(offload.persistent_parameters)
     offload.persistent_parameters.extend(p for p in rest if p not in known)
@@ -304,7 +307,7 @@ def keep_whole(model: nn.Module, offload: object) -> None:
 @torch.no_grad()
 def gather_whole(weight: nn.Parameter) -> Tensor:
     """All of a weight of which this rank may hold a part; all ranks have to ask."""
-    if weight.shape == getattr(weight, "ds_shape", weight.shape):
+    if weight.shape == getattr(weight, "ds_shape", weight.shape):  # cut: its shape is [0]
         return weight.data
     import deepspeed
 
@@ -324,4 +327,4 @@ def take_whole(weight: nn.Parameter, trained: bool, value: Tensor) -> None:
         with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
             weight.data.copy_(value)
     if trained:
-        deepspeed.utils.safe_set_full_fp32_param(weight, value)
+        deepspeed.utils.safe_set_full_fp32_param(weight, value)  # else the next step undoes it

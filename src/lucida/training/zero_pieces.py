@@ -113,6 +113,7 @@ class Driven:
             return torch.where(norm < 0, torch.inf, norm)  # it says -1 for what is not finite
         from deepspeed.utils import safe_get_local_grad
 
+        # Under stage 3 the parts of ranks do not overlap, so squares add up over ranks.
         parts = [safe_get_local_grad(weight) for weight in self.group_of]
         total = torch.stack([part.float().square().sum() for part in parts]).sum()
         torch.distributed.all_reduce(total)
@@ -151,7 +152,7 @@ class Moments(Mapping):
             name: Piece(weight.shape, partial(safe_get_full_optimizer_state, weight, name))
             for name in MOMENTS
         }
-        return {"step": state["step"].clone(), **pieces}
+        return {"step": state["step"].clone(), **pieces}  # AdamW counts in place
 
     def __setitem__(self, weight: nn.Parameter, values: Mapping[str, Tensor]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state

@@ -214,6 +214,8 @@ def language_model(
             origin=origin,
             remedy=VOCABULARY,
         )
+    # Some checkpoints hold a head of its own although their configuration ties it: the weights
+    # decide.
     if head in state:
         config.tie_word_embeddings &= torch.equal(state[head], state[embedding])
     elif config.tie_word_embeddings:

@@ -176,6 +176,8 @@ def language_file(
         named = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if named is None:
             raise ModelError("llama.cpp has no name for a weight of this model", given=name)
+        # Qwen's heads llama.cpp rotates by halves, as transformers does; Llama's (and Mistral's) in
+        # pairs.
         if arch == gguf.MODEL_ARCH.LLAMA and "self_attn" in name:
             if ".q_proj." in name:
                 value = pair_rotations(value, heads)
@@ -329,7 +331,7 @@ def projector_tensors(model: LucidaModel, places: list[int]) -> dict[str, Tensor
     order = np.argsort(places).tolist()
     pairs = [(each.weight.detach(), each.bias.detach()) for each in linears]
     weight, bias = pairs[0]
-    blocks = weight.chunk(len(places), dim=1)
+    blocks = weight.chunk(len(places), dim=1)  # columns of each feature layer
     pairs[0] = torch.cat([blocks[number] for number in order], dim=1), bias
     if len(pairs) == 1:
         weight, bias = pairs[0]

@@ -289,6 +289,7 @@ def to_llava(model: LucidaModel) -> AnyLlava:
     for name in wanted.keys() - state.keys():
         if not name.startswith(VISION):
             raise ModelError(f"Llava has a weight that this model lacks: {name}")
+        # Scales of norms are 1, all else 0: what is never read, but never NaN either.
         fill = 1.0 if name.endswith("weight") and wanted[name].ndim == 1 else 0.0
         state[name] = torch.full(wanted[name].shape, fill, dtype=dtype)
     check_exactly(other, state, "a Llava of this model")

@@ -97,6 +97,7 @@ class Original(Format):
         config = self._read_design()
         state, base = self._weights()
         lead = PROJECTOR.removesuffix(".")
+        # Numbers within a Sequential, whose odd ones are activations; one matrix has no number.
         names = [f"{lead}.{2 * n}" for n in range(self.depth)] or [lead]
         given = {name: value for name, value in state.items() if name.startswith(PROJECTOR)}
         self.linears = linear_layers(given, names, folder)

@@ -56,7 +56,7 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sides = []
-        for side in reversed(x.shape[-2:]):
+        for side in reversed(x.shape[-2:]):  # `pad` takes the last axis first
             missing = max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0)
             sides += [missing // 2, missing - missing // 2]
         x = self.norm(self.conv(F.pad(x, sides)))

@@ -134,6 +134,7 @@ def find_grid(take: Take, height: int, width: int, patches: int) -> tuple[int, i
     side = math.isqrt(patches)
     if height == width and side * side == patches:
         return side, side
+    # Rows / columns is about height / width, and rows x columns the number of patches.
     rows = round(math.sqrt(patches * height / width))
     return (rows, patches // rows) if rows and patches % rows == 0 else None
 
@@ -160,6 +161,7 @@ def cut_into_patches(pixel_values: Tensor, patch: int) -> dict[str, Tensor]:
     images, _, height, width = pixel_values.shape
     rows, columns = height // patch, width // patch
     seen = pixel_values[:, :, : rows * patch, : columns * patch]
+    # [images, 3, rows, p, columns, p] → [images, rows, columns, p, p, 3]: channels last in a patch.
     cut = seen.reshape(images, 3, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
     shapes = torch.tensor([[rows, columns]] * images, device=cut.device)
     return {

@@ -137,6 +137,8 @@ def on_meta(
             origin=origin,
             remedy=f"pip install -U timm (this is {package.__version__})",
         )
+    # timm tells nowhere which networks know the option; those that do not raise TypeError with its
+    # name.
     for more in ({"dynamic_img_size": True}, {}):
         try:
             with torch.device("meta"):

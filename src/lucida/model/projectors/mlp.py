@@ -77,6 +77,7 @@ def sinusoids(patches: Patches, width: int) -> Float[Tensor, "patches width"]:
     """
     height, across = sides(patches, "positions need")
     side, quarter = max(height, across), width // 4
+    # From two sides of the grid down to two places, evenly in the logarithm.
     waves = 2 * torch.pi / torch.logspace(math.log10(2 * side), math.log10(2), quarter)
     angles = torch.arange(side)[:, None] * waves  # [side, quarter]
     line = torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -45,5 +45,6 @@ class PoolProjector(Projector):
         """Visual tokens, one for each block."""
         grid = grid_of(features, grid, self.patches, WHY)
         picture = features.transpose(1, 2).unflatten(2, grid)
+        # At the edge it divides by the patches that are there, not by factor².
         pooled = functional.avg_pool2d(picture, self.factor, ceil_mode=True)
         return self.mlp(pooled.flatten(2).transpose(1, 2))
