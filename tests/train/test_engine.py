@@ -93,6 +93,14 @@ def test_two_ranks_equal_one(parts, tmp_path, stage):
 
 
 @pytest.mark.slow
+def test_two_ranks_train_the_blind_baseline_too(parts, tmp_path):
+    """Its run has a folder of its own, and the processes have met already."""
+    values = plain(parts, budget={"steps": 1}).model_dump(mode="json")
+    on_ranks(Recipe.model_validate(values | {"blind": {"steps": 1}}), tmp_path / "two")
+    assert (tmp_path / "two" / "blind" / "config.json").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [

@@ -35,15 +35,20 @@ LATER = 2.0
 """Seconds that torch gets beyond its own timeout, whose message says more."""
 
 
+MET: list[Watch] = []
+"""The watch of this process, once it has met the others: a group is joined once, whatever runs (a
+blind baseline behind its run) come after."""
+
+
 def meet(patience: float, folder: Path) -> Watch:
     """Meet the other processes that were started with this one; once for a process. `folder`: of
     the run. RunError when they do not come within `patience` seconds, or the port is taken."""
-    watch = _join_group(patience, folder)
-    watch.folder = folder
-    return watch
+    if not MET:
+        MET.append(_join_group(patience, folder))
+    MET[0].begin(patience, folder)
+    return MET[0]
 
 
-@cache
 def _join_group(patience: float, folder: Path) -> Watch:
     backend = "gloo"
     if torch.cuda.is_available():

@@ -56,9 +56,7 @@ class Watch:
         self, store: distributed.Store, rank: int, world: int, patience: float, folder: Path
     ) -> None:
         self.store, self.rank, self.world = store, rank, world
-        self.patience, self.folder = patience, folder
-        self.interval = min(LONGEST_INTERVAL, patience / 4)
-        self._now = (0, 0, "beginning", False, time.monotonic())
+        self.begin(patience, folder)
         self._count = 0
         self._heard: dict[int, tuple[int, float]] = {}
         self.publish(store)
@@ -68,6 +66,12 @@ class Watch:
             target=self._keep_looking, args=(store.clone(),), daemon=True
         )
         self._thread.start()
+
+    def begin(self, patience: float, folder: Path) -> None:
+        """Watch over a run, with its patience and in its folder."""
+        self.patience, self.folder = patience, folder
+        self.interval = min(LONGEST_INTERVAL, patience / 4)
+        self._now = (0, 0, "beginning", False, time.monotonic())
 
     def mark(self, doing: str, step: int | None = None, limited: bool | None = None) -> None:
         """This rank begins something; with `step` that step, otherwise the next thing in it, which
