@@ -54,6 +54,11 @@ def test_a_loss_that_ends_surely_above_where_it_began_or_above_guessing_is(losse
     assert words in verdict(losses, WORDS)
 
 
+def test_losses_of_pairs_have_no_bound_by_guessing():
+    assert verdict([25.0] * 40, None) is None
+    assert "over the last tenth" in verdict([25.0] * 36 + [80.0] * 4, None)
+
+
 def hot(recipe, rate, stage=-1):
     values = recipe.model_dump(mode="json")
     values["stages"][stage]["train"] = {"projector": rate, "language": rate}

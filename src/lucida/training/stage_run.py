@@ -338,7 +338,8 @@ class StageRun:
         for line in self.feed.uncomputed():
             say(f"stage {name}, {line}")
         words = run.model.get_output_embeddings().weight.shape[0]
-        if why := stage_verdict(rows, name, words):
+        pairs = self.spec.objective.preference is not None
+        if why := stage_verdict(rows, name, None if pairs else words):
             self.record({DIVERGED: f"stage {name}: {why}"})
             say(f"WARNING: stage {name} has diverged: {why}; {REMEDY}")
 
@@ -360,29 +361,13 @@ def plan_stage_run(run: Run, index: int) -> StageRun:
     if spec.lora is not None:
         adapters.lora_config(spec.lora, what.adapted)  # is PEFT there?
     processor = run.processor.for_stage(spec)
-    feed = stage_feed(
-        recipe,
-        index,
-        what,
-        run.model,
-        processor,
-        run.precision,
-        run.folder.dropped.path,
-        run.engine,
-    )
+    dropped = run.folder.dropped.path
+    feed = stage_feed(recipe, index, what, run.model, processor, run.precision, dropped, run.engine)
     check_mask(recipe, index, origin, feed.loader.mixture.sources)
     end = horizon(spec.budget, feed.steps, feed.most)
     end.check(spec.optim)
-    return StageRun(
-        run,
-        index,
-        spec,
-        what,
-        feed,
-        end,
-        processor,
-        plan_ending(run.folder.path, run.observers, spec, feed),
-    )
+    ending = plan_ending(run.folder.path, run.observers, spec, feed)
+    return StageRun(run, index, spec, what, feed, end, processor, ending)
 
 
 def restore_adapters(run: Run, stages: Sequence[StageRun]) -> None:
