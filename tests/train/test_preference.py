@@ -230,6 +230,26 @@ def test_a_stage_reads_pairs_only(parts, tmp_path):
         train_alone(recipe_with(parts, mixture=plain), tmp_path / "run")
 
 
+def test_the_record_that_is_no_pair_is_named(model):
+    _, processor = model
+    pair, other = WorldPreferences(count=2)[0], WorldPreferences(count=2)[1]
+    three = Sample("three answers", other.images, other.stem, (*other.branches, other.branches[0]))
+    batch = encoded(processor, [pair, three])
+    with pytest.raises(DataError, match=r"three answers: .*got 1, 2, 3"):
+        sum_answers(torch.zeros(batch.supervised), batch)
+
+
+@pytest.mark.slow
+def test_a_high_loss_of_pairs_is_no_divergence(parts, tmp_path):
+    """IPO's begins at 1 / (2 beta)², here 100, whatever the vocabulary."""
+    changes = {
+        "objective": {"preference": {"loss": "ipo", "beta": 0.05}},
+        "train": {"projector": 1e-12},
+    }
+    folder = train_alone(recipe_with(parts, steps=20, **changes), tmp_path / "run")
+    assert RunFolder(folder).diverged is None
+
+
 def test_a_file_of_pairs_is_read(parts, tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text("image,question,chosen,rejected\n0.png,what?,a kite,a boat\n")

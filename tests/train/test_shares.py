@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from closeness import close
 from lucida.data.answers import answer_weights
-from lucida.data.sample import IGNORED
+from lucida.data.sample import IGNORED, Batch
 from lucida.training.engine import Engine, Objective
 from lucida.training.precision import Precision
-from lucida.training.shares import owners
+from lucida.training.shares import number_samples, owners
 from lucida.training.step import Stepper
 
 FP32 = Precision("fp32", torch.device("cpu"), "")
@@ -180,3 +180,9 @@ def test_chunks_of_logits_keep_weights_and_sources(monkeypatch):
     assert cut.sources["text"].loss == pytest.approx(whole.sources["text"].loss, rel=1e-6)
     for name in moved:
         close(also[name], moved[name], msg=name)
+
+
+def test_samples_are_counted_through_all_rows():
+    segment = torch.tensor([[1, 1, 2, 0], [1, 2, 2, 2]])
+    batch = Batch(*[segment] * 6)
+    assert number_samples(batch).tolist() == [[0, 0, 1, -1], [2, 3, 3, 3]]

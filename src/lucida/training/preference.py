@@ -31,6 +31,7 @@ from torch import Tensor
 from lucida.core.errors import DataError
 from lucida.core.spec import PreferenceSpec
 from lucida.data.sample import IGNORED, Batch
+from lucida.training.shares import number_samples
 
 PREFERENCE, QUALITY, GENERATION = 0.8, 0.2, 1.0
 """Shares of MPO's mix, those of its authors."""
@@ -68,11 +69,8 @@ def sum_answers(losses: Tensor, batch: Batch) -> Sums:
 
     DataError for a sample that has not exactly two supervised answers.
     """
-    where = batch.target != IGNORED
-    in_row = batch.segment.amax(dim=1)
-    before = in_row.cumsum(0) - in_row
-    sample = (before[:, None] + batch.segment - 1)[where]
-    branch, pairs = batch.branch[where], int(in_row.sum())
+    where, pairs = batch.target != IGNORED, len(batch.origins)
+    sample, branch = number_samples(batch)[where], batch.branch[where]
     found = []
     for wanted in (CHOSEN, REJECTED):
         mine = branch == wanted
@@ -81,11 +79,15 @@ def sum_answers(losses: Tensor, batch: Batch) -> Sums:
         tokens = losses.new_zeros(pairs).index_add(0, sample[mine], torch.ones_like(losses[mine]))
         found.append((summed, tokens))
     (chosen, many), (rejected, many_rejected) = found
-    odd = (many == 0) | (many_rejected == 0)
-    if bool(odd.any()) or bool(((branch != CHOSEN) & (branch != REJECTED)).any()):
-        number = int(odd.nonzero()[0]) if bool(odd.any()) else 0
+    elsewhere = torch.bincount(sample[(branch != CHOSEN) & (branch != REJECTED)], minlength=pairs)
+    odd = ((many == 0) | (many_rejected == 0) | (elsewhere > 0)).nonzero()
+    if len(odd):
+        number = int(odd[0])
+        answers = branch[sample == number].unique().tolist()
         raise DataError(
             "a preference needs two answers to one question, a chosen and a rejected one",
+            expected=f"supervised tokens on the branches {CHOSEN} and {REJECTED}",
+            given=", ".join(map(str, answers)) or "none",
             origin=batch.origins[number],
             remedy="a stage with objective.preference reads sources of the kind `preferences`",
         )

@@ -28,6 +28,16 @@ class Share:
     loss: float | None
 
 
+def number_samples(batch: Batch) -> torch.Tensor:
+    """The number of each position's sample in `origins` and `sources`, int64 [rows, length]; of
+    padding one that means nothing.
+
+    Worked example: segments [[1, 1, 2, 0], [1, 2, 2, 2]] give [[0, 0, 1, -1], [2, 3, 3, 3]].
+    """
+    in_row = batch.segment.amax(dim=1)
+    return (in_row.cumsum(0) - in_row)[:, None] + batch.segment - 1
+
+
 def owners(batch: Batch, names: Sequence[str]) -> torch.Tensor:
     """For every supervised position, row by row: the number in `names` of its source, one beyond
     them when it is not named or not known; int64 [n].
@@ -37,12 +47,9 @@ def owners(batch: Batch, names: Sequence[str]) -> torch.Tensor:
     """
     if not names:
         return torch.zeros(batch.supervised, dtype=torch.int64)
-    in_row = batch.segment.amax(dim=1)
-    before = in_row.cumsum(0) - in_row
-    sample = before[:, None] + batch.segment - 1
     number = {name: place for place, name in enumerate(names)}
     whose = torch.tensor([number.get(source, len(names)) for source in batch.sources])
-    return whose[sample[batch.target != IGNORED]]
+    return whose[number_samples(batch)[batch.target != IGNORED]]
 
 
 def tally(
