@@ -68,6 +68,17 @@ def test_going_on_equals_never_having_stopped(tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_moments_of_what_a_stage_does_not_train_are_refused(tmp_path):
+    model, optimizer, scaler, plan = new()
+    move(model, optimizer, 1)
+    path = save_checkpoint(
+        tmp_path, snapshot(Position(0, 1, 1), model, optimizer, scaler, plan.trained)
+    )
+    _, less, scaler, _ = new({"language": 1e-2})
+    with pytest.raises(RunError, match=r"projector.bias \(2 in all\) is not what"):
+        load_moments(read_checkpoint(path, 1), less, scaler)
+
+
 def test_settings_tell_what_changed():
     assert HERE.differences(HERE) == ""
     assert HERE.differences(Setting("bf16", "cpu", 2, HERE.torch)) == (

@@ -173,7 +173,7 @@ def load_moments(
 
 
 def fit(optimizer: torch.optim.Optimizer) -> None:
-    """ValueError when a parameter has no state, or some of another shape than its own."""
+    """ValueError when a parameter has some state of another shape than its own."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():

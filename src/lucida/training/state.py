@@ -2,7 +2,7 @@
 
     checkpoints/step-000400/
       weights.safetensors     parameters that any stage so far has trained, and buffers
-      optimizer.safetensors   AdamW's moments, by parameter name
+      optimizer.safetensors   the optimizer's moments, by parameter name; random generators
       adapter/                the adapters of a stage with `lora`, as PEFT keeps them
       state.json              stage, step, counters, random generators, loss scale
 
@@ -220,7 +220,8 @@ def frozen_parts(model: nn.Module, touched: set[str]) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's state by parameter name: `name/exp_avg`, `name/exp_avg_sq`, `name/step`."""
+    """The optimizer's state by parameter name: AdamW's `name/exp_avg`, `name/exp_avg_sq` and
+    `name/step`, Muon's `name/momentum_buffer`; none of a parameter that has had no gradient yet."""
     tensors = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -230,16 +231,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Hand AdamW back the state that `optimizer_tensors` took."""
+    """Hand the optimizer back the state that `optimizer_tensors` took; ValueError for some of a
+    parameter that it does not move."""
     by_parameter: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         parameter, key = name.rsplit("/", 1)
         by_parameter.setdefault(parameter, {})[key] = value
+    moved = {name for group in optimizer.param_groups for name in group["names"]}
+    if foreign := sorted(by_parameter.keys() - moved):
+        raise ValueError(f"{foreign[0]} ({len(foreign)} in all) is not what this stage trains")
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             if name in by_parameter:
-                moved = {key: part_of(v, parameter) for key, v in by_parameter[name].items()}
-                optimizer.state[parameter] = moved
+                parts = {key: part_of(v, parameter) for key, v in by_parameter[name].items()}
+                optimizer.state[parameter] = parts
 
 
 def checkpoints(folder: Path) -> list[Path]:
