@@ -24,7 +24,7 @@ from lucida.model.cross_attention import (
     visible,
 )
 from lucida.model.language import load_language
-from lucida.model.masks import Fields
+from lucida.model.masks import TWIG, Fields
 from lucida.model.messages import image_source
 
 torch.set_num_threads(1)
@@ -47,6 +47,11 @@ def test_who_reads_what_as_drawn_in_the_docstring():
     assert reads(row, "last") == [[], [1], [1], [2], [2], [3], [3], [2]]
     every = [[], [1], [1], [1, 2], [1, 2], [1, 2, 3], [1, 2, 3], [1, 2]]
     assert reads(row, "all") == every
+
+
+def test_a_twig_reads_the_images_of_its_branch():
+    row = fields([1] * 6, [0, 1, 1, 2, TWIG + 1, TWIG + 2], [0, 1, 0, 0, 0, 0])
+    assert reads(row, "last") == [[], [1], [1], [], [1], []]
 
 
 @settings(max_examples=60, deadline=None)

@@ -34,7 +34,7 @@ from transformers import Cache, PreTrainedModel
 
 from lucida.core.errors import ModelError
 from lucida.core.spec import CrossAttentionSpec
-from lucida.model.masks import Fields
+from lucida.model.masks import Fields, reachable
 
 SEEN = "lucida_images"
 """Attribute of a key-value cache: the images that its rows have seen."""
@@ -111,8 +111,8 @@ def visible(fields: Fields, images: Images, sees: str) -> Bool[Tensor, "rows len
     """
     segment, branch, place = (key.unsqueeze(1) for key in images.keys())  # noqa: SIM118
     query = fields.queries()
-    seen = (query.segment == segment) & (query.segment > 0) & (place <= query.order)
-    seen &= (branch == 0) | (branch == query.branch)
+    # Markers as keys; whether they are images or prompt is asked by no one here.
+    seen = reachable(query, Fields(segment, branch, place, place, place)) & (place <= query.order)
     if sees == "all" or not seen.shape[2]:
         return seen
     number = torch.arange(1, seen.shape[2] + 1, device=seen.device)
