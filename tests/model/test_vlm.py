@@ -14,7 +14,8 @@ from lucida.core.errors import ModelError
 from lucida.data.collate import collate
 from lucida.data.sample import ImagePart, Sample, Turn, Views
 from lucida.model.fuse import fuse
-from lucida.model.generation import image_numbers, repeated_by_row
+from lucida.model.generation import image_numbers, prompt_mask, repeated_by_row
+from lucida.model.masks import MASKS, causal
 from lucida.model.messages import image_source
 from lucida.model.vlm import LucidaModel
 
@@ -56,6 +57,30 @@ def test_other_counts_of_images_and_placeholders_are_refused(images):
         model.hidden(batch)
     with pytest.raises(ModelError, match="not both"):
         model(**given, features=torch.zeros(images, 4, 16))
+
+
+def test_images_beside_embeddings_are_refused():
+    """No place is kept for them, so they would change nothing."""
+    model, processor = tiny_model()
+    given = processor.batch([processor.prompt(sample("a"))])
+    embedded = model.get_input_embeddings()(given["input_ids"])
+    with pytest.raises(ModelError, match="no placeholders"):
+        model(inputs_embeds=embedded, pixel_values=given["pixel_values"])
+    with pytest.raises(ModelError, match="exactly one"):
+        model(input_ids=given["input_ids"], inputs_embeds=embedded)
+
+
+def test_a_mask_of_another_package_holds_for_text_alone(monkeypatch):
+    def near(query, key):
+        return causal(query, key) & (query.order - key.order < 2)
+
+    monkeypatch.setitem(MASKS._loaded, "near", near)
+    model, _ = tiny_model()
+    text = torch.zeros(1, 4, dtype=torch.long)
+    made = prompt_mask(model.config, "near", text, None, None, torch.float32)
+    seen = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert made[0, 0].int().tolist() == seen
+    assert prompt_mask(model.config, "image_block", text, None, None, torch.float32) is None
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from lucida.core.errors import ModelError
 from lucida.data.sample import Views
 from lucida.model.arrangement import Arrangement
 from lucida.model.config import LucidaConfig
-from lucida.model.masks import MASKS, Fields, causal
+from lucida.model.masks import CAUSAL_TEXT, MASKS, Fields, causal
 
 IMAGES = ("pixel_values", "features")
 """What images are given as."""
@@ -65,7 +65,8 @@ def prompt_mask(
     made = isinstance(attention_mask, dict) or (
         attention_mask is not None and attention_mask.ndim == 4
     )
-    plain = name == "causal" or (bool((image == 0).all()) and (name != "prefix" or past > 0))
+    text = past > 0 or name in CAUSAL_TEXT
+    plain = name == "causal" or (text and bool((image == 0).all()))
     if made or plain:
         return attention_mask
     fields = make_fields(image, attention_mask, past, room(cache))

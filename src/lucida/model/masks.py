@@ -9,7 +9,8 @@ may attend to the key. All masks share one rule:
 
 Those that look ahead, at keys after the query, do so within an image or within the prompt, never
 past the first token that the loss asks for: else an answer could be read off by way of an image.
-A new mask is one function and one line in `MASKS`.
+What a model writes behind a prompt sees all that stands before it (on its stem and branch) under
+every mask: caches keep no fields. A new mask is one function and one line in `MASKS`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from lucida.data.sample import IGNORED, Batch
 
 ASK_WHOLE = ("prefix", "mutual")
 """Our masks of which `is_asked_whole` holds."""
+
+CAUSAL_TEXT = ("causal", "image_block", "all_images", "mutual", "diagonal")
+"""Ours under which text without images is causal; of another package's masks that is not known."""
 
 TWIG = 2**16
 """Twig t of branch b has the branch number t * TWIG + b. It sees the stem, branch b and itself: how

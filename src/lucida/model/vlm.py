@@ -326,9 +326,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         `Views`, in reading order; they go with the prompt, not with the
         tokens that are decoded after it.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ModelError("give exactly one of input_ids and inputs_embeds")
-        given = input_ids if inputs_embeds is None else inputs_embeds
+        given = one_input(input_ids, inputs_embeds, pixel_values, features)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         placeholder = images = None
         if inputs_embeds is None:
@@ -379,3 +377,21 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         if self.vision is None:
             return torch.zeros_like(input_ids, dtype=torch.bool)
         return input_ids == self.config.image_token_id
+
+
+def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, *images: object) -> Tensor:
+    """The one of both that is given; ModelError for none or both, and for images beside embeddings,
+    in which no place is kept for them: they would be left out without a word."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ModelError("give exactly one of input_ids and inputs_embeds")
+    if input_ids is not None:
+        return input_ids
+    if any(each is not None for each in images):
+        raise ModelError(
+            "embeddings have no placeholders that images could take the place of",
+            expected="input_ids with pixel_values or features, or inputs_embeds alone",
+            given="inputs_embeds and images",
+            remedy="give input_ids, or embeddings with the visual tokens in their places"
+            " (LucidaModel.embed)",
+        )
+    return inputs_embeds
