@@ -163,6 +163,13 @@ def test_llama_cpp_answers_as_the_model_does(design, tmp_path):
         assert known.keys() & there.keys(), (known, there)
 
 
+def test_end_tokens_that_the_file_cannot_name_are_told():
+    model, processor = built()
+    model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, 3, 4]
+    (told,) = [note for note in gguf.gguf_notes(model, processor) if "end tokens" in note]
+    assert processor.tokenizer.convert_ids_to_tokens(4) in told
+
+
 @pytest.mark.parametrize(("kind", "allowed"), [("f16", 0.03), ("q8_0", 0.15), ("q4_0", 1.5)])
 def test_fewer_bits_are_close(kind, allowed, tmp_path):
     model, processor = built()
