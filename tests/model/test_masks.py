@@ -224,6 +224,12 @@ def test_blocks_of_a_long_row_are_empty_full_or_partly_seen(name, monkeypatch):
     assert blocks.sparsity() > 30
 
 
+def test_blocks_are_as_the_docstring_says():
+    blocks = block_mask(fields([1] * 100 + [2] * 200), "causal")
+    assert blocks.kv_num_blocks.tolist() == [[[1, 2, 3]]]
+    assert not blocks.full_kv_num_blocks.any()
+
+
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
 def test_blocks_cover_all_segments_with_little_waste(lengths):
     lengths = sorted(lengths, reverse=True)

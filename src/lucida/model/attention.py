@@ -165,7 +165,7 @@ def lucida_attention(
             "the language model's sliding window is shorter than the longest sample",
             expected=f"at most {window} positions",
             given=layout.longest,
-            remedy=f"lower language.max_length to {window}",
+            remedy=f"lower model.language.max_length to {window}",
         )
     for name in ("softcap", "position_bias"):
         if kwargs.get(name) is not None:

@@ -55,7 +55,7 @@ class Ending:
             return
         with disk_errors(self.folder):
             for number, file in self.kept():
-                if number > step or step == 0:
+                if number > step:
                     file.unlink()
 
     def note(self, step: int, score: float | None) -> bool:

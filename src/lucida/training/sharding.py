@@ -36,6 +36,7 @@ from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
 from lucida.model.adapters import quantised_layers
 from lucida.model.encoders.fusion import encoders_of
+from lucida.model.evaluating import evaluating
 from lucida.training.blocks import blocks
 from lucida.training.engine import DataParallel, Loss, Objective
 from lucida.training.objective import Losses
@@ -93,12 +94,8 @@ def blank(encoder: nn.Module, side: int) -> Tensor:
     random generator nor running statistics notice."""
     weight = next(encoder.parameters())
     picture = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
-    modes = {module: module.training for module in encoder.modules()}
-    encoder.eval()
-    features = encoder(picture)
-    for module, training in modes.items():
-        module.training = training
-    return 0.0 * features.float().sum()
+    with evaluating(encoder):
+        return 0.0 * encoder(picture).float().sum()
 
 
 class Sharded(DataParallel):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lucida.core.errors import ModelError
+from lucida.model.folder import make_damage_error
 
 
 def load_pickle(path: Path, consent: bool) -> dict[str, Any]:
@@ -61,16 +62,6 @@ def foreign(path: Path, problem: Exception) -> ModelError:
         given=wanted.partition("GLOBAL ")[2].split(" was not", 1)[0],
         origin=path,
         remedy="get the weights from somebody you trust, as safetensors",
-    )
-
-
-def make_damage_error(path: Path, why: str) -> ModelError:
-    """The error for a file that cannot be read to its end."""
-    return ModelError(
-        f"the file of weights is damaged or cut off: {why}",
-        given=f"{path.stat().st_size:,} bytes",
-        origin=path,
-        remedy="get it again and compare its size with the publisher's",
     )
 
 
