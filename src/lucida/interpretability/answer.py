@@ -91,6 +91,8 @@ def _write(
     if not written.ended:
         return np.array(written.ids, np.int64), False
     # Of the end tokens that a model may know, the likeliest.
+    # `write` does not say which end token it was, so the answer is read once more; the token behind
+    # it is never fed, any will do.
     row = _lay_out(prompt, np.array([*written.ids, prompt.input_ids[-1]], np.int64))
     batch = collate([row], pack=False, pad_id=processor.tokenizer.pad_token_id)
     batch.pixel_values = processor.pixels(row.images)

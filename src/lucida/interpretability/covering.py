@@ -43,7 +43,7 @@ def make_cover(image: Image.Image, cover: Cover) -> Image.Image:
 
 def grid_of(width: int, height: int, cells: int) -> tuple[int, int]:
     """Rows and columns of cells: `cells` along the longer side, never smaller than a pixel."""
-    side = max(width, height) / min(cells, max(width, height))
+    side = max(width, height) / min(cells, max(width, height))  # in pixels
     return max(1, round(height / side)), max(1, round(width / side))
 
 
@@ -59,6 +59,7 @@ def list_windows(
 
     def ends(edges: list[int]) -> list[tuple[int, int]]:
         last = len(edges) - 1
+        # One for each place of a window that covers a cell at all: last + span - 1.
         return [(edges[max(k, 0)], edges[min(k + span, last)]) for k in range(1 - span, last)]
 
     return [(x0, y0, x1, y1) for y0, y1 in ends(down) for x0, x1 in ends(across)]

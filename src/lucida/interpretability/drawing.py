@@ -115,6 +115,7 @@ def overlay(seen: Seen, values: np.ndarray | None, most: float | None = None) ->
     width, height = seen.image.size
     scale = LONGEST / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    # Enlarged pictures keep their pixels as squares: nothing is shown that is not in them.
     way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     drawn = np.asarray(seen.image.resize(size, way), np.float64)
     if values is not None:

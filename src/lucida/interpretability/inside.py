@@ -256,6 +256,7 @@ def _leave_heads_out(
     """Each token's log-probability with each head's result put to zero [L, H, T]."""
     config, mask = model.language.config.get_text_config(), model.mask_for(processor)
     layers, heads = len(decoder_layers(model.language)[1]), config.num_attention_heads
+    # Row by row one head is off: a batch of the same question, as many rows as fit.
     every = [(layer, head) for layer in range(layers) for head in range(heads)]
     asking = torch.from_numpy(asked.asking).to(model.device)
     targets = torch.from_numpy(asked.targets).to(model.device)

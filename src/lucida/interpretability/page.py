@@ -34,6 +34,7 @@ def write_page(look: Look) -> str:
 def _as_script(value: object) -> Markup:
     """JSON that may stand inside a script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    # Else "</script>" in an answer would end the element.
     return Markup(text.replace("<", "\\u003c"))
 
 

@@ -166,6 +166,7 @@ def _feature_boxes(encoder: VisionEncoder, policy: ImagePolicy) -> list[Box]:
     blank = torch.zeros(1, 3, policy.size, policy.size).to(next(encoder.parameters()))
     patches = encoder(blank).shape[1] - (encoder.take == "cls_patches")
     side = math.isqrt(patches)
+    # 384 pixels in patches of 14 are 27 a side: a step is 14 / 384, and not 1 / 27.
     step = min(find_stride(encoder.model.config, policy.size, patches) / policy.size, 1 / side)
     return _grid_boxes(side, side, step, step)
 
@@ -237,6 +238,8 @@ def _arrange(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes and numbers of views in the order of the placeholders: arranged as the tokens are, line
     ends included."""
+    # Boxes go the way of the tokens themselves: [views, tokens, 5] in place of [views, tokens,
+    # width], so that tiles, crops of padding and line ends end up where their tokens do.
     numbers = [np.full((len(view), 1), k) for k, view in enumerate(views)]
     every = torch.tensor(
         np.stack([np.hstack([view, n]) for view, n in zip(views, numbers, strict=True)])

@@ -56,6 +56,7 @@ class Watcher:
         """Attention of whole rows; query, key, value [rows, heads, length, size]."""
         groups = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        # Kept for the first row alone: where attention is looked at, the batch is one question.
         if self.asking is not None:
             self.keep(query[0], key[0], scale)
         result = functional.scaled_dot_product_attention(
@@ -153,6 +154,8 @@ def _catching(model: LucidaModel, states: States) -> Iterator[None]:
         states.layers.append((output if isinstance(output, Tensor) else output[0])[0])
 
     def last(module: nn.Module, args: tuple, output: object) -> None:
+        # What stands beside the layers and is called behind the last of them: the final norm. What
+        # is called in front (the embedding, rotary tables) finds the list shorter.
         if len(states.layers) == len(layers) + 1:
             states.tail.append(module)
 
@@ -174,6 +177,8 @@ def roll_out(mean: Sequence[Tensor], asking: Tensor) -> Tensor:
     Reference: Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020,
     arXiv 2005.00928, section 3.
     """
+    # Rows of the positions that ask, taken through the layers from the last to the first: a product
+    # of [asking, length] with each, and never one of two whole matrices.
     flow = torch.eye(len(mean[0]))[asking.cpu()]
     for weights in reversed(mean):
         flow = 0.5 * flow + 0.5 * flow @ weights

@@ -89,6 +89,7 @@ class LucidaConfig(PreTrainedConfig):
     def arrangement(self) -> Arrangement:
         """Where the visual tokens of an image stand."""
         spec = self.model_spec
+        # Only sizes are asked of it, never pixels: mean and deviation do not matter.
         policy = policy_of(spec.image, self.image_size, (0.0,) * 3, (1.0,) * 3, self.unit)
         return Arrangement(
             policy,

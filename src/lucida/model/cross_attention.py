@@ -270,6 +270,8 @@ class GatedCrossAttention(nn.Module):
         self.reading = None
         if images is None or not images.visual.shape[1]:
             return
+        # [rows, length, images] → [rows, length, images x tokens], beside [rows, images x tokens,
+        # width].
         seen = visible(fields, images, self.sees)
         allowed = seen.repeat_interleave(images.visual.shape[2], dim=2)
         self.reading = images.visual.flatten(1, 2), allowed

@@ -114,7 +114,7 @@ def check_template(text: str, file: object) -> None:
     """ModelError when a chat template is no Jinja."""
     try:
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
+            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)  # transformers' own tag
         )
     except (jinja2.TemplateError, RecursionError) as problem:
         raise ModelError(

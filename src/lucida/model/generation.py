@@ -126,7 +126,7 @@ def prompt_positions(
         image_numbers(placeholder, [len(found)])  # refuses when they differ in number
         steps = steps.expand(placeholder.shape).clone()
         steps[placeholder] = found
-    return (steps.cumsum(-1) - 1).clamp(min=0)[:, -length:]
+    return (steps.cumsum(-1) - 1).clamp(min=0)[:, -length:]  # padding in front takes no steps
 
 
 def room(cache: Cache | None) -> int:

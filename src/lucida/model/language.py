@@ -157,7 +157,7 @@ def check_packing(language: PreTrainedModel, origin: str) -> None:
         packed = backbone(
             inputs_embeds=embedded,
             position_ids=position,
-            attention_mask=embedded.new_zeros(1, 1, 1, 1),
+            attention_mask=embedded.new_zeros(1, 1, 1, 1),  # rank 4: handed on as it is
             use_cache=False,
             layout=layout,
         ).last_hidden_state

@@ -130,7 +130,7 @@ def prefill(
             layer.keys[rows] = gather_states(each.keys, place)
             layer.values[rows] = gather_states(each.values, place)
     joined = cache_of(layers)
-    if hasattr(cache, SEEN):
+    if hasattr(cache, SEEN):  # gated layers: all rows were one forward
         setattr(joined, SEEN, getattr(cache, SEEN))
     return Prefilled(joined, owners, hidden)
 

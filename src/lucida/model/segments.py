@@ -138,6 +138,7 @@ class Segments:
         """Attention of packed rows. query, key, value: [rows, heads, length, size]."""
         gathered = []
         for tensor in (query, key, value):
+            # [positions, heads x size]: one gather moves all heads.
             rows = tensor.transpose(1, 2).reshape(self.rows * self.length, -1)
             gathered.append(Moved.apply(rows, self.slots, self.place))
         heads, size = query.shape[1], value.shape[-1]

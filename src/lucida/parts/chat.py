@@ -151,7 +151,7 @@ def talk_batch(reader: Reader, seed: int, step: int) -> TextBatch:
 
 def pack_rows(rows: Sequence[Tokens]) -> TextBatch:
     """Conversations end to end; a token of an answer of n tokens weighs 1/√n, as in the corpus."""
-    batch = collate_rows([rows], sum(map(len, rows)), pad_id=0)
+    batch = collate_rows([rows], sum(map(len, rows)), pad_id=0)  # one row, no padding
     number, lengths = answer_numbers(batch.target)
     weight = torch.where(batch.target != IGNORED, lengths[number].float().rsqrt(), 0.0)
     return TextBatch(batch, weight)
@@ -255,6 +255,7 @@ def answers_right(
         number, lengths = answer_numbers(batch.target)
         guess = model.lm_head(hidden_states(model, batch.to(device))).argmax(-1).cpu()
         taught = batch.target != IGNORED
+        # Right tokens of each answer; the answer is right when they are as many as it has.
         hits = torch.bincount(number[taught], (guess == batch.target)[taught].float())
         kinds = [kind for talk in some for kind in talk.kinds]
         for kind, whole in zip(kinds, (hits == lengths).tolist(), strict=True):

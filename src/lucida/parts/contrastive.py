@@ -146,6 +146,7 @@ class PhraseMatcher(nn.Module):
         phrase = F.normalize((self.word(phrases) + self.bag(phrases)).float(), dim=-1)
         cosine = torch.matmul(patch, phrase.T)  # [n, p, m]
         scaled = cosine * self.scale.exp().clamp(max=60.0)
+        # A smooth maximum over patches, so that every patch gets some gradient from the start.
         return torch.logsumexp(scaled, dim=1) + self.bias
 
 
@@ -154,5 +155,6 @@ def contrastive_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     all false ones, in the proportion 1 : 1 : 0.5. logits and truth: [pictures, phrases]."""
     each = F.softplus(torch.where(truth, -logits, logits))
     wrong = each[~truth]
+    # Most false pairs are wrong in every word; what has to be told apart are lies about one.
     hard = wrong.topk(min(2 * int(truth.sum()), len(wrong))).values
     return each[truth].mean() + hard.mean() + 0.5 * wrong.mean()

@@ -84,6 +84,8 @@ class Reader:
         for branch, (question, answer) in enumerate(questions, start=1):
             before = [*self.ids("\nQuestion:"), *self.ids(f" {question}"), *self.ids("\nAnswer:")]
             line = [*before, *answer, self.tokenizer.eos_token_id]
+            # Isolated questions all begin right behind the text; otherwise each behind the answer
+            # before it.
             at, start = (branch, len(stem)) if isolated else (0, len(rows))
             weight = (len(answer) + 1) ** -0.5
             rows += _line(line, at, start, range(len(before), len(line)), weight)
@@ -151,7 +153,7 @@ def bare_comparisons(seed: int, index: int, pairs: int) -> list[Exchange]:
         pair = rng.sample(range(BINS), 2)
         a, b = (box_tokens(BINS)[number] for number in pair)
         axis = rng.randrange(2)
-        holds = RELATIONS[2 * axis + (pair[0] > pair[1])]
+        holds = RELATIONS[2 * axis + (pair[0] > pair[1])]  # left of, right of, above, below
         if statement:
             said = rng.choice(RELATIONS[2 * axis : 2 * axis + 2])
             question = f"true or false: {a} is {said} {b}."

@@ -79,6 +79,7 @@ def dialogue_talk(reader: Reader, seed: int, split: Split, index: int) -> Talk:
     if whole:
         asked = [each for each in map(_in_a_sentence, asked) if each is not None]
     said = [_make_spoken(reader, scene, each) for each in asked]
+    # The scene is told in the first question, where a picture would be shown.
     said[0] = replace(said[0], question=f"{_words(reader, scene, told.told)}\n{said[0].question}")
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         # Never between a thing's name and the questions about "it".

@@ -42,7 +42,7 @@ class Fitting(Progress):
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
             value = loss.item()
-            self.loss = 0.98 * self.loss + 0.02 * value if self.done else value
+            self.loss = 0.98 * self.loss + 0.02 * value if self.done else value  # about fifty steps
             self.advance(1, loss=self.loss)
             if after is not None:
                 after(step)

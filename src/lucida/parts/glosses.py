@@ -54,6 +54,9 @@ def read_glosses(file: Path) -> list[Gloss]:
             continue
         head, _, text = line.partition(" | ")
         try:
+            # "00000003 05 n 01 duck 0 001 @ 00000002 n 0000 | small wading bird; ...": place, file,
+            # noun, number of words, the first of them with its sense, then pointers; behind `@` (or
+            # `@i`, of what there is once) stands the place of the kind.
             place, lexicon, _, _, name, *more = head.split(" ")
         except ValueError as problem:
             raise DataError(
@@ -64,7 +67,7 @@ def read_glosses(file: Path) -> list[Gloss]:
     found = []
     for lexicon, name, text, above in said.values():
         kinds: list[str] = []
-        while above in said:
+        while above in said:  # up to `entity`, which has none above it
             kinds += [said[above][1]] if said[above][1] not in TOO_WIDE else []
             above = said[above][3]
         short = len(name.split()) <= LONGEST_NAME and len(text.split()) <= LONGEST

@@ -63,6 +63,7 @@ class LegSchedule:
     def rate(self, step: int) -> float:
         """The factor on the peak rates: warm-up, then to 2% over the second half."""
         warm = min(1.0, (step - self.first + 1) / self.leg.warm)
+        # The last factor falls below 1 at 51% of the leg, and ends at 2%.
         return self.leg.peak * warm * min(1.0, 0.02 + 2 * (1 - self.done(step)))
 
     def stands(self, step: int) -> float:
@@ -140,6 +141,8 @@ def coordinates_on_a_line(model: LlamaForCausalLM, tokenizer: PreTrainedTokenize
     turn = torch.linalg.qr(torch.randn(width, width)).Q
     ids = tokenizer.convert_tokens_to_ids(box_tokens(BINS))
     with torch.no_grad():
+        # Rows of norm √(width / 2), times √2 and the usual deviation: as long as rows that were
+        # drawn.
         weight[ids] = (line @ turn * model.config.initializer_range * 2**0.5).to(weight.device)
 
 

@@ -156,6 +156,8 @@ class CropObjective(Objective):
                 self.vote(self.teacher_head, self.teacher(view).last_hidden_state.flatten(2).mT)
                 for view in views
             ]
+            # Centring alone would make all prototypes alike, sharpening alone one for all; together
+            # neither.
             meant = [((each - self.centre) / 0.04).softmax(-1) for each in raw]
             self.centre.lerp_(torch.cat(raw).mean(0), 0.1)
         pairs = ((said[0], meant[1]), (said[1], meant[0]))
@@ -167,7 +169,7 @@ class CropObjective(Objective):
 
     @torch.no_grad()
     def after_step(self, done: float) -> None:
-        keep = 1 - 0.01 * (1 + math.cos(math.pi * done)) / 2
+        keep = 1 - 0.01 * (1 + math.cos(math.pi * done)) / 2  # 0.99, rising to 1
         pairs = [(self.teacher, self.student[0]), (self.teacher_head, self.head)]
         for slow, fast in pairs:
             for kept, new in zip(
@@ -235,6 +237,7 @@ def crops(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     """A random part of each picture (40 to 100% of its area) at full size, half of them mirrored,
     brightness and contrast changed a little. pixels [n, 3, s, s]."""
     count = len(pixels)
+    # Of a side, which is the root of the area's.
     scale = (0.4 + 0.6 * torch.rand(count, generator=draw)).sqrt()
     shift = (2 * torch.rand(count, 2, generator=draw) - 1) * (1 - scale)[:, None]
     mirror = 1 - 2 * torch.randint(0, 2, (count,), generator=draw).float()

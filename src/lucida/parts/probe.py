@@ -59,7 +59,7 @@ def _note(scene: Scene, patches: torch.Tensor, found: dict) -> None:
 def _patch_at(scene: Scene, patches: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
     side = max(scene.width, scene.height)
     grid = round(len(patches) ** 0.5)
-    x = (box[0] + box[2]) / 2 + (side - scene.width) // 2
+    x = (box[0] + box[2]) / 2 + (side - scene.width) // 2  # as `as_square` lays it
     y = (box[1] + box[3]) / 2 + (side - scene.height) // 2
     return patches[int(y * grid / side) * grid + int(x * grid / side)]
 

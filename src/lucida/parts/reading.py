@@ -67,7 +67,7 @@ class Exercises:
     def near(self, rng: random.Random, gloss: Gloss) -> list[str]:
         """Names of things of the same widest kinds, of three hundred drawn; all names if few."""
         some = rng.sample(self.glosses, min(300, len(self.glosses)))
-        wide = set(gloss.kinds[-3:])
+        wide = set(gloss.kinds[-3:])  # of animals other animals, not tools
         found = sorted({each.name for each in some if wide <= set(each.kinds)} - {gloss.name})
         return found if len(found) > 3 else self.names
 

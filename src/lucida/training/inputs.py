@@ -43,6 +43,7 @@ def inputs(recipe: Recipe, opened: Opened) -> dict[str, Facts]:
             spec = stage.mixture.sources.get(name)
             if spec is None:
                 spec, place = stage.validation.source, f"stages.{stage.name}.validation.source"
+            # Stages often read the same source, in other shares: it is looked at once.
             key = spec.model_dump_json(exclude={"weight"})
             if key not in known:
                 known[key] = source_facts(spec, source)

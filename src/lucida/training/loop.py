@@ -153,6 +153,7 @@ def train_stage(stage: StageRun) -> None:
                 scores |= stage.validate()
             if due(spec.evaluate_every, position.step):
                 scores |= stage.observe()
+            # Before the checkpoint: what a stage ends with is what its last checkpoint holds.
             stage.look_back(scores)
             if stage.over or due(spec.checkpoint_every, position.step):
                 stage.checkpoint()

@@ -104,15 +104,19 @@ class StageRun:
         restored when the newest checkpoint is of this stage."""
         run, spec, model, position = self.run, self.spec, self.run.model, self.run.position
         seed = run.recipe.seed + 1000 * (self.index + 1)
+        # The run stands at the end of an earlier stage: its adapters go into the weights unless
+        # they go on here, then its end may be kept, and only then does the position move on.
         if position.stage < self.index:
             if run.recipe.stages[position.stage].lora != spec.lora:
                 run.merge_adapters()
             run.keep_stage_end(position.stage)
             position.next_stage(self.index)
+        # Else they go on from the stage before, or came back with the checkpoint.
         if spec.lora is not None and not adapters.adapted_layers(model):
             state.seed_everything(seed + 1)
             adapters.attach(model, self.what.adapted, spec.lora)
         if spec.objective.preference is not None:
+            # Before anything of this stage moves, and before an engine takes the weights away.
             self.reference = make_reference(run, spec, self.what.trained)
         rates = {name: rate for name, (_, rate) in self.what.trained.items()}
         if spec.lora is not None:
@@ -192,6 +196,7 @@ class StageRun:
         if self.horizon.steps is None:
             shown["done"] = f"{self.horizon.share(position):.0%}"
         self.progress.advance(**shown)
+        # Rank 0's clock, for all: a budget of minutes has to end on every rank at once.
         position.stage_seconds = run.engine.agreed(time.perf_counter() - self.begun)
         self.warm = True
         run.engine.mark("between two steps", limited=False)

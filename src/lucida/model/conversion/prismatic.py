@@ -96,7 +96,7 @@ POLICIES = {
 DEPTHS = {"linear": 1, "mlp": 2, "fused_mlp": 3}
 """Lucida's projectors: linear layers."""
 
-FEATURE_LAYER = -2
+FEATURE_LAYER = -2  # the last block but one, without the final norm
 PAD = {"phi": "<|pad|>"}
 """The padding token that Prismatic adds, where it is not `<PAD>`."""
 MULTIPLE = 64

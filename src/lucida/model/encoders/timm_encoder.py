@@ -196,6 +196,7 @@ def intermediates(
         pixels, indices=wanted, norm=normed, stop_early=True, intermediates_only=True, **options
     )
     pairs = [tuple(each) if prefixed else (each, None) for each in given]
+    # timm gives them from the front to the back.
     return pairs if layers is None else [pairs[wanted.index(layer)] for layer in layers]
 
 
