@@ -112,6 +112,8 @@ def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
     for layer, module in adapted_layers(model).items():
         for name, parameter in module.named_parameters():
             if not name.startswith("base_layer."):
+                # `lora_A.default.weight` → `lora_A.weight`, but DoRA's magnitudes have no ending
+                # there.
                 short = name.removesuffix(f".{NAME}.weight")
                 ending = "" if short == "lora_magnitude_vector" else ".weight"
                 found[f"{layer}.{short}{ending}"] = parameter

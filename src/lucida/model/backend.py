@@ -62,6 +62,7 @@ class BackendProcessor(LucidaProcessor):
         """Visual tokens and rows of pixel values of pictures, by their (height, width)."""
         if image_sizes is None:
             return MultiModalData()
+        # Height stands first in transformers, width first here.
         sizes = [(int(width), int(height)) for height, width in image_sizes]
         tokens = [self.write_replacement(*size).count(self.image_token) for size in sizes]
         views = [len(self.image_policy.frames(*size)) for size in sizes]

@@ -57,6 +57,7 @@ def seal(folder: Path, group: Sequence[str] = EVERYTHING) -> None:
     files stay as they are."""
     file = folder / FILE
     known = read_recorded(folder) if file.is_file() else {}
+    # Model and processor are sealed one after the other: neither forgets the other's sums.
     kept = {name: sums for name, sums in known.items() if not belongs(name, group)}
     found = [path for path in sorted(folder.iterdir()) if path.is_file()]
     found = [path for path in found if belongs(path.name, group)]

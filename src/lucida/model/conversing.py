@@ -72,7 +72,7 @@ def read_options(given: Mapping[str, Any] | None, more: Mapping[str, Any]) -> Op
         )
     values.pop("truncation", None)
     options = Options(**{name: value for name, value in values.items() if value is not None})
-    if "return_tensors" in values:
+    if "return_tensors" in values:  # None is a choice there: lists
         options.return_tensors = values["return_tensors"]
     choices = {
         "padding": (options.padding, (True, False, "longest", "max_length", "do_not_pad")),
@@ -90,7 +90,7 @@ def batches(conversation: Any, strict: bool) -> tuple[list[Sequence[Message]], b
     """The conversations, and whether several were given; DataError for something else. strict:
     messages have no entries but those that Lucida's templates write."""
     if isinstance(conversation, str | Mapping) or not isinstance(conversation, Sequence):
-        conversation = getattr(conversation, "messages", conversation)
+        conversation = getattr(conversation, "messages", conversation)  # transformers' Chat
     if isinstance(conversation, str | Mapping) or not isinstance(conversation, Sequence):
         raise DataError("a conversation is a list of messages", given=type(conversation).__name__)
     if not conversation:

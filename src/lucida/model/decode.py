@@ -128,7 +128,7 @@ def rows_of(requests: Sequence[Request], new: int) -> list[Row]:
         sorted(requests, key=lambda asked: (asked.stem, len(asked.prompt))),
         key=lambda asked: asked.stem,
         cut=lambda asked: asked.cut,
-        behind=lambda asked: asked.rest and asked.rest + new,
+        behind=lambda asked: asked.rest and asked.rest + new,  # 0, a row by itself, if uncut
     )
     return sorted(rows, key=lambda row: (length(row), len(row), row[0].stem))
 
@@ -213,11 +213,11 @@ def answer(
     alive = torch.arange(len(batch), device=device)[:, None]  # rows of `written`
     slot = torch.arange(count, device=device).repeat(len(batch), 1)  # questions of `written`
     size = torch.tensor([len(row) for row in batch], device=device)
-    going = slot < size[:, None]
+    going = slot < size[:, None]  # False where a row has fewer questions
     begin = torch.zeros_like(slot)
     for number, row in enumerate(batch):
         ends_at = [asked.prompt.behind(len(asked.prompt)) for asked in row]
-        begin[number, : len(row)] = torch.tensor(ends_at)
+        begin[number, : len(row)] = torch.tensor(ends_at)  # position of the first token behind each
     for step in range(new):
         total = scores.float().logsumexp(-1)  # of the model itself: before any word is suppressed
         scores[..., never] = -torch.inf

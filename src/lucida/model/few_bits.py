@@ -60,7 +60,7 @@ def hold_in_few_bits(model: LucidaModel, weights: Weights | None) -> None:
     for layer in decoder_layers(model.language)[1]:
         for name, module in list(layer.named_modules()):
             if (
-                type(module) is nn.Linear
+                type(module) is nn.Linear  # no subclass: those are in few bits already
                 and not module.weight.numel() % BLOCK
                 and not any(side % ROWS for side in module.weight.shape)
             ):
@@ -79,6 +79,7 @@ def shrink(plain: nn.Linear, weights: Weights) -> nn.Module:
 
     shape = plain.in_features, plain.out_features, plain.bias is not None
     if weights == "int8":
+        # Columns of inputs with numbers beyond 6 are multiplied in float16: section 3.2 of the paper.
         held = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=6.0)
         held.weight = bnb.nn.Int8Params(
             plain.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False

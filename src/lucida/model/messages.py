@@ -42,7 +42,7 @@ def image_source(picture: Picture, number: int) -> ImageSource:
     if isinstance(picture, str) and looks_encoded(picture):
         return encoded_source(picture, origin)
     if isinstance(picture, str | Path):
-        if str(picture)[:8].lower().startswith(("http:/", "https:/")):
+        if str(picture)[:8].lower().startswith(("http:/", "https:/")):  # a Path keeps one slash
             raise DataError(
                 "images are not fetched from addresses",
                 given=str(picture)[:80],

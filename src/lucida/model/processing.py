@@ -266,6 +266,7 @@ class LucidaProcessor(SavedProcessor, ProcessorMixin):
                 for name in piece.names:
                     image[name - len(piece.ids)] = 0  # from the end: the piece was just added
             answer += [False] * (len(ids) - len(answer))
+            # Part by part, as templates are written: no token spans an image's place.
             written = self.tokenizer.encode(words, add_special_tokens=False) if words else []
             pieces.append(Piece(tuple(written)))
             ids += written

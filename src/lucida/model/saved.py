@@ -58,6 +58,7 @@ class SavedModel:
             return super().from_pretrained(given, *args, **options)
         told = options.pop("output_loading_info", False)
         check_model(cls, folder)
+        # So that `complete` says what is wrong: alone, transformers makes missing weights up.
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         with refusing(folder):
             model, report = super().from_pretrained(given, *args, **options)

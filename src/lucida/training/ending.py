@@ -72,6 +72,8 @@ class Ending:
         for step, score in self.looks:
             if not math.isfinite(score):
                 continue
+            # Against the last best and not the last look: gains below `margin` add up until they
+            # count.
             gain = 0.0 if found is None else (score - found[1]) * (1 if self.higher else -1)
             if found is None or gain > self.spec.margin:
                 found = (step, score)
@@ -82,7 +84,7 @@ class Ending:
         """Has nothing become better for `patience` looks?"""
         if self.spec.patience is None or not self.looks:
             return False
-        since = 0 if self.best is None else self.best[0]
+        since = 0 if self.best is None else self.best[0]  # no score that is a number: nothing yet
         return sum(step > since for step, _ in self.looks) >= self.spec.patience
 
     def is_averaged(self, step: int) -> bool:
@@ -128,7 +130,7 @@ class Ending:
                 return None
             steps = [self.best[0]]
         else:
-            steps = sorted(kept)[-self.spec.last :]
+            steps = sorted(kept)[-self.spec.last :]  # fewer where the stage ended early
             if not steps:
                 return None
         for step in steps:
@@ -154,7 +156,7 @@ def average(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     total: dict[str, torch.Tensor] = {}
     for file in files:
         last = read_tensors(file)
-        for name, value in last.items():
+        for name, value in last.items():  # the newest file, where the loop ended
             if value.is_floating_point():
                 total[name] = total.get(name, 0) + value.double()
     return {

@@ -153,6 +153,7 @@ class Engine:
                 found = act()
             except LucidaError as refused:
                 problem = refused
+        # First whether there is anything to send: where rank 0 has refused, nobody may wait for it.
         if any(self.total(problem is not None)):
             self.part()
             raise problem or follow(refusal)

@@ -52,7 +52,7 @@ def recomputing(forward: Callable[..., Any], how: Checkpointing) -> Callable[...
         options["context_fn"] = selective
 
     def again(*inputs: Any, **more: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():  # nothing is kept anyway
             return forward(*inputs, **more)
         return checkpoint(forward, *inputs, **options, **more)
 

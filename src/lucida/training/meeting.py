@@ -55,7 +55,7 @@ def _join_group(patience: float, folder: Path) -> Watch:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         require_gpu(describe_machine(), local)
         torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"
+        backend = "cpu:gloo,cuda:nccl"  # counts and texts by the one, gradients by the other
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         store, rank, world = _find_store(patience)
@@ -70,7 +70,7 @@ def _join_group(patience: float, folder: Path) -> Watch:
         raise explain_meeting(str(problem), place) from problem
     atexit.register(distributed.destroy_process_group)
     watch = Watch(distributed.PrefixStore("watch", store), rank, world, patience, folder)
-    atexit.register(watch.stop)
+    atexit.register(watch.stop)  # the last that is registered is called first
     return watch
 
 

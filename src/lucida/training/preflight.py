@@ -48,6 +48,7 @@ def _check(run: Run, stages: Sequence[StageRun]) -> None:
     check_disk(run, stages)
     for stage in stages:
         data, seen = stage.feed.loader.data, run.model.vision is not None
+        # Pictures are opened, for a damaged one to be found, and nothing of them is computed.
         reader = replace(data.reader, look=OpenImages() if seen else None)
         check_records(stage.spec, data.mixture.sources, reader)
         if stage.spec.validation is not None and stage.feed.held_out is not None:
@@ -86,7 +87,7 @@ def check_blind(run: Run, stages: Sequence[StageRun]) -> None:
         try:
             horizon(spec.budget, spec.budget.steps).check(spec.optim)
             processor = run.processor.for_stage(spec)
-            processor.visual_tokens = 0
+            processor.visual_tokens = 0  # as the processor of a blind model
             encode = partial(processor.encode, loss=spec.loss)
             check_records(spec, sources[spec.name], Reader(encode))
             if spec.mixture.by == "image":

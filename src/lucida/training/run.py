@@ -74,6 +74,7 @@ class Run:
 
     def must_stop(self) -> bool:
         """Whether any rank was asked to stop."""
+        # A signal reaches ranks at different moments, and all have to stop behind the same step.
         return any(self.engine.total(bool(self.stop)))
 
     def merge_adapters(self) -> None:
@@ -92,6 +93,7 @@ class Run:
         rows = folder.metrics.read()
         check_records(folder.metrics.path, rows)
         folder.metrics.keep(lambda record: record["total_step"] <= position.total)
+        # Lines of steps are those with a gradient's norm; others are looks and what was left out.
         known = sum("grad_norm" in row and row["total_step"] <= position.total for row in rows)
         if known != position.total:
             path = folder.metrics.path
@@ -296,6 +298,7 @@ def keep_adapter(run: Run) -> None:
     inside = start is None and all(name.startswith("language.") for name in layers)
     below = "language" if inside else ""
     tops = {name.split(".")[0] for name in layers}
+    # What PEFT would put the adapters onto is the base as it was published, and nothing else.
     changed = sorted(name for name in run.touched if name.split(".")[0] in tops)
     if changed:
         say(

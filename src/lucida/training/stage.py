@@ -140,7 +140,7 @@ def plan_stage(
     trained, frozen, winner, met = {}, {}, {}, set()
     for key, names in aliases.items():
         hits = [pattern for pattern in train if matches_any(meant[pattern], names)]
-        met.update(hits)
+        met.update(hits)  # overruled everywhere is no mistake, naming nothing is
         rate = train[hits[-1]] if hits else "frozen"
         winner[key] = hits[-1] if hits else "(no pattern)"
         if rate == "frozen":

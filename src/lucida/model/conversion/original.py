@@ -198,7 +198,7 @@ class Original(Format):
         if adapter:
             state, changed = merge_adapter(folder, state, choices.allow_pickle)
             self.joined.append(f"the adapter was merged into {changed} matrices")
-        return state | trained, path
+        return state | trained, path  # trained embeddings and heads win
 
     def _base(self, adapter: bool) -> str:
         """The language model that a projector or an adapter belongs to, as they name it."""

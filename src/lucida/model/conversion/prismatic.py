@@ -272,9 +272,9 @@ def encoder(
     for name, value in family_of(config).config.items():
         setattr(headless, name, value)
     own = load_published(AutoModel, path, "--vision", headless, **init).state_dict()
-    prefix = min(family_of(config).prefix(config), 1)
+    prefix = min(family_of(config).prefix(config), 1)  # registers have no places
     grid = size // config.patch_size
-    own[names.position] = timm.resample_positions(own[names.position], prefix, grid)
+    own[names.position] = timm.resample_positions(own[names.position], prefix, grid)  # as timm did
     what = f"{path}: the {config.model_type}"
     return fill_model(AutoModel, changed, own, what, **init), expected
 

@@ -50,6 +50,8 @@ class FusedEncoder(nn.Module):
             encoder.grid(*shown.shape[-2:], places)
             for encoder, shown, (places, _) in zip(self.encoders, pixels, shapes, strict=True)
         ]
+        # Pictures of their own shape have grids that the design has not seen: checked at every
+        # call.
         fused_shape(self.fusion, shapes, grids)
         if self.fusion == "tokens":
             return torch.cat(features, dim=1)

@@ -83,7 +83,7 @@ def find_values(path: str) -> dict:
 
 def side(path: str, values: dict, config: PreTrainedConfig) -> int:
     """Pixels per side: what the processor crops or resizes to, else the encoder's own size."""
-    for key in ("crop_size", "size"):
+    for key in ("crop_size", "size"):  # what comes last is what the encoder gets
         size = values.get(key)
         if isinstance(size, int):
             return size
