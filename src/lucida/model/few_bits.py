@@ -79,7 +79,7 @@ def shrink(plain: nn.Linear, weights: Weights) -> nn.Module:
 
     shape = plain.in_features, plain.out_features, plain.bias is not None
     if weights == "int8":
-        # Columns of inputs with numbers beyond 6 are multiplied in float16: section 3.2 of the paper.
+        # Columns of inputs with numbers beyond 6 stay in float16: section 3.2 of the paper.
         held = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=6.0)
         held.weight = bnb.nn.Int8Params(
             plain.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False
