@@ -239,8 +239,6 @@ def llava_config(model: LucidaModel) -> LlavaConfig | LlavaNextConfig:
     spec = model.config.model_spec
     vision = plain_config(model.vision.model.config)
     layers = list(model.vision.layers)  # counted from the end of the encoder as it is cut
-    if model.vision.family.cut == "modules":
-        vision.num_hidden_layers += max(model.vision.named_layers) + 1
     prefix = model.vision.family.prefix(vision)
     one_matrix = spec.projector.kind == "linear" or spec.projector.depth == 1
     values = {
