@@ -94,6 +94,16 @@ def test_all_three_random_generators_return(tmp_path):
     assert drawn == (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: NPY002
 
 
+def test_a_run_of_eight_gpus_goes_on_with_two(monkeypatch):
+    values, tensors = state.random_state()
+    tensors |= {f"random/cuda{index}": torch.tensor([index]) for index in range(8)}
+    set_back = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, at: set_back.update({at: s.item()}))
+    state.restore_random_state(values, tensors)
+    assert set_back == {0: 0, 1: 1}
+
+
 def test_only_what_trained_is_stored_and_the_older_checkpoint_goes(tmp_path):
     model, optimizer, scaler, plan = new()
     for step in (1, 2):

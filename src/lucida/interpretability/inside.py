@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from lucida.core.errors import DataError, ModelError, suggestion
+from lucida.core.spec import MaskName
 from lucida.data.collate import collate
 from lucida.data.images import image_size, make_image_source
 from lucida.data.sample import Batch, ImageSource, Sample
@@ -105,6 +106,64 @@ class Look:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is looked into: a model, a question with its answer, and how the model is used."""
+
+    model: LucidaModel
+    processor: LucidaProcessor
+    asked: Asked
+    use: Use
+
+    @property
+    def asking(self) -> Tensor:
+        """The positions that predict the answer's tokens, on the model's device."""
+        return torch.from_numpy(self.asked.asking).to(self.model.device)
+
+    @property
+    def targets(self) -> Tensor:
+        """The ids of the answer's tokens, on the model's device."""
+        return torch.from_numpy(self.asked.targets).to(self.model.device)
+
+    @property
+    def mask(self) -> MaskName:
+        """Who sees whom."""
+        return self.model.mask_for(self.processor)
+
+    @property
+    def rows(self) -> int:
+        """Times that the question is asked in one forward."""
+        budget = PASS_TOKENS if self.model.device.type == "cpu" else BATCH_TOKENS
+        return max(1, budget // len(self.asked.tokens))
+
+    def make_batch(self, rows: int) -> Batch:
+        """The question so many times, without its pictures."""
+        pad = self.processor.tokenizer.pad_token_id
+        return collate([self.asked.tokens] * rows, pack=False, pad_id=pad)
+
+    def log_probabilities(self, hidden: Tensor) -> np.ndarray:
+        """Of the answer's tokens in each row [rows, tokens]."""
+        scores = self.model.logits(hidden[:, self.asking]).float().log_softmax(-1)
+        found = scores.gather(-1, self.targets.expand(len(hidden), -1)[..., None])
+        return found[..., 0].double().cpu().numpy()
+
+    def score(self, shown: Iterable[Sequence[ImageSource]]) -> np.ndarray:
+        """Log-probabilities of the answer's tokens, the question asked about each of several lists
+        of pictures of the same sizes [lists, tokens]."""
+
+        def score_batch(batch: Batch) -> np.ndarray:
+            hidden = self.model.hidden(batch.to(self.model.device), self.mask)
+            return self.log_probabilities(hidden)
+
+        found = []
+        for group in _groups(shown, self.rows):
+            batch = self.make_batch(len(group))
+            every = [source for sources in group for source in sources]
+            batch.pixel_values = self.processor.pixels(every)
+            found.append(self.use(partial(score_batch, batch)))
+        return np.concatenate(found)
+
+
 def _at_once(work: Callable[[], T]) -> T:
     return work()
 
@@ -158,7 +217,8 @@ def look_at(
         )
     with evaluating(model), torch.no_grad():
         asked = use(lambda: ask_once(model, processor, sample, answer, max_new_tokens))
-        return _take_apart(model, processor, asked, question, tuple(show), cells, cover, use)
+        subject = Subject(model, processor, asked, use)
+        return _take_apart(subject, question, tuple(show), cells, cover)
 
 
 def check_choices(show: Sequence[str], cells: int, cover: str) -> None:
@@ -175,18 +235,12 @@ def check_choices(show: Sequence[str], cells: int, cover: str) -> None:
 
 
 def _take_apart(
-    model: LucidaModel,
-    processor: LucidaProcessor,
-    asked: Asked,
-    question: str,
-    show: tuple[Kind, ...],
-    cells: int,
-    cover: Cover,
-    use: Use,
+    subject: Subject, question: str, show: tuple[Kind, ...], cells: int, cover: Cover
 ) -> Look:
+    model, asked = subject.model, subject.asked
     sources = asked.tokens.images
     images = [source.load() for source in sources]
-    places = [find_places(model, processor, *image.size) for image in images]
+    places = [find_places(model, subject.processor, *image.size) for image in images]
     notes = [f"picture {n}: {each.why}" for n, each in enumerate(places, 1) if each.why]
     found: dict[str, object] = {}
     inside = {"attention", "words", "heads"} & set(show)
@@ -196,14 +250,12 @@ def _take_apart(
             " its words, so there is neither attention to patches nor a logit lens"
         )
         inside -= {"attention", "words"}
-    base = score_pictures(model, processor, asked, [list(sources)], use)[0]
+    base = subject.score([list(sources)])[0]
     if inside:
-        found |= _look_inside(model, processor, asked, inside, use)
+        found |= _look_inside(subject, inside)
     occlusion: list[np.ndarray | None] = [None] * len(images)
     if "occlusion" in show:
-        found["covered"], occlusion = _occlude(
-            model, processor, asked, images, places, base, cells, cover, use
-        )
+        found["covered"], occlusion = _occlude(subject, images, places, base, cells, cover)
     starts = np.cumsum([0, *(len(each.boxes) for each in places)]).tolist()
     pictures = tuple(
         Seen(image, place, slice(*starts[n : n + 2]), drops)
@@ -212,70 +264,54 @@ def _take_apart(
     return Look(question, asked.text, asked.shown, base, pictures, notes=tuple(notes), **found)
 
 
-def _look_inside(
-    model: LucidaModel, processor: LucidaProcessor, asked: Asked, wanted: set[str], use: Use
-) -> dict[str, object]:
+def _look_inside(subject: Subject, wanted: set[str]) -> dict[str, object]:
     """Attention, the lens and the heads: everything that looks into the language model."""
-    device, mask = model.device, model.mask_for(processor)
-    batch = collate([asked.tokens], pack=False, pad_id=processor.tokenizer.pad_token_id).to(device)
-    pixels = processor.pixels(asked.tokens.images)
-    visual = use(lambda: model.visual(pixels.to(device), None))
-    asking = torch.from_numpy(asked.asking).to(device)
-    targets = torch.from_numpy(asked.targets).to(device)
-    seen = np.flatnonzero(asked.tokens.image > 0)
+    model, tokens, use = subject.model, subject.asked.tokens, subject.use
+    batch = subject.make_batch(1).to(model.device)
+    pixels = subject.processor.pixels(tokens.images)
+    visual = use(lambda: model.visual(pixels.to(model.device), None))
+    seen = np.flatnonzero(tokens.image > 0)
     states = States() if "words" in wanted else None
-    keep = asking if "attention" in wanted else None
+    keep = subject.asking if "attention" in wanted else None
     hidden, watcher = use(
-        lambda: watch(model, batch, visual, mask, keep, states=states, sizes=pixels.sizes)
+        lambda: watch(model, batch, visual, subject.mask, keep, states=states, sizes=pixels.sizes)
     )
     found: dict[str, object] = {}
     if keep is not None:
         weights = torch.stack(watcher.kept).numpy()  # [layers, heads, asking, length]
-        text = np.flatnonzero(asked.tokens.image == 0)
+        text = np.flatnonzero(tokens.image == 0)
         found["attention"] = weights[..., seen]
         found["to_text"] = weights[..., text].sum(-1)
-        found["rollout"] = roll_out(watcher.mean, asking)[:, seen].numpy()
+        found["rollout"] = roll_out(watcher.mean, keep)[:, seen].numpy()
     if states is not None:
-        lens = use(lambda: read_lens(model, states, torch.from_numpy(seen).to(device), targets))
+        places = torch.from_numpy(seen).to(model.device)
+        lens = use(lambda: read_lens(model, states, places, subject.targets))
         found["lens"] = lens
         known = np.unique(lens.words).tolist()
-        found["vocabulary"] = {word: write_token(word, processor) for word in known}
+        found["vocabulary"] = {word: write_token(word, subject.processor) for word in known}
     if "heads" in wanted:
-        before = use(lambda: _log_probabilities(model, hidden[:1], asking, targets))[0]
-        found["heads"] = before - _leave_heads_out(model, processor, asked, visual, use)
+        before = use(lambda: subject.log_probabilities(hidden[:1]))[0]
+        found["heads"] = before - _leave_heads_out(subject, visual)
     return found
 
 
-def _leave_heads_out(
-    model: LucidaModel,
-    processor: LucidaProcessor,
-    asked: Asked,
-    visual: list[Tensor],
-    use: Use,
-) -> np.ndarray:
+def _leave_heads_out(subject: Subject, visual: list[Tensor]) -> np.ndarray:
     """Each token's log-probability with each head's result put to zero [L, H, T]."""
-    config, mask = model.language.config.get_text_config(), model.mask_for(processor)
-    layers, heads = len(decoder_layers(model.language)[1]), config.num_attention_heads
+    model, mask = subject.model, subject.mask
+    heads = model.language.config.get_text_config().num_attention_heads
+    layers = len(decoder_layers(model.language)[1])
     # Row by row one head is off: a batch of the same question, as many rows as fit.
     every = [(layer, head) for layer in range(layers) for head in range(heads)]
-    asking = torch.from_numpy(asked.asking).to(model.device)
-    targets = torch.from_numpy(asked.targets).to(model.device)
-    sizes = [image_size(source) for source in asked.tokens.images]
+    sizes = [image_size(source) for source in subject.asked.tokens.images]
 
     def score(off: list[tuple[int, int]]) -> np.ndarray:
-        rows = [asked.tokens] * len(off)
-        batch = collate(rows, pack=False, pad_id=processor.tokenizer.pad_token_id).to(model.device)
-        hidden, _ = watch(model, batch, visual * len(off), mask, off=off, sizes=sizes * len(off))
-        return _log_probabilities(model, hidden, asking, targets)
+        many = len(off)
+        batch = subject.make_batch(many).to(model.device)
+        hidden, _ = watch(model, batch, visual * many, mask, off=off, sizes=sizes * many)
+        return subject.log_probabilities(hidden)
 
-    found = [use(partial(score, off)) for off in _groups(every, _rows(model, asked))]
+    found = [subject.use(partial(score, off)) for off in _groups(every, subject.rows)]
     return np.concatenate(found).reshape(layers, heads, -1)
-
-
-def _rows(model: LucidaModel, asked: Asked) -> int:
-    """Rows of one forward."""
-    budget = PASS_TOKENS if model.device.type == "cpu" else BATCH_TOKENS
-    return max(1, budget // len(asked.tokens))
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -285,57 +321,19 @@ def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _log_probabilities(
-    model: LucidaModel, hidden: Tensor, asking: Tensor, targets: Tensor
-) -> np.ndarray:
-    """Of the answer's tokens in each row [rows, tokens]."""
-    scores = model.logits(hidden[:, asking]).float().log_softmax(-1)
-    return (
-        scores.gather(-1, targets.expand(len(hidden), -1)[..., None])[..., 0].double().cpu().numpy()
-    )
-
-
-def score_pictures(
-    model: LucidaModel,
-    processor: LucidaProcessor,
-    asked: Asked,
-    shown: Iterable[Sequence[ImageSource]],
-    use: Use = _at_once,
-) -> np.ndarray:
-    """Log-probabilities of the answer's tokens, the question asked about each of several lists of
-    pictures of the same sizes [lists, tokens]."""
-    asking = torch.from_numpy(asked.asking).to(model.device)
-    targets = torch.from_numpy(asked.targets).to(model.device)
-
-    def score(batch: Batch) -> np.ndarray:
-        hidden = model.hidden(batch.to(model.device), model.mask_for(processor))
-        return _log_probabilities(model, hidden, asking, targets)
-
-    found = []
-    for group in _groups(shown, _rows(model, asked)):
-        rows = [asked.tokens] * len(group)
-        batch = collate(rows, pack=False, pad_id=processor.tokenizer.pad_token_id)
-        batch.pixel_values = processor.pixels([source for sources in group for source in sources])
-        found.append(use(partial(score, batch)))
-    return np.concatenate(found)
-
-
 def _occlude(
-    model: LucidaModel,
-    processor: LucidaProcessor,
-    asked: Asked,
+    subject: Subject,
     images: list[Image.Image],
     places: list[Places],
     base: np.ndarray,
     cells: int,
     cover: Cover,
-    use: Use,
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Log-probabilities with everything covered, and the drops of each picture by cell."""
-    sources = list(asked.tokens.images)
+    sources = list(subject.asked.tokens.images)
     covers = [make_cover(image, cover) for image in images]
     blank = [make_image_source(each, f"picture {n} covered") for n, each in enumerate(covers, 1)]
-    covered = score_pictures(model, processor, asked, [blank], use)[0]
+    covered = subject.score([blank])[0]
     drops: list[np.ndarray | None] = []
     for number, (image, place) in enumerate(zip(images, places, strict=True)):
         grid = grid_of(*image.size, cells)
@@ -348,7 +346,7 @@ def _occlude(
                 for each in cover_windows(image, [windows[n] for n in shown], covers[number])
             )
             lost = np.zeros((len(windows), len(base)))  # what is cut away changes nothing
-            lost[shown] = base - score_pictures(model, processor, asked, asks, use)
+            lost[shown] = base - subject.score(asks)
             found.append(average_windows(lost, grid, span))
         drops.append(np.mean(found, axis=0))
     return covered, drops

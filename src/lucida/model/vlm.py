@@ -326,7 +326,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         `Views`, in reading order; they go with the prompt, not with the
         tokens that are decoded after it.
         """
-        given = one_input(input_ids, inputs_embeds, pixel_values, features)
+        given = choose_input(input_ids, inputs_embeds, pixel_values, features)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         placeholder = images = None
         if inputs_embeds is None:
@@ -379,7 +379,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         return input_ids == self.config.image_token_id
 
 
-def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, *images: object) -> Tensor:
+def choose_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, *images: object) -> Tensor:
     """The one of both that is given; ModelError for none or both, and for images beside embeddings,
     in which no place is kept for them: they would be left out without a word."""
     if (input_ids is None) == (inputs_embeds is None):

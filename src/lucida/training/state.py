@@ -149,16 +149,17 @@ def random_state() -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def restore_random_state(values: dict, tensors: dict[str, torch.Tensor]) -> None:
-    """Put every generator back where `random_state` found it."""
+    """Put every generator back where `random_state` found it; those of GPUs that are not here have
+    nothing to go on with (a run may go on with fewer)."""
     version, internal, gauss_next = values["python"]
     random.setstate((version, tuple(internal), gauss_next))
     keys, place, has_gauss, gauss = values["numpy"]
     state = ("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss)
     np.random.set_state(state)  # noqa: NPY002
     torch.set_rng_state(tensors["random/cpu"])
-    for name, state in tensors.items():
-        if name.startswith("random/cuda"):
-            torch.cuda.set_rng_state(state, int(name.removeprefix("random/cuda")))
+    for index in range(torch.cuda.device_count()):
+        if (name := f"random/cuda{index}") in tensors:
+            torch.cuda.set_rng_state(tensors[name], index)
     if "random/mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["random/mps"])
 

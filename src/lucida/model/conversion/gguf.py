@@ -251,12 +251,12 @@ def tokens_of(model: LucidaModel, processor: LucidaProcessor, rows: int) -> dict
     for name, number in (("bos", tokenizer.bos_token_id), ("pad", tokenizer.pad_token_id)):
         if number is not None and number < rows:
             values[f"{name}_token_id"] = number
-    if others := other_ends(model, processor):
+    if others := find_other_ends(model, processor):
         values["eot_token_id"] = others[0]
     return values
 
 
-def other_ends(model: LucidaModel, processor: LucidaProcessor) -> list[int]:
+def find_other_ends(model: LucidaModel, processor: LucidaProcessor) -> list[int]:
     """Tokens that end an answer beside the tokenizer's own end token."""
     ends = model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
@@ -372,7 +372,7 @@ def gguf_notes(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
     projector = model.config.model_spec.projector
     if model.vision.model.config.hidden_act == "gelu" or projector.kind == "mlp":
         found.append("llama.cpp computes GELU in its tanh form, from a table in half precision")
-    if further := other_ends(model, processor)[1:]:
+    if further := find_other_ends(model, processor)[1:]:
         names = ", ".join(processor.tokenizer.convert_ids_to_tokens(further))
         found.append(f"the file names two end tokens; llama.cpp has to know {names} by their text")
     return found
