@@ -41,8 +41,7 @@ class Flex:
     """The blocks of a batch and what a position may see inside them.
 
     Worked example: one row of 300 positions, segments of 100 and 200, causal: 3 x 3 blocks, of
-    which the 6 on and below the diagonal see some (each has keys of the second segment, or all of
-    the first), and none all.
+    which the 6 on and below the diagonal see some and none all.
     """
 
     def __init__(self, fields: Fields, mask: str) -> None:

@@ -156,9 +156,10 @@ def average(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     total: dict[str, torch.Tensor] = {}
     for file in files:
         last = read_tensors(file)
-        for name, value in last.items():  # the newest file, where the loop ended
+        for name, value in last.items():
             if value.is_floating_point():
                 total[name] = total.get(name, 0) + value.double()
+    # `last` is that of the newest file, where the loop ended.
     return {
         name: (total[name] / len(files)).to(value.dtype) if name in total else value
         for name, value in last.items()
