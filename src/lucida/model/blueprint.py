@@ -224,6 +224,7 @@ def shape_encoder(
     square = EncoderShape(encoder, config, layers, policy)
     if not policy.own_shape:
         return square
+    # A unit is a patch, or a block of patches that the projector joins; sides are whole units.
     unit = find_stride(config, size, measure_features(square, size)[0]) * block
     if size < unit:
         raise ModelError(

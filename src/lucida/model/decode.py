@@ -91,6 +91,7 @@ def write(
         with evaluating(model), torch.no_grad():
             written = answer(model, processor, batch, max_new_tokens)
         for row, answers in zip(batch, written, strict=True):
+            # There are as many answers as in the widest row.
             for asked, each in zip(row, answers, strict=False):
                 yield asked.index, each
 

@@ -266,6 +266,7 @@ def differences(
     """(what, the configuration's value, the processor's) wherever they do not agree."""
     spec = config.model_spec
     policy = processor.image_policy
+    # The configuration knows no mean and deviation: of these the processor's are taken for right.
     seen = policy_of(spec.image, config.image_size, (0.5,) * 3, (0.5,) * 3, config.unit)
     if policy is not None:
         seen = dataclasses.replace(seen, mean=policy.mean, std=policy.std)

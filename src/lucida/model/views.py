@@ -29,7 +29,7 @@ def encode_views(encode: Callable[..., Tensor], views: Views) -> Views:
             pixels = views.together()
         else:
             pixels = [torch.cat([images[n] for n in numbers]) for images in encoders]
-        together = encode(*pixels)
+        together = encode(*pixels)  # [views of all images, places, width]
         counts = [len(encoders[0][n]) for n in numbers]
         for number, part in zip(numbers, together.split(counts), strict=True):
             features[number] = part

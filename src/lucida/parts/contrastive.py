@@ -77,6 +77,7 @@ class ContrastiveBatch:
 
     def truth(self) -> torch.Tensor:
         """[pictures, asked phrases]: whether all words of the phrase stand in one owned phrase."""
+        # Words are 0 or 1: a phrase fits where it has as many in common as it has itself.
         held = self.asked @ self.owned.T  # [asked, owned] words in common
         fits = held == self.asked.sum(1, keepdim=True)
         truth = torch.zeros(len(self.pixels), len(self.asked), dtype=torch.bool)

@@ -139,6 +139,7 @@ def give_words(
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     for token, place in tokenizer.get_vocab().items():
         pieces = [before[token]] if token in before else []
+        # A new token begins as the mean of the old ones that spell it.
         pieces = pieces or known.encode(tokenizer.decode([place]), add_special_tokens=False)
         model.get_input_embeddings().weight[place] = old[pieces].mean(0)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -249,6 +249,7 @@ class DataParallel(Engine):
         )
 
     def last_micro_batch(self, loss: Loss, last: bool) -> AbstractContextManager:
+        # Gradients of earlier passes add up on their rank, and are summed over ranks once.
         return nullcontext() if last else loss.no_sync()
 
     def total(self, *numbers: float) -> list[float]:

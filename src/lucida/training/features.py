@@ -62,6 +62,8 @@ class FrozenFeatures:
         """The cache of exactly these weights, image policy and precision."""
         folder = writable_cache(cache_folder() / "features")
         config, vision = self.model.config, self.model.config.model_spec.vision
+        # All that the bits of a feature depend on: other weights, pixels, layers, devices or
+        # products are other files.
         facts = (
             fingerprint(self.model.vision.state_dict().items()),
             *(encoder.to_json_string() for encoder in config.vision_configs),

@@ -179,6 +179,7 @@ class Zero(Sharded):
 
     def drive(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         deepspeed = import_deepspeed()
+        # Others go on with the groups as they were; DeepSpeed is given, and cuts, those of `inner`.
         outer, inner = optimizer.param_groups, split_groups(optimizer.param_groups)
         moved = Resting(
             [pieces for _, pieces in inner], betas=optimizer.defaults["betas"], fused=True

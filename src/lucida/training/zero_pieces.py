@@ -97,6 +97,8 @@ class Driven:
             self.flat.state[piece] = {"step": torch.zeros((), device=piece.device)} | state
             found |= dict.fromkeys(weights, piece)
             if self.driven.zero_optimization_stage() < 3:
+                # So that `safe_get_full_optimizer_state` finds, of a weight, its part of the
+                # piece's moments.
                 from deepspeed.utils import mixed_precision_linkage
 
                 mixed_precision_linkage.lazy_init_hp_params_optimizer_state(

@@ -369,7 +369,7 @@ def llava_next_of(
         tie_word_embeddings=False,
     )
     width = len(linears[0][1])
-    both = [*linears, (torch.eye(width), torch.zeros(width))][:2]
+    both = [*linears, (torch.eye(width), torch.zeros(width))][:2]  # behind one matrix an identity
     state = named_weights(tower, language, both, checkpoint.projector["newline"])
     embedding = LANGUAGE + weight_of(language.base_model, language.get_input_embeddings())
     for name in (HEAD, embedding):

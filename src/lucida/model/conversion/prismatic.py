@@ -103,7 +103,7 @@ MULTIPLE = 64
 """Rows of the embedding are padded to a multiple of this."""
 
 FEATURIZERS = (("featurizer",), ("dino_featurizer", "siglip_featurizer", "clip_featurizer"))
-WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # FSDP's, and checkpointing's
 
 
 class Prismatic(Format):

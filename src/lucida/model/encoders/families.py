@@ -62,6 +62,7 @@ class Family:
         return self.maps is not None
 
 
+# Pooled outputs are no features: their weights would get no gradient, and ranks wait for one.
 HEADLESS = {"vision_use_head": False}
 UNPOOLED = {"add_pooling_layer": False}
 

@@ -57,6 +57,7 @@ def into_channels(
     below, beside = -height % factor, -width % factor
     padded = functional.pad(features.unflatten(1, (height, width)), (0, 0, 0, beside, 0, below))
     rows, columns = (height + below) // factor, (width + beside) // factor
+    # [images, rows, columns, factor, factor, vision]: row by row within a block.
     cut = padded.view(images, rows, factor, columns, factor, vision).transpose(2, 3)
     return cut.reshape(images, rows * columns, factor * factor * vision)
 
