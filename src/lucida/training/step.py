@@ -75,8 +75,7 @@ class Stepper:
         """
         engine, scaler = self.engine, self.scaler
         engine.mark("counting its tokens")
-        # Everything that is counted goes into one sum over ranks: each sum waits for the slowest of
-        # them.
+        # All that is counted goes into one sum over ranks: each waits for the slowest.
         whose = [owners(batch, self.names) for batch in micro_batches]
         counting, supervised, tokens, samples, *by_source = engine.total(
             sum(batch.counting for batch in micro_batches),
@@ -94,15 +93,13 @@ class Stepper:
         before = torch.get_rng_state()  # dropout must fall the same way when a fault is looked for
         summed, source_losses = self.backward(micro_batches, whose, counting)
         engine.mark("moving the weights")
-        # Before the norm: it is told, and clipped, in the gradient's own size and not in fp16's
-        # scale.
+        # Before the norm, which is told and clipped in the gradient's own size.
         scaler.unscale_(self.optimizer)
         norm = engine.gradient_norm(self.optimizer)
         # The one wait for the device in a step: everything that Python needs comes in one tensor.
         both = torch.stack([summed / counting, norm.float()]).to(self.precision.sums)
         loss, grad_norm, *losses = torch.cat([both, source_losses]).tolist()
-        # Each rank divided by what all hold, so its part is a share of the mean and the shares add
-        # up.
+        # Each rank divided by what all hold: shares of one mean.
         loss, *losses = engine.total(loss, *losses)
 
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
