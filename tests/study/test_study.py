@@ -18,11 +18,12 @@ from lucida.core.files import atomic_write
 from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
 from lucida.study import execute
-from lucida.study.analysis import Look, analyse, compare, is_decided, known_noise, learn_noise
+from lucida.study.analysis import Look, analyse, compare, is_decided
 from lucida.study.design import BASELINE, load_design
 from lucida.study.execute import StudyFolder, run_study, take_over
 from lucida.study.looks import run_to_looks
 from lucida.study.measure import how_soon, measure
+from lucida.study.noise import known_noise, learn_noise
 from lucida.study.report import content
 from lucida.study.worker import OUTCOME, find_place
 

@@ -6,14 +6,11 @@ runs ──measure──▶ paired differences by seed and picture ──▶ Fin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lucida.core.errors import RunError
-from lucida.core.files import atomic_write
-from lucida.core.runs import plain, read_json
 from lucida.study import statistics as s
 from lucida.study.design import BASELINE, MEAN, Design
 from lucida.study.effects import Effect, factor_effects, sooner
@@ -110,6 +107,7 @@ def analyse(design: Design, folder: StudyFolder) -> Analysis:
     look = reach_look(design, ends)
     if look is not None and look.number:
         counted = design.study.seeds[: look.seeds]
+        # Seeds of a later look may have ended already; until that look they do not count.
         runs = {arm: {k: of[k] for k in counted if k in of} for arm, of in runs.items()}
     found = compare(design, runs, look)
     found.ends = ends
@@ -208,6 +206,7 @@ def estimate(
         for name in names
     ]
     own, noise = s.contrast(tables)
+    # A seed that one arm lacks would leave a hole in the two-way layout.
     shared = [seed for seed in runs[BASELINE] if all(seed in of for of in runs.values())]
     # With two arms the pooled and the own variance are one number.
     if not pooled or len(runs) < 3 or len(shared) < 2:
@@ -235,6 +234,7 @@ def finding(
         [runs[each][seed].outcome(outcome, tasks) / 100 for seed in seeds]
         for each in (BASELINE, arm)
     ]
+    # There a t interval in points may reach beyond the scale.
     extreme = any(not 0.05 <= np.mean(each) <= 0.95 for each in shares)
     bounded = all(0 <= share <= 1 for each in shares for share in each)
     steady = None
@@ -266,6 +266,7 @@ def saturated(runs: Mapping[str, Mapping[int, Measured]], tasks: Sequence[str]) 
     found = {}
     for name in tasks:
         each = [run.tasks[name] for of in runs.values() for run in of.values()]
+        # Bits per byte have no ceiling and no chance.
         if not each[0].higher:
             continue
         if all(one.score > CEILING for one in each):
@@ -290,6 +291,7 @@ def aggregates(
         for arm, of in runs.items()
     }
     table = np.array(list(means.values()))
+    # Where all arms score alike nobody stands out: z is 0.
     spread = table.std(axis=0)
     z = np.divide(table - table.mean(axis=0), spread, np.zeros_like(table), where=spread > 0)
     found = {}
@@ -326,74 +328,3 @@ def _soon(runs: Sequence[Measured]) -> dict[str, list[float]]:
         for name, value in how_soon(run.curve).items():
             found.setdefault(name, []).append(value)
     return found
-
-
-def learn_noise(analysis: Analysis, file: Path) -> None:
-    """Keep the noise of a finished study, by its baseline and outcome, for planning."""
-    known = read_json(file) if file.is_file() else {}
-    first = analysis.design.recipes[BASELINE]
-    entry = known.setdefault(analysis.design.study.baseline, {})
-    for each in [*analysis.findings, *analysis.tasks]:
-        if each.seeds < 2:
-            continue
-        total, baseline = combined(each.noise), next(iter(analysis.runs[BASELINE].values()))
-        tasks = baseline.tasks if each.outcome == MEAN else [each.outcome]
-        key = f"{each.outcome}: {analysis.design.study.name}, {each.arm}"
-        entry[key] = asdict(total) | {
-            "outcome": each.outcome,
-            "seeds": each.seeds,
-            "pictures": each.pictures,
-            "questions": sum(len(baseline.tasks[task].rows) for task in tasks),
-            "steps": [stage.budget.steps for stage in first.stages],
-            "run_seconds": seconds_of_runs(analysis),
-        }
-    atomic_write(file, _json(known))
-
-
-def seconds_of_runs(analysis: Analysis) -> float | None:
-    """The mean over the baseline's runs, evaluation and all; None where nothing says so."""
-    ends = [each for each in analysis.ends if each["arm"] == BASELINE and "seconds" in each]
-    return float(np.mean([each["seconds"] for each in ends])) if ends else None
-
-
-def recall_seconds(design: Design, file: Path) -> float | None:
-    """Seconds that a run of this baseline took in studies that were finished."""
-    known = read_json(file).get(design.study.baseline, {}) if file.is_file() else {}
-    steps = [stage.budget.steps for stage in design.recipes[BASELINE].stages]
-    rows = [row["run_seconds"] for row in known.values()
-            if row["steps"] == steps and row.get("run_seconds")]  # fmt: skip
-    return float(np.mean(rows)) if rows else None
-
-
-def combined(noise: Sequence[s.Components]) -> s.Components:
-    """Noise of the mean over tasks that are asked equally many pictures, per picture of all."""
-    count = len(noise)
-    # As if tasks erred each by itself; where one seed is good at all of them, it is too little.
-    seed = sum(each.seed**2 for each in noise) ** 0.5 / count
-    picture = (sum(each.picture**2 for each in noise) / count) ** 0.5
-    return s.Components(seed, picture, (sum(each.rest**2 for each in noise) / count) ** 0.5)
-
-
-def known_noise(design: Design, file: Path) -> tuple[s.Components, str, float] | None:
-    """Noise for planning, where it comes from, and pictures for each question: measured studies of
-    this baseline (root mean square over arms), else what the study file says, where every question
-    has a picture of its own."""
-    known = read_json(file).get(design.study.baseline, {}) if file.is_file() else {}
-    rows = [row for row in known.values() if row["outcome"] == design.study.primary.outcome]
-    if rows:
-        # Variances are averaged, not deviations: that is what errors add up from.
-        parts = [(np.mean([row[n] ** 2 for row in rows])) ** 0.5 for n in
-                 ("seed", "picture", "rest")]  # fmt: skip
-        share = np.mean([row["pictures"] / row["questions"] if "pictures" in row else 1.0
-                         for row in rows])  # fmt: skip
-        origin = f"{len(rows)} measured contrasts in {file}"
-        return s.Components(*map(float, parts)), origin, float(share)
-    if design.study.noise is not None:
-        return s.Components(**design.study.noise.model_dump()), "the study file", 1.0
-    return None
-
-
-def _json(value: object) -> str:
-    import json
-
-    return json.dumps(plain(value), indent=2) + "\n"

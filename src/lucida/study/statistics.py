@@ -9,13 +9,19 @@ pictures alone about these trained weights only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-NORMAL = NormalDist()
+from lucida.study.distributions import (
+    NORMAL,
+    bisect,
+    noncentral_tail,
+    quantile,
+    t_quantile,
+    t_tail,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +269,7 @@ def power(
     error = planned_error(noise, seeds, pictures)
     if not error:
         return 1.0
+    # The wrong sign counts as found too: with next to no effect it is half of what is found.
     free, shift = (arms - 1) * (seeds - 1), abs(effect) / error
     critical = t_quantile(1 - alpha / 2, free)
     return noncentral_tail(critical, free, shift) + noncentral_tail(critical, free, -shift)
@@ -307,6 +314,7 @@ def cheapest(
     found = None
     for seeds in range(2, most_seeds + 1):
         low, high = 1, most_pictures
+        # No number of pictures takes the noise of so few seeds away.
         if power(effect, noise, seeds, high, alpha, arms) < wanted:
             continue
         while low < high:
@@ -327,6 +335,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
     Worked example: of 1, 2, 3, 4, 100 the middle half is 0.75 of 2, all of 3 and 0.75 of 4: 3.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
+    # Each value fills 1/n of the line from 0 to 1; what lies in its middle half counts.
     edges = np.arange(len(ordered) + 1) / len(ordered)
     weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
     return float((weights * ordered).sum() / weights.sum())
@@ -336,64 +345,3 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
     """How often a run of the second beats one of the first, ties half (Mann and Whitney)."""
     a, b = np.asarray(first)[:, None], np.asarray(second)[None, :]
     return float(((b > a) + 0.5 * (b == a)).mean())
-
-
-def t_tail(t: float, freedom: float) -> float:
-    """P(T > t) of Student's distribution."""
-    tail = incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
-    return tail if t >= 0 else 1 - tail
-
-
-def t_quantile(share: float, freedom: float) -> float:
-    """The value below which T lies with probability `share`, at least 0.5."""
-    return quantile(lambda t: t_tail(t, freedom), share)
-
-
-def quantile(tail: Callable[[float], float], share: float) -> float:
-    """Where 1 - share lies above, of a symmetric distribution with that upper tail."""
-    high = 2.0
-    while tail(high) > 1 - share:
-        high *= 2
-    return bisect(lambda t: 1 - share - tail(t), 0.0, high)
-
-
-def noncentral_tail(t: float, freedom: float, shift: float) -> float:
-    """P(T > t), T = (Z + shift) / sqrt(chi² / freedom), by the trapezoid rule over chi."""
-    # Of chi next to nothing lies 10 above √freedom: its standard deviation is below 0.71.
-    chi = np.linspace(1e-6, math.sqrt(freedom) + 10, 4001)
-    density = (freedom - 1) * np.log(chi) - chi**2 / 2
-    density = np.exp(density - (freedom / 2 - 1) * math.log(2) - math.lgamma(freedom / 2))
-    above = [NORMAL.cdf(shift - t * each / math.sqrt(freedom)) for each in chi]
-    return float(min(1.0, np.trapezoid(density * np.array(above), chi)))
-
-
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function, by Lentz's continued fraction (Abramowitz and
-    Stegun 26.5.8; Press et al., Numerical Recipes, 6.4)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    # Beyond the bulk the fraction converges slowly; there the other tail is taken.
-    if x > (a + 1) / (a + b + 2):
-        return 1 - incomplete_beta(b, a, 1 - x)
-    front = a * math.log(x) + b * math.log1p(-x)
-    front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    tiny, c, d = 1e-300, 1.0, 1 - (a + b) * x / (a + 1)
-    d = 1 / (d or tiny)
-    value = d
-    for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d, c = 1 / ((1 + term * d) or tiny), (1 + term / c) or tiny
-            value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return math.exp(front) * value / a
-
-
-def bisect(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function that rises from below zero crosses it."""
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if function(middle) < 0 else (low, middle)
-    return (low + high) / 2

@@ -53,8 +53,8 @@ def plan(
     """Arms, their differences, what they cost, and what the study can find before it runs."""
     from lucida.apps.arms import plan_arms
     from lucida.core.progress import table
-    from lucida.study.analysis import known_noise, recall_seconds
     from lucida.study.design import BASELINE
+    from lucida.study.noise import known_noise, recall_seconds
 
     design, folder = _opened(name, out)
     given, library = design.study, folder.path.parent / "noise.json"
@@ -256,7 +256,8 @@ def _opened(name: str, out: Path | None) -> tuple[Design, StudyFolder]:
 
 def _report(design: Design, folder: StudyFolder) -> None:
     from lucida.apps.arms import keep_costs
-    from lucida.study.analysis import analyse, is_decided, learn_noise
+    from lucida.study.analysis import analyse, is_decided
+    from lucida.study.noise import learn_noise
     from lucida.study.report import write_report
 
     analysis = analyse(design, folder)
