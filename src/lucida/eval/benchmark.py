@@ -43,10 +43,10 @@ loss         nothing is chosen: `sample` is a document (a turn of role `text`, w
 class Example:
     """One question with its truth.
 
-    `sample` has one branch that ends with the user's turn (or is a document, way `loss`). `cluster`
-    names what is resampled for intervals, usually the image. A box question has `box` in pixels of
-    image `image` (0-based) whose width and height are `size`; all others have `answers`, any of
-    which is right (for soft scores: every annotator's, repeated as they were given).
+    `sample` has one branch that ends with the user's turn (or is a document, protocol `loss`).
+    `cluster` names what is resampled for intervals, usually the image. A box question has `box` in
+    pixels of image `image` (0-based) whose width and height are `size`; all others have `answers`,
+    any of which is right (for soft scores: every annotator's, repeated as they were given).
 
     `options` are the right and wrong answers that the question names, for chance. `candidates` are
     the strings whose likelihoods are compared; the chosen one is parsed as if it had been written.

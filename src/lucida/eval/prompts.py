@@ -201,6 +201,7 @@ def write(
         for letter, text in zip(LETTERS, options, strict=False)
         if text is not None
     )
+    # `capitalize` also lowers what follows, as lmms-eval has it for TextVQA.
     return form(name, family).format(
         question=question,
         Question=question.capitalize(),

@@ -145,6 +145,7 @@ def before_training(recipe: Recipe, evaluate: Evaluate) -> float:
     """The number of the recipe's language model as it was before any stage."""
     from lucida.model.checkpoint import build
 
+    # Text needs no encoder, and the model is the one that every stage began from.
     blind = recipe.model.model_copy(update={"vision": None})
     model, processor = build(blind)
     return text_score(model, processor, recipe.evaluation, evaluate)

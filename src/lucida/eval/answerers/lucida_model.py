@@ -61,6 +61,8 @@ class LucidaAnswerer:
         """A box in bins of the square that the model sees, in pixels of the picture."""
         from lucida.data.boxes import parse_box
 
+        # What the policy made of the picture: a padded, stretched or cropped square; with tiles,
+        # all of it.
         framed = parse_box(text.strip(), self.processor.coordinate_bins)
         return framed and self.processor.image_policy.from_frame(framed, width, height)
 

@@ -41,6 +41,8 @@ _ANY_CASE = re.IGNORECASE | re.ASCII
 _BEFORE = r"(?<![A-Za-z0-9])(?<![A-Za-z0-9]['\u2019-])(?<![A-Za-z]\.)"
 _AFTER = r"(?![A-Za-z0-9])(?!['\u2019-][A-Za-z0-9])(?!\.[A-Za-z](?![A-Za-z]))"
 _GAP = r"[ *:=\u2013\u2014\u2192-]*"
+# What may stand between "answer" and the letter, up to five of them; the Chinese words in `_TAIL`
+# are "option" and twice "is".
 _FILLERS = (
     "is it it's its the to be as option choice letter number would should must will are was "
     "definitely probably likely most clearly therefore thus simply just closest following"
@@ -60,21 +62,25 @@ _CUES = (
     # The same in Chinese: answer, option, (therefore) choose.
     r"\u7b54\u6848|\u9009\u9879|\u9009\u62e9|\u6545\u9009|\u5e94\u9009|\u9009",
 )
+# "B is correct", "B must be the best".
 _RIGHT = (
     r"[ *.,]*(?:is|seems|must be|would be)[ *](?:the[ *])?(?:most[ *])?"
     r"(?:correct|right|best|answer|appropriate|accurate)(?![a-z])"
 )
+# "not B", "rather than B", "I exclude option B": a letter that is rejected is not named.
 _NOT_BEFORE = (
     r"(?:(?<![a-z])not|n['\u2019]t|(?<![a-z])(?:nor|neither|than|instead of)|"
     r"(?:exclude|eliminate|reject|rule out|rules out)[sd]?)"
     r"(?:[ *](?:option|choice|the|letter|answer|be)){0,3}[ *]"
 )
+# "B is wrong", "B can be ruled out".
 _NOT_AFTER = (
     r"[ *.,]{0,3}(?:(?:is|are|was|were|seems?|looks?|would be|can be|do|does|can|could|must be|has "
     r"been) )?(?:(?:also|clearly|definitely|just|the) ){0,2}(?:not|wrong|incorrect|false|out|ruled|"
     r"excluded|eliminated|impossible|unlikely|cannot|(?:is|are|was|does|do|ca|wo|could)n['\u2019]t)"
     r"(?![a-z])"
 )
+# Behind a letter these go on about an answer ("A because"); any other word makes "A" an article.
 _REASONS = (
     r"(?:because|since|as|for|due|and|or|is|was|are|but|not|which|that|based|given|so|where|while|"
     r"although|if|from|would|seems)(?![a-z])"
