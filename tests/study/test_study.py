@@ -210,8 +210,12 @@ open({str(file)!r}, "w").write(str(len(got)))
         return execute.Worker(arm, seed, process, io.BytesIO())
 
     monkeypatch.setattr(execute.Worker, "start", start)
-    with pytest.raises(KeyboardInterrupt):
-        run_study(probe, folder)
+    before = signal.signal(asked, signal.SIG_DFL)  # under nohup SIGHUP is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_study(probe, folder)
+    finally:
+        signal.signal(asked, before)
     assert file.read_text() == "1"
 
 
