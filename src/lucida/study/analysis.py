@@ -155,7 +155,8 @@ def compare(
     counted = [arm for arm in arms if arm in design.contrasts]
     # An arm without runs still counts as a comparison that was declared.
     missing = [1.0] * (len(design.contrasts) - len(counted))
-    # Two families, each held to alpha: that an arm differs, and that it differs by the margin.
+    # Two families of hypotheses to refuse, each held to alpha: that an arm is as good as the
+    # baseline, and that it differs by the margin or more.
     different = s.holm([raw[arm][0].p for arm in counted] + missing)
     equal = s.holm([raw[arm][0].p_equivalent(primary.margin) for arm in counted] + missing)
     findings = []

@@ -336,8 +336,8 @@ def factorial(factors: int, fraction: int = 0) -> list[tuple[int, ...]]:
     if not factors:
         return []
     free = factors - fraction
-    # All of them together with all but one would be mixed up with a factor by itself, times the
-    # other product: ABCD and BCD differ by A alone. So the product of all comes last.
+    # ABCD and BCD differ by A alone: with both of them A is mixed up with a product of two factors.
+    # So the product of all comes last.
     left_out = [None] if fraction == 1 else [*range(free), None][:fraction]
     rows = []
     for levels in itertools.product((-1, 1), repeat=free):

@@ -36,7 +36,7 @@ def compare_runs(folders: Sequence[Path], margin: float) -> Analysis:
     names: dict[str, str] = {}
     for folder in folders:
         recipe = RunFolder(folder).recipe
-        # What a study fixes for all arms, too, and what its runs differ in by name.
+        # What runs of one design may differ in.
         shared = {"seed": 0, "name": "same", "evaluation": None, "threads": None}
         key = recipe_hash(recipe.model_copy(update=shared))
         name = names.setdefault(key, BASELINE if not names else _name(folder, names))
