@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import copy
+import io
 import json
 import random
 from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from served import CHAT, LOOK, TEXT, ask, data_address
 from tiny import picture
 
@@ -222,6 +224,31 @@ def test_a_hundred_thousand_broken_requests(app):
     assert statuses[400] > 40_000
 
 
+def ask_about(app, address):
+    part = {"type": "image_url", "image_url": {"url": address}}
+    message = {"role": "user", "content": [part]}
+    body = json.dumps({"model": "tiny", "messages": [message], "max_tokens": 1}).encode()
+    return send(app, "POST", CHAT, [(b"content-type", b"application/json")], body)
+
+
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]),
+    changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=5),
+    end=st.integers(1, 4000),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_spoilt_picture_is_the_clients_fault(app, kind, changes, end):
+    content = io.BytesIO()
+    picture(1).save(content, kind)
+    spoilt = bytearray(content.getvalue())
+    for place, value in changes:
+        spoilt[place % len(spoilt)] = value
+    address = "data:image/x;base64," + base64.b64encode(spoilt[:end]).decode()
+    status, body = asyncio.run(ask_about(app, address))
+    assert status in (200, 400), body
+    assert status == 200 or json.loads(body)["error"]["code"] == "invalid_image", body
+
+
 def test_pictures_that_are_none(app):
     """Every cut of a picture, and one that claims to be huge."""
     whole = data_address(picture(1))
@@ -231,13 +258,7 @@ def test_pictures_that_are_none(app):
     cuts = [whole[:end] for end in range(0, len(whole) - 40, 97)]
 
     async def ask_each():
-        found = []
-        for address in [*cuts, huge]:
-            part = {"type": "image_url", "image_url": {"url": address}}
-            body = {"model": "tiny", "messages": [{"role": "user", "content": [part]}]}
-            headers = [(b"content-type", b"application/json")]
-            found.append(await send(app, "POST", CHAT, headers, json.dumps(body).encode()))
-        return found
+        return [await ask_about(app, address) for address in [*cuts, huge]]
 
     for status, body in asyncio.run(ask_each()):
         assert status == 400

@@ -14,7 +14,7 @@ import urllib.request
 import webbrowser
 
 import pytest
-from served import CHAT, ask, serve_in_thread, wait_for
+from served import CHAT, answer_directly, ask, serve_in_thread, wait_for
 from tiny import picture
 from typer.testing import CliRunner
 
@@ -23,8 +23,8 @@ from lucida.core.spec import EvaluationSpec
 from lucida.eval.answerers.endpoint import EndpointAnswerer, Patience
 from lucida.eval.answerers.lucida_model import LucidaAnswerer
 from lucida.eval.run import evaluate_target
-from lucida.model.checkpoint import save
-from lucida.serve.batching import Engine
+from lucida.model.checkpoint import load, save
+from lucida.serve.batching import Engine, load_engines
 from lucida.serve.rows import Rows
 from lucida.serve.start import open_page
 
@@ -92,6 +92,29 @@ def test_where_no_browser_can_be_opened_the_address_is_said(monkeypatch, capsys)
     monkeypatch.setattr("webbrowser.open", lambda address: False)
     open_page("http://127.0.0.1:1")
     assert "go to http://127.0.0.1:1" in "".join(capsys.readouterr())
+
+
+def test_fewer_bits_without_their_package_name_the_command(parts, tmp_path, monkeypatch):
+    save(*parts, tmp_path / "tiny")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    found = CliRunner().invoke(app, ["serve", str(tmp_path / "tiny"), "--weights", "int8"])
+    assert found.exit_code == 1
+    assert "pip install 'lucida[quantize]'" in found.output
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_model_in_fewer_bits_is_served_as_it_answers_at_home(weights, make, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    save(*make(language={"path": "lucida:base-mini"}, coordinate_bins=32), tmp_path / "tiny")
+    messages = ask("what?", picture(1))
+    expected = answer_directly(load(tmp_path / "tiny", weights=weights), messages, 6)
+    engines = load_engines([str(tmp_path / "tiny")], 4, weights=weights)
+    with serve_in_thread(engines) as address:
+        asked = post(address, messages=messages, max_tokens=6)
+        with urllib.request.urlopen(asked, timeout=60) as response:
+            said = json.load(response)["choices"][0]["message"]["content"]
+    engines["tiny"].close()
+    assert said == expected
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -138,6 +138,10 @@ BAD = {
     "several answers": ({"n": 2}, 400, "n"),
     "other sampling": ({"min_p": 0.1}, 400, "min_p"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "tools"),
+    "tokens of vLLM's": ({"min_tokens": 5}, 400, "min_tokens"),
+    "an echo": ({"echo": True}, 400, "echo"),
+    "a number to stop at": ({"stop": 3}, 400, "stop"),
+    "one of the messages": ({"messages": [*ask("a"), 7]}, 400, "messages.1"),
     "a form": ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
     "no messages": ({"messages": []}, 400, "messages"),
     "a role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
@@ -164,6 +168,28 @@ def test_what_a_client_does_wrong_is_named(web, case):
 def test_a_context_that_is_too_long_has_openais_code(web, words):
     found = web.post(CHAT, json={"model": "tiny", "messages": ask("a " * words)})
     assert found.json()["error"]["code"] == "context_length_exceeded", found.text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"stream": None, "seed": None, "stop": None, "n": 1},
+        {"stream_options": {"include_usage": None}, "skip_special_tokens": True, "min_tokens": 0},
+        {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "what?"}]}]},
+    ],
+)
+def test_what_asks_for_nothing_is_no_mistake(web, more):
+    body = {"model": "tiny", "messages": ask("what?"), "max_tokens": 1}
+    found = web.post(CHAT, json=body | more)
+    assert found.status_code == 200, found.text
+    assert "x-lucida-ignored" not in found.headers
+
+
+def test_a_body_that_is_not_sent_as_json_says_so(web):
+    body = json.dumps({"model": "tiny", "messages": ask("what?")})
+    found = web.post(CHAT, content=body, headers={"content-type": "text/plain"})
+    assert found.status_code == 400
+    assert "Content-Type: application/json" in found.json()["error"]["message"]
 
 
 def test_a_body_that_is_no_json_says_where(web):

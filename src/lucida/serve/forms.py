@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from lucida.serve.batching import Engine
 from lucida.serve.job import Token
-from lucida.serve.requests import ChatRequest, TextRequest, list_ignored
+from lucida.serve.requests import list_ignored
 
 DONE = "data: [DONE]\n\n"
 """The last event of a stream."""
@@ -82,7 +84,7 @@ def head(kind: str, model: str) -> dict[str, Any]:
     return {"id": ident, "object": kind, "created": int(time.time()), "model": model}
 
 
-def ignored_headers(asked: ChatRequest | TextRequest) -> dict[str, str]:
+def ignored_headers(asked: BaseModel) -> dict[str, str]:
     """Names of the fields that were ignored, as far as a header can hold them."""
     names = [name for name in list_ignored(asked) if name.isascii() and name.isprintable()]
     return {"x-lucida-ignored": ", ".join(names)[:500]} if names else {}

@@ -28,6 +28,7 @@ from lucida.model.cross_attention import decoder_layers
 from lucida.model.messages import sample_of
 from lucida.serve.batching import Engine
 from lucida.serve.foreign import ForeignProcessor
+from lucida.serve.forms import ignored_headers
 from lucida.serve.job import LEAST
 from lucida.serve.refused import Refused
 from lucida.serve.requests import check_text, read_messages
@@ -95,9 +96,11 @@ async def answer_look(
 
     with door.enter():
         found = await run_in_threadpool(look_once, engine, asked, hosts, use)
+    headers = ignored_headers(asked)
     if asked.page:
-        return HTMLResponse(await run_in_threadpool(write_page, found))
-    return JSONResponse({"object": "lucida.look", "model": asked.model} | write_look(found))
+        return HTMLResponse(await run_in_threadpool(write_page, found), headers=headers)
+    body = {"object": "lucida.look", "model": asked.model} | write_look(found)
+    return JSONResponse(body, headers=headers)
 
 
 def look_once(

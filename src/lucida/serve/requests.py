@@ -34,7 +34,7 @@ class StreamOptions(BaseModel):
     """Options of a stream."""
 
     model_config = ConfigDict(extra="allow")
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class Asked(BaseModel):
@@ -42,7 +42,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     model: str
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
@@ -91,10 +91,38 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (None, 1),
     "prompt_logprobs": (None,),
     "continue_final_message": (None, False),
+    "add_generation_prompt": (None, True),
+    "chat_template": (None,),
+    "chat_template_kwargs": (None, {}),
+    "mm_processor_kwargs": (None, {}),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
+    "length_penalty": (None, 1),
+    "min_tokens": (None, 0),
+    "ignore_eos": (None, False),
+    "stop_token_ids": (None, []),
+    "include_stop_str_in_output": (None, False),
+    "skip_special_tokens": (None, True),
+    "bad_words": (None, []),
+    "allowed_token_ids": (None,),
+    "logits_processors": (None, []),
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
 }
-"""Fields whose effect cannot be had, and the values that ask for none."""
+"""Fields of OpenAI and of vLLM whose effect cannot be had, and the values that ask for none."""
 
-KNOWN_AND_IDLE = {"user", "store", "metadata", "service_tier", "parallel_tool_calls"}
+KNOWN_AND_IDLE = {
+    "user",
+    "store",
+    "metadata",
+    "service_tier",
+    "parallel_tool_calls",
+    "safety_identifier",
+    "prompt_cache_key",
+}
 """Fields that clients send without expecting another answer."""
 
 REFUSED_OF_MESSAGES = {"tool_calls", "function_call", "audio"}
@@ -131,6 +159,8 @@ def read_options(asked: ChatRequest | TextRequest) -> Options:
     effects = WITHOUT_EFFECT
     if isinstance(asked, TextRequest):
         effects = effects | {"response_format": (None, {"type": "text"})}
+    else:
+        effects = effects | {"echo": (None, False)}
     for name, idle in effects.items():
         value = getattr(asked, name, None)
         if value not in idle:
@@ -231,7 +261,7 @@ def read_part(part: object, where: str) -> tuple[Literal["text", "image"], str]:
     if isinstance(part, str):
         return "text", check_text(part, where)
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part.get("text"), str):
+    if kind in ("text", "input_text") and isinstance(part.get("text"), str):
         return "text", check_text(part["text"], where)
     if kind in ("image_url", "input_image", "image"):
         address = part.get("image_url", part.get("image"))

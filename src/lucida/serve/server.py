@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,10 @@ def add_refusals(app: FastAPI) -> None:
             return tell(
                 Refused(f"the body is no JSON: {first['ctx']['error']}, at {first['loc'][-1]}")
             )
-        place = ".".join(str(each) for each in first["loc"][1:])
-        return tell(Refused(f"{place or 'body'}: {first['msg']}", place or None))
+        place = name_place(first["loc"][1:], problem.body)
+        if not place:
+            return tell(Refused("a JSON object is needed, with `Content-Type: application/json`"))
+        return tell(Refused(f"{place}: {first['msg']}", place))
 
     @app.exception_handler(HTTPException)
     async def refuse_address(request: Request, problem: HTTPException) -> Response:
@@ -140,6 +142,20 @@ def add_refusals(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def tell_failure(request: Request, problem: Exception) -> Response:
         return tell(Refused(f"the server failed: {type(problem).__name__}", status=500))
+
+
+def name_place(steps: Sequence[str | int], body: object) -> str:
+    """Where in a body a mistake is: `messages.0`. Other steps are names of types that the value
+    there might have had."""
+    found = []
+    for step in steps:
+        if isinstance(body, dict):
+            found.append(step)
+            body = body.get(step)
+        elif isinstance(body, list) and isinstance(step, int):
+            found.append(step)
+            body = body[step]
+    return ".".join(str(step) for step in found)
 
 
 def add_looks(app: FastAPI, server: Server) -> None:
