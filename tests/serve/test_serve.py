@@ -25,7 +25,7 @@ from lucida.serve.chat import stream_chat
 from lucida.serve.job import Event, count_safe
 from lucida.serve.requests import MOST_IMAGES, Options
 from lucida.serve.server import make_app
-from lucida.serve.start import listen
+from lucida.serve.start import listen, write_address
 
 
 def prompt_of(engine, text, *images):
@@ -455,6 +455,16 @@ def test_page_health_and_counts(web):
     if Path("/proc/self/statm").exists():
         (told,) = (line for line in counts.splitlines() if line.startswith("process_resident"))
         assert int(told.split()[1]) > 10e6
+
+
+def test_counts_name_every_folder(engine):
+    with TestClient(make_app({'a "b"\\c': engine})) as web:
+        assert 'lucida_steps_total{model="a \\"b\\"\\\\c"} ' in web.get("/metrics").text
+
+
+def test_an_address_is_one_that_browsers_know():
+    assert write_address("127.0.0.1", 8000) == "http://127.0.0.1:8000"
+    assert write_address("::1", 8000) == "http://[::1]:8000"
 
 
 def test_a_port_that_is_taken_is_said():

@@ -98,7 +98,7 @@ def write_metrics(answered: Mapping[tuple[str, int], int], engines: Mapping[str,
     for name in ("prompt_tokens", "answer_tokens", "steps"):
         lines.append(f"# TYPE lucida_{name}_total counter")
         for model, engine in engines.items():
-            lines.append(f'lucida_{name}_total{{model="{model}"}} {engine.counts[name]}')
+            lines.append(f"lucida_{name}_total{{model={quote(model)}}} {engine.counts[name]}")
     gauges = {
         "waiting": lambda engine: len(engine.waiting),
         "answering": lambda engine: len(engine.rows),
@@ -107,14 +107,20 @@ def write_metrics(answered: Mapping[tuple[str, int], int], engines: Mapping[str,
     for name, count in gauges.items():
         lines.append(f"# TYPE lucida_{name} gauge")
         for model, engine in engines.items():
-            lines.append(f'lucida_{name}{{model="{model}"}} {count(engine)}')
+            lines.append(f"lucida_{name}{{model={quote(model)}}} {count(engine)}")
     lines.append("# TYPE lucida_prefixes_found_total counter")
     for model, engine in engines.items():
-        lines.append(f'lucida_prefixes_found_total{{model="{model}"}} {engine.prefixes.taken}')
+        taken = engine.prefixes.taken
+        lines.append(f"lucida_prefixes_found_total{{model={quote(model)}}} {taken}")
     if (resident := resident_bytes()) is not None:
         lines.append("# TYPE process_resident_memory_bytes gauge")
         lines.append(f"process_resident_memory_bytes {resident}")
     return "\n".join(lines) + "\n"
+
+
+def quote(name: str) -> str:
+    """A label's value as Prometheus reads it, whatever a folder is called."""
+    return json.dumps(name, ensure_ascii=False)
 
 
 def resident_bytes() -> int | None:

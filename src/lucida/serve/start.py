@@ -49,8 +49,7 @@ def start(
 
     check_weights(weights)
     listener = listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listener.getsockname()[1]}"
+    address = write_address(host, listener.getsockname()[1])
     engines = load_engines(runs, most_waiting, weights=weights)
     say(f"serving {', '.join(engines)} at {address} (programs: {address}/v1)")
     if host not in LOCAL and key is None:
@@ -73,6 +72,11 @@ def start(
             engine.close()
         asked = sum(engine.counts["answer_tokens"] for engine in engines.values())
         say(f"served for {time.monotonic() - begun:.0f} s, {asked:,} tokens written")
+
+
+def write_address(host: str, port: int) -> str:
+    """`http://127.0.0.1:8000`; an IPv6 address stands in brackets (RFC 3986, section 3.2.2)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def open_page(address: str) -> None:
