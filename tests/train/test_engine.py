@@ -215,6 +215,25 @@ def test_a_rank_with_text_alone_neither_hangs_nor_differs(parts, tmp_path, train
     assert_same(one, tmp_path / "two")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["reset", "mrope", "mrope_interleaved"])
+def test_positions_of_pictures_on_two_ranks_that_died(parts, tmp_path, positions):
+    """Pictures and text alone, in both stages: two ranks train like one, and two that died in the
+    second stage end with the weights of two that did not, to the bit."""
+    values = plain(parts, mixture=mixed(parts, tmp_path)).model_dump(mode="json")
+    values["model"]["language"]["positions"] = positions
+    ours = Recipe.model_validate(values)
+    one = train_run(ours, tmp_path / "one")
+    on_ranks(ours, tmp_path / "two")
+    assert_same(one, tmp_path / "two")
+    on_ranks(ours, tmp_path / "died", die_at=8, expected=9)
+    assert "going on from step 8" in on_ranks(ours, tmp_path / "died")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("two", "died")]
+    assert weights[0] == weights[1]
+    usual = train_run(plain(parts, mixture=mixed(parts, tmp_path)), tmp_path / "usual")
+    assert records(usual)[-1]["loss"] != records(one)[-1]["loss"], "positions matter here"
+
+
 def test_two_ranks_go_on_as_one_and_one_as_two(parts, tmp_path):
     """Not slow: the one test of ranks that always runs."""
     ours = plain(parts, validate_every=None, mixture=mixed(parts, tmp_path))

@@ -158,6 +158,17 @@ def test_adapters_killed_at_random_moments(kind, parts, launcher, tmp_path):
     kill_at_random(0, recipe, launcher, whole, tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["reset", "mrope", "mrope_interleaved"])
+def test_positions_of_pictures_killed_at_random_moments(positions, parts, launcher, tmp_path):
+    values = tiny_recipe(parts).model_dump(mode="json")
+    values["model"]["language"]["positions"] = positions
+    recipe, whole = Recipe.model_validate(values), tmp_path / "whole"
+    launcher.start(recipe, whole)
+    assert launcher.wait() == 0, launcher.log.read_text()
+    kill_at_random(1, recipe, launcher, whole, tmp_path / "run")
+
+
 def kill_at_random(seed, recipe, launcher, uninterrupted, folder):
     """Stop a run four times, twice without notice, and compare it with one never stopped."""
     moments = random.Random(seed)
