@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -173,6 +174,14 @@ def test_split_shares_no_picture_and_no_copy(folder):
     for name in ("train.csv", "validation.csv", "test.csv"):
         assert (folder / "again" / name).read_bytes() == (folder / "parts" / name).read_bytes()
     assert call("leaks", "parts/train.csv", "images=in", "--against", "in/all.csv").exit_code == 1
+    result = call("leaks", "parts/train.csv", "--against", "parts/test.csv", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert "0 were seen" in result.output
+    shutil.move("in", "elsewhere")
+    result = call("leaks", "elsewhere/all.csv", "--against", "parts/test.csv", "--workers", 1)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1 and "no record of it can be used" in said and "cannot find" in said
+    shutil.move("elsewhere", "in")
     assert call("split", "in/all.csv", "--out", "parts").exit_code == 1
 
 

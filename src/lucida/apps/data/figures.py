@@ -189,8 +189,8 @@ def show_findings(surveyed: Surveyed, console: Console) -> None:
             console.print(f"  {bar.name:>17} {'█' * round(BAR * shown.share(bar))} {bar.many:,}")
     for group in found.groups(3):
         console.print(Text(f"  equal records: {', '.join(map(str, group[:8]))}", "yellow"))
-    for number, message in found.errors[:ERRORS]:
-        console.print(Text(f"  record {number}: {message}", "red"))
+    for _, message in found.errors[:ERRORS]:
+        console.print(Text(f"  {message}", "red"))
     if len(found.errors) > ERRORS:
         console.print(f"  … and {len(found.errors) - ERRORS:,} more (`check` writes all)")
 

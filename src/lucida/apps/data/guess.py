@@ -58,6 +58,9 @@ def find_source(what: str, overrides: list[str]) -> tuple[Any, str]:
     fields = dict(_field(word) for word in overrides)
     if "kind" in fields:
         found = f"kind {fields['kind']}, as it was given"
+    elif (part := _of_split(Path(what))) is not None:
+        fields = part | fields
+        found = f"kind {fields['kind']}, as {SPLIT} beside it says"
     else:
         remote = {"kind": "webdataset"}, "it is an address"
         guessed, why = remote if is_remote(what) else guess(Path(what))
@@ -67,6 +70,24 @@ def find_source(what: str, overrides: list[str]) -> tuple[Any, str]:
         return TypeAdapter(SourceSpec).validate_python({"path": what, **fields}), found
     except ValidationError as error:
         raise _refusal(error, fields, what) from error
+
+
+SPLIT = "split.json"
+"""What `lucida data split` writes beside the parts of a file."""
+
+
+def _of_split(path: Path) -> dict[str, Any] | None:
+    """The fields under which a part that `lucida data split` wrote is read: its pictures stand
+    where they stood. None of other files, and where the folder of the pictures is not found from
+    here."""
+    try:
+        told = json.loads((path.parent / SPLIT).read_text(encoding="utf-8"))
+        written = path.name in {part["file"] for part in told["parts"].values()}
+        fields = dict(told["source"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    there = "images" not in fields or Path(fields["images"]).is_dir()
+    return fields if written and there else None
 
 
 def _refusal(error: ValidationError, fields: dict[str, Any], what: str) -> RecipeError:

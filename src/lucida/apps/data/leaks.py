@@ -118,7 +118,12 @@ def _examples(against: str, data: str | None, processes: int, leaks: Leaks) -> l
             found += some
             leaks.unusable += [str(reason) for _, reason in unusable]
     if not found:
-        raise DataError("nothing can be compared", origin=against)
+        raise DataError(
+            "no record of it can be used",
+            given=f"the first: {(leaks.unusable or ['nothing'])[0]}",
+            origin=against,
+            remedy="`lucida data check` names all of them",
+        )
     return found
 
 
