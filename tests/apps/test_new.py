@@ -1,10 +1,15 @@
 """The starter that `lucida new` writes: whole, read as it stands, and trained."""
 
 import csv
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from lucida.apps import command
+from lucida.apps.cli import app
 from lucida.apps.new import HELD_OUT, PICTURES, write_starter
 from lucida.core.errors import RunError
 from lucida.core.recipe import load_recipe
@@ -50,6 +55,16 @@ def test_the_recipe_trains_as_it_stands(starter, tmp_path, monkeypatch):
     run = RunFolder(train_run(recipe, tmp_path / "run"))
     assert (run.path / "config.json").is_file()
     assert sum("validation_loss" in row for row in run.logged) == 2
+
+
+def test_the_command_it_tells_is_one_from_the_new_folder(tmp_path, monkeypatch):
+    """Also where `lucida` is not on the path."""
+    monkeypatch.chdir(tmp_path)
+    beside = Path(sys.executable).parent / "lucida"
+    monkeypatch.setattr(command.shutil, "which", lambda name: None)
+    told = CliRunner().invoke(app, ["new", "mine"]).output.split("next: ")[1].split()
+    assert told[:3] == ["cd", "mine", "&&"] and told[-2:] == ["train", "recipe.yaml"]
+    assert Path(told[3]).is_absolute() and (not beside.exists() or Path(told[3]).samefile(beside))
 
 
 def test_what_stands_there_stays(starter):

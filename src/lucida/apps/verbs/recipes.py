@@ -22,7 +22,10 @@ def new(
 
     write_starter(folder)
     typer.echo(f"wrote {folder}: recipe.yaml, train.csv, held-out.csv and pictures", err=True)
-    there, train = shlex.join(["cd", str(folder)]), shlex.join([*command(), "train", "recipe.yaml"])
+    program, *rest = command()
+    program = program if program == "lucida" else str(Path(program).absolute())  # from there, too
+    there = shlex.join(["cd", str(folder)])
+    train = shlex.join([program, *rest, "train", "recipe.yaml"])
     typer.echo(f"next: {there} && {train}", err=True)
 
 
