@@ -351,6 +351,10 @@ def test_the_command_measures_a_file(run, colours):
     done = asked("--data", str(colours), "--metric", "exact", "--by", "shape", "--name", "mine")
     assert done.exit_code == 0, done.output
     assert "mine" in json.loads(run.results_file.read_text())["tasks"]
+    said = " ".join(done.output.split())
+    assert "mine: by shape: a " in said and said.count(" (12)") == 2
+    assert "mine: the most usual answer is right in 33.3" in said
+    assert f"wrote {run.report_file}" in said
     for words, message in [
         (["--metric", "exakt", "--data", str(colours)], "exact"),
         (["--metric", "exact"], "--data"),

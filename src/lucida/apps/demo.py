@@ -30,6 +30,7 @@ from lucida.eval.formatting import (
     describe_judge,
     describe_limits,
     describe_measurement,
+    describe_values,
     format_score,
 )
 from lucida.eval.gallery import Shot, gallery
@@ -140,7 +141,8 @@ def show_scores(results: Results, usual: Mapping | None = None) -> None:
         others = results.others.get(name, ())
         notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
         if task.own is not None:  # others have a size of their own that everybody knows
-            notes += [f"{name}: {limit}" for limit in describe_limits(task)]
+            told = (*describe_values(task), *describe_limits(task))
+            notes += [f"{name}: {each}" for each in told]
         if task.judge is not None:
             read = format_score(task, task.judge.score)
             notes.append(f"{name}: {read} as {describe_judge(task.judge)}")

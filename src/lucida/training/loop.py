@@ -75,6 +75,7 @@ def train_run(
     train_alone(recipe, folder, command, observers, accept)
     if recipe.blind is not None:
         others = [each for each in observers if not each.between_stages]
+        say(f"{folder / 'blind'}: the blind baseline, the same without pictures")
         train_alone(blind_recipe(recipe), folder / "blind", command, others, accept)
     return folder
 

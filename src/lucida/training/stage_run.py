@@ -338,7 +338,7 @@ class StageRun:
             columns = ["source", "samples", "supervised tokens", "loss, first tenth", "last tenth"]
             table(f"stage {name}: loss by source", columns, losses)
         for source, reasons in sum_up(run.folder, name, rows).items():
-            said = ", ".join(f"{many:,} {reason}" for reason, many in reasons.items())
+            said = ", ".join(f"{many:,} × {reason}" for reason, many in reasons.items())
             say(f"stage {name}, {source}: {said}")
         for line in self.feed.uncomputed():
             say(f"stage {name}, {line}")
