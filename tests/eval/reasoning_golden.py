@@ -61,7 +61,7 @@ def make_golden(mmmu: Path, mathvista: Path, given: dict) -> dict:
     )
     judge = SimpleNamespace(get_response=lambda user_prompt: None)
 
-    def problem(kind: str, choices: list[str]) -> dict:
+    def make_problem(kind: str, choices: list[str]) -> dict:
         form = "multi_choice" if choices else "free_form"
         asked = {"question_type": form, "answer_type": kind, "choices": choices}
         return asked | {"query": "", "pid": ""}
@@ -71,10 +71,10 @@ def make_golden(mmmu: Path, mathvista: Path, given: dict) -> dict:
         return letters(text, all_letters, known)
 
     def read_answer(text: str, kind: str, choices: list[str]) -> str | None:
-        return extract(judge, text, problem(kind, choices), quick_extract=True) or None
+        return extract(judge, text, make_problem(kind, choices), quick_extract=True) or None
 
     def compare(text: str, kind: str, choices: list[str], precision: int | None) -> str | None:
-        form = problem(kind, choices)["question_type"]
+        form = make_problem(kind, choices)["question_type"]
         return normalise(text, choices, form, kind, precision)
 
     rules = {
