@@ -232,6 +232,18 @@ def test_what_is_cut_and_met_again_is_counted(recipe):
     assert pictures.found.errors[0][0] == 1
 
 
+def test_answers_are_counted_by_their_words_and_lengths(folder):
+    said = ["red"] * 6 + ["blue"] * 3 + ["a kite over many old trees beside the wide river"]
+    rows = [{"image": "a.png", "question": f"{n}?", "answer": each} for n, each in enumerate(said)]
+    (folder / "vqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = survey_sources(open_sources("vqa.jsonl", [], every=True), None, None, 1)
+    told = facts(found)
+    assert told["different short answers"] == 2, "the sentence is none"
+    assert told["the most usual"] == "red 6 (60.00%), blue 3 (30.00%)"
+    assert found.found.lengths == {1: 9, 10: 1}
+    assert "words of an answer" in call("stats", "vqa.jsonl").output
+
+
 def test_shares_of_a_mixture(recipe):
     found = survey_sources(open_sources(str(recipe), [], every=True), 100, None, 1)
     pictures, notes = shares(found[0].each.stage, found)

@@ -21,8 +21,8 @@ from lucida.core.pages import render_page
 from lucida.core.spec import StageSpec
 
 BAR = 32
-ERRORS = 10
-"""Errors that are shown; the report has all."""
+ERRORS, USUAL = 10, 6
+"""Errors that are shown, and answers; the report has all errors."""
 CUT_AWAY = {
     "tokens_cut": "tokens cut away",
     "branches_dropped": "questions dropped for lack of room",
@@ -57,6 +57,12 @@ def facts(surveyed: Surveyed) -> dict[str, int | str]:
     if found.pictures:
         told["pictures met again"] = count_repeated(found.pictures)
         told["answers met again"] = count_repeated(found.said)
+    if usual := found.answers.most_common(USUAL):
+        every = sum(found.lengths.values())
+        listed = [f"{name} {write_share(many, every)}" for name, many in usual if many > 1]
+        told["different short answers"] = len(found.answers)
+        if listed:
+            told["the most usual"] = ", ".join(listed)
     told["pictures"] = sum(many * n for many, n in found.images.items())
     told["without pictures"] = write_share(found.images[0], usable)
     if found.tokens:
@@ -95,6 +101,7 @@ def histograms(found: Findings) -> list[Histogram]:
         "words of a sample": None if found.tokens else found.words,
         "pictures of a sample": found.images,
         "turns of a sample": found.turns,
+        "words of an answer": found.lengths,
         "longest side of a picture": found.sides,
     }
     return [histogram(title, counts) for title, counts in titled.items() if counts]

@@ -4,7 +4,8 @@
 
     survey:  numbers ─blocks─▶ processes ─▶ Findings ─added up─▶ one Findings
 
-Nothing is kept of a record but its figures, so memory stays that of the figures: 32 bytes for each.
+Nothing is kept of a record but its figures, so memory stays that of the figures: 32 bytes for each,
+and different short answers.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ BLOCK = 256
 CUT = ("samples_cut", "branches_dropped")
 """What `encode` counts for a sample that does not fit into the context."""
 
+SHORT, KEPT = 40, 100_000
+"""Letters of an answer that is counted by its words, and how many different ones are kept."""
+
 
 def _numbers() -> array:
     return array("Q")
@@ -47,7 +51,8 @@ class Findings:
     """Figures of records, one entry each for those that can be read.
 
     words, images, turns: of each sample; tokens, supervised, visual: the same, where tokens are
-    counted. sides: longest side of each picture. cut: samples, and what was cut away from them, for
+    counted. sides: longest side of each picture. lengths: words of each answer; answers: those of
+    at most `SHORT` letters, as they are written. cut: samples, and what was cut away from them, for
     lack of room. lost: what transforms left out. errors: number and message. records: the number of
     each sample. content, pictures, said: hashes of pictures and text, of pictures, of answers.
     """
@@ -59,6 +64,8 @@ class Findings:
     visual: Counter[int] = field(default_factory=Counter)
     images: Counter[int] = field(default_factory=Counter)
     sides: Counter[int] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
     turns: Counter[int] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
@@ -77,6 +84,8 @@ class Findings:
                 mine.update(its)
             elif not isinstance(mine, int):
                 mine.extend(its)
+        if len(self.answers) > 2 * KEPT:
+            self.answers = Counter(dict(self.answers.most_common(KEPT)))
 
     @property
     def duplicates(self) -> int:
@@ -109,6 +118,7 @@ class Figures:
     images: int
     turns: int
     sides: list[int]
+    answers: list[str]
     content: int
     pictures: int | None
     said: int
@@ -126,6 +136,7 @@ class TakeFigures:
         pictures = [image.load() for image in sample.images]
         keys = "|".join(map(hash_pixels, pictures))
         empty_answers(sample)
+        answers = texts(sample, answers=True)
         written = "\n".join(texts(sample))
         count = supervised = visual = None
         if tokens is not None:
@@ -140,9 +151,10 @@ class TakeFigures:
             images=len(pictures),
             turns=sum(len(branch) for branch in sample.branches),
             sides=[max(picture.size) for picture in pictures],
+            answers=answers,
             content=hash_text(keys + "\n" + written),
             pictures=hash_text(keys) if pictures else None,
-            said=hash_text("\n".join(texts(sample, answers=True))),
+            said=hash_text("\n".join(answers)),
         )
 
 
@@ -215,6 +227,8 @@ def survey_block(source: Source, numbers: list[int], reader: Reader = PLAIN) -> 
             if (value := getattr(figures, name)) is not None:
                 getattr(found, name)[value] += 1
         found.sides.update(figures.sides)
+        found.lengths.update(len(answer.split()) for answer in figures.answers)
+        found.answers.update(a.strip() for a in figures.answers if len(a.strip()) <= SHORT)
         found.cut.update(record.cut)
         found.cut["samples"] += any(record.cut[name] for name in CUT)
         found.lost.update(record.left_out)
