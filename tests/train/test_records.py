@@ -1,6 +1,8 @@
 """What a run writes down about its data: exact sums, for several ranks and over interruptions."""
 
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -12,8 +14,19 @@ from lucida.core.runs import RunFolder, list_runs
 from lucida.data.mixture import fetch, own_number
 from lucida.data.sources.interleaved import InterleavedSource
 from lucida.data.stage import Capped, Spread, open_mixtures
+from lucida.training.feed import Feed
 from lucida.training.loop import train_run
 from lucida.training.records import mean_loss, source_rows
+
+
+def test_keys_that_are_left_out_keep_their_names():
+    feed = object.__new__(Feed)
+    counts = {"mine/key `asked_for` is not read": 2, "mine/tokens_cut": 1, "mine/samples": 9}
+    feed.loader, feed._told = SimpleNamespace(counts=counts), Counter()
+    assert feed.newly_lost() == {
+        ("mine", "key `asked_for` is not read"): 2,
+        ("mine", "tokens cut"): 1,
+    }
 
 
 def pages(folder, count=30) -> dict:

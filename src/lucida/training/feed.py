@@ -73,7 +73,8 @@ class Feed:
         for name, many in self.loader.counts.items():
             source, _, what = name.rpartition("/")
             if what not in ("samples", "dropped"):
-                now[source, what.replace("_", " ")] += many
+                told = what if "`" in what else what.replace("_", " ")  # keys stay as they are
+                now[source, told] += many
         new, self._told = now - self._told, now
         return new
 
