@@ -105,7 +105,7 @@ THINGS: dict[str, Thing] = {
         _words,
     ),
     "wordnet-mini": Thing(
-        "base-mini after reading them, made here: about 20 minutes of a processor core",
+        "base-mini after reading some, made here in 20 minutes; it has not learnt to so far",
         f"{WORDNET} (Debian)",
         "WordNet 3.0",
         7,
