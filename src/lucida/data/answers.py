@@ -37,8 +37,12 @@ def answer_weights(batch: Batch, weighting: Weighting) -> torch.Tensor | None:
     same = (batch.segment[:, 1:] == batch.segment[:, :-1]) & (
         batch.branch[:, 1:] == batch.branch[:, :-1]
     )
+    # An answer begins where the position before is not supervised, or is of another sample or
+    # branch.
     begins[:, 1:] &= ~(supervised[:, :-1] & same)
     weights = torch.zeros(batch.target.shape, dtype=torch.float32)
+    # Of each supervised position the number of its answer; rows end answers too, as column 0 begins
+    # one.
     answer = begins.flatten().cumsum(0)[supervised.flatten()] - 1
     lengths = torch.bincount(answer)
     weights[supervised] = lengths[answer].double().pow(POWERS[weighting]).float()

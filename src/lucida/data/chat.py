@@ -170,6 +170,8 @@ def _cut_pieces(pieces: list[Piece], room: int) -> tuple[list[Piece], list[Piece
         if len(piece.ids) <= room:
             room -= len(piece.ids)
             continue
+        # An image is shown whole or not at all: half of its placeholders would have no features to
+        # hold.
         if piece.image is not None or not room:
             return pieces[:number], pieces[number:]
         head = replace(piece, ids=piece.ids[:room])
@@ -200,6 +202,7 @@ def _assemble(
             ids += piece.ids
             if piece.image is None:
                 image += [0] * count
+                # `beside` of a conversation is `answer`: only documents tell the two apart.
                 if loss == "answers":
                     wanted = piece.answer
                 elif loss == "after_each_image":

@@ -98,6 +98,7 @@ def images_of(samples: Sequence[Tokens]) -> list[ImageSource]:
 
 def _check_placeholders(sample: Tokens) -> None:
     """Placeholders count 1, 2, .. up to the number of images; the names of tiles may part them."""
+    # 1 1 0 1 2 2, where 0 is the name of a tile, has the runs 1 and 2: one place for each picture.
     numbers = sample.image[sample.image > 0]
     runs = numbers[np.diff(numbers, prepend=0) != 0]
     if not np.array_equal(runs, np.arange(1, len(sample.images) + 1)):

@@ -69,6 +69,8 @@ def _read(content: bytes, origin: str, read: Callable[[Image.Image], Read]) -> R
     with Image.open(io.BytesIO(content), formats=readable()) as image:
         refuse_size(image, origin)
         if image.info.get("progressive"):
+            # Start-of-scan markers; FF is stuffed with 00 in coded data, so hardly anything else
+            # counts here.
             passes = content.count(b"\xff\xda")
             if passes * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise DataError(

@@ -224,6 +224,8 @@ class FeatureCache:
                 return
             with self._keys.open("rb") as file:
                 file.seek(self._read * size)
+                # Entries behind those that this process knows; a torn one at the end is less than
+                # an entry long.
                 content = file.read()
             # Rows that a copy of the folder has lost do not exist, whatever the entries say.
             there = self._features.stat().st_size // self._row_bytes
@@ -245,6 +247,7 @@ class FeatureCache:
         """Appends rows, then their entries; on a full disk nothing counts that is not whole."""
         with disk_errors(self._features), self._lock:
             self._refresh()
+            # Another process may have written these images meanwhile, hence `_refresh` in here.
             room = None if self.limit_bytes is None else self.limit_bytes // self._row_bytes
             end, rows, entries = self._end, [], []
             for digest, (features, facts) in computed.items():

@@ -112,6 +112,7 @@ def file_fact(file: Path, blocks: int = BLOCKS) -> str:
                 digest.update(content)
         else:
             for number in range(blocks):
+                # Block 0 begins at 0 and the last one ends at the end.
                 stream.seek(number * (size - BLOCK) // (blocks - 1))
                 digest.update(stream.read(BLOCK))
     return f"{size:,} bytes, {digest.hexdigest()}"

@@ -102,6 +102,7 @@ def _load_upright(image: Image.Image, origin: str, least: tuple[int, int] | None
     """The upright picture of an opened file, a JPEG in no more pixels than `least` needs."""
     if image.format in ("JPEG", "MPO"):
         if least is not None:
+            # `draft` speaks of stored pixels, `least` of upright ones.
             image.draft(None, least[::-1] if orientation(image) >= QUARTER_TURNS else least)
         # Four bytes a pixel, as Pillow keeps colours, and not three that are then spread: the same
         # picture an eighth faster.
@@ -159,6 +160,7 @@ def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
             )
         levels = scale_to_eight_bits(values)
         if isinstance(clear, int):
+            # The clear value is one of 16 bits: it has to be found before they are scaled to 8.
             levels[values == clear] = 255
         return Image.fromarray(levels).convert("RGB")
     if mode == "LAB":

@@ -110,6 +110,8 @@ class Lengths:
     def stand_ins(self, name: str, index: np.ndarray) -> np.ndarray:
         """The records themselves, or the next ones that can be used. DataError when none can."""
         tokens, found = self.tokens[name], index
+        # A stand-in that nobody has measured yet may turn out unusable itself: then the one behind
+        # it.
         while True:
             self._know(name, found)
             bad = tokens[found] == UNUSABLE
@@ -124,6 +126,9 @@ class Lengths:
 
     def candidates(self, name: str, index: int) -> Iterator[int]:
         """The record, then those that may take its place: no longer than was planned for it."""
+        # The record itself comes first even where it is known to be unusable: reading it again is
+        # how the loader learns why, and writes it down. Longer neighbours would not fit the row
+        # that was planned.
         yield index
         tokens, size = self.tokens[name], len(self.tokens[name])
         room = tokens[self.stand_ins(name, np.array([index]))[0]]
@@ -162,6 +167,7 @@ class Lengths:
 
     def _save(self, file: Path) -> None:
         """Write the table, whole or not at all; lengths as measured, whatever a row holds."""
+        # Before `_refuse_long` forgets lengths: `_load` compares these with what it measures anew.
         content = io.BytesIO()
         parts = {f"tokens {name}": values for name, values in self.tokens.items()}
         parts |= {f"shows {name}": values for name, values in self.shows.items()}

@@ -28,6 +28,9 @@ from lucida.data.phases import phases
 from lucida.data.sample import Sample
 from lucida.data.source import Source
 
+# Four rounds of random functions make a permutation that cannot be told from a random one (Luby and
+# Rackoff, SIAM Journal on Computing 17(2), 1988); two more, as splitmix64 is well mixed and no more
+# than that.
 _ROUNDS = 6
 
 
@@ -56,6 +59,8 @@ class Part(ABC):
 
 def fetch(source: Source, index: int) -> tuple[Sample, Mapping[str, int]]:
     """A record, and how much the source left out of it by reason, where it tells."""
+    # A part may be one of a part (held out, then capped); only the source under all knows what it
+    # lost.
     while isinstance(source, Part):
         source, index = source.source, source.place(index)
     explained = getattr(source, "explained", None)
@@ -141,6 +146,8 @@ class Mixture:
             here = which == source
             if not here.any():
                 continue
+            # `earlier` counts this source's draws from the stream's beginning: whole epochs, and a
+            # place.
             epochs[here], place = np.divmod(earlier[here], size)
             keys = _mix_bits(np.uint64(self._source_keys[source]) ^ epochs[here].astype(np.uint64))
             index[here] = permute(place, size, keys)
@@ -149,6 +156,7 @@ class Mixture:
     def _slots_of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whose these draws are, and how many of the same source come before each."""
         which, earlier = np.empty_like(numbers), np.empty_like(numbers)
+        # `_begins` of phases 0, 128, 232: draw 127 is of phase 0, draw 128 of phase 1.
         phase_of = np.searchsorted(self._begins, numbers, side="right") - 1
         for number in np.unique(phase_of):
             phase, here = self.phases[number], phase_of == number
@@ -159,6 +167,8 @@ class Mixture:
             # One row of these tables for each block that is asked for.
             whose, before = (np.stack(table) for table in zip(*arranged, strict=True))
             mine = whose[row, slot]
+            # Before a draw of source s came: what earlier phases gave, s's slots of each whole
+            # block of this phase, and its slots in front of this one in the block.
             given, slots = np.array(phase.given), np.array(phase.slots)
             which[here] = mine
             earlier[here] = given[mine] + block * slots[mine] + before[row, slot]
@@ -181,14 +191,19 @@ def permute(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """
     if size == 1:
         return np.zeros(len(places), dtype=np.int64)
+    # Both halves have `half` bits, so 4**half numbers are permuted, of which more than a quarter is
+    # in the range. 1000 records: 10 bits, halves of 5, 1024 numbers.
     half = np.uint64(((size - 1).bit_length() + 1) // 2)
     low = (np.uint64(1) << half) - np.uint64(1)
     found = places.astype(np.uint64)
     outside = np.arange(len(found))
+    # Following a place until it is inside again keeps this one to one: it walks along a cycle of
+    # the larger permutation, and stops at the first place of the range behind its own.
     while len(outside):
         key = keys[outside]
         left, right = found[outside] >> half, found[outside] & low
         for turn in range(_ROUNDS):
+            # The round's number stands in the low 8 bits of what is mixed, the half above them.
             mixed = _mix_bits(key + np.uint64(turn) + (right << np.uint64(8)))
             left, right = right, left ^ (mixed & low)
         found[outside] = left << half | right
@@ -202,6 +217,8 @@ def _arrange_block(key: int, slots: tuple[int, ...]) -> tuple[np.ndarray, np.nda
 
     Counting in the order of the stream is what makes an epoch end before the next one begins.
     """
+    # A shuffle is the order of hashed numbers: no generator, so no state and no numpy version in
+    # it.
     lots = np.arange(sum(slots), dtype=np.uint64) + np.uint64(key)
     whose = np.repeat(np.arange(len(slots)), slots)[np.argsort(_mix_bits(lots), kind="stable")]
     earlier = np.empty(len(whose), dtype=np.int64)

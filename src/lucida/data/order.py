@@ -91,6 +91,7 @@ class Order:
     def passes(self, from_step: int = 0, mark: Bookmark = (0, 0)) -> Iterator[list[Row]]:
         """The rows of every pass from a step on, over all ranks. A pass that is cut by samples is
         one row. `mark` is what `bookmark` gave for this step or an earlier one."""
+        # Bookmarks of a run that goes on are those of the run before: the list stays in order.
         if mark > self._bookmarks[-1]:
             self._bookmarks.append(mark)
         for step in self._steps(from_step):
@@ -105,7 +106,10 @@ class Order:
             many = math.ceil(draws / self.batch.samples)
         else:
             windows = [
-                self._lengths(window)[0] for window in range(math.ceil(draws / self.window))[:16]
+                # Sixteen windows are 262,144 draws: enough for a rate, and an unmeasured table
+                # stays so behind them.
+                self._lengths(window)[0]
+                for window in range(math.ceil(draws / self.window))[:16]
             ]
             rows = sum(len(pack(lengths, self.capacity)) for lengths in windows)
             many = math.ceil(draws * rows / sum(map(len, windows)) / self.rows)
@@ -148,6 +152,8 @@ class Order:
             if self.rest and end is not None and from_step * samples < end:
                 yield list(range(from_step * samples, end))
             return
+        # A window is whole steps here (`window_size`), so its number follows by division, without a
+        # mark.
         window, skipped = divmod(from_step, self.window // samples)
         while steps := self._grouped(window):
             yield from steps[skipped:]
@@ -158,6 +164,8 @@ class Order:
         window, before = self.bookmark(from_step)
         waiting: list[Row] = []  # rows of windows so far that do not make a whole step yet
         while rows := self._packed(window):
+            # `skipped` rows of all windows come before this step, `before` of them in earlier
+            # windows.
             waiting += rows[max(0, skipped - before) :]
             window, before = window + 1, before + len(rows)
             if (window, before) > self._bookmarks[-1]:
@@ -258,6 +266,7 @@ def group_by_length(lengths: np.ndarray, samples: int) -> list[list[int]]:
 
     Worked example: lengths [3, 9, 4, 9] in steps of 2 give [1, 3] and [2, 0].
     """
+    # Stable, because the order is part of what a run is: ties must fall alike on every machine.
     sorted_draws = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     return [sorted_draws[at : at + samples] for at in range(0, len(sorted_draws), samples)]
 

@@ -127,19 +127,25 @@ def choose_next(stock: _Stock, room: int, offers: Iterator[int]) -> tuple[int, .
     """Lengths to place next in a row with this room: one or two that fill it, else one that leaves
     room for two, else what fills most of it."""
     one, shortest = stock.longest(room), stock.shortest
+    # It fills the row, or no two items fit any more: the longest that does is best.
     if one == room or 2 * shortest > room:
         return (one,)
     best: tuple[int, ...] = (one,)
+    # While the longest that fits takes less than half of the room, the row is not near its end.
     for first in islice(offers, OFFERS if 2 * one >= room else 0):
         if first >= room or not stock.items[first]:
             continue
         second = stock.longest(room - first)
+        # Two of one length, of which only one is left.
         if second == first and len(stock.items[first]) == 1:
             second = stock.longest(first - 1)
         if second and first + second > sum(best):
             best = (first, second)
             if first + second == room:
                 return best
+    # No pair fills it. Take one that leaves room for two more, which may: in the order in which
+    # items come and not the longest, or all long ones would be gone and only short ones left to
+    # close with.
     most = room - 2 * shortest
     if most < shortest:
         return best

@@ -61,6 +61,8 @@ def phases(weights: Sequence[float], limits: Sequence[int | None]) -> list[Phase
             return found
         if all(room == math.inf for room in left if room):
             return [*found, Phase(begin, block, slots, tuple(given), None)]
+        # Whole blocks until the first source cannot fill its slots; then one block of what each has
+        # left of them. 40 left with 32 slots a block: one whole block, and one in which it has 8.
         finite = [(room, slot) for room, slot in zip(left, slots, strict=True) if room != math.inf]
         blocks = min(room // slot for room, slot in finite if slot)
         if blocks == 0:
@@ -78,9 +80,14 @@ def slots_of(weights: Sequence[float], left: Sequence[float]) -> tuple[int, ...]
     total = sum(weights)
     if total == 0:
         return (0,) * len(weights)
+    # The rarest source has 32 slots: weights 3 and 1 make a block of 32 / 0.25 = 128. Above 65,536
+    # slots the block is cut, and the rarest keep at least one slot, which is then more than their
+    # share.
     shares = [weight / total for weight in weights]
     rarest = min(share for share in shares if share)
     block = min(LARGEST_BLOCK, math.ceil(SMALLEST_SHARE / rarest - 1e-9))
+    # 1e-9 here and above: 0.1 / 0.3 of a block must not fall short of a whole slot by a rounding
+    # error.
     exact = [share * block for share in shares]
     slots = [max(1, math.floor(value + 1e-9)) if value else 0 for value in exact]
     some = [i for i, value in enumerate(exact) if value]

@@ -67,6 +67,7 @@ def image_piece(index: int, runs: Sequence[Run], placeholder: int, words: Vocabu
     names: list[int] = []
     steps: list[int] = []
     for run in runs:
+        # Names of tiles that were written since the last tuple stand one behind the other.
         steps += [1] * (len(ids) - len(steps))
         if isinstance(run, int):
             ids += [placeholder] * run
@@ -87,6 +88,7 @@ def count_positions(pieces: Sequence[Piece]) -> np.ndarray:
     if all(piece.steps is None for piece in pieces):
         return np.arange(sum(len(piece.ids) for piece in pieces))
     steps = [piece.steps or (1,) * len(piece.ids) for piece in pieces]
+    # The first id steps from -1, so that it stands at 0.
     return np.cumsum(np.concatenate(steps, dtype=np.int64)) - 1
 
 
@@ -119,6 +121,8 @@ class Writing:
         written = []
         for turns in branches:
             conversation = _Conversation(self, sample)
+            # The stem is written anew with each branch, as a template may look at what follows; it
+            # must come out the same, since its tokens are there once.
             conversation.write(join_turns(shared, turns), ending)
             if stem is not None and conversation.stem != stem:
                 raise DataError(
@@ -201,6 +205,9 @@ class _Conversation:
         opening = layout.frames[0].before if layout.frames else ""
         written = bos is not None and self.vocabulary.literal(opening)[:1] == (bos,)
         between = self.writing.images == "at_start" and bool(self.sample.images)
+        # Where the first text begins with the start token, it is taken out of it only if images
+        # come between the two; where it does not, it is written unless a tokenizer's own template
+        # leaves it out on purpose.
         if between if written else bos is not None and not layout.begins_itself:
             self.stem.append(Piece((bos,)))
         return int(written and between)
@@ -283,6 +290,9 @@ class _Conversation:
                 self.behind = True
             elif isinstance(part, BoxPart):
                 self._add(pieces, self._box(part), answer)
+            # `_tidy` leaves two strings side by side only in documents, where the first of them is
+            # the sentence that belongs to the image before it. They wait for each other to be
+            # tokenised as one text.
             elif isinstance(parts[number + 1] if number + 1 < len(parts) else None, str):
                 sentence = part
             elif sentence:
@@ -297,6 +307,9 @@ class _Conversation:
         """The ids of both, tokenised as one text, so that they do not depend on what is supervised.
         A token that begins in the first sentence belongs to it."""
         whole, alone = self.vocabulary.words(first + then), self.vocabulary.words(first)
+        # "kite." alone is [kite, .]. Written whole as [kite, ., It] the first sentence has two ids;
+        # as [kite, ". It"] the ids differ at 1, and that one, in which both meet, is the first
+        # sentence's.
         end = next((n for n, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), None)
         end = min(len(alone), len(whole)) if end is None else end + 1
         return whole[:end], whole[end:]
@@ -322,6 +335,8 @@ class _Conversation:
         if not all(abs(value) < float("inf") for value in frame):
             raise DataError("a box has no place", given=box, origin=self.sample.origin)
         bins = self.writing.bins
+        # From here on `width` is that of a token's text: "<b03><b05><b10><b12>" is cut into its
+        # four.
         width = len(box_tokens(bins)[0])
         text = format_box(frame, bins)
         return self.vocabulary.box([text[i : i + width] for i in range(0, len(text), width)])

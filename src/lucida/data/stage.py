@@ -259,6 +259,7 @@ def parts(
         return source, source.held_out(HELD_OUT)
     tell_left_out(source, name)
     if share == 0:
+        # No record is the (n + 1)-th of n: a held-out part of none.
         return source, Spread(source, len(source) + 1, held_out=True)
     apart = max(APART, math.ceil(len(source) / HELD_OUT)) if share is None else round(1 / share)
     return Spread(source, apart, held_out=False), Spread(source, apart, held_out=True)
@@ -327,6 +328,7 @@ def limit_samples(
         if budget.samples is not None:
             many = budget.samples
         elif budget.epochs is not None:
+            # 0.29 epochs of 100 records are 29, and 0.29 * 100 is 28.999999999999996.
             many = math.floor(budget.epochs * len(sources[name]) + 1e-9)
         elif encode is None:
             raise ValueError("budgets of tokens need `encode` to count them")
@@ -351,6 +353,8 @@ class Spread(Part):
 
     def _place(self, index: int) -> int:
         if self.held_out:
+            # Of every `apart` records the last one is held out. Apart 20: 19, 39, … here; in the
+            # other part 18 is record 18, and 19 is record 20.
             return (index + 1) * self.apart - 1
         return index + index // (self.apart - 1)
 

@@ -81,6 +81,7 @@ class Parcel:
         places, size = {}, 0
         for name, tensor in small.items():
             places[name] = tensor.dtype, tuple(tensor.shape), size
+            # Rounded up, since a view of int64 has to begin at a multiple of 8.
             size += -(-tensor.nbytes // ALIGNED) * ALIGNED
         block = room((size,), torch.uint8)
         for name, tensor in small.items():

@@ -53,6 +53,8 @@ class Answer:
         try:
             while True:
                 try:
+                    # The time-out is for clients that leave before the first token: nothing else
+                    # would look at them.
                     event = await asyncio.wait_for(self.events.get(), LOOK)
                 except TimeoutError:
                     event = Event()

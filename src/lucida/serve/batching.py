@@ -164,6 +164,8 @@ class Engine:
                     return
                 new = self.admit()
                 errand = self.errands.popleft() if self.errands else None
+            # One errand between two tokens at most, so that a look of two hundred forwards stops
+            # nobody.
             with self.lock, evaluating(self.model, self.modules), torch.no_grad():
                 if errand is not None:
                     run_errand(*errand)
@@ -186,6 +188,9 @@ class Engine:
             job = self.waiting[0]
             if not job.left.is_set():
                 all_jobs = [*under_way, *new, job]
+                # Rows are as wide as the longest, so what counts is rows times that, not the sum of
+                # lengths. The first in the queue waits for room and nobody overtakes it: else a
+                # long prompt might wait for ever.
                 longest = max(len(each.prompt) + each.most for each in all_jobs)
                 crowded = len(all_jobs) > TOGETHER or len(all_jobs) * longest > BATCH_TOKENS
                 if crowded and len(all_jobs) > 1:

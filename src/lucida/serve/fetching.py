@@ -66,6 +66,7 @@ def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public network, and does not stand for another that may
     not."""
     ip = ipaddress.ip_address(address.partition("%")[0])
+    # An IPv4 address in IPv6 clothes: `::ffff:10.0.0.1` would be asked of the private network.
     if ip.version == 6 and (ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in NAT64):
         return False
     return ip.is_global and not ip.is_multicast

@@ -92,6 +92,7 @@ class OneByOne:
             """Called with the scores of the next token: leaves only the one that is chosen."""
             if job.done:
                 return scores
+            # `generate` shall take this token: as it is greedy here, all others become impossible.
             token = choose_tokens(scores, [job], self.ends, self.spelling)[0]
             return torch.full_like(scores, -torch.inf).index_fill_(
                 1, torch.tensor([token], device=scores.device), 0.0

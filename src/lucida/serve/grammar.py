@@ -34,6 +34,8 @@ class Guide:
 
     def limit(self, scores: Tensor) -> None:
         """Rule out words that cannot come next, in scores [words]."""
+        # A byte a token: 0 where it may not come. A model has more rows than its tokenizer has
+        # tokens.
         allowed = torch.frombuffer(bytearray(self.matcher.compute_logit_bias()), dtype=torch.uint8)
         scores[: len(allowed)][allowed.to(scores.device) == 0] = -torch.inf
         scores[len(allowed) :] = -torch.inf

@@ -114,6 +114,8 @@ class Job:
         self.ids.append(token)
         if told is not None:
             self.tokens.append(told)
+        # Decoded anew from the first token: a character may be spread over tokens, and
+        # SentencePiece drops the space of a first token only.
         text = decode(self.ids, skip_special_tokens=True)
         found = [place for stop in self.options.stop if (place := text.find(stop)) >= 0]
         if found:

@@ -30,6 +30,8 @@ class BodyLimit:
             size += len(message.get("body", b""))
             if size > self.most:
                 over = True
+                # Whoever reads the body sees a client that left; its own answer is swallowed, and
+                # 413 is sent.
                 return {"type": "http.disconnect"}  # nobody reads on
             return message
 

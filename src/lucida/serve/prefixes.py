@@ -76,6 +76,8 @@ def close_rows(state: State, rows: Sequence[int]) -> Layers:
     """These rows with the positions that are their own side by side, in their order, as wide as the
     longest; behind the others stands something finite that is nobody's."""
     chosen = torch.tensor(rows, device=state.owner.device)
+    # A stable sort by "is nobody's" moves a row's own columns to the left and keeps their order; as
+    # wide as the longest row, what stands at the end of the others is hidden by `owner`.
     nobody = (state.owner[chosen] < 0).long()
     place = nobody.argsort(dim=1, stable=True)[:, : int((1 - nobody).sum(1).max())]
     found = []

@@ -98,6 +98,7 @@ class Rows:
     def read(self, asked: Sequence[Request]) -> tuple[State, Tensor]:
         """Prompts from their beginnings; those of pictures are kept for others."""
         found = prefill(self.model, self.processor, [[each] for each in asked])
+        # 0 is the stem's, 1 that of the one question behind it: here both are the row's own, 0.
         state = State(self.model, found.cache, found.owner.clamp(max=0), plain=False)
         for row, each in enumerate(asked):
             if self.may_keep(each):
@@ -132,6 +133,7 @@ class Rows:
         mine, position = torch.full_like(ids, -1), torch.zeros_like(ids)
         for row, each in enumerate(asked):
             owner[row, : each.cut] = 0
+            # Flush right: every row's next token comes from the last column, whatever its length.
             own = slice(rest - each.rest, rest)
             ids[row, own] = torch.from_numpy(each.prompt.input_ids[each.cut :])
             mine[row, own] = 0
@@ -143,6 +145,8 @@ class Rows:
     def step(self) -> None:
         """One more token for every prompt that has not ended."""
         last = [job.ids[-1] if job.ids else 0 for job in self.jobs]
+        # `behind` is the position of the first token of the answer; the last one written is
+        # len(ids) - 1 on.
         at = [job.prompt.behind(len(job.prompt)) + len(job.ids) - 1 for job in self.jobs]
         owner = [-1 if job.done else 0 for job in self.jobs]
         ids, position, mine = torch.tensor([last, at, owner], device=self.model.device)[..., None]
@@ -160,6 +164,8 @@ class Rows:
         self.held = [size + (not job.done) for size, job in zip(self.held, self.jobs, strict=True)]
         self.choose(scores, self.jobs)
         going = len(self)
+        # Closing up copies the cache, so it waits until enough rows are over, or half of the
+        # columns idle.
         if going <= KEEP * len(self.jobs) or 2 * max(self.held) < width:
             self.close_up()
 
@@ -173,6 +179,7 @@ class Rows:
         special = self.spelling.special
         fields = collate([plain(ids, job.prompt.origin)], True, 0).to(self.model.device)
         states = self.model.hidden(fields, self.model.mask_for(self.processor))[0]
+        # Nothing stands before the first token, so nothing says how likely it is.
         first = int(ids[0])
         nothing = Token(self.spelling.bytes_of(first), float("nan"), (), first in special)
         job.tokens = [nothing]

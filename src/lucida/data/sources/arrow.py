@@ -112,6 +112,8 @@ class TableRows:
 
     def _row(self, group: int, place: int, origin: str) -> dict[str, Any]:
         """A row as Python values; open files are never shared with a forked process."""
+        # A fork inherits open files, whose one position parent and child would move under each
+        # other.
         if self._owner != os.getpid():
             self._reset()
         with reading(origin):

@@ -140,8 +140,11 @@ class Recaptioned(Source):
 
     def _match(self) -> np.ndarray:
         written = self._hashes(self.rows.column(self._key))
+        # Sorted hashes and where each came first, so that of a key that comes again the first row
+        # counts.
         first, where = np.unique(written, return_index=True)
         wanted = self._hashes(self.source.key(n, self._field) for n in range(len(self.source)))
+        # A hash above all others has no place: the last stands in, and does not equal it.
         place = np.minimum(np.searchsorted(first, wanted), len(first) - 1)
         rows = np.where(first[place] == wanted, where[place], ABSENT)
         return np.concatenate([[len(written) - len(first)], rows]).astype(np.int64)

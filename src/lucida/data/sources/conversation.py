@@ -42,6 +42,8 @@ def one_conversation(
     if beside is not None and (told := system_of(beside, turns[0], origin)):
         turns = (Turn("system", (told,)), *turns)
     first = turns[0]
+    # Images at the very start go to the stem: `chat.encode` cuts long samples at the end of
+    # branches.
     opening = 0
     while opening < len(first.parts) and isinstance(first.parts[opening], ImagePart):
         opening += 1

@@ -91,6 +91,9 @@ class Lines:
         lines = np.concatenate([[self._line], later[:-1]])
         places = np.stack([begins, ends + offset, lines], axis=1).astype(np.int64)
         if (short := places[:, 1] - places[:, 0] < SHORT).any():
+            # How many signs that are not blank stand before each place: of every line by one
+            # subtraction. The first line may have begun in an earlier chunk, which `_filled`
+            # remembers.
             filled = np.concatenate([[0], np.cumsum(self._fills[chunk], dtype=np.int32)])
             many = filled[ends] - filled[np.concatenate([[0], ends[:-1]])]
             many[0] += self._filled
@@ -124,6 +127,8 @@ class _Quotes:
             before = np.where(quotes > 0, chunk[quotes - 1], self._last)
             after = chunk[np.minimum(quotes + 1, len(chunk) - 1)]
             after = np.where(quotes + 1 < len(chunk), after, NEWLINE)
+            # All at once if every quote is where a well-formed file has one; a loop over them only
+            # if not.
             opens = (np.arange(len(quotes)) + self._inside) % 2 == 0
             # In a well-formed file quotes open and close in turn, and a doubled one does both.
             fits = np.where(opens, self._openers[before], self._closers[after])
@@ -141,6 +146,7 @@ class _Quotes:
         opens = self._openers[before].tolist()
         doubled = (after == QUOTE).tolist()
         for place, opener, double in zip(quotes.tolist(), opens, doubled, strict=True):
+            # The second half of a doubled quote, which was dealt with.
             if place == pair:
                 continue
             if inside and double:

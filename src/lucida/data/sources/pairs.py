@@ -96,6 +96,8 @@ class FolderSource(Source):
         self.pictures = PictureFolder(self.root, allow_outside)
         found: dict[str, list[str]] = {}
         self.noted: Counter[str] = Counter()
+        # os.walk follows no linked folders, and without `onerror` passes over those it may not
+        # read.
         for folder, inner, names in os.walk(self.root, onerror=_refuse):
             inner.sort()
             if links := sum(Path(folder, each).is_symlink() for each in inner):

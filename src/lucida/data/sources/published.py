@@ -231,6 +231,7 @@ class _PlainValues(pickle._Unpickler):
     ever.
     """
 
+    # An opcode that is not in the table is a KeyError, which `_DAMAGE` makes an error of the file.
     dispatch: ClassVar = {
         opcode: read
         for opcode, read in pickle._Unpickler.dispatch.items()

@@ -91,6 +91,7 @@ class Rated(Source):
                 if not self.skip:
                     raise
                 unread, first = unread + 1, first or error
+                # ~0 is -1, so that record 0 can be marked as well; `_place` turns it back.
                 kept.append(~index)
                 continue
             if failed is None:

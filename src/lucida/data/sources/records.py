@@ -195,6 +195,8 @@ def array_places_slowly(path: Path) -> np.ndarray:
             remedy = "the file may be cut short; download it again or correct this line"
             origin = f"{path}: record {len(places)}"
             raise DataError(message, origin=origin, remedy=remedy) from error
+        # Places are bytes, `at` and `end` are characters: what lies between is encoded to be
+        # counted.
         passed += len(text[last:at].encode())
         line += text.count("\n", last, at)
         length = len(text[at:end].encode())

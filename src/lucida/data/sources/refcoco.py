@@ -70,6 +70,7 @@ def references(
     if isinstance(value, dict):
         return list(_read_captioned(as_record(value, path.stem, str(path)), path))
     rows = isinstance(value, list) and value and isinstance(value[0], dict)
+    # A list may be the pickle's objects written as JSON (several sentences each) or a row a phrase.
     if rows and "sentences" not in value[0] and "ref_id" not in value[0]:
         return [_row(as_record(row, str(n), f"{path}: row {n}")) for n, row in enumerate(value)]
     refs = [(ref, ref.text("split")) for ref in read_records(value, path, "ref_id", "ref")]

@@ -214,6 +214,7 @@ class RemoteFile(io.RawIOBase):
 
     def _go_on(self, start: int) -> None:
         """The next piece, or the first one from here on after a jump."""
+        # Reading 1 MB on and throwing it away is cheaper than a new request; going back needs one.
         near = start <= self.at <= self._come + JUMP
         piece = next(self._pieces, b"") if near else b""
         if not piece:
@@ -256,6 +257,7 @@ class _HttpFile:
         with self._part(f"bytes={begin}-{end - 1}") as answer:
             if _version(answer) != version or answer.status_code == 416:
                 raise RefusedError("the file has changed since it was looked through")
+            # Of a 206 the range may still be another one (a cache's): its own words are compared.
             at = begin if answer.status_code == 206 else 0  # else the server only gives it whole
             if not answer.headers.get("Content-Range", f"bytes {at}-").startswith(f"bytes {at}-"):
                 raise RefusedError("the server sends another part than was asked for")

@@ -106,11 +106,15 @@ class _ArrayScan:
     def _take(self, look: _Look, file) -> bool:
         """Adds the records of a chunk; False when this is no array of objects."""
         offset, chunk, newlines = look.offset, look.chunk, look.newlines
+        # A chunk is looked at as if it began outside of a string, by any thread, before anybody
+        # knows. If the chunk before ended inside of one, inside and outside are the other way round
+        # in all of it.
         inside = ~look.inside if self.inside else look.inside
         # The bits behind the end of the chunk repeat the last one.
         self.inside = int(inside[-1] >> np.uint64(63))
         marks = _places_of(look.brackets & ~inside)
         where, step = marks, _STEP[chunk[marks]]
+        # 0 outside of the array, 1 between its records, 2 in a record, more in what a record holds.
         depth = self.depth + np.cumsum(step)
         closed = np.flatnonzero(depth == 0)
         if len(closed):
@@ -141,6 +145,7 @@ class _ArrayScan:
             if len(end):
                 self.last, self.open = int(end[-1]), -1
             return True
+        # What stands before each begin: the end of the record before it.
         before = np.concatenate([[self.last], end])
         if self.open >= 0:  # the record that is open ends in this chunk, before the first begin
             before = before[1:]
@@ -155,6 +160,9 @@ class _ArrayScan:
             if _OPENING.fullmatch(opening) is None:
                 return False
             before, begin = before[1:], begin[1:]
+        # Nearly all gaps are alike (",\n  "): of each length one is read, and the others are
+        # compared with it as arrays; odd ones, and those that begin in an earlier chunk, are read
+        # one by one.
         known: set[int] = set()
         slow = (before < offset) | (begin - before > _ALIKE)
         for length in np.unique((begin - before)[~slow]).tolist():
@@ -216,6 +224,8 @@ def _look(offset: int, chunk: np.ndarray) -> _Look:
 
 def _places_of(words: np.ndarray) -> np.ndarray:
     """Numbers of the bits that are set."""
+    # Most words have no bit, so only the others are unpacked. ones >> 6 is the word, ones & 63 the
+    # bit.
     full = np.flatnonzero(words)
     ones = np.unpackbits(words[full].view(np.uint8), bitorder="little").view(bool).nonzero()[0]
     return (full[ones >> 6] << 6) + (ones & 63)
@@ -239,6 +249,8 @@ def running_parity(words: np.ndarray) -> np.ndarray:
     section 3.1.1.
     """
     parity = words.copy()
+    # A prefix XOR: after shifts of 1, 2, … 32 bit k is the parity of bits 0 to k of its word; then
+    # each word is turned over whose predecessors are odd together.
     for shift in (1, 2, 4, 8, 16, 32):
         parity ^= parity << np.uint64(shift)
     odd = np.bitwise_xor.accumulate(np.append(np.uint64(0), parity >> np.uint64(63)))[:-1]
@@ -248,6 +260,8 @@ def running_parity(words: np.ndarray) -> np.ndarray:
 def _find_escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
     """Which quotes stand behind an odd number of backslashes (chunks never end in one)."""
     odd = np.zeros(len(quotes), dtype=bool)
+    # Goes back sign by sign from all quotes at once; `run` are those that have met only
+    # backslashes.
     run, far = np.arange(len(quotes)), 1
     while len(run):
         back = quotes[run] - far
@@ -289,6 +303,8 @@ def chunks(path: Path, start: int, whole: bytes = b"\\") -> Iterator[tuple[int, 
         offset, rest = start, b""
         while more := file.read(CHUNK):
             content = rest + more
+            # A backslash at a chunk's end would part from the quote that it escapes, a quote from
+            # its double.
             body = content.rstrip(whole)
             rest = content[len(body) :]
             if len(rest) > LONGEST_RUN:

@@ -129,6 +129,7 @@ class Table:
         number = self._numbers.setdefault(key, len(self._found))
         if number == len(self._found):
             self._found.append([-1.0] * NUMBERS + [np.nan] * len(self.names))
+        # `begin` is the place of a member's bytes, so it is never negative once one was met.
         row = self._found[number]
         if row[column] >= 0:
             self._twice.add(number)
@@ -159,6 +160,8 @@ class Table:
             raise DataError(message, origin=f"{origin}: sample {min(lacking)}")
         for numbers, mark in ((self._broken | without, BROKEN), (self._twice, TWICE)):
             for number in numbers:
+                # Such a size and infinite numbers pass every filter, so that the row is met, and
+                # tells its error.
                 rows[number, IMAGE], rows[number, IMAGE + 1] = mark, 2**62
                 rows[number, NUMBERS:] = np.inf
         return rows
@@ -231,6 +234,8 @@ def tables_of(
 def _all(things: Sequence[Any], work: Callable[[Any], Any], label: str) -> list[Any]:
     """What comes of each, several at once; every process begins with its own share."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    # Of 2 ranks rank 1 begins with things 1, 3, 5, … and goes on with 0, 2, 4, …, which by then
+    # rank 0 has found and kept, where they share the caches.
     order = sorted(range(len(things)), key=lambda number: (number % world - rank) % world)
     done: list[Any] = [None] * len(things)
     with (

@@ -96,6 +96,8 @@ class Sidecar:
         files: Iterable[Path | Elsewhere],
         make: Callable[[], np.ndarray | tuple[np.ndarray, Mapping[str, int]]],
     ) -> None:
+        # No file is opened for the key: a stat says whether this very file was looked through
+        # before.
         identities, sizes, remote = [f"{RULES} {what}"], 0, False
         for file in files:
             if isinstance(file, Path):

@@ -166,6 +166,8 @@ def pictures_of(tar: Shard, by: By, notes: Counter[str]) -> Iterator[tuple[str, 
                     addresses[stem] = record["url"]
             elif ending not in KINDS:  # txt and json stand beside the pictures of img2dataset
                 notes[explain_unused(ending if by == "url" else ending.rpartition(".")[2])] += 1
+            # Picture and JSON of one stem come in either order, and other members may stand between
+            # them.
             if stem in waiting and stem in addresses:
                 yield addresses.pop(stem), *waiting.pop(stem)
     if lost := alone + len(waiting):

@@ -67,14 +67,19 @@ def stream_members(
                     (every if header.kind == _EVERY else own).update(_records(content))
                 at = begin + _blocks(header.size)
                 continue
+            # What holds for one member goes before what a global header says of all.
             told = every | own
             own = {}
             name = told["path"].rstrip("/") if "path" in told else header.name
             there = _size(told.get("size"), header)
             folder = header.kind == FOLDER or (header.kind == b"\0" and header.name.endswith("/"))
+            # No body stands behind them. POSIX has them say zero; some writers give the size of the
+            # file that a link leads to.
             linked = header.kind in (b"1", b"2", b"3", b"4", b"6") or folder
             if not linked and there > size - begin:
                 raise ValueError("the file is cut short")
+            # A sparse file in pax form looks like a plain one, and its body begins with a map of
+            # its holes.
             if told and any(key.startswith("GNU.sparse.") for key in told):
                 header = _Header(name, b"S", there)
             if header.kind in FILES and not folder:

@@ -146,6 +146,7 @@ class WebdatasetSource(Source):
         number = index if self._kept is None else int(self._kept.array[index + self._skip])
         place = self._places.array[number]
         shard = self.shards[int(place[SHARD])]
+        # Rows stand shard after shard, so the first of this one is where its number begins.
         first = int(np.searchsorted(self._places.array[:, SHARD], place[SHARD]))
         return place, shard, f"{name_of(shard)}: sample {number - first}"
 
@@ -247,6 +248,7 @@ class WebdatasetSource(Source):
                 dropped[filter_number] += np.count_nonzero(~good)
                 there = there[good]
             if self.top_share < 1:
+                # The last column is `rank_by`; of equal ones the earlier sample stays.
                 best = np.argsort(-columns[-1][there], kind="stable")
                 most = round(self.top_share * len(there))
                 dropped[-1] += len(there) - most
