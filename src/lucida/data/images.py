@@ -37,6 +37,11 @@ from lucida.data.sample import ImageSource
 BAND = 1 << 22
 """Pixels that are converted at once, which bounds what converting takes beside the picture."""
 
+SPREAD = {"L;2": 85, "L;4": 17}
+"""By which factor Pillow makes grey of 2 and 4 bits one of 8: 3 and 15 become 255."""
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+"""Tags of a TIFF (TIFF 6.0, section 8 and "SampleFormat"). PHOTOMETRIC 0: the value 0 is white."""
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,11 +61,12 @@ def open_image(
 ) -> Image.Image:
     """The picture as RGB, upright, 8 bits a channel.
 
-    EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled (not clipped) to
-    8 bits; CMYK and palettes are converted; of an animation or of several pages the first is taken.
-    Read are JPEG, PNG, WebP, GIF, BMP, TIFF, PPM and AVIF. Ignored are colour profiles, comments
-    and all other metadata; where it is damaged the picture is opened as it is stored. Anything
-    whose pixels cannot be decoded whole raises `DataError` with the `origin` (by default the path).
+    EXIF rotation is applied; transparency is laid on white; grey of 12 and 16 bits is scaled (not
+    clipped) to 8, and 0 is white where a TIFF says so; CMYK and palettes are converted; of an
+    animation or of several pages the first is taken. Read are JPEG, PNG, WebP, GIF, BMP, TIFF, PPM
+    and AVIF. Ignored are colour profiles, comments and all other metadata; where it is damaged the
+    picture is opened as it is stored. Anything whose pixels cannot be decoded whole raises
+    `DataError` with the `origin` (by default the path).
 
     With `least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that is
     still so wide and high (upright): its averages over blocks, not the pixels of the whole. A block
@@ -108,19 +114,38 @@ def _load_upright(image: Image.Image, origin: str, least: tuple[int, int] | None
         # picture an eighth faster.
         if [tile.args for tile in image.tile] == [("RGB", "")]:
             image.tile = [image.tile[0]._replace(args=("RGBX", ""))]
+    mend_clear(image, origin)
     image.load()
     return upright(image, origin)
+
+
+def mend_clear(image: Image.Image, origin: str) -> None:
+    """Make the clear grey of a PNG that is not loaded yet the one that its pixels will have: Pillow
+    spreads 2 and 4 bits over 8, and leaves that value as it is stored. DataError where it cannot be
+    told: colours of 16 bits lose half of them, and others become equal to the clear one."""
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or clear is None or not image.tile:
+        return
+    stored = image.tile[0].args
+    if stored in SPREAD:
+        image.info["transparency"] = clear * SPREAD[stored]
+    elif stored == "RGB;16B":
+        message = "a clear colour among colours of 16 bits is not read"
+        remedy = "store it with 8 bits a channel, or with an alpha channel"
+        raise DataError(message, given=clear, origin=origin, remedy=remedy)
 
 
 def upright(image: Image.Image, origin: str) -> Image.Image:
     """A loaded picture of any mode as RGB, turned as its metadata says, and without metadata: what
     comes out is never turned again. It may be `image` itself, which is used up."""
-    turn = _TURNS.get(orientation(image))
-    given, image = image, to_rgb(image, origin)
-    if image is not given:
-        given.close()  # its memory is needed for turning
-    if turn is not None:
-        image = image.transpose(turn)
+    turn, made = orientation(image), to_rgb(image, origin)
+    if made is not image:
+        image.close()  # its memory is needed for turning
+    return _turned(made, turn)
+
+
+def _turned(image: Image.Image, value: int) -> Image.Image:
+    image = image.transpose(_TURNS[value]) if value in _TURNS else image
     image.info = {}
     return image
 
@@ -130,22 +155,28 @@ def to_rgb(image: Image.Image, origin: str) -> Image.Image:
     known (floating point, grey values beyond 16 bits)."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode == "F":
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    signed = 2 in tags.get(SAMPLE_FORMAT, ()) and max(tags.get(BITS_PER_SAMPLE, (1,))) <= 16
+    if image.mode == "F" or signed:
         remedy = "store it with 8 or 16 bits a channel"
-        message = "a floating-point image has no known white"
-        raise DataError(message, origin=origin, remedy=remedy)
+        kind = "a floating-point image" if image.mode == "F" else "an image of signed numbers"
+        raise DataError(f"{kind} has no known white", origin=origin, remedy=remedy)
+    # Pillow gives grey of 12 bits and of 16 as it is stored, white as 0 where a TIFF has it so.
+    white = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
+    inverted = tags.get(PHOTOMETRIC) == 0
+    convert = partial(_band_as_rgb, origin=origin, white=white, inverted=inverted)
     width, height = image.size
     rows = max(1, BAND // width)
     if rows >= height:
-        return _band_as_rgb(image, origin)
+        return convert(image)
     whole = Image.new("RGB", image.size)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
-        whole.paste(_band_as_rgb(band, origin), (0, top))
+        whole.paste(convert(band), (0, top))
     return whole
 
 
-def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
+def _band_as_rgb(image: Image.Image, origin: str, white: int, inverted: bool) -> Image.Image:
     mode = image.mode
     clear = image.info.get("transparency")
     if mode == "I" or mode.startswith("I;16"):
@@ -158,7 +189,8 @@ def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
                 origin=origin,
                 remedy="store it with 8 or 16 bits a channel",
             )
-        levels = scale_to_eight_bits(values)
+        levels = scale_to_eight_bits(values, white)
+        levels = 255 - levels if inverted else levels
         if isinstance(clear, int):
             # The clear value is one of 16 bits: it has to be found before they are scaled to 8.
             levels[values == clear] = 255
@@ -176,9 +208,9 @@ def _band_as_rgb(image: Image.Image, origin: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def scale_to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """16 bits as 8: 65535 is 255, and what lies between is rounded."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def scale_to_eight_bits(values: np.ndarray, white: int = 65535) -> np.ndarray:
+    """16 bits, or those up to `white`, as 8: `white` is 255, and what lies between is rounded."""
+    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def convert_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image:
@@ -200,13 +232,18 @@ def convert_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image
     refuse_size(image, origin)
     file = getattr(image, "fp", None)  # gone once the picture is loaded
     try:
+        mend_clear(image, origin)
         image.load()
+    except DataError:
+        raise
     except Exception as error:
         if file is None or file.closed:
             raise undecodable(error, b"", origin) from error
         file.seek(0)
         return open_image(file.read(), origin)  # which also does without metadata
-    return upright(image.copy(), origin)  # the caller may draw into its own
+    made = to_rgb(image, origin)
+    made = image.copy() if made is image else made  # the caller may draw into its own
+    return _turned(made, orientation(image))
 
 
 def _of_array(values: np.ndarray, origin: str) -> Image.Image:
