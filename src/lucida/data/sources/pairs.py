@@ -20,6 +20,7 @@ from lucida.data.sources.pictures import ENDINGS, PictureFolder
 from lucida.data.sources.prompts import prompts_of
 from lucida.data.sources.records import JUNK, not_read
 from lucida.data.sources.tables import PicturedRows, field_of
+from lucida.data.sources.values import read_text
 
 TEXT = ".txt"
 
@@ -129,10 +130,7 @@ class FolderSource(Source):
         image = self.pictures.picture(path, origin)
         if words is not None:
             return make_captioned(origin, image, words, self.prompts, index)
-        try:
-            text = (self.root / f"{name}.txt").read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the text: {error}", origin=origin) from error
+        text = read_text(self.pictures.path(f"{name}{TEXT}", origin), f"{origin}{TEXT}")
         return make_captioned(origin, image, text.strip(), self.prompts, index)
 
     def key(self, index: int, field: str | None) -> str:

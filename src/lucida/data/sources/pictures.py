@@ -34,6 +34,10 @@ class PictureFolder:
         """The picture of that name; it is looked at but not read."""
         if is_address(name) or looks_encoded(name):
             return encoded_source(name, origin)
+        return file_source(self.path(name, origin), record=origin)
+
+    def path(self, name: str, origin: str) -> Path:
+        """Where a file of that name stands. DataError: it is no name, or leaves the folder."""
         if not name or "\0" in name or any("\ud800" <= sign <= "\udfff" for sign in name):
             remedy = "write the path of a picture, or drop the record"
             raise DataError("bad image path", given=repr(name), origin=origin, remedy=remedy)
@@ -50,7 +54,7 @@ class PictureFolder:
                 remedy="write paths relative to `images` of the source, without .. and links to "
                 "elsewhere, or set `allow_outside`",
             )
-        return file_source(path, record=origin)
+        return path
 
     def _leaves(self, name: str, path: Path) -> bool:
         written = PureWindowsPath(name)

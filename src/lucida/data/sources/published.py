@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from lucida.core.errors import DataError, shorten
 from lucida.data.sources.lines import LONGEST_FIELD
-from lucida.data.sources.values import json_value, number_in
+from lucida.data.sources.values import json_value, number_in, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,17 +157,6 @@ def unique(records: list[Record], path: Path) -> list[Record]:
             )
         seen[record.id] = record
     return records
-
-
-def read_text(path: Path) -> str:
-    """A file's text; DataError when it cannot be read or is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        message = f"the file is not UTF-8 (byte {error.start})"
-        raise DataError(message, origin=path, remedy="download it again") from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", origin=path) from error
 
 
 def read_json(path: Path) -> object:

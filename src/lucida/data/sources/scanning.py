@@ -271,17 +271,18 @@ def _find_escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
     return odd
 
 
-def refuse_other_encodings(start: bytes, path: Path) -> None:
+def refuse_other_encodings(start: bytes, path: object) -> None:
     """Names what is no text, or text in another encoding, before it fails record by record."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(start) > 3 and start[1:4:2] == b"\0\0"):
-        remedy = "convert the file to UTF-8"
-        raise DataError("not UTF-8 (UTF-16 or UTF-32)", origin=path, remedy=remedy)
     if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
         remedy = "unpack it first"
         raise DataError("the data file is compressed", origin=path, remedy=remedy)
     if start.startswith(b"version https://git-lfs"):
         remedy = "run `git lfs pull` in its repository"
         raise DataError("this is a Git LFS pointer, not data", origin=path, remedy=remedy)
+    # Without a mark, one of the first two letters of ASCII in UTF-16 or UTF-32 has a zero byte.
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        remedy = "convert the file to UTF-8"
+        raise DataError("not UTF-8 (UTF-16 or UTF-32)", origin=path, remedy=remedy)
 
 
 def start_of(path: Path) -> int:

@@ -17,6 +17,7 @@ from lucida.data.sample import Sample, Turn
 from lucida.data.source import RecordSource, Shape
 from lucida.data.sources.conversation import ASIDE, SYSTEM, UNSAID, one_conversation, text_of
 from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.values import read_text
 from lucida.data.sources.zipped import ending
 
 INSTRUCTIONS = (
@@ -63,7 +64,7 @@ class TextSource(RecordSource):
     def record(self, index: int) -> tuple[Any, str]:
         """JSON value, or plain text, and origin of a record."""
         if self.records is None:
-            return _whole(self.files[index]), str(self.files[index])
+            return read_text(self.files[index]), str(self.files[index])
         if not self.json:
             line, origin = self.records[index]
             return line.removesuffix("\r"), origin
@@ -85,14 +86,6 @@ class TextSource(RecordSource):
         return _instruction(record, origin, self.text)
 
 
-def _whole(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        remedy = "documents are text in UTF-8"
-        raise DataError(f"cannot read: {error}", origin=file, remedy=remedy) from error
-
-
 def _document(text: str, origin: str) -> Sample:
     if not text.strip():
         remedy = "remove it, or drop it with mixture.on_error=skip"
@@ -104,7 +97,8 @@ def _instruction(record: Any, origin: str, text: str) -> Sample:
     for asked, about, answered in INSTRUCTIONS:
         if isinstance(record, dict) and asked in record and answered in record:
             question = text_of(record[asked], asked, origin)
-            more = text_of(record.get(about) or "", about, origin) if about else ""
+            given = record.get(about)
+            more = "" if given is None else text_of(given, about, origin)
             answer = text_of(record[answered], answered, origin)
             words = f"{question}\n\n{more}" if more else question
             turns = (Turn("user", (words,)), Turn("assistant", (answer,) if answer else ()))

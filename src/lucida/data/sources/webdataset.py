@@ -45,6 +45,7 @@ from lucida.data.sources.shards import (
 from lucida.data.sources.sidecar import Sidecar
 from lucida.data.sources.tables import field_of
 from lucida.data.sources.tarindex import member_name, read_member
+from lucida.data.sources.values import decode_text
 
 SHARD, IMAGE, TEXT, JSON = 0, 1, 3, 5
 """Columns of the places: number of the shard, then begin and size of each member (-1: none)."""
@@ -187,10 +188,7 @@ class WebdatasetSource(Source):
             if begin < 0:
                 remedy = "set `caption` to a key of the JSON member"
                 raise DataError("a sample without txt member", origin=origin, remedy=remedy)
-            try:
-                return read_member(shard, begin, size).decode("utf-8-sig").strip()
-            except UnicodeDecodeError as error:
-                raise DataError(f"the caption is not UTF-8: {error}", origin=origin) from error
+            return decode_text(read_member(shard, begin, size), f"{origin}: txt member").strip()
         record = self._record(place, origin)
         if self.caption not in record:
             remedy = suggestion(self.caption, record)
