@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lucida.core.errors import DataError, LucidaError
+from lucida.core.errors import DataError, LucidaError, shorten
 
 TABLES = (".parquet", ".arrow")
 GROUPS_HELD = 4
@@ -150,10 +150,17 @@ class TableRows:
 
 
 def _sizes(file: Path) -> list[int]:
-    """Rows of each row group; of an Arrow file all of them."""
-    if file.suffix.lower() == ".arrow":
-        return [len(ArrowFile(file))]
-    metadata = require("pyarrow.parquet").ParquetFile(file).metadata
+    """Rows of each row group; of an Arrow file all of them. DataError: two columns of one name, of
+    which a row as Python has it holds the last."""
+    arrow = file.suffix.lower() == ".arrow"
+    opened = ArrowFile(file) if arrow else require("pyarrow.parquet").ParquetFile(file)
+    names = opened.names if arrow else opened.schema_arrow.names
+    if len(set(names)) < len(names):
+        given = shorten([name for name in names if names.count(name) > 1])
+        raise DataError("two columns of one name", given=given, origin=file, remedy="rename one")
+    if arrow:
+        return [len(opened)]
+    metadata = opened.metadata
     return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
 
 

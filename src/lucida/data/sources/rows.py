@@ -8,6 +8,7 @@ image, text | caption                  one picture, one text
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
@@ -15,12 +16,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lucida.core.errors import DataError, shorten, suggestion
-from lucida.data.encoded import find_held_source
+from lucida.data.decoding import format_of
+from lucida.data.encoded import find_held_source, looks_encoded
 from lucida.data.sample import ImagePart, ImageSource, Sample, Turn
 from lucida.data.source import RecordSource, Shape
 from lucida.data.sources.conversation import (
     ASIDE,
     SPOKEN,
+    list_pictures,
     make_captioned,
     one_conversation,
     one_of,
@@ -30,8 +33,9 @@ from lucida.data.sources.conversation import (
 )
 from lucida.data.sources.messages import MESSAGES, message_sample
 from lucida.data.sources.prompts import asking, prompts_of
-from lucida.data.sources.questions import answered_sample
+from lucida.data.sources.questions import BLIND, answered_sample
 from lucida.data.sources.tables import field_of
+from lucida.data.sources.values import rating_in
 
 TEXTS = ("text", "caption", "txt")
 PICTURES = ("images", "image", "jpg")
@@ -48,16 +52,15 @@ COLUMNS: Shape = {
     "conversations": SPOKEN,
 }  # fmt: skip
 """What is read of a row, whatever its layout."""
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
-"""First bytes of JPEG, PNG, GIF, WebP and TIFF."""
+LOW_TURNS = "turns rated too low"
 
 
 class Ratings:
     """Which rows and turns are good enough: column → smallest value.
 
     A number rates the row. A list with one number for each turn rates turns; a row that keeps none
-    of them is dropped. A missing rating (null) is not good enough. `kept` are the rows that stay,
-    `dropped` counts the rows that go, by the column that they fail.
+    of them is dropped. A missing rating (null) is not good enough, nor is what is no number. `kept`
+    are the rows that stay, `dropped` counts the rows that go, by the column that they fail.
 
     Worked example: at_least {"relevance_ratings": 3} keeps of a row with the ratings [5, 2] its
     first turn, and drops a row with [1, 2].
@@ -79,16 +82,9 @@ class Ratings:
             zip(*(columns[name] for name in self.at_least), strict=True)
         ):
             row = dict(zip(self.at_least, values, strict=True))
-            for name, value in row.items():
-                if not isinstance(value, list) and not self._passes(name, value):
-                    good[number] = False
-                    self.dropped[f"{name} below {self.at_least[name]:g}"] += 1
-                    break
-            else:
-                turns = self.turns(row)
-                if turns is not None and not turns:
-                    good[number] = False
-                    self.dropped["every turn is rated too low"] += 1
+            if (reason := self._reason(row)) is not None:
+                good[number] = False
+                self.dropped[reason] += 1
         return np.flatnonzero(good)
 
     def turns(self, row: dict[str, Any]) -> list[int] | None:
@@ -100,12 +96,25 @@ class Ratings:
         return [
             turn
             for turn in range(many)
-            if all(self._passes(name, values[turn]) for name, values in lists.items())
+            if all(self._fault(name, values[turn]) is None for name, values in lists.items())
         ]
 
-    def _passes(self, name: str, value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and value >= self.at_least[name]
+    def _reason(self, row: dict[str, Any]) -> str | None:
+        """Why a row goes, None for one that stays."""
+        for name, value in row.items():
+            fault = None if isinstance(value, list) else self._fault(name, value)
+            if fault is not None:
+                return fault
+        return "every turn is rated too low" if self.turns(row) == [] else None
+
+    def _fault(self, name: str, value: Any) -> str | None:
+        """What is wrong with a rating, None where it is good enough."""
+        least = self.at_least[name]
+        try:
+            good = value == math.inf or rating_in(value, name, name) >= least
+        except DataError:
+            return f"{name} is no number"
+        return None if good else f"{name} below {least:g}"
 
 
 class Numbered(Protocol):
@@ -147,6 +156,16 @@ class RowSource(RecordSource):
         """A row as a sample; with `words` in place of its own caption."""
         return row_sample(record, origin, self.prompts, index, self.ratings, words)
 
+    def explained(self, index: int, words: str | None = None) -> tuple[Sample, Counter[str]]:
+        """A row, and what of it is not read: columns, turns that are rated too low, a picture that
+        its column does not hold."""
+        row, origin = self.record(index)
+        sample, lost = self.made(row, origin, index, words), self.unread(row)
+        lost[BLIND] += not sample.images and any(name in row for name in PICTURES)
+        if words is None and (chosen := self.ratings.turns(row)) is not None:
+            lost[LOW_TURNS] += len(row["texts"]) - len(chosen)
+        return sample, +lost
+
     def key(self, index: int, field: str | None) -> str:
         """The file name that a row gives its picture, or one of its columns."""
         return row_key(*self.record(index), field)
@@ -183,6 +202,10 @@ def row_sample(
         return _pair(row, instead, origin, prompts, number)
     if row.get("texts") is not None:
         return _make_rated_sample(row, origin, ratings)
+    if ratings.turns(row) is not None:
+        expected, given = "`texts`, which have a rating each", shorten(list(row), 200)
+        message = "a row whose turns are rated, and that has no such turns"
+        raise DataError(message, expected=expected, given=given, origin=origin)
     if row.get("messages") is not None:
         return message_sample(_plain(row), origin, picture)
     if row.get("conversations") is not None:
@@ -244,7 +267,7 @@ def _images(row: dict[str, Any], origin: str) -> list[Any]:
         _refuse_unread(row, origin)
         return []
     if isinstance(value, list):
-        return [each for each in value if each is not None]
+        return list_pictures(value, origin)
     if isinstance(value, bytes | dict | str):
         return [value]
     expected, given = "a picture or a list of pictures", shorten(value)
@@ -256,13 +279,23 @@ def _refuse_unread(row: dict[str, Any], origin: str) -> None:
     if any(name in row for name in PICTURES):
         return
     for name, value in row.items():
-        first = value[0] if isinstance(value, list) and value else value
-        content = first.get("bytes") if isinstance(first, dict) else first
-        if isinstance(content, bytes) and content.startswith(SIGNATURES):
+        if is_picture(value):
             expected, given = " or ".join(PICTURES), f"`{name}`"
             message = "the pictures stand in a column that is not read"
             remedy = f"rename `{name}` to `image`, or leave that column out"
             raise DataError(message, expected=expected, given=given, origin=origin, remedy=remedy)
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a cell holds a picture: bytes or base64 of one, a struct of them, or a list whose
+    first value that is there does."""
+    if isinstance(value, list):
+        value = next((each for each in value if each is not None), None)
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if isinstance(value, bytes) and format_of(value[:16]) is not None:
+        return True
+    return isinstance(value, bytes | str) and looks_encoded(value)
 
 
 def _make_rated_sample(row: dict[str, Any], origin: str, ratings: Ratings) -> Sample:
@@ -271,8 +304,13 @@ def _make_rated_sample(row: dict[str, Any], origin: str, ratings: Ratings) -> Sa
     if not isinstance(texts, list) or not texts or not all(isinstance(t, dict) for t in texts):
         expected, given = "a list of user and assistant", shorten(texts)
         raise DataError("bad `texts`", expected=expected, given=given, origin=origin)
+    for name in ratings.at_least:
+        if isinstance(rated := row.get(name), list) and len(rated) != len(texts):
+            message = f"`{name}` does not rate each turn"
+            expected, given = f"{len(texts)} numbers", len(rated)
+            raise DataError(message, expected=expected, given=given, origin=origin)
     chosen = ratings.turns(row)
-    kept = texts if chosen is None else [texts[n] for n in chosen if n < len(texts)]
+    kept = texts if chosen is None else [texts[n] for n in chosen]
     if not kept:
         raise DataError("every turn is rated too low", origin=origin)
     images = tuple(picture(each, origin) for each in _images(row, origin))
