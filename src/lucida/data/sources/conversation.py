@@ -162,8 +162,23 @@ def one_of(record: Mapping[str, Any], names: tuple[str, ...], origin: str) -> An
 
 
 def _holds(value: Any) -> bool:
-    """Whether a value says something; zero and false do."""
-    return isinstance(value, int | float) or bool(value)
+    """Whether a value says something; zero and false do, and no bytes are a damaged picture."""
+    return isinstance(value, int | float | bytes) or bool(value)
+
+
+def list_pictures(values: list[Any], origin: str) -> list[Any]:
+    """The pictures of a list; none where every place of it is empty. DataError where some are: the
+    others would be taken for them."""
+    held = [each for each in values if each not in (None, "")]
+    if held and len(held) < len(values):
+        raise DataError(
+            "a list of pictures with empty places",
+            expected=f"{len(values)} pictures",
+            given=len(held),
+            origin=origin,
+            remedy="fill them in, or take the places out of the list",
+        )
+    return held
 
 
 SPOKEN = dict.fromkeys(("from", "value", *UNSAID))
@@ -184,5 +199,8 @@ def read_turns(turns: Any, origin: str) -> list[tuple[Role, str]]:
 
 
 def most_given(answers: list[str]) -> str:
-    """The most frequent answer; the first of those that tie."""
+    """The most frequent answer; the first of those that tie. TypeError: one text, whose letters
+    would be counted."""
+    if isinstance(answers, str):
+        raise TypeError(f"expected a list of answers, got {shorten(answers)}")
     return Counter(answers).most_common(1)[0][0]

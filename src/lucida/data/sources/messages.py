@@ -156,6 +156,11 @@ def _parts(content: Any, origin: str, own: list[Any]) -> tuple[Part, ...]:
     parts: list[Part] = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
+        others = ("image", "image_url") if kind == "text" else ("text",)
+        if kind in ("text", "image", "image_url") and any(part.get(each) for each in others):
+            expected, given = "a part for each", shorten(part)
+            message = "one part with a text and a picture"
+            raise DataError(message, expected=expected, given=given, origin=origin)
         if kind == "text":
             if text := text_of(part.get("text"), "text", origin):
                 parts.append(text)

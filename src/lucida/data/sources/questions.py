@@ -23,6 +23,7 @@ from lucida.data.sources.conversation import (
     ASIDE,
     PLACEHOLDER,
     check_places,
+    list_pictures,
     most_given,
     one_conversation,
     one_of,
@@ -40,6 +41,8 @@ ABOUT = "input"
 BLIND = "rows without a picture (asked in words alone)"
 NUMBERED = re.compile(r"image_?(\d+)")
 """Columns of several pictures."""
+LIST = re.compile(r"""\s*\[\s*["'\]]""")
+"""How a cell begins that holds a list: as JSON has it, or as Python, which is refused."""
 
 
 class QuestionsSource(PicturedRows):
@@ -125,13 +128,14 @@ class QuestionsSource(PicturedRows):
         about = (
             record.get(ABOUT) if _first(record, self.question, QUESTIONS) == "instruction" else ""
         )
-        return f"{question}\n\n{text_of(about, ABOUT, origin)}" if about else question
+        about = text_of("" if about is None else about, ABOUT, origin)
+        return f"{question}\n\n{about}" if about else question
 
     def _images(self, record: Mapping[str, Any], origin: str) -> list[Any]:
         """What names or holds each picture of a row."""
         if self.image is not None:
-            return _several(field_of(record, self.image, origin), origin)
-        found = _several(one_of(record, IMAGES, origin), origin)
+            return list_pictures(_listed(field_of(record, self.image, origin), origin), origin)
+        found = list_pictures(_listed(one_of(record, IMAGES, origin), origin), origin)
         numbered = [
             record[name] for name in _list_numbered(record) if record[name] not in (None, "")
         ]
@@ -208,7 +212,9 @@ def _field(
             f"this row has no {what}", expected=expected, given=given, origin=origin, remedy=remedy
         )
     value = field_of(dict(record), name, origin)
-    return _several(value, origin) if name == "answers" else value
+    if name != "answers":
+        return value
+    return [each for each in _listed(value, origin) if each not in (None, "")]
 
 
 def _list_numbered(record: Mapping[str, Any]) -> list[str]:
@@ -217,9 +223,9 @@ def _list_numbered(record: Mapping[str, Any]) -> list[str]:
     return sorted(found, key=lambda name: int(found[name][1]))
 
 
-def _several(value: Any, origin: str) -> list[Any]:
-    """The values of a list, also of one that a cell holds as JSON; empty ones left out."""
-    if isinstance(value, str) and value.lstrip().startswith('["'):
-        value = json_value(value, origin, "a cell that begins with [ holds a JSON list")
-    values = value if isinstance(value, list) else [value]
-    return [each for each in values if each not in (None, "")]
+def _listed(value: Any, origin: str) -> list[Any]:
+    """The values of a list, also of one that a cell holds as JSON; anything else is alone."""
+    if isinstance(value, str) and LIST.match(value):
+        remedy = 'a cell that begins with [ holds a JSON list, ["like", "this"]'
+        value = json_value(value, origin, remedy)
+    return value if isinstance(value, list) else [value]
