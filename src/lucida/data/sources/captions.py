@@ -28,6 +28,8 @@ from lucida.data.sources.tables import field_of, rows_of
 BY_PICTURE = ("path", "name", "stem")
 ABSENT = -1
 """In place of a row's number: nothing was written for the record."""
+NO_KEY = ""
+"""What null and an empty text are: a record and a row that both have none do not match."""
 
 
 class Recaptioned(Source):
@@ -146,7 +148,8 @@ class Recaptioned(Source):
         wanted = self._hashes(self.source.key(n, self._field) for n in range(len(self.source)))
         # A hash above all others has no place: the last stands in, and does not equal it.
         place = np.minimum(np.searchsorted(first, wanted), len(first) - 1)
-        rows = np.where(first[place] == wanted, where[place], ABSENT)
+        matched = (first[place] == wanted) & (wanted != np.uint64(hash_key(NO_KEY)))
+        rows = np.where(matched, where[place], ABSENT)
         return np.concatenate([[len(written) - len(first)], rows]).astype(np.int64)
 
     def _hashes(self, keys: Iterable[Any]) -> np.ndarray:
@@ -161,7 +164,7 @@ def normal(key: Any, by: str) -> str:
 
     Worked example: `coco/7.a.jpg` is itself by path, `7.a.jpg` by name, `7.a` by stem.
     """
-    text = str(key)
+    text = NO_KEY if key is None else str(key)
     if by not in ("name", "stem"):
         return text
     last = PurePosixPath(text.replace("\\", "/"))

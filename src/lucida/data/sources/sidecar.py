@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from lucida.core.progress import say
 
-RULES = 2
+RULES = 3
 """Counts up when the same files come to be read in another way, so that nothing old is met."""
 
 SMALLEST = 8 << 20
