@@ -355,6 +355,13 @@ ALONE = conversation("a", "b")
             replace(ALONE, branches=((Turn("assistant", (BoxPart(3, 0, 0, 1, 1),)),),)),
             "lacks",
         ),
+        *(
+            (
+                replace(ALONE, branches=((Turn("assistant", (BoxPart(0, *box),)),),)),
+                "outside of its picture",
+            )
+            for box in ((4000, 0, 5000, 9), (-9, -9, -1, 4), (0, 0, float("nan"), 1))
+        ),
         (
             replace(ALONE, stem=(), branches=((Turn("assistant", (ImagePart(0),)),),)),
             "contains an image",

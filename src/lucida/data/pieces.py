@@ -332,8 +332,15 @@ class _Conversation:
         width, height = image_size(images[part.index])
         box = (part.x0, part.y0, part.x1, part.y1)
         frame = self.writing.image_policy.to_frame(box, width, height)
-        if not all(abs(value) < float("inf") for value in frame):
-            raise DataError("a box has no place", given=box, origin=self.sample.origin)
+        # Not by `or`: nothing that is compared with nan is true.
+        inside = part.x0 <= width and part.y0 <= height and part.x1 >= 0 and part.y1 >= 0
+        if not (inside and all(abs(value) < float("inf") for value in frame)):
+            raise DataError(
+                "a box lies outside of its picture",
+                expected=f"pixels of {width} x {height}",
+                given=box,
+                origin=self.sample.origin,
+            )
         bins = self.writing.bins
         # From here on `width` is that of a token's text: "<b03><b05><b10><b12>" is cut into its
         # four.

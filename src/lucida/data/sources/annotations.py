@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from lucida.core.errors import DataError, shorten
 from lucida.data.sample import BoxPart, ImagePart, Sample, Turn
 from lucida.data.source import IGNORED as KNOWN
-from lucida.data.source import Shape, Source, few, unread_of_all
+from lucida.data.source import RecordSource, Shape, few, unread_of_all
 from lucida.data.sources.conversation import make_captioned, most_given, one_conversation, text_of
 from lucida.data.sources.pathvqa import pathology_questions, picture_name
 from lucida.data.sources.pictures import PictureFolder
@@ -75,7 +75,7 @@ class Entry(NamedTuple):
     box: Box | None = None
 
 
-class AnnotationsSource(Source):
+class AnnotationsSource(RecordSource):
     """One record for each caption, question or phrase of a set.
 
     `split` is the part that is read where a file holds several (flickr30k, refcoco). The answer of
@@ -112,6 +112,9 @@ class AnnotationsSource(Source):
             self.prompts = [prompt if layout in CAPTIONS else "{}" + prompt]
         if layout not in CAPTIONS:
             asking(self.prompts, str(path))
+        if pattern is not None and "{" not in pattern:
+            message = "a pattern without a place names one picture for all records"
+            raise DataError(message, expected="{}", given=pattern, origin=path)
         shape, told = USES.get(layout, {}), (self.dropped, self.noted)
         files = _Files(self.path, questions, instances, split, pattern, shape, *told)
         try:
@@ -134,10 +137,13 @@ class AnnotationsSource(Source):
             raise DataError(f"annotations have no field `{field}` here", origin=self.path)
         return self.entries[index].image
 
-    def sample(self, index: int, words: str | None = None) -> Sample:
-        """A record; with `words` in place of its own caption."""
-        origin = f"{self.path}: record {index}"
-        name, question, answer, corners = self.entries[index]
+    def record(self, index: int) -> tuple[Entry, str]:
+        """A caption, question or phrase, and where it stands."""
+        return self.entries[index], f"{self.path}: record {index}"
+
+    def made(self, record: Entry, origin: str, index: int, words: str | None = None) -> Sample:
+        """A record as a sample; with `words` in place of its own caption."""
+        name, question, answer, corners = record
         image = self.pictures.picture(text_of(name, "image", origin), origin)
         if question is None:
             said = answer if words is None else words
@@ -145,6 +151,9 @@ class AnnotationsSource(Source):
         if words is not None:
             raise DataError("a question has no caption to be replaced", origin=origin)
         about = text_of(question, "question", origin)
+        if not about.strip():
+            remedy = "drop the record with mixture.on_error=skip"
+            raise DataError("the question is empty", origin=origin, remedy=remedy)
         said = text_of(answer, "answer", origin)
         if corners is None:
             ask, reply = asked(about, self.prompts, index), (said,) if said else ()
@@ -202,6 +211,8 @@ def _flickr(files: _Files) -> Iterator[Entry]:
         if each["split"] not in parts:
             files.dropped[f"captions of the {each['split']} split"] += len(each["sentences"])
             continue
+        if not each["sentences"]:
+            files.noted["images without a caption"] += 1
         name = each["filename"] if files.pattern is None else files.pattern.format(each["filename"])
         if files.pattern is None and "filepath" in each:  # COCO's pictures stand in two folders
             name = f"{each['filepath']}/{name}"
@@ -223,13 +234,18 @@ def _vqa(files: _Files) -> Iterator[Entry]:
     asked = files.read(Path(files.questions))
     part = asked.get("data_subtype", "train2014")
     pattern = files.pattern or f"COCO_{part}_{{:012d}}.jpg"
+    met = set()
     for each in asked["questions"]:
         if (number := each["question_id"]) not in said:
             remedy = f"are both files of the same part? the questions are {files.questions}"
             raise DataError(f"question {number} has no answer", origin=files.path, remedy=remedy)
+        if number in met:
+            message, given = "two questions of one id", shorten(number)
+            raise DataError(message, given=given, origin=files.questions)
+        met.add(number)
         name = pattern.format(each["image_id"])
         yield Entry(name, each["question"], said[number])
-    if unasked := len(said.keys() - {each["question_id"] for each in asked["questions"]}):
+    if unasked := len(said.keys() - met):
         files.dropped["answers without a question"] += unasked
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sources.arrow import TableRows
+from lucida.data.sources.conversation import one_of
 from lucida.data.sources.published import (
     Record,
     as_record,
@@ -150,12 +151,17 @@ def _row(row: Record) -> Reference:
     name = row.text(_first(row, PICTURES))
     x0, y0, x1, y1 = row.numbers("bbox", 4)
     box = _box(row, (x0, y0, x1, y1))
+    if min(x0, y0) >= 0 and max(x1, y1) <= 1 and not all(map(float.is_integer, box)):
+        raise row.wrong("bbox", "corners in pixels and not in shares of the picture", box)
     known = "width" in row.value and "height" in row.value
     size = (row.whole("width"), row.whole("height")) if known else None
+    if size is not None and (x1 > size[0] + 1 or y1 > size[1] + 1):  # which rounding explains
+        raise row.wrong("bbox", f"corners in pixels of a picture of {size[0]} x {size[1]}", box)
     return Reference(row.id, phrase, box, name, size, row.origin)
 
 
 def _first(row: Record, names: tuple[str, ...]) -> str:
+    one_of(row.value, names, row.origin)  # refuses two of them, of which one would be lost
     return next((name for name in names if name in row.value), names[0])
 
 
