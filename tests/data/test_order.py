@@ -14,8 +14,9 @@ from lucida.data.lengths import Lengths, Measuring
 from lucida.data.loader import DropLimit, Loader
 from lucida.data.mixture import Mixture
 from lucida.data.order import deal, group_by_length, group_by_modality
+from lucida.data.reader import TooLong
 from lucida.data.sample import ImageSource, Sample, Tokens
-from lucida.data.stage import StageData
+from lucida.data.stage import Spread, StageData
 
 
 class Records:
@@ -243,6 +244,13 @@ def test_records_longer_than_a_row(tmp_path):
     for (batch,) in first(stream.batches(), 80):
         assert batch.input_ids.shape == (4, 25)
     assert "longer than a row" in dropped.read_text()
+
+
+def test_the_longest_record_has_the_number_of_its_file():
+    rest = Spread(Records([3, 3, 9, 3]), 2, held_out=False)  # records 0 and 2
+    held = Mixture({"a": rest}, {"a": 1.0}, seed=0)
+    with pytest.raises(TooLong, match=r"a: record 2: .* got 9"):
+        Lengths.unknown(Measuring(held, encode, capacity=5)).complete()
 
 
 def test_lengths_are_measured_once_and_resumed_from_disk(tmp_path):

@@ -22,7 +22,7 @@ import numpy as np
 from lucida.core.errors import DataError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.progress import Progress
-from lucida.data.mixture import Mixture
+from lucida.data.mixture import Mixture, own_number
 from lucida.data.reader import Encode, Reader, Unusable, too_long
 
 UNUSABLE, UNKNOWN = 0, -1
@@ -162,7 +162,8 @@ class Lengths:
             return
         if not self.measuring.skip and tokens.max() > capacity:
             longest = int(tokens.argmax())
-            raise too_long(int(tokens[longest]), capacity, f"{name}: record {longest}")
+            number = own_number(self.measuring.mixture.sources[name], longest)
+            raise too_long(int(tokens[longest]), capacity, f"{name}: record {number}")
         tokens[tokens > capacity] = UNUSABLE
 
     def _save(self, file: Path) -> None:
