@@ -94,7 +94,7 @@ def arrange_items(
     `images_first` gives [0, 1, a, b, c, d], `pairs` [0, b, 1, d] and `text_only` [a, b, c, d].
     """
     lost: Counter[str] = Counter()
-    found = list(items)
+    found = [item for item in items if isinstance(item, Shown) or item.strip()]
     pictures = [item for item in found if isinstance(item, Shown)]
     texts = [item for item in found if isinstance(item, str)]
     if order == "text_only":

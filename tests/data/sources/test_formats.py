@@ -301,10 +301,11 @@ def test_pictures_that_are_missing_spoil_the_page_or_are_counted(folder):
 
 def test_obelics_and_trailing_pictures(folder):
     record = {"texts": ["A", None, "B", None], "images": [None, "a.png", None, "b.png"]}
-    path = lines(folder, record)
-    sample, lost = opened("interleaved", path, layout="obelics").explained(0)
-    assert sample.branches[0][0].parts == ("A", ImagePart(0), "B")
-    assert lost == {"pictures behind the last text": 1}
+    for ends in ({"texts": [*record["texts"], " "], "images": [*record["images"], None]}, record):
+        path = lines(folder, ends)
+        sample, lost = opened("interleaved", path, layout="obelics").explained(0)
+        assert sample.branches[0][0].parts == ("A", ImagePart(0), "B")
+        assert lost == {"pictures behind the last text": 1}
     kept = opened("interleaved", path, layout="obelics", drop_trailing=False)[0]
     assert kept.branches[0][0].parts == ("A", ImagePart(0), "B", ImagePart(1))
 
