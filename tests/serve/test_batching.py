@@ -167,6 +167,25 @@ def test_where_rows_fail_together_each_is_answered_alone(parts, monkeypatch):
     engine.close()
     assert failed
     assert [job.ids for job in jobs] == alone
+    assert engine.counts["prompt_tokens"] == sum(map(len, prompts))
+
+
+def test_prompts_that_cannot_be_read_together_are_counted_once(parts, monkeypatch):
+    real, engine = Rows.join, Engine("fails", *parts)
+    prompts = [prompt_of(parts[1], text) for text in ("one", "two")]
+
+    def join(self, jobs):
+        if len(jobs) > 1:
+            raise RuntimeError("no memory")
+        return real(self, jobs)
+
+    monkeypatch.setattr(Rows, "join", join)
+    with engine.lock:  # so that both wait together
+        jobs = [engine.submit(each, Options(most=2), lambda event: None) for each in prompts]
+    wait_for(jobs)
+    engine.close()
+    assert all(job.ids for job in jobs)
+    assert engine.counts["prompt_tokens"] == sum(map(len, prompts))
 
 
 def test_log_probabilities_of_a_text_come_in_blocks(parts, monkeypatch):

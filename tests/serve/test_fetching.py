@@ -68,7 +68,7 @@ def ask_for(address):
 
 
 def test_an_allowed_picture_is_shown(local):
-    messages = read_messages(ask_for(f"https://{HOST}/a.png?size=1"), {HOST})
+    messages = read_messages(ask_for(f"https://{HOST.title()}/a.png?size=1"), {HOST.upper()})
     shown = messages[0]["content"][0]["image"].load()
     assert shown.tobytes() == picture(1).convert("RGB").tobytes()
 

@@ -212,7 +212,8 @@ class Engine:
                     job.end(None, failure=problem)
                 else:
                     self.read([job])
-        self.counts["prompt_tokens"] += sum(len(job.prompt) for job in jobs)
+        else:
+            self.counts["prompt_tokens"] += sum(len(job.prompt) for job in jobs)
 
     def step(self, rows: Rows) -> None:
         """A token for each row; where that fails, each is answered by itself to its end."""

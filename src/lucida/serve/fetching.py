@@ -35,6 +35,7 @@ def fetch(address: str, hosts: Collection[str], where: str) -> bytes:
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as problem:
         raise Refused(f"this is no address: {problem}", where) from problem
+    hosts = {each.lower() for each in hosts}  # as `hostname` is
     if parts.scheme != "https" or host not in hosts or port not in (None, PORT) or "@" in parts[1]:
         raise Refused(
             "pictures are sent in the request as `data:image/…;base64,…`, or stand at "

@@ -261,6 +261,8 @@ def read_part(part: object, where: str) -> tuple[Literal["text", "image"], str]:
     if isinstance(part, str):
         return "text", check_text(part, where)
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind and part.get("text") and (part.get("image_url") or part.get("image")):
+        raise Refused("a part holds a text or a picture: send one of each", where)
     if kind in ("text", "input_text") and isinstance(part.get("text"), str):
         return "text", check_text(part["text"], where)
     if kind in ("image_url", "input_image", "image"):
