@@ -146,9 +146,18 @@ BAD = {
     "no messages": ({"messages": []}, 400, "messages"),
     "a role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
     "no text": ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
-    "a text and a picture in one": ({"messages": [{"role": "user", "content": [
-        {"type": "text", "text": "x", "image_url": {"url": "data:,"}}]}]},
-        400, "messages[0].content[0]"),
+    "a text and a picture in one": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "x", "image_url": {"url": "data:,"}}],
+                }
+            ]
+        },
+        400,
+        "messages[0].content[0]",
+    ),
     "hot": ({"temperature": 3}, 400, "temperature"),
     "not a number": ({"max_tokens": "many"}, 400, "max_tokens"),
     "nothing": ({"max_tokens": 0}, 400, "max_tokens"),

@@ -280,3 +280,21 @@ def test_boxes_in_another_unit_are_refused(folder):
         read([100, 200, 500, 600], **size)
     with pytest.raises(DataError, match="two keys that mean the same"):
         read([0, 0, 9, 9], phrase="the other one")
+
+
+def test_what_a_folder_of_tables_holds_beside_them_is_noted(folder):
+    (folder / "in").mkdir()
+    table(folder, {"image": png(), "question": "q", "answer": "a", "score": 5})
+    (folder / "rows.parquet").rename(folder / "in" / "a.parquet")
+    (folder / "in" / "b.csv").write_text("image,question,answer\n")
+    (folder / "in" / "c.png").write_bytes(png())  # records may name it
+    for more in ({}, {"at_least": {"score": 3}}):
+        source = opened("questions", folder / "in", **more)
+        assert source.noted == {"files that are not read (.csv)": 1}
+
+
+def test_names_of_columns_are_for_files_without_any(folder):
+    made = {"image": "a.png", "text": "A kite."}
+    for path in (lines(folder, made), table(folder, made)):
+        with pytest.raises(DataError, match="a CSV or TSV alone"):
+            opened("pairs", path, columns=["image", "text"])

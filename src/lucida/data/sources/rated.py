@@ -33,7 +33,7 @@ class Rated(Source):
         self, source: RecordSource, at_least: dict[str, float], identity: str, skip: bool = False
     ) -> None:
         self.source, self.at_least, self.skip = source, at_least, skip
-        self.files = source.files
+        self.files, self.noted = source.files, source.noted
         what = f"rated {list(at_least.items())} {identity}{' skip' if skip else ''}"
         self._chosen = Sidecar(what, source.files, self._survey)
 

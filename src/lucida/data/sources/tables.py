@@ -19,8 +19,8 @@ from lucida.data.sample import ImageSource
 from lucida.data.source import RecordSource
 from lucida.data.sources.arrow import TABLES, TableRows
 from lucida.data.sources.lines import fields_of
-from lucida.data.sources.pictures import pictures_beside
-from lucida.data.sources.records import Records, files_of
+from lucida.data.sources.pictures import ENDINGS, pictures_beside
+from lucida.data.sources.records import Records, files_of, unread_files
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -46,6 +46,9 @@ def rows_of(path: str | Path, columns: list[str] | None = None) -> Rows:
     if len(endings) > 1:
         given = ", ".join(sorted(endings))
         raise DataError("files of several formats in one source", given=given, origin=path)
+    if columns is not None and not endings <= set(DELIMITERS):
+        message, remedy = "`columns` names those of a CSV or TSV alone", "leave it out"
+        raise DataError(message, given=min(endings), origin=path, remedy=remedy)
     return TableRows(files) if endings <= set(TABLES) else TextRows(files, columns)
 
 
@@ -151,6 +154,7 @@ class PicturedRows(RecordSource):
     ) -> None:
         self.rows = rows_of(path, columns)
         self.files = self.rows.files
+        self.noted = unread_files(path, (*TABLES, *ENDINGS))
         self.pictures = pictures_beside(self.files, images, allow_outside)
 
     def __len__(self) -> int:
