@@ -140,10 +140,14 @@ def turns_of(template: str, tokenizer: PreTrainedTokenizerBase, at_start: bool) 
         start = token if start is None else start
         before = START
         for number, (role, frame) in enumerate(zip(roles, frames, strict=True)):
+            # A turn may be followed by something else where the conversation ends (`after`), and
+            # only there.
             known = last if number == len(roles) - 1 else inside
             key = (role, before)
             first = known.setdefault(key, frame)
             other = (inside if known is last else last).get(key, frame)
+            # The same kind of turn was written otherwise in another conversation: a Jinja text that
+            # looks at the role before alone would be wrong in one of them.
             if first != frame or replace(other, after="") != replace(frame, after=""):
                 raise ModelError(
                     f"the template `{template}` writes the turn {role} behind {before} "

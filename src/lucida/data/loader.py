@@ -256,6 +256,8 @@ class _Passes(Dataset):
     def __getitem__(self, rows: list[Row]) -> _Pass | LucidaError:
         # As a value: torch would rebuild a raised one from its text and lose the class.
         try:
+            # Tensors are packed here and not by torch's queue, which would open a file for each of
+            # them.
             ready = self.preparation.prepare(rows)
             ready.batch = Parcel.of(ready.batch)
             return ready

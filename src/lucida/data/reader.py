@@ -97,6 +97,8 @@ class Reader:
     def spread(self, name: str, source: Source, count: int) -> list[Encoded | Unusable]:
         """At most `count` records, evenly spread over the source."""
         count = min(count, len(source))
+        # Of 10 records 4 are 0, 2, 5 and 7: spread without chance, so that every look sees the
+        # same.
         places = (place * len(source) // count for place in range(count))
         return [self.read(name, source, place) for place in places]
 

@@ -129,6 +129,8 @@ class Letterbox(OneSquare):
         width, height = image.size
         (wide, high), (left, top), (new_width, new_height), cut = self.canvas(width, height)
         colour = tuple(int(255 * value) for value in self.mean)
+        # Pillow resamples along rows, then along columns, with 8 bits between: done here in two
+        # calls, the first of them band by band, it is the same to the bit.
         narrow = Image.new("RGB", (new_width, high), colour)
         for begin in range(0, height, BAND):
             rows = min(BAND, height - begin)

@@ -107,6 +107,9 @@ class AnyRes(ImagePolicy):
         Of padding an equal number of rows (or columns) goes from both sides; rounding is
         LLaVA-NeXT's.
         """
+        # The tokens of all tiles as one picture, of which the padded rows or columns are cut: what
+        # `fit` pads in pixels, `unpad_image` of the reference cuts in tokens, rounding to 7 digits
+        # before the fraction goes.
         rows, columns = (side * many for many in self.grid(width, height))
         if width / height > columns / rows:
             rows -= 2 * ((rows - int(round(height * (columns / width), 7))) // 2)
@@ -118,6 +121,9 @@ class AnyRes(ImagePolicy):
         import torch
 
         side = math.isqrt(views.shape[1])
+        # [tiles, side * side, width] → [rows, columns, side, side, width] → [rows * side, columns *
+        # side, width], so that neighbours in the picture are neighbours here, across the borders of
+        # tiles.
         merged = views[1:].unflatten(1, (side, side)).unflatten(0, self.grid(*size))
         merged = merged.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [rows, columns, width]
         rows, columns = self.kept(*size, side)
@@ -175,6 +181,7 @@ class Split(ImagePolicy):
 
     def names(self) -> list[str]:
         most = self.max_tiles
+        # A grid that has a row r + 1 has at most most // (r + 1) columns.
         named = [name_tile(r, c) for r in range(most) for c in range(most // (r + 1))]
         if self.enlarge or self.layout == "nanovlm":
             side = math.isqrt(most)
@@ -294,6 +301,8 @@ def best_grid(width: int, height: int, grids: tuple[Grid, ...], size: int) -> Gr
     def merit(grid: Grid) -> tuple[int, int]:
         rows, columns = grid
         scale = min(columns * size / width, rows * size / height)
+        # Enlarging adds no pixels, so a larger grid than the picture fills keeps no more and wastes
+        # more.
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - rows * columns * size * size
 
@@ -309,6 +318,8 @@ def split_grid(width: int, height: int, size: int, max_tiles: int, enlarge: bool
     always takes the square root of `max_tiles`, as Idefics3's fixed longest side does.
     """
     most = math.isqrt(max_tiles) if enlarge else math.ceil(max(width, height) / size)
+    # From as many tiles along as the picture fills, down to where those across fit into `max_tiles`
+    # too.
     for along in range(min(max_tiles, most), 0, -1):
         wide, high = longest_side(width, height, along * size)
         if width >= height:
@@ -340,6 +351,8 @@ def limited_grid(width: int, height: int, size: int, max_tiles: int, enlarge: bo
 def longest_side(width: int, height: int, longest: int) -> tuple[int, int]:
     """Width and height scaled so that the longer is `longest`; the other is even where it can."""
     if width >= height:
+        # Idefics3 rounds the shorter side up to an even number; divided and cut off in its order,
+        # since `longest * height / width` rounds otherwise.
         other = int(longest / (width / height))
         return longest, max(1, min(longest, other + other % 2))
     other = int(longest * (width / height))

@@ -39,6 +39,8 @@ def draw(
     sizes = []
     for source in sources:
         image = open_for_policies(source, policies, scaled)
+        # A JPEG that was decoded smaller has another size; grids and boxes go by that of the whole
+        # picture.
         sizes.append(image_size(source) if scaled else image.size)
         grid = policies[0].grid(*sizes[-1])
         for views, policy in zip(seen, policies, strict=True):

@@ -90,6 +90,8 @@ async def answer_look(
     """The map of each picture, or the page. hosts: from which pictures may come."""
 
     def use(work: Callable[[], T]) -> T:
+        # Asked before each forward: two hundred of them for somebody who left would keep others
+        # waiting.
         if anyio.from_thread.run(request.is_disconnected):
             raise Refused("the client has gone")
         return engine.use(work)

@@ -194,6 +194,7 @@ def _captions(files: _Files) -> Iterator[Entry]:
     value = files.read(files.path)
     names: dict[Any, str] = {}
     for each in value["images"]:
+        # COCO lists each image once; files that were joined list it again, which does no harm.
         if names.setdefault(each["id"], each["file_name"]) != each["file_name"]:
             given = shorten(each["id"])
             raise DataError("two images of one id", given=given, origin=files.path)
@@ -229,6 +230,7 @@ def _vqa(files: _Files) -> Iterator[Entry]:
         if each["question_id"] in said:
             given = shorten(each["question_id"])
             raise DataError("two answers to one question", given=given, origin=files.path)
+        # VQAv2 names its most frequent answer; OK-VQA has the ten answers alone.
         best = each.get("multiple_choice_answer")
         said[each["question_id"]] = best or most_given([a["answer"] for a in each["answers"]])
     asked = files.read(Path(files.questions))

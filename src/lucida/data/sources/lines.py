@@ -87,6 +87,7 @@ class Lines:
             self._passed += len(newlines)
             return
         begins = np.concatenate([[self.begin], ends[:-1] + offset + 1])
+        # Newlines inside quotes count as lines of the file, though they end no row.
         later = self._passed + 1 + np.searchsorted(newlines, ends, side="right")
         lines = np.concatenate([[self._line], later[:-1]])
         places = np.stack([begins, ends + offset, lines], axis=1).astype(np.int64)

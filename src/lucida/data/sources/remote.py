@@ -96,6 +96,7 @@ class Remote:
 
     def read(self, begin: int, size: int) -> bytes:
         """Some bytes. Those inside of what was read last cost nothing."""
+        # A copy of the list: other threads of this process put in and take out meanwhile.
         for start, content in list(self._held.items()):
             if start[0] <= begin and begin + size <= start[1]:
                 return content[begin - start[0] : begin - start[0] + size]

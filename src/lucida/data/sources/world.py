@@ -59,6 +59,8 @@ class WorldSource(Source):
             raise IndexError(index)
         for attempt in range(64):
             # A scene without a sign carries no reading question: then a far one takes its place.
+            # Far, so that it is no record that is drawn anyway: a neighbour would be seen twice in
+            # an epoch.
             far = index + attempt * 1_000_003
             item = mixed_item(self.tasks, self.seed, self.split, far, self.questions, self.size)
             if item.exchanges or item.turns:
