@@ -141,10 +141,10 @@ def upright(image: Image.Image, origin: str) -> Image.Image:
     turn, made = orientation(image), to_rgb(image, origin)
     if made is not image:
         image.close()  # its memory is needed for turning
-    return _turned(made, turn)
+    return _turn(made, turn)
 
 
-def _turned(image: Image.Image, value: int) -> Image.Image:
+def _turn(image: Image.Image, value: int) -> Image.Image:
     image = image.transpose(_TURNS[value]) if value in _TURNS else image
     image.info = {}
     return image
@@ -243,7 +243,7 @@ def convert_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image
         return open_image(file.read(), origin)  # which also does without metadata
     made = to_rgb(image, origin)
     made = image.copy() if made is image else made  # the caller may draw into its own
-    return _turned(made, orientation(image))
+    return _turn(made, orientation(image))
 
 
 def _of_array(values: np.ndarray, origin: str) -> Image.Image:

@@ -134,8 +134,8 @@ class QuestionsSource(PicturedRows):
     def _images(self, record: Mapping[str, Any], origin: str) -> list[Any]:
         """What names or holds each picture of a row."""
         if self.image is not None:
-            return list_pictures(_listed(field_of(record, self.image, origin), origin), origin)
-        found = list_pictures(_listed(one_of(record, IMAGES, origin), origin), origin)
+            return list_pictures(_read_list(field_of(record, self.image, origin), origin), origin)
+        found = list_pictures(_read_list(one_of(record, IMAGES, origin), origin), origin)
         numbered = [
             record[name] for name in _list_numbered(record) if record[name] not in (None, "")
         ]
@@ -214,7 +214,7 @@ def _field(
     value = field_of(dict(record), name, origin)
     if name != "answers":
         return value
-    return [each for each in _listed(value, origin) if each not in (None, "")]
+    return [each for each in _read_list(value, origin) if each not in (None, "")]
 
 
 def _list_numbered(record: Mapping[str, Any]) -> list[str]:
@@ -223,7 +223,7 @@ def _list_numbered(record: Mapping[str, Any]) -> list[str]:
     return sorted(found, key=lambda name: int(found[name][1]))
 
 
-def _listed(value: Any, origin: str) -> list[Any]:
+def _read_list(value: Any, origin: str) -> list[Any]:
     """The values of a list, also of one that a cell holds as JSON; anything else is alone."""
     if isinstance(value, str) and LIST.match(value):
         remedy = 'a cell that begins with [ holds a JSON list, ["like", "this"]'
