@@ -69,7 +69,7 @@ def _attention_panels(look: Look, seen: Seen) -> list[Panel]:
     shape = map_shape(seen)
     every, _ = seen.places.paint(weights, shape)
     rolled, _ = seen.places.paint(look.rollout[:, seen.tokens].mean(0), shape)
-    share = look.attention.sum(-1).mean((1, 2))
+    share = look.attention.sum(-1).mean((1, 2))  # [layers], of all pictures
     panels = [
         (f"all layers: {share.mean():.0%} to the picture", overlay(seen, every.mean(0))),
         ("rolled out", overlay(seen, rolled)),

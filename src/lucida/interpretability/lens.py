@@ -43,7 +43,7 @@ def read_lens(model: LucidaModel, states: States, visual: Tensor, answer: Tensor
     for layer in states.layers:
         found = []
         for part in layer[visual].split(size):
-            shares = model.logits(states.finish(part)).float().softmax(-1)
+            shares = model.logits(states.finish(part)).float().softmax(-1)  # [tokens, vocabulary]
             top = shares.topk(min(TOP, shares.shape[-1]), dim=-1)
             found.append((top.indices.cpu(), top.values.cpu(), shares[:, answer].cpu()))
         for kept, parts in zip((words, chances, said), zip(*found, strict=True), strict=True):

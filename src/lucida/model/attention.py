@@ -181,7 +181,7 @@ def lucida_attention(
         )
     if layout.witnesses is not None:
         layout.witnesses.append(module)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling  # some models scale otherwise
     return layout_attention(query, key, value, layout, scale, dropout), None
 
 

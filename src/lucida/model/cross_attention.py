@@ -90,7 +90,7 @@ def images_of(fields: Fields, visual: Float[Tensor, "images tokens width"]) -> I
     most = int(counts.max())
     row = marker.nonzero()[:, 0]
     number = (marker.cumsum(1) - 1)[marker]  # of an image within its row
-    spread = visual.new_zeros(len(marker), most, *visual.shape[1:])
+    spread = visual.new_zeros(len(marker), most, *visual.shape[1:])  # [rows, images, tokens, width]
     spread = spread.index_put((row, number), visual)
     found = []
     for field in (fields.segment, fields.branch, fields.order):

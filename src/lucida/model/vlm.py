@@ -88,6 +88,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
         self.projector: nn.Module | None = None
         if spec.vision is not None:
             self.vision = vision or new_vision(config)
+            # Not `hidden_size`: OPT has embeddings that are narrower.
             width = self.get_input_embeddings().weight.shape[1]
             self.projector = make_projector(
                 spec.projector, config.vision_width, width, config.patches

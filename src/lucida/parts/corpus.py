@@ -87,7 +87,7 @@ class Reader:
             # Isolated questions all begin right behind the text; otherwise each behind the answer
             # before it.
             at, start = (branch, len(stem)) if isolated else (0, len(rows))
-            weight = (len(answer) + 1) ** -0.5
+            weight = (len(answer) + 1) ** -0.5  # the end token counts as one of the answer's
             rows += _line(line, at, start, range(len(before), len(line)), weight)
         return rows
 

@@ -161,7 +161,7 @@ def text_loss(model: LlamaForCausalLM, text: TextBatch, device: str) -> torch.Te
     """Weighted mean cross-entropy over the supervised positions only."""
     batch = text.batch.to(device)
     taught = batch.target != IGNORED
-    logits = model.lm_head(hidden_states(model, batch)[taught]).float()
+    logits = model.lm_head(hidden_states(model, batch)[taught]).float()  # [supervised, vocabulary]
     weight = text.weight.to(device)[taught]
     each = F.cross_entropy(logits, batch.target[taught], reduction="none")
     return (each * weight).sum() / weight.sum()

@@ -95,6 +95,7 @@ class CaptionObjective(Objective):
         owner = torch.tensor([row for row, each in enumerate(phrases) for _ in each])
         hot = phrases_hot([words for each in phrases for words in each]).to(device)
         told = self.phrase(hot)
+        # A caption is the sum of its phrases: [captions, dim].
         caption = told.new_zeros(size, told.shape[1]).index_add(0, owner.to(device), told)
         seen = encode(to_pixels([as_square(scene) for scene in drawn]).to(device)).float().mean(1)
         logits = F.normalize(self.picture(seen), dim=-1) @ F.normalize(caption, dim=-1).T
@@ -117,6 +118,7 @@ class LabelObjective(Objective):
         there = [{thing.shape for thing in scene.things} for scene in drawn]
         labels = torch.tensor([[float(s in shapes) for s in scenes.SHAPES] for shapes in there])
         patches = encode(to_pixels([as_square(scene) for scene in drawn]).to(device)).float()
+        # A soft maximum over patches: one that shows the shape is enough.
         logits = self.head(patches).logsumexp(1) - math.log(patches.shape[1])
         return F.binary_cross_entropy_with_logits(logits, labels.to(device))
 

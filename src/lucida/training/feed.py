@@ -197,7 +197,7 @@ def left_out(mixture: Mixture, what: Literal["dropped", "noted"]) -> dict[str, d
     and is not read (`noted`)."""
     found = {}
     for name, source in mixture.sources.items():
-        while isinstance(source, Part):
+        while isinstance(source, Part):  # a part of a source knows what all of it left out
             source = source.source
         if reasons := dict(getattr(source, what, {})):
             found[name] = reasons

@@ -106,7 +106,7 @@ def summed_cross_entropy(
 
     if len(target) <= size:
         return chunk(hidden, target, weight)
-    total, parts = hidden.new_zeros((), dtype=torch.float32), []
+    total, parts = hidden.new_zeros((), dtype=torch.float32), []  # in fp32, whatever autocast says
     for begin in range(0, len(target), size):
         cut = slice(begin, begin + size)
         counts = None if weight is None else weight[cut]

@@ -48,6 +48,7 @@ def source_record(stage: StageSpec, result: StepResult) -> dict:
     sources = result.sources
     values: dict = {"sources": {name: share.samples for name, share in sources.items()}}
     if len(sources) > 1:
+        # A mean over no token is no number.
         told = {name: share for name, share in sources.items() if share.supervised}
         values["source_loss"] = {name: share.loss for name, share in told.items()}
         values["source_supervised"] = {name: share.supervised for name, share in told.items()}

@@ -89,7 +89,7 @@ def copy_reference(model: LucidaModel, trained: Mapping[str, object], share: boo
         adapters.replace(reference, name, layer.get_base_layer())
     equip(reference, "none", compiled=False)  # layers may carry the `forward` of an earlier stage
     for name, weight in reference.named_parameters():
-        if name in trained:
+        if name in trained:  # the rest is shared, and frozen already
             weight.requires_grad_(False)
     return reference.eval()
 

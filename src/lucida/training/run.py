@@ -217,7 +217,7 @@ def build_run(
     seed_everything(recipe.seed)  # the projector is drawn in `build`
     model, processor = build(recipe.model)
     if device.type == "cpu":
-        quicken(model.language)
+        quicken(model.language)  # on a CPU alone: a GPU hides what it saves
         adapters.keep_differentiable(model)
     position, touched = Position(), set()
     if saved is not None:

@@ -100,6 +100,7 @@ class Watch:
 
     def signs(self, store: distributed.Store, ranks: Sequence[int]) -> dict[int, Sign]:
         """The last sign of each rank that has given any."""
+        # `multi_get` waits for what is missing, so those are asked for first.
         known = [rank for rank in ranks if store.check([f"sign/{rank}"])]
         found = store.multi_get([f"sign/{rank}" for rank in known]) if known else []
         return {rank: Sign(*json.loads(text)) for rank, text in zip(known, found, strict=True)}
@@ -184,6 +185,7 @@ class Watch:
 
     def _find_gone(self) -> tuple[bool, list[int]]:
         others = [rank for rank in range(self.world) if rank != self.rank]
+        # Who gives no further sign within two intervals has gone.
         before = self.signs(self.store, others)
         until = time.monotonic() + 2 * self.interval + 1
         while time.monotonic() < until:

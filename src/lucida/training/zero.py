@@ -173,6 +173,7 @@ class Zero(Sharded):
         self.plain, self.precision = model, precision
         frozen = model.vision is not None and not trains(model.vision)
         self.apart = set(model.vision.parameters()) if frozen else set()
+        # DeepSpeed hangs state of its own on parameters: it is given others, of the same storage.
         self.cut = with_own_parameters(model, self.apart)
         self.objective = Even(hide_vision(self.cut) if frozen else self.cut, self.total)
         return self.cut, self.loss
@@ -285,7 +286,7 @@ def with_own_parameters(model: nn.Module, apart: set[nn.Parameter]) -> nn.Module
 def hide_vision(model: nn.Module) -> nn.Module:
     """The same model, made of the same modules, whose encoder is none of them."""
     kept = (*model.children(), *model.parameters(), *model.buffers())
-    shown = copy.deepcopy(model, {id(each): each for each in kept})
+    shown = copy.deepcopy(model, {id(each): each for each in kept})  # a shell around the same parts
     vision = shown.vision
     del shown.vision
     object.__setattr__(shown, "vision", vision)  # past nn.Module, which would register it

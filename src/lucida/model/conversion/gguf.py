@@ -228,7 +228,7 @@ def tokens_of(model: LucidaModel, processor: LucidaProcessor, rows: int) -> dict
     texts, kinds = [], []
     for number in range(rows):
         text = known.get(number)
-        texts.append(f"[UNUSED{number}]" if text is None else text)
+        texts.append(f"[UNUSED{number}]" if text is None else text)  # spare rows need a name each
         if text is None:
             kinds.append(types.UNUSED)
         elif number not in added:

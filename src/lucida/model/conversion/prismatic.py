@@ -133,6 +133,7 @@ class Prismatic(Format):
         self.projector = projector_state(self.linears, projector["kind"] == "linear")
         trained = groups.get("vision_backbone")
         self.trained = bool(trained)
+        # Untrained encoders are not in the checkpoint: they come from their own folders.
         states = vision_states(trained, len(places), file) if trained else [None] * len(places)
         found = [
             encoder(place, state, size, file) for place, state in zip(places, states, strict=True)

@@ -56,7 +56,7 @@ class FusedEncoder(nn.Module):
         if self.fusion == "tokens":
             return torch.cat(features, dim=1)
         if self.fusion == "interleaved":
-            return torch.stack(features, dim=2).flatten(1, 2)
+            return torch.stack(features, dim=2).flatten(1, 2)  # [images, places, encoders, width]
         if len({places for places, _ in shapes}) > 1:
             features = [
                 resample_features(given, grid, grids[0])
@@ -121,7 +121,7 @@ def resample_features(
     """Features of a grid of places, bilinearly between those of the grid that they have."""
     if grid == wanted:
         return features
-    maps = features.transpose(1, 2).unflatten(2, grid)
+    maps = features.transpose(1, 2).unflatten(2, grid)  # [images, vision, rows, columns]
     larger = functional.interpolate(maps, size=wanted, mode="bilinear", align_corners=False)
     return larger.flatten(2).transpose(1, 2)
 

@@ -65,6 +65,7 @@ class AbstractorProjector(Projector):
         """Visual tokens, row by row of the pooled grid."""
         grid = grid_of(features, grid, self.patches, WHY)
         self.tokens(self.spec, grid)
+        # Places as a picture: [images, vision, height, width].
         picture = self.before(features.transpose(1, 2).unflatten(2, grid))
         pooled = functional.adaptive_avg_pool2d(picture, self.spec.side)
         return self.layers(self.behind(pooled).flatten(2).transpose(1, 2))

@@ -74,6 +74,7 @@ class PerceiverBlock(nn.Module):
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
         """The queries after one block."""
         normed = self.norm_queries(queries)
+        # [images, patches + queries, width]: queries read themselves too.
         read = torch.cat([self.norm_patches(patches), normed], dim=1)
         queries = queries + self.reading(normed, read)
         return queries + self.mlp(queries)

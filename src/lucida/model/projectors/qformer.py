@@ -56,7 +56,7 @@ class QFormerProjector(Projector):
         self, features: Float[Tensor, "images patches vision"]
     ) -> Float[Tensor, "images tokens vision"]:
         """The queries after reading."""
-        queries = self.norm(self.queries).expand(len(features), -1, -1)
+        queries = self.norm(self.queries).expand(len(features), -1, -1)  # [images, queries, vision]
         for block in self.blocks:
             queries = block(queries, features)
         return queries
