@@ -5,6 +5,7 @@ recipes/TASK.png         a scene of the miniature world that is asked about, for
 studies/                 RESULTS.md with its figure, and the report of each study
 reference/options.md     every key of a recipe, as `lucida explain` has it
 reference/commands.md    every verb with its options
+notebooks/NAME.md        the notebooks as they were run, with what each cell gave
 index.md, architecture.md, log.md   README.md, ARCHITECTURE.md and LOG.md, their links turned
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -36,6 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/options.md": "".join(list_options()),
         "reference/commands.md": "".join(list_commands()),
     }
+    for book in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        pages[f"notebooks/{book.stem}.md"] = "\n".join(read_notebook(book))
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     for task in sorted(drawn_tasks()):
@@ -52,6 +56,24 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     for name, page in AT_ROOT.items():
         markdown = markdown.replace(f"](../{name})", f"]({page})")
     return markdown
+
+
+def read_notebook(file: Path) -> Iterator[str]:
+    """A notebook as Markdown: its words, its code, and below that what it gave."""
+    for number, cell in enumerate(json.loads(file.read_text(encoding="utf-8"))["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield f"{source}\n"
+            if number == 0:
+                yield f"As a notebook: [{file.name}]({file.name}).\n"
+            continue
+        yield f"```python\n{source}\n```\n"
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                yield f"![](data:image/png;base64,{''.join(data['image/png']).strip()})\n"
+            elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+                yield f"```{{.text .wrapped}}\n{text}\n```\n"
 
 
 def read(name: str) -> str:

@@ -36,7 +36,8 @@ def pages_of(nav):
 
 def test_every_page_is_in_the_menu():
     written = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
-    assert sorted(pages_of(SITE["nav"])) == sorted(written | MADE)
+    books = {f"notebooks/{p.stem}.md" for p in (ROOT / "docs" / "notebooks").glob("*.ipynb")}
+    assert sorted(pages_of(SITE["nav"])) == sorted(written | MADE | books)
 
 
 def test_links_between_files_lead_somewhere():
@@ -93,3 +94,6 @@ def test_it_is_built_without_a_warning(tmp_path):
     assert "lucida data split" in commands and "lucida train" in commands
     reference = (tmp_path / "site" / "reference" / "python" / "index.html").read_text("utf-8")
     assert "stream_answers" in reference
+    book = (tmp_path / "site" / "notebooks" / "ask" / "index.html").read_text("utf-8")
+    assert "data:image/png;base64," in book and 'href="../ask.ipynb"' in book
+    assert (tmp_path / "site" / "notebooks" / "ask.ipynb").is_file()
