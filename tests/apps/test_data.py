@@ -383,7 +383,8 @@ def test_check_encodes_every_record_as_each_stage_does(folder, tmp_path):
     recipe.write_text(base)
     done = call("check", recipe, "--workers", 1)
     assert done.exit_code == 1
-    assert "record 2: " in done.output and "longer than a row" in done.output
+    assert done.output.count("record 2 (line 1): ") == 1, "by the file's own number, once"
+    assert "longer than a row" in done.output
     assert "stage sft stops at the first of 1 records" in done.output
     skipping = ["stages.sft.mixture.on_error=skip", "stages.sft.mixture.max_dropped=0.5"]
     assert "stage sft replaces 1 of 4 records" in call("check", recipe, *skipping).output

@@ -17,7 +17,6 @@ from torch import nn
 
 from lucida.core.spec import MaskName
 from lucida.data.sample import Batch
-from lucida.model.evaluating import evaluating
 from lucida.training.engine import Engine
 from lucida.training.precision import Precision
 from lucida.training.state import random_state, restore_random_state
@@ -65,10 +64,15 @@ def leave_untouched(model: nn.Module) -> Iterator[None]:
     """A look at the model in evaluation mode and without gradients; afterwards the modules' modes
     and all random generators are what they were."""
     generators = random_state()
+    # Not `evaluating`, which puts back what it switched itself: who looks may switch modes too.
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        with evaluating(model), torch.no_grad():
+        with torch.no_grad():
             yield
     finally:
+        for module, training in modes.items():
+            module.training = training
         restore_random_state(*generators)
 
 
