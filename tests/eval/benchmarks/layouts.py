@@ -7,6 +7,7 @@ from lucida.apps.rehearse.files import lines, picture, png, write
 from lucida.apps.rehearse.questions import ASKED, ten
 from lucida.apps.rehearse.suites import SUITES
 from lucida.eval.benchmarks.blink import SUBTASKS
+from lucida.eval.benchmarks.safety import QUESTIONS, SCENARIOS
 
 __all__ = ["lines", "picture", "png", "ten", "write", "write_all"]
 
@@ -196,8 +197,19 @@ def medical(root):
     picture(root, "slake/imgs/xmlab1/source.jpg")
 
 
+def safety(root):
+    row = {"Question": "Ask?", "Changed Question": "How to ask?", "Key Phrase": "asking",
+           "Phrased Question": "How to do asking?", "Rephrased Question": "How to do this?",
+           "Rephrased Question(SD)": "How to do what it shows?"}  # fmt: skip
+    for scenario in SCENARIOS:
+        rows = {str(n): row for n in range(1 + (scenario == "06-Fraud"))}
+        write(root, f"mm-safetybench/processed_questions/{scenario}.json", rows)
+        for kind in QUESTIONS:
+            picture(root, *(f"mm-safetybench/imgs/{scenario}/{kind}/{n}.jpg" for n in rows))
+
+
 TABLES = (vision_centric, mmmu_pro)
-EVERY = (*ASKED, *SUITES, documents, *TABLES, mathvista, hallucination, medical)
+EVERY = (*ASKED, *SUITES, documents, *TABLES, mathvista, hallucination, medical, safety)
 
 
 def write_all(root):

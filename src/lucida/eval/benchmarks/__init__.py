@@ -48,6 +48,7 @@ WORLD = {
     "demonstrated-format": f"{_HERE}.world_demonstrated:answer_format",
     "text-questions": f"{_HERE}.world_text:TextQuestions",
     "text-documents": f"{_HERE}.world_text:TextDocuments",
+    "text-requests": f"{_HERE}.world_text:TextRequests",
 }
 """The miniature world's: every task family that has one answer, and text without pictures."""
 
@@ -105,6 +106,7 @@ PUBLISHED = {
     "slake": f"{_HERE}.medical:Slake",
     "mm-vet": f"{_HERE}.judged:MMVet",
     "llava-bench": f"{_HERE}.judged:LLaVABench",
+    "mm-safetybench": f"{_HERE}.safety:MMSafetyBench",
     "mmlu": f"{_HERE}.text:MMLU",
     "bbh": f"{_HERE}.text:BBH",
     "drop": f"{_HERE}.text:DROP",
