@@ -1,6 +1,7 @@
 """The starter that `lucida new` writes: whole, read as it stands, and trained."""
 
 import csv
+import shlex
 import sys
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_the_command_it_tells_is_one_from_the_new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     beside = Path(sys.executable).parent / "lucida"
     monkeypatch.setattr(command.shutil, "which", lambda name: None)
-    told = CliRunner().invoke(app, ["new", "mine"]).output.split("next: ")[1].split()
+    told = shlex.split(CliRunner().invoke(app, ["new", "mine"]).output.split("next: ")[1])
     assert told[:3] == ["cd", "mine", "&&"] and told[-2:] == ["train", "recipe.yaml"]
     assert Path(told[3]).is_absolute() and (not beside.exists() or Path(told[3]).samefile(beside))
 
