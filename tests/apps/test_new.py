@@ -65,6 +65,7 @@ def test_the_command_it_tells_is_one_from_the_new_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(command.shutil, "which", lambda name: None)
     told = shlex.split(CliRunner().invoke(app, ["new", "mine"]).output.split("next: ")[1])
     assert told[:3] == ["cd", "mine", "&&"] and told[-2:] == ["train", "recipe.yaml"]
+    assert ".." not in Path(told[3]).parts
     assert Path(told[3]).is_absolute() and (not beside.exists() or Path(told[3]).samefile(beside))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,8 @@ def new(
     write_starter(folder)
     typer.echo(f"wrote {folder}: recipe.yaml, train.csv, held-out.csv and pictures", err=True)
     program, *rest = command()
-    program = program if program == "lucida" else str(Path(program).absolute())  # from there, too
+    if program != "lucida":  # a path from here, which has to hold from there, too
+        program = os.path.normpath(Path(program).absolute())
     there = shlex.join(["cd", str(folder)])
     train = shlex.join([program, *rest, "train", "recipe.yaml"])
     typer.echo(f"next: {there} && {train}", err=True)
