@@ -147,8 +147,8 @@ def _places(path: Path, lines: bool, delimiter: str | None) -> Sidecar:
             return Sidecar("zip", [path], lambda: line_places_of_zip(path))
         with path.open("rb") as file:
             start = file.read(1 << 16)
-        start = start.removeprefix(BYTE_ORDER_MARK)
         refuse_other_encodings(start, path)
+        start = start.removeprefix(BYTE_ORDER_MARK)
         if delimiter is not None:
             what = f"rows {delimiter!r}"
             return Sidecar(what, [path], lambda: row_places(path, delimiter))

@@ -272,7 +272,10 @@ def _find_escaped(chunk: np.ndarray, quotes: np.ndarray) -> np.ndarray:
 
 
 def refuse_other_encodings(start: bytes, path: object) -> None:
-    """Names what is no text, or text in another encoding, before it fails record by record."""
+    """Names what is no text, or text in another encoding, before it fails record by record. `start`
+    has the file's own first bytes: behind a mark of UTF-8 nothing is in doubt."""
+    if start.startswith(BYTE_ORDER_MARK):
+        return
     if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
         remedy = "unpack it first"
         raise DataError("the data file is compressed", origin=path, remedy=remedy)

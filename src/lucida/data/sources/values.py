@@ -32,8 +32,8 @@ def read_text(path: Path, origin: object = None) -> str:
 def decode_text(content: bytes, origin: object) -> str:
     """A text in UTF-8 without its byte order mark. DataError: another encoding, an archive, a
     pointer of Git LFS."""
-    content = content.removeprefix(BYTE_ORDER_MARK)
     refuse_other_encodings(content, origin)
+    content = content.removeprefix(BYTE_ORDER_MARK)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -67,7 +67,7 @@ def line_places_of_zip(path: Path) -> np.ndarray:
     with _opened(path) as (archive, member), archive.open(member) as text:
         _refuse_bombs(member, path)
         start = text.read(PACKED)
-        _refuse_unread(start.removeprefix(BYTE_ORDER_MARK), path)
+        _refuse_unread(start, path)
         found = Lines(len(BYTE_ORDER_MARK) if start.startswith(BYTE_ORDER_MARK) else 0)
         for content in chain([start[found.begin :]], iter(lambda: text.read(CHUNK), b"")):
             chunk = np.frombuffer(content, dtype=np.uint8)
@@ -93,7 +93,7 @@ def _refuse_bombs(member: zipfile.ZipInfo, path: Path) -> None:
 
 def _refuse_unread(start: bytes, path: Path) -> None:
     refuse_other_encodings(start, path)
-    if start.lstrip().startswith(b"["):
+    if start.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
         remedy = "unpack it: of archives only those with a record in each line are read"
         raise DataError("a JSON array in a zip archive", origin=path, remedy=remedy)
 
