@@ -153,11 +153,19 @@ def test_check_reads_everything_and_names_what_is_wrong(folder):
 
 def test_processes_find_what_one_finds(folder, monkeypatch):
     monkeypatch.setattr("lucida.apps.data.survey.BLOCK", 2)
+    monkeypatch.setattr("lucida.apps.data.survey.START", 0.0)  # worth a process at once
     (found,) = open_sources(
         str(pairs(folder, "a.png", "cut.png", "twin.png", "none.png", "b.png")), []
     )
     numbers = list(range(5))
     assert survey(found.source, numbers, PLAIN, 2) == survey_block(found.source, numbers)
+
+
+def test_no_process_starts_for_what_is_soon_done(folder, monkeypatch):
+    monkeypatch.setattr("lucida.apps.data.survey.BLOCK", 2)
+    monkeypatch.setattr("lucida.apps.data.survey.ProcessPoolExecutor", None)
+    (found,) = open_sources(str(pairs(folder, *["a.png", "b.png"] * 4)), [])
+    assert survey(found.source, list(range(8)), PLAIN, 2).read == 8
 
 
 def test_stats_of_a_recipe(folder):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import random
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,8 @@ from lucida.data.sample import ImagePart, Sample, Tokens, Turn
 
 BLOCK = 256
 """Records that a process takes at once."""
+START = 1.0
+"""Seconds until a process is there and has read its modules."""
 CUT = ("samples_cut", "branches_dropped")
 """What `encode` counts for a sample that does not fit into the context."""
 
@@ -184,7 +187,15 @@ def over_blocks(
     RunError when a process dies, which is said and not waited for.
     """
     blocks = [numbers[at : at + BLOCK] for at in range(0, len(numbers), BLOCK)]
-    if processes <= 1 or len(blocks) <= 1:
+    if not blocks:
+        return
+    begun = time.perf_counter()
+    first = work(source, blocks.pop(0), reader)
+    # It tells how long the others take. Processes that start for less than their start costs would
+    # only make the answer late.
+    alone = len(blocks) * (time.perf_counter() - begun)
+    yield first
+    if alone <= START + alone / processes:
         yield from (work(source, block, reader) for block in blocks)
         return
     # Spawned: a fork would copy the threads of libraries that are loaded already.
