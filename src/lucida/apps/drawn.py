@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
 from PIL import Image
 from rich.text import Text
+
+from lucida.data.encoded import make_data_address
 
 COLUMNS = 32
 """Width of a picture in the terminal; a character is one pixel wide and two high."""
@@ -41,7 +41,4 @@ def half_blocks(image: Image.Image, columns: int = COLUMNS) -> Text:
 
 def drawing(image: Image.Image, words: str) -> Drawing:
     """A picture as PNG within the page."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Drawing(data, max(160, min(image.width, 320)), words)
+    return Drawing(make_data_address(image, optimize=True), max(160, min(image.width, 320)), words)

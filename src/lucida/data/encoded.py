@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+from PIL import Image
 
 from lucida.core.errors import DataError
 from lucida.data.decoding import format_of
@@ -54,6 +57,15 @@ def encoded_bytes(text: str, origin: str) -> bytes:
         expected = "data:image/...;base64,"
         raise DataError("bad data address", expected=expected, given=head[:60], origin=origin)
     return content
+
+
+def make_data_address(image: Image.Image, form: str = "PNG", **options: Any) -> str:
+    """A picture as a `data:` address. PNG keeps every pixel; `options` are those of Pillow's
+    writer of the format."""
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    content = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/{form.lower()};base64,{content}"
 
 
 def encoded_source(text: str, origin: str) -> ImageSource:

@@ -7,8 +7,6 @@ All images and the curve are inside the file; it asks the network for nothing.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from lucida.core.pages import render_page
 from lucida.core.recipe import dump_recipe
 from lucida.core.results import Results, TaskScores, check_whole
 from lucida.core.runs import RunFolder, atomic_write
+from lucida.data.encoded import make_data_address
 from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.formatting import (
@@ -247,6 +246,4 @@ def data_address(image: Image.Image) -> str:
     """The picture inside an address: PNG, at most 512 pixels on the longer side."""
     image = image.copy()
     image.thumbnail((512, 512))
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    return make_data_address(image, optimize=True)

@@ -6,7 +6,6 @@ Look ─write_page─▶ the pictures, and every map as numbers that the page dr
 from __future__ import annotations
 
 import base64
-import io
 import json
 from typing import Any
 
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from lucida.core.pages import render_page
+from lucida.data.encoded import make_data_address
 from lucida.interpretability.drawing import map_shape
 from lucida.interpretability.inside import Look, Seen
 
@@ -92,11 +92,8 @@ def encode_picture(image: Image.Image) -> str:
     """A picture as a `data:` address, scaled down where it is large."""
     shown = image.copy()
     shown.thumbnail((MOST_PIXELS, MOST_PIXELS))
-    stream = io.BytesIO()
     form = "PNG" if max(shown.size) <= 256 else "JPEG"
-    shown.save(stream, form, quality=88)
-    content = base64.b64encode(stream.getvalue()).decode()
-    return f"data:image/{form.lower()};base64,{content}"
+    return make_data_address(shown, form, quality=88)
 
 
 def _numbers(values: np.ndarray) -> list[float]:

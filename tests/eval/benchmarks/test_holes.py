@@ -62,7 +62,7 @@ def test_a_word_that_looks_like_a_hole_is_an_option(tmp_path, word):
 
 def test_the_truth_may_not_be_a_hole(tmp_path):
     for options, answer in ((("a", "", "c", ""), "B"), (("a", "b", "", ""), "D"), (WORDS, "E")):
-        with pytest.raises(DataError, match=r"row 1: `answer`.*the letter of an option"):
+        with pytest.raises(DataError, match=r"record 0 \(line 2\): `answer`.*the letter"):
             table(tmp_path, *options, answer=answer).examples()
     with pytest.raises(DataError, match="got 1 options"):
         table(tmp_path, "", "b", "", "").examples()

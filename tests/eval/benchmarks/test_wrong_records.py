@@ -65,14 +65,16 @@ def test_a_damaged_embedded_picture_is_named(fresh, image):
     with pytest.raises(DataError) as caught:
         for example in make("mmbench", root).examples():
             example.sample.images[0].load()
-    assert "row 1" in str(caught.value)
+    assert "record 0 (line 2)" in str(caught.value)
 
 
 def test_a_row_with_too_few_columns_is_named(fresh):
     root = fresh(BENCHMARKS["mmbench"]())
     path = root / "mmbench/mmbench_dev_20230712.tsv"
     path.write_text(path.read_text() + "9\tonly this\n")
-    with pytest.raises(DataError, match=r"row 4: damaged row \(expected 14, got 2 columns\)"):
+    with pytest.raises(
+        DataError, match=r"record 3 \(line 5\): damaged row \(expected 14, got 2 columns\)"
+    ):
         make("mmbench", root).examples()
 
 

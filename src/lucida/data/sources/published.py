@@ -186,16 +186,20 @@ def read_table(path: Path, delimiter: str = ",", header: bool = True) -> list[Re
     # Like `lines.fields_of`: a line ends at a line feed, and what csv finds odd is an error.
     text = io.StringIO(read_text(path), newline="\n")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
+    rows, line = [], 1
     try:
-        rows = [row for row in reader if row]
+        for row in reader:
+            if row:
+                rows.append((line, row))
+            line = reader.line_num + 1  # where the next one begins; a quoted field holds line ends
     except csv.Error as error:
         raise _make_damage_error(path, f"line {reader.line_num}", str(error)) from None
     if not rows:
         raise DataError("the file is empty", origin=path, remedy="download it again")
-    names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
+    names = rows.pop(0)[1] if header else [str(number) for number in range(len(rows[0][1]))]
     records = []
-    for number, row in enumerate(rows):
-        origin = f"{path}: row {number + 1}"
+    for number, (line, row) in enumerate(rows):
+        origin = f"{path}: record {number} (line {line})"
         if len(row) != len(names):
             given = f"{len(row)} columns"
             raise DataError("damaged row", expected=len(names), given=given, origin=origin)

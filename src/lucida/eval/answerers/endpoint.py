@@ -9,8 +9,6 @@ counted. A question that fails to the end is reported with its reason and does n
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import random
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from lucida.core.errors import ModelError
 from lucida.core.http import PASSING, RefusedError, UnavailableError, open_answer, read_wait
 from lucida.core.progress import say
-from lucida.data.sample import ImageSource
+from lucida.data.encoded import make_data_address
 from lucida.eval.answerers.transformers_model import list_images, messages
 from lucida.eval.answerers.written_box import Unit, check_unit, read_written_box
 from lucida.eval.asking import Response
@@ -163,11 +161,11 @@ class EndpointAnswerer:
 
     def messages(self, example: Example) -> list[dict[str, Any]]:
         """The sample as this interface wants it."""
-        pictures = iter(list_images(example.sample))
+        addresses = (make_data_address(each.load()) for each in list_images(example.sample))
         written = messages(example.sample, self.boxes)
         for message in written:
             message["content"] = [
-                {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+                {"type": "image_url", "image_url": {"url": next(addresses)}}
                 if part["type"] == "image"
                 else part
                 for part in message["content"]
@@ -258,10 +256,3 @@ def count_tokens(answer: bytes) -> dict[str, int]:
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return {name: many for name, many in found.items() if isinstance(many, int) and many >= 0}
-
-
-def data_url(source: ImageSource) -> str:
-    """A picture inside an address: PNG, which keeps every pixel."""
-    stream = io.BytesIO()
-    source.load().save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
