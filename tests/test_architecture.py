@@ -199,6 +199,7 @@ def test_no_file_needs_itself():
 
 
 FOREIGN = {
+    ("apps/plan/depth.py", "forward ="): "a layer that is left out hands on what it was given",
     ("apps/plan/recomputed.py", "torch.utils._python_dispatch"): "where torch keeps its dispatch "
     "modes; it documents them, and has no other name for them",
     (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
+
+from tiny_training import tiny_recipe, write_parts
+
 from lucida.apps import cli
 from lucida.apps.fetch.needs import count_published
+from lucida.apps.plan import depth
+from lucida.apps.plan.depth import add
 from lucida.apps.plan.devices import DEVICES, GIB, Device, find_device
 from lucida.apps.plan.estimate import most_at_once, plan_recipe
 from lucida.apps.plan.fitting import ROOM, cuts, fits
 from lucida.apps.plan.step import FUSED
 from lucida.core.errors import DataError, RecipeError
 from lucida.core.recipe import load_recipe
+from lucida.core.spec import Recipe
 from lucida.data.collate import collate
 from lucida.data.loader import Loader
 from lucida.data.pack import fullness
@@ -262,6 +271,52 @@ def test_a_published_recipe_is_planned_without_its_weights():
     assert "assumed" in align["lengths"]["found"]
     assert "558,000 records, as published" in align["lengths"]["found"]
     assert align["steps"] == math.ceil(558_000 / 128) and align["hours"] > 0
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """Parts of 8 layers, as far as a plan reads them."""
+    folder = write_parts(tmp_path_factory.mktemp("deep"))
+    for part in ("vision", "language-plain"):
+        file = folder / part / "config.json"
+        values = json.loads(file.read_text())
+        values.pop("layer_types", None)
+        file.write_text(json.dumps(values | {"num_hidden_layers": 8}))
+    return tiny_recipe(folder, "language-plain")
+
+
+ADAPTERS = {"rate": 1e-3, "rank": 2, "targets": ["language.last(3)"]}
+DEPTHS = {
+    "all trains": (
+        {"cross_attention": {"every": 4, "heads": 2}},
+        {"train": dict.fromkeys(("projector", "cross_attention", "language", "vision"), 1e-3)},
+    ),
+    "adapters": (
+        {},
+        {
+            "train": {"projector": 1e-3},
+            "lora": ADAPTERS,
+            "batch": {"samples": 4, "checkpointing": "selective"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEPTHS)
+def test_a_few_layers_of_each_kind_cost_what_all_of_them_do(case, deep, monkeypatch):
+    (model, stage), counted = DEPTHS[case], []
+    values = deep.model_dump(mode="json")
+    values["model"] |= model
+    values["stages"] = [{**values["stages"][1], **stage}]
+    recipe = Recipe.model_validate(values)
+    device = SLOW if case == "all trains" else DEVICES["v100-32g"]
+    monkeypatch.setattr(depth, "add", lambda base, ones: counted.append(ones) or add(base, ones))
+    monkeypatch.setattr(depth, "DEEP", 8)
+    few = plan_recipe(recipe, device)
+    # As many as were left out, of 16 layers.
+    assert sum(count for ones in counted for _, count in ones) == 13
+    monkeypatch.setattr(depth, "DEEP", 1000)
+    assert few == plan_recipe(recipe, device)
 
 
 def test_records_that_nobody_publishes_stay_unknown():

@@ -187,6 +187,7 @@ def cost_of(
     model: Skeleton, stage: StageSpec, what: StagePlan, shape: Shape, precision: str, gpu: bool
 ) -> Cost:
     """Arithmetic and kept bytes of one pass, with the stage set on the skeleton."""
+    from lucida.apps.plan.depth import cost_by_kinds
     from lucida.apps.plan.step import fake, run_pass
     from lucida.model.adapters import attach, named_adapters
     from lucida.training.layers import equip
@@ -202,7 +203,8 @@ def cost_of(
     for weight in named_adapters(model).values() if what.adapted else ():
         weight.requires_grad_(True)
     equip(model, stage.batch.checkpointing, compiled=False)
-    return run_pass(model, shape, precision, gpu, mode, stage.batch.checkpointing)
+    how = stage.batch.checkpointing
+    return cost_by_kinds(model, partial(run_pass, model, shape, precision, gpu, mode, how))
 
 
 def memory(planned: PlannedPass, engine: EngineName) -> Memory:
