@@ -29,7 +29,7 @@ class LucidaError(Exception):
         DataError(
             "the record has another number of images than placeholders",
             expected=2, given=1, origin="train.json: record 17",
-            remedy="add the missing image or drop the record with mixture.on_error=skip",
+            remedy="add the missing image or remove the record",
         )
     """
 

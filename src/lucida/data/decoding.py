@@ -121,10 +121,7 @@ def format_of(start: bytes) -> str | None:
 
 def undecodable(error: Exception, content: bytes, origin: str) -> DataError:
     """What a decoder's trouble with this content means, as an error to raise."""
-    remedy = (
-        "download or export it again, or choose another picture (in training "
-        "mixture.on_error=skip leaves its record out)"
-    )
+    remedy = "download or export it again, or choose another picture"
     known = format_of(content)
     if isinstance(error, Image.UnidentifiedImageError) and known is None:
         return DataError(

@@ -23,7 +23,7 @@ from lucida.core.errors import DataError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.progress import Progress
 from lucida.data.mixture import Mixture, own_number
-from lucida.data.reader import Encode, Reader, Unusable, too_long
+from lucida.data.reader import Encode, Reader, Unusable, offer_skipping, too_long
 
 UNUSABLE, UNKNOWN = 0, -1
 """Lengths of a record that cannot be read or tokenised or is longer than a row; and of one that was
@@ -48,7 +48,7 @@ class Measuring:
         record = Reader(self.encode).read(name, self.mixture.sources[name], index)
         if isinstance(record, Unusable):
             if not skip:
-                raise record.reason
+                raise offer_skipping(record.reason)
             return UNUSABLE, False
         return len(record.tokens), bool(record.tokens.images)
 
@@ -163,7 +163,8 @@ class Lengths:
         if not self.measuring.skip and tokens.max() > capacity:
             longest = int(tokens.argmax())
             number = own_number(self.measuring.mixture.sources[name], longest)
-            raise too_long(int(tokens[longest]), capacity, f"{name}: record {number}")
+            reason = too_long(int(tokens[longest]), capacity, f"{name}: record {number}")
+            raise offer_skipping(reason)
         tokens[tokens > capacity] = UNUSABLE
 
     def _save(self, file: Path) -> None:

@@ -354,7 +354,7 @@ class _Conversation:
             raise DataError(
                 "an answer is empty",
                 origin=self.sample.origin,
-                remedy="fill it in, or drop the record with mixture.on_error=skip",
+                remedy="fill it in, or remove the record",
             )
         if any(isinstance(part, ImagePart) for part in parts):
             raise DataError(
@@ -382,7 +382,7 @@ def _check_images(sample: Sample) -> None:
             expected=f"{len(sample.images)} places for {len(sample.images)} images",
             given=f"{len(shown)} places",
             origin=sample.origin,
-            remedy="correct the record, or drop it with mixture.on_error=skip",
+            remedy="correct the record",
         )
     if sorted(shown) != list(range(len(sample.images))):
         raise DataError(

@@ -54,6 +54,13 @@ class Unusable:
     reason: DataError
 
 
+def offer_skipping(reason: DataError) -> DataError:
+    """Why a record cannot be used, as training says it: with what leaves such records out."""
+    error = type(reason)(f"{reason}; mixture.on_error=skip leaves such records out")
+    error.__cause__ = reason.__cause__
+    return error
+
+
 class TooLong(DataError):
     """A record that no row of the batch can hold."""
 
@@ -65,7 +72,7 @@ def too_long(tokens: int, capacity: int, origin: str) -> TooLong:
         expected=f"at most {capacity} tokens (batch.row, or batch.tokens over batch.accumulate)",
         given=tokens,
         origin=origin,
-        remedy="raise batch.row, or skip such records with mixture.on_error=skip",
+        remedy="raise batch.row",
     )
 
 

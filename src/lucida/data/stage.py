@@ -39,7 +39,7 @@ from lucida.core.spec import (
 from lucida.data.lengths import Lengths, Measuring
 from lucida.data.mixture import Mixture, Part, Source, make_key, permute
 from lucida.data.order import Order, capacity, check_rows, needs_lengths
-from lucida.data.reader import Encode, Encoded, Look, Reader, Unusable
+from lucida.data.reader import Encode, Encoded, Look, Reader, Unusable, offer_skipping
 from lucida.data.sample import IGNORED, Sample, Tokens
 from lucida.data.sources import open_source
 
@@ -128,7 +128,7 @@ class StageData:
                     found.append(record)
                     break
                 if not self.skip:
-                    raise record.reason
+                    raise offer_skipping(record.reason)
                 lost.append(record)
             else:
                 raise DataError(

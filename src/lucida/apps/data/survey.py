@@ -284,7 +284,7 @@ def empty_answers(sample: Sample) -> None:
     answers = [turn for turn in spoken if turn.role in ("assistant", "text")]
     if not answers or any(not turn.parts for turn in answers):
         what = "an answer is empty" if answers else "nothing is answered"
-        remedy = "fill it in, or drop the record with mixture.on_error=skip"
+        remedy = "fill it in, or remove the record"
         raise DataError(what, origin=sample.origin, remedy=remedy)
 
 

@@ -15,7 +15,7 @@ from lucida.core.spec import Recipe, StageSpec
 from lucida.data.images import image_size
 from lucida.data.order import capacity
 from lucida.data.pack import fullness
-from lucida.data.reader import Encoded, Reader, Unusable, too_long
+from lucida.data.reader import Encoded, Reader, Unusable, offer_skipping, too_long
 from lucida.data.sample import Tokens
 from lucida.data.stage import find_stage, open_parts, weigh_samples
 
@@ -112,7 +112,7 @@ def count_samples(
     usable = [record for record in records if isinstance(record, Encoded)]
     for record in records:
         if isinstance(record, Unusable) and (stage.mixture.on_error != "skip" or not usable):
-            raise record.reason
+            raise offer_skipping(record.reason)
     if not usable:
         raise DataError("the source has no records")
     return [count_sample(record.tokens, blueprint) for record in usable]
@@ -191,7 +191,7 @@ def keep_fitting(name: str, samples: list[Counted], stage: StageSpec) -> list[Co
         return samples
     longest = max(each.length for each in samples)
     if longest > room and stage.mixture.on_error != "skip":
-        raise too_long(longest, room, f"source {name} of stage {stage.name}")
+        raise offer_skipping(too_long(longest, room, f"source {name} of stage {stage.name}"))
     return [each for each in samples if each.length <= room]
 
 

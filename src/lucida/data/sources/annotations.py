@@ -152,8 +152,7 @@ class AnnotationsSource(RecordSource):
             raise DataError("a question has no caption to be replaced", origin=origin)
         about = text_of(question, "question", origin)
         if not about.strip():
-            remedy = "drop the record with mixture.on_error=skip"
-            raise DataError("the question is empty", origin=origin, remedy=remedy)
+            raise DataError("the question is empty", origin=origin, remedy="remove the record")
         said = text_of(answer, "answer", origin)
         if corners is None:
             ask, reply = asked(about, self.prompts, index), (said,) if said else ()

@@ -72,7 +72,7 @@ def refuse_unsaid(record: Mapping[str, Any], origin: str) -> None:
     """DataError for a record, or a turn, with a key that changes its meaning and is not read."""
     for name in UNSAID:
         if record.get(name):
-            remedy = "leave it empty or out of the record, or drop it with mixture.on_error=skip"
+            remedy = "leave it empty or out of the record"
             given = shorten(record[name])
             message = f"`{name}` is not read, and the conversation means something else without"
             raise DataError(message, expected="none", given=given, origin=origin, remedy=remedy)
@@ -111,7 +111,7 @@ def check_places(origin: str, images: int, written: list[tuple[Role, str]]) -> N
             expected=images,
             given=shown,
             origin=origin,
-            remedy="correct the record, or drop it with mixture.on_error=skip",
+            remedy="correct the record",
         )
 
 
@@ -121,7 +121,7 @@ def make_captioned(
     """A picture and its text: an answer to one of the prompts, or a document without any."""
     words = text_of(text, "text", origin)
     if not words.strip():
-        remedy = "fill it in, or drop the record with mixture.on_error=skip"
+        remedy = "fill it in, or remove the record"
         raise DataError("the text of the picture is empty", origin=origin, remedy=remedy)
     if not prompts:
         return Sample(origin, (image,), (), ((Turn("text", (ImagePart(0), words)),),))

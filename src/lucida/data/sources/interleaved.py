@@ -137,8 +137,7 @@ class InterleavedSource(RecordSource):
         items, left_out = arrange_items(items, self.order, self.drop_trailing)
         parts, numbers = document(items, " " if self.layout == "mmc4" else "\n\n")
         if not any(isinstance(part, str) for part in parts):
-            remedy = "drop it with mixture.on_error=skip"
-            raise DataError("no text is left of this page", origin=origin, remedy=remedy)
+            raise DataError("no text is left of this page", origin=origin)
         images = tuple(page.sources[number] for number in numbers)
         sample = Sample(origin, images, (), ((Turn("text", parts),),))
         return sample, page.lost + thinned_out + left_out

@@ -88,8 +88,7 @@ class TextSource(RecordSource):
 
 def _document(text: str, origin: str) -> Sample:
     if not text.strip():
-        remedy = "remove it, or drop it with mixture.on_error=skip"
-        raise DataError("the document is empty", origin=origin, remedy=remedy)
+        raise DataError("the document is empty", origin=origin, remedy="remove it")
     return Sample(origin, branches=((Turn("text", (text,)),),))
 
 
