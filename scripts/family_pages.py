@@ -61,6 +61,12 @@ FAMILIES = {
         (
             Place(8, "a100-80g", cut(pretrain=4)),
             Place(8, "h100", cut(pretrain=4)),
+            Place(
+                4,
+                "v100-32g",
+                ("precision=fp16", *adapt("pretrain", "sft"), *cut(align=8, pretrain=32, sft=8)),
+            ),
+            Place(1, "4090", (*adapt("pretrain", "sft"), *cut(align=64, pretrain=256, sft=64))),
         ),
     ),
     "alignment": (
