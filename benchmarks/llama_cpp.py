@@ -44,7 +44,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "gguf"
             export(args.run, folder, "gguf", kind)
-            server = start(folder)
+            server = start(folder, processor.visual_tokens)
             counts: Counter[tuple[str, str, str]] = Counter()
             for (name, example), own in zip(asked, ours, strict=True):
                 theirs = ask(server, example)
@@ -60,11 +60,12 @@ def main() -> None:
             print(f"{kind}, {name}, {size}: {told}", flush=True)
 
 
-def start(folder: Path) -> xllamacpp.Server:
-    """llama.cpp with both files, one thread."""
+def start(folder: Path, tokens: int) -> xllamacpp.Server:
+    """llama.cpp with both files, one thread; tokens: of a picture, where it would choose them."""
     given = xllamacpp.CommonParams()
     given.model.path = str(next(folder.glob("model-*.gguf")))
     given.mmproj.path = str(next(folder.glob("mmproj-*.gguf")))
+    given.image_min_tokens = given.image_max_tokens = tokens
     given.warmup, given.n_ctx, given.n_gpu_layers, given.use_jinja = False, 512, 0, True
     given.cpuparams.n_threads = given.n_parallel = 1
     return xllamacpp.Server(given)

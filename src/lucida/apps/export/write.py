@@ -76,13 +76,13 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
         )
     from lucida.apps.export.card import write_card
 
-    agreement, notes = None, []
+    agreement, notes, options = None, [], ""
     with atomic_folder(out) as aside:
         if chosen == "gguf":
-            from lucida.model.conversion.gguf import gguf_notes, write_gguf
+            from lucida.model.conversion.gguf import gguf_notes, gguf_options, write_gguf
 
             names = [file.name for file in write_gguf(model, processor, aside, quantize or "f16")]
-            notes = gguf_notes(model, processor)
+            notes, options = gguf_notes(model, processor), gguf_options(model, processor)
             notes.append("scores were measured with the run's own weights, not with these files")
         else:
             names = []
@@ -93,12 +93,12 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
             write(model, processor, aside)
             agreement = check(model, processor, chosen, aside)
         vllm = vllm_note(model, processor, chosen, out.name)
-        hint = commands_of(chosen, out.name, names)
+        hint = commands_of(chosen, out.name, names, options)
         fence = "sh" if chosen == "gguf" else "python"
         missing = write_card(
             run, aside, model, chosen, f"```{fence}\n{hint}\n```\n\n{vllm}.", notes
         )
-    commands = commands_of(chosen, str(out), names)
+    commands = commands_of(chosen, str(out), names, options)
     return Exported(chosen, obstacles, agreement, commands, [*notes, vllm, *missing])
 
 
@@ -123,11 +123,11 @@ def describe_vllm(format: str, obstacles: list[str], folder: str, longest: int) 
     return f"vLLM runs it {how}, by its source (not tried): `{command}`"
 
 
-def commands_of(format: Format, folder: str, files: list[str]) -> str:
-    """What to type to run an export."""
+def commands_of(format: Format, folder: str, files: list[str], options: str = "") -> str:
+    """What to type to run an export; options: what llama-server has to be told beside its files."""
     if format == "gguf":
         language, vision = files
-        return f"llama-server -m {folder}/{language} --mmproj {folder}/{vision} --jinja"
+        return f"llama-server -m {folder}/{language} --mmproj {folder}/{vision} --jinja{options}"
     trusted = ", trust_remote_code=True" if format == "remote-code" else ""
     return (
         "from transformers import AutoModelForImageTextToText as Auto, AutoProcessor\n"
@@ -171,7 +171,7 @@ def reasons(model: LucidaModel, processor: LucidaProcessor, format: Format) -> l
     if format == "gguf":
         from lucida.model.conversion.gguf import tokenizer_obstacles
 
-        found = gguf_obstacles(*facts) + tokenizer_obstacles(processor.tokenizer)
+        found = gguf_obstacles(*facts) + tokenizer_obstacles(model, processor)
     else:
         found = OBSTACLES[format](*facts) + language_obstacles(model.language)
     try:

@@ -11,6 +11,7 @@ from typing import Literal
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lucida.core.spec import ModelSpec
+from lucida.model.conversion.mmproj import Shape, form_obstacles, shape_of
 from lucida.model.encoders.families import family_of
 from lucida.model.encoders.timm_model import TimmConfig
 
@@ -60,8 +61,9 @@ OBSTACLES = {"llava": llava_obstacles, "llava-next": llava_next_obstacles}
 """Formats of transformers -> why a design is none of it."""
 
 
-GGUF_VISION = {"siglip_vision_model": ("gelu_pytorch_tanh", "gelu", "quick_gelu")}
-"""Encoders that llama.cpp runs as they were trained, and their activations."""
+GGUF_VISION = ("siglip_vision_model", "clip_vision_model")
+GGUF_ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "quick_gelu")
+"""Encoders that llama.cpp can run as they were trained, and activations."""
 GGUF_LANGUAGES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -71,7 +73,7 @@ def gguf_obstacles(
     language: PreTrainedConfig | None,
     image_size: int | None = None,
 ) -> list[str]:
-    """Every reason why llama.cpp cannot run a design as it was trained (projector type `mlp`)."""
+    """Every reason why llama.cpp cannot run a design as it was trained."""
     found = joint_obstacles(spec, "llama.cpp")
     if spec.vision is None:
         return ["model.vision is null: llama.cpp's mmproj is a vision encoder", *found]
@@ -79,23 +81,15 @@ def gguf_obstacles(
         found.append(
             f"model.image.policy is {spec.image.policy}: one square per picture is written"
         )
-    if spec.vision.more or spec.vision.normed or spec.vision.take != "patches":
-        found.append("llama.cpp takes the patches of one encoder, before the final norm")
-    projector = spec.projector
-    if projector.kind not in ("linear", "mlp"):
-        found.append(f"model.projector.kind is {projector.kind}: linear and mlp are written")
-    elif projector.kind == "mlp":
-        for name, plain in (("norm", False), ("position", False)):
-            if getattr(projector, name) != plain:
-                found.append(f"model.projector.{name} is true: llama.cpp's `mlp` has none")
-        if projector.depth > 2:
-            found.append(f"model.projector.depth is {projector.depth}: llama.cpp's has two layers")
-        if projector.depth == 2 and projector.activation != "gelu":
-            found.append(
-                f"model.projector.activation is {projector.activation}: llama.cpp's is gelu"
-            )
+    if spec.vision.more or spec.vision.take != "patches":
+        found.append("llama.cpp takes the patches of one encoder")
+    shape = shape_of(spec)
+    if isinstance(shape, list):
+        found += shape
     if vision is not None:
         found += _gguf_vision(vision, image_size)
+        if isinstance(shape, Shape):
+            found += form_obstacles(spec, shape, vision, image_size)
     if language is not None:
         found += _gguf_language(language.get_text_config())
     return found
@@ -104,16 +98,10 @@ def gguf_obstacles(
 def _gguf_vision(config: PreTrainedConfig, image_size: int | None) -> list[str]:
     """What speaks against llama.cpp in an encoder."""
     kind = config.model_type
-    if kind == "clip_vision_model":
-        return [
-            "clip_vision_model has a class token, which llama.cpp puts behind the patches although "
-            "it counts from the front: every patch would have its neighbour's place "
-            "(its issue 25814, seen in build 11549)"
-        ]
     if kind not in GGUF_VISION:
-        return [f"{kind} encoders have no names there: {', '.join(GGUF_VISION)} is written"]
+        return [f"{kind} encoders have no names there: {', '.join(GGUF_VISION)} are written"]
     found = []
-    if config.hidden_act not in GGUF_VISION[kind]:
+    if config.hidden_act not in GGUF_ACTIVATIONS:
         found.append(f"the encoder's activation is {config.hidden_act}")
     if config.intermediate_size == config.hidden_size:
         found.append("the encoder's MLP is as wide as the encoder: llama.cpp would take its two "

@@ -3,17 +3,7 @@
     OUT/model-f16.gguf       language model, tokenizer, chat template
     OUT/mmproj-f16.gguf      `clip`: encoder, projector, how pixels are made
 
-    Lucida                                       llama.cpp's `clip`
-    vision.model.embeddings.patch_embedding      v.patch_embd, v.position_embd
-    vision.model.encoder.layers.3.self_attn.q…   v.blk.3.attn_q, attn_k, attn_v, attn_out
-    …layers.3.layer_norm1 / mlp.fc1              v.blk.3.ln1, ln2, ffn_up, ffn_down
-    projector: linear, GELU, linear              mm.0, mm.2
-    projector: one matrix                        mm.0 = [W; -W], mm.2 = [I, -I]
-
-The last line is exact: gelu(x) - gelu(-x) = x. Hidden states are taken before the final norm, so
-`v.post_ln` is left out, and `clip.vision.feature_layer` names them, counted from the embedding.
-
-Reference: llama.cpp, tools/mtmd (clip.cpp, models/llava.cpp). PyPI's `gguf` names and packs.
+What the second holds is `mmproj`'s. PyPI's `gguf` names and packs.
 """
 
 from __future__ import annotations
@@ -26,13 +16,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lucida.core.errors import ModelError, PartError
 from lucida.data.boxes import box_tokens
 from lucida.data.jinja import chat_jinja
+from lucida.model.conversion.marks import ONE_PICTURE, Marks, embed_marks, find_marks, leave_out
+from lucida.model.conversion.mmproj import LFM2, MLP, Shape, form_of, shape_of, vision_file
 
 if TYPE_CHECKING:
     from lucida.model.processing import LucidaProcessor
@@ -59,20 +50,6 @@ SPLITS = {
     r"|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
 }
 """How a byte-level tokenizer splits text before merging (None: as GPT-2) -> llama.cpp's name."""
-
-VISION_NAMES = {
-    "embeddings.patch_embedding": "v.patch_embd",
-    "embeddings.position_embedding.weight": "v.position_embd.weight",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.out_proj": "attn_out",
-    "layer_norm1": "ln1",
-    "layer_norm2": "ln2",
-    "mlp.fc1": "ffn_up",
-    "mlp.fc2": "ffn_down",
-}
-"""transformers' names of SigLIP's encoder (of a layer: within it) -> llama.cpp's."""
 
 
 def gguf_package() -> ModuleType:
@@ -117,6 +94,8 @@ def write_file(
             getattr(writer, f"add_{key}")(value)
         elif isinstance(value, bool):
             writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
         else:
             writer.add_array(key, value)
     wanted = {}
@@ -184,6 +163,19 @@ def language_file(
             elif ".k_proj." in name:
                 value = pair_rotations(value, pairs)
         tensors[named] = value
+    rows = len(tensors["token_embd.weight"])
+    tokens = tokens_of(model, processor, rows)
+    template = chat_jinja(
+        processor.template,
+        processor.tokenizer,
+        processor.image_token,
+        processor.image_places,
+        media_marker=True,
+    )
+    if marks := marks_of(model, processor):
+        tensors.setdefault("output.weight", tensors["token_embd.weight"])
+        tensors["token_embd.weight"] = embed_marks(tensors["token_embd.weight"], marks)
+        tokens, template = name_marks(tokens, marks), leave_out(template, marks)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     metadata = {
         "context_length": config.max_position_embeddings,
@@ -197,15 +189,9 @@ def language_file(
         "rope_dimension_count": head,
         "rope_freq_base": float(config.rope_parameters["rope_theta"]),
         "layer_norm_rms_eps": config.rms_norm_eps,
-        "vocab_size": len(tensors["token_embd.weight"]),
-        **tokens_of(model, processor, len(tensors["token_embd.weight"])),
-        "chat_template": chat_jinja(
-            processor.template,
-            processor.tokenizer,
-            processor.image_token,
-            processor.image_places,
-            media_marker=True,
-        ),
+        "vocab_size": rows,
+        **tokens,
+        "chat_template": template,
     }
     return gguf.MODEL_ARCH_NAMES[arch], metadata, tensors
 
@@ -256,6 +242,30 @@ def tokens_of(model: LucidaModel, processor: LucidaProcessor, rows: int) -> dict
     return values
 
 
+def marks_of(model: LucidaModel, processor: LucidaProcessor) -> Marks | None:
+    """How the marks of the form that holds this projector are written, None if it has none;
+    ModelError where they cannot be."""
+    spec = model.config.model_spec
+    form = form_of(shape_of(spec), model.vision.model.config)
+    marks = form.marks and find_marks(form.marks, model, processor)
+    if isinstance(marks, str):
+        raise ModelError(marks)
+    return marks
+
+
+def name_marks(tokens: Mapping[str, Any], marks: Marks) -> dict[str, Any]:
+    """The vocabulary with the marks in their rows."""
+    named = dict(tokens)
+    for row, text in zip(marks.rows, marks.texts, strict=True):
+        named["token_list"][row] = text
+        named["token_types"][row] = gguf_package().TokenType.CONTROL
+        if named.get("pad_token_id") == row:
+            del named["pad_token_id"]
+    if marks.places[0].neighbours[0] == named.get("bos_token_id"):
+        named["add_bos_token"] = False  # the mark is it; without a picture the template writes it
+    return named
+
+
 def find_other_ends(model: LucidaModel, processor: LucidaProcessor) -> list[int]:
     """Tokens that end an answer beside the tokenizer's own end token."""
     ends = model.generation_config.eos_token_id
@@ -281,77 +291,9 @@ def split_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return SPLITS.get(split.get("pattern", {}).get("Regex"))
 
 
-def vision_file(
-    model: LucidaModel, processor: LucidaProcessor
-) -> tuple[str, Metadata, dict[str, Tensor]]:
-    """Architecture, metadata and tensors of the encoder and the projector."""
-    config, policy = model.vision.model.config, processor.image_policy
-    depth = config.num_hidden_layers
-    # Layers count from the end of the encoder as it is cut: -1 is its last hidden state.
-    places = [depth + 1 + layer for layer in model.vision.layers]
-    tensors = {}
-    for name, value in model.vision.model.state_dict().items():
-        named = vision_name(name)
-        if named:
-            tensors[named] = value
-    tensors |= projector_tensors(model, places)
-    metadata = {
-        "clip_has_vision_encoder": True,
-        "clip_projector_type": "mlp",
-        "vision_use_gelu": config.hidden_act != "quick_gelu",
-        "vision_image_size": policy.size,
-        "vision_patch_size": config.patch_size,
-        "vision_embedding_length": config.hidden_size,
-        "vision_feed_forward_length": config.intermediate_size,
-        "vision_block_count": depth,
-        "vision_head_count": config.num_attention_heads,
-        "vision_attention_layernorm_eps": config.layer_norm_eps,
-        "vision_projection_dim": model.language.config.hidden_size,
-        "vision_image_mean": [float(each) for each in policy.mean],
-        "vision_image_std": [float(each) for each in policy.std],
-        "clip.vision.feature_layer": sorted(places),
-    }
-    return "clip", metadata, tensors
-
-
-def vision_name(name: str) -> str | None:
-    """llama.cpp's name of an encoder's weight; None for what no feature needs (pooling, the final
-    norm, numbers of positions)."""
-    front, within = "", name.removeprefix("vision_model.")
-    if within.startswith("encoder.layers."):
-        number, _, within = within.removeprefix("encoder.layers.").partition(".")
-        front = f"v.blk.{number}."
-    for theirs, ours in VISION_NAMES.items():
-        if within == theirs or within.startswith(f"{theirs}."):
-            return front + ours + within.removeprefix(theirs)
-    return None
-
-
-def projector_tensors(model: LucidaModel, places: list[int]) -> dict[str, Tensor]:
-    """The projector as llama.cpp's `mlp`. Features of several layers stand there by ascending
-    layer, so the first matrix is put into that order."""
-    linears = [each for each in model.projector.modules() if isinstance(each, nn.Linear)]
-    order = np.argsort(places).tolist()
-    pairs = [(each.weight.detach(), each.bias.detach()) for each in linears]
-    weight, bias = pairs[0]
-    blocks = weight.chunk(len(places), dim=1)  # columns of each feature layer
-    pairs[0] = torch.cat([blocks[number] for number in order], dim=1), bias
-    if len(pairs) == 1:
-        weight, bias = pairs[0]
-        one = torch.eye(len(weight), dtype=weight.dtype)
-        pairs = [
-            (torch.cat([weight, -weight]), torch.cat([bias, -bias])),
-            (torch.cat([one, -one], dim=1), torch.zeros_like(bias)),
-        ]
-    return {
-        f"mm.{2 * number}.{kind}": value
-        for number, pair in enumerate(pairs)
-        for kind, value in zip(("weight", "bias"), pair, strict=True)
-    }
-
-
-def tokenizer_obstacles(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What speaks against llama.cpp in a tokenizer."""
+def tokenizer_obstacles(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
+    """What speaks against llama.cpp in a tokenizer; of marks, where the design has a form."""
+    tokenizer = processor.tokenizer
     if split_of(tokenizer) is None:
         return [
             f"the tokenizer ({type(tokenizer).__name__}) splits text in a way that has no name "
@@ -359,20 +301,50 @@ def tokenizer_obstacles(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         ]
     if tokenizer.eos_token_id is None:
         return ["the tokenizer has no end token: llama.cpp would never stop"]
+    if model.vision is not None and isinstance(shape_of(model.config.model_spec), Shape):
+        try:
+            marks_of(model, processor)
+        except ModelError as problem:
+            return [str(problem)]
     return []
 
 
 def gguf_notes(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
     """What llama.cpp does otherwise than Lucida with the same weights."""
     size, policy = processor.image_policy.size, processor.image_policy.policy
-    found = [
-        f"llama.cpp scales pictures that are not {size} x {size} pixels by its own code, so answers"
-        f" about them may differ (model.image.policy is {policy})"
-    ]
-    projector = model.config.model_spec.projector
-    if model.vision.model.config.hidden_act == "gelu" or projector.kind == "mlp":
+    vision, spec = model.vision.model.config, model.config.model_spec
+    shape = shape_of(spec)
+    form = form_of(shape, vision)
+    if form is LFM2:
+        found = [
+            f"give it pictures of {size} x {size} pixels: of others llama.cpp keeps the shape, and "
+            "it cuts large ones into tiles, neither of which this model has learnt"
+        ]
+    else:
+        found = [
+            f"llama.cpp scales pictures that are not {size} x {size} pixels by its own code, so "
+            f"answers about them may differ (model.image.policy is {policy})"
+        ]
+    if form.marks:
+        found.append(f"{ONE_PICTURE}; the template refuses others (llama.cpp puts "
+                     f"{' and '.join(form.marks)} around each, which stand for the tokens next to "
+                     "it)")  # fmt: skip
+    if (form is MLP and shape.norm) or shape.layers:
+        found.append(
+            f"the projector's norms have the encoder's epsilon there, {vision.layer_norm_eps:g} "
+            "instead of 1e-05"
+        )
+    if vision.hidden_act == "gelu" or shape.matrices == 2 or shape.layers:
         found.append("llama.cpp computes GELU in its tanh form, from a table in half precision")
     if further := find_other_ends(model, processor)[1:]:
         names = ", ".join(processor.tokenizer.convert_ids_to_tokens(further))
         found.append(f"the file names two end tokens; llama.cpp has to know {names} by their text")
     return found
+
+
+def gguf_options(model: LucidaModel, processor: LucidaProcessor) -> str:
+    """What llama.cpp has to be told beside the files: how many tokens a picture has, where it would
+    choose them by the picture's size."""
+    form = form_of(shape_of(model.config.model_spec), model.vision.model.config)
+    tokens = processor.visual_tokens
+    return f" --image-min-tokens {tokens} --image-max-tokens {tokens}" if form is LFM2 else ""
