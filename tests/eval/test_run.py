@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+import lucida.eval.run
+from lucida.apps.answering import measure_otherwise, read_visual_tokens
 from lucida.core.errors import LucidaError, RunError
-from lucida.core.spec import EvaluationSpec
+from lucida.core.spec import EvaluationSpec, FewerTokensSpec
 from lucida.eval.benchmarks import benchmark
 from lucida.eval.gallery import evaluation_of, gallery, predictions
 from lucida.eval.plan import Options
@@ -138,6 +140,50 @@ def test_a_model_that_is_no_run_is_asked_in_the_chosen_words(knowing, tmp_path):
     )
     assert evaluation_of(folder).prompts == "llava"
     assert json.loads((folder / "results.json").read_text())["tasks"]["attribute"]["n"] == 10
+
+
+def test_a_run_is_asked_with_fewer_visual_tokens_beside_its_own_scores(run, knowing, monkeypatch):
+    """What is asked for reaches the model, and the run's own scores and answers stay."""
+    evaluate_run(run.path, ["attribute"], 10)
+    own, met = run.results_file.read_bytes(), []
+
+    def load_answerer(path, weights, fewer):
+        met.append((path, weights, fewer.by, fewer.keep))
+        return knowing(0.2, {"visual tokens": fewer.model_dump(mode="json")})
+
+    monkeypatch.setattr("lucida.eval.answerers.lucida_model.load_answerer", load_answerer)
+    fewer = read_visual_tokens("merge:0.25")
+    found = measure_otherwise(run.path, ["attribute"], 10, None, None, None, fewer)
+    assert met == [(run.path, None, "merge", 0.25)]
+    assert run.results_file.read_bytes() == own
+    settings = json.loads((run.path / "merge-0.25/predictions/settings.json").read_text())
+    assert settings["weights"] == weights_hash(run.path)
+    assert settings["visual tokens"]["by"] == "merge"
+    assert found.tasks["attribute"].score < run.results.tasks["attribute"].score
+    assert read_visual_tokens("grid:16").keep == 16 and read_visual_tokens(None) is None
+    for wrong in ("median:0.5", "merge", "merge:2.5", "merge:0"):
+        with pytest.raises(RunError, match=r"WAY:KEEP") as told:
+            read_visual_tokens(wrong)
+        assert wrong in str(told.value)
+
+
+def test_a_recipe_says_with_how_many_visual_tokens_it_is_asked(run, monkeypatch):
+    """The key of the recipe: it reaches the loader, and other answers are asked for anew."""
+    evaluate_run(run.path, ["attribute"], 10)
+    recipe = run.recipe
+    fewer = FewerTokensSpec(keep=0.5, by="random")
+    spec = recipe.evaluation.model_copy(update={"visual_tokens": fewer})
+    run.write_recipe(recipe.model_copy(update={"evaluation": spec}))
+    load, met = lucida.eval.run.load_answerer, []
+
+    def note(path, fewer):
+        met.append((path.name, fewer))
+        return load(path)
+
+    monkeypatch.setattr("lucida.eval.run.load_answerer", note)
+    evaluate_run(run.path, ["attribute"], 10)
+    assert met == [("run", fewer), ("blind", fewer)]
+    assert [len(asked) for asked in run.asked["run"]] == [10, 10]
 
 
 def test_the_gallery_shows_each_picture_once_in_order(run):

@@ -45,6 +45,7 @@ def test_arms_of_a_seed_share_everything_but_the_change():
         ({"changes": {"a": WITHOUT, "b": WITHOUT}}, "b is the same recipe as a"),
         ({"changes": {"a": {"seed": 3}}}, "`seed`, which is the same in all arms"),
         ({"changes": {"a": {"evaluation.limit": 3}}}, "`evaluation.limit`"),
+        ({"common": {"evaluation.tasks": ["caption"]}}, "`evaluation.tasks`"),
         ({"primary": {"margin": 3, "contrast": ["witout"]}}, "did you mean `without`"),
         ({"changes": {"a": {"model.projector.positon": False}}}, "positon"),
     ],
@@ -52,6 +53,12 @@ def test_arms_of_a_seed_share_everything_but_the_change():
 def test_what_cannot_be_a_study_is_refused(values, told):
     with pytest.raises(RecipeError, match=told):
         design(**values)
+
+
+def test_arms_that_are_looked_at_on_the_way_train_for_themselves():
+    half = {"evaluation.visual_tokens": {"keep": 0.5, "by": "random"}}
+    assert design(changes={"half": half}).trained_by == {"half": BASELINE}
+    assert design(changes={"half": half}, evaluation=ASKED | {"curve": 5}).trained_by == {}
 
 
 def test_a_file_with_mistakes_names_them_all(tmp_path):

@@ -17,10 +17,11 @@ from lucida.core.errors import RecipeError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.locking import sole_writer
 from lucida.core.runs import RunFolder
+from lucida.eval.store import weights_hash
 from lucida.study import execute
 from lucida.study.analysis import Look, analyse, compare, is_decided
 from lucida.study.design import BASELINE, load_design
-from lucida.study.execute import StudyFolder, run_study, take_over
+from lucida.study.execute import StudyFolder, run_study, split_by_training, take_over
 from lucida.study.looks import run_to_looks
 from lucida.study.measure import how_soon, measure
 from lucida.study.noise import known_noise, learn_noise
@@ -115,6 +116,62 @@ def test_a_study_from_file_to_report(tmp_path, design):
     said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
     assert "(exploratory)" in said.output
+
+
+def test_arms_that_ask_otherwise_share_one_training(tmp_path):
+    """`without` trains for itself; two others ask what the baseline and it have trained."""
+    half = {"evaluation.visual_tokens": {"keep": 0.5, "by": "random"}}
+    changes = {
+        "without": {"model.projector.position": False},
+        "half": half,
+        "without-half": {"model.projector.position": False} | half,
+    }
+    file = tmp_path / "probe.yaml"
+    text = TEXT.replace("{without: {model.projector.position: false}}", json.dumps(changes))
+    file.write_text(text % "[0]")
+    probe, folder = load_design(file), StudyFolder(tmp_path / "out")
+    assert probe.trained_by == {"half": BASELINE, "without-half": "without"}
+    assert any("half: the model that baseline has trained" in note for note in probe.notes)
+    first, after = split_by_training(probe, folder, list(probe.runs))
+    assert first == [(BASELINE, 0), ("without", 0)]
+    assert after == [("half", 0), ("without-half", 0)]
+    run_study(probe, folder, jobs=2, arms=["half"])
+    logs = [log.read_text() for log in folder.path.glob("runs/*/worker.log")]
+    runs = {arm: folder.run(arm, 0) for arm in (BASELINE, "half")}
+    ends = {arm: folder.outcome(arm, 0) for arm in runs}
+    assert {end["state"] for end in ends.values()} == {"done"}, logs
+    assert {arm: end.get("trained") for arm, end in ends.items()} == {
+        BASELINE: None,
+        "half": "baseline-seed0",
+    }
+    assert len({weights_hash(run.path) for run in runs.values()}) == 1
+    assert runs["half"].recipe == probe.recipe("half", 0)
+    assert runs["half"].metrics.read() == runs[BASELINE].metrics.read()
+    tasks = probe.study.evaluation.tasks
+    cost = [measure(run.path, tasks).cost for run in (runs[BASELINE], runs["half"])]
+    assert cost[0]["seconds"] == cost[1]["seconds"] and cost[1]["samples"] == 4
+    settings = [
+        json.loads((run.path / "predictions" / "settings.json").read_text())
+        for run in (runs[BASELINE], runs["half"])
+    ]
+    assert "visual tokens" not in settings[0]
+    assert settings[1]["visual tokens"] == {"keep": 0.5, "by": "random", "layer": None}
+    rows = {file: file.stat().st_mtime_ns for file in folder.path.glob("runs/*/*")}
+    run_study(probe, folder, arms=["half"])
+    assert rows == {file: file.stat().st_mtime_ns for file in folder.path.glob("runs/*/*")}
+
+
+def test_noise_within_one_trained_model_says_nothing_about_two(tmp_path):
+    file = tmp_path / "probe.yaml"
+    half = "half: {evaluation.visual_tokens: {keep: 0.5, by: grid}}"
+    file.write_text(TEXT.replace("{without:", f"{{{half}, without:") % "[0, 1]")
+    probe = load_design(file)
+    folder = StudyFolder(tmp_path / "all" / "out")
+    scores = {BASELINE: [1, 2], "without": [3, 3], "half": [2, 1]}
+    fill(probe, folder, scores)
+    learn_noise(analyse(probe, folder), tmp_path / "noise.json")
+    known = json.loads((tmp_path / "noise.json").read_text())["mini"]
+    assert {key.split(", ")[1] for key in known} == {"without"}
 
 
 def test_failed_runs_are_results(tmp_path, design):

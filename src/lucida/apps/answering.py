@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from lucida.core.errors import RunError
 
 if TYPE_CHECKING:
+    from lucida.core.results import Results
+    from lucida.core.spec import FewerTokensSpec
     from lucida.eval.asking import Answerer
+    from lucida.eval.plan import Options
+    from lucida.model.few_bits import Weights
 
 WEB = ("http://", "https://")
 """How an address of the web begins; a folder may be called `http-run`."""
@@ -69,3 +73,66 @@ def open_answerer(target: str, model: str | None = None) -> Answerer:
     answerer = load_answerer(Path(target))
     answerer.identity = {"weights": weights_hash(Path(target))}
     return answerer
+
+
+def read_visual_tokens(written: str | None) -> FewerTokensSpec | None:
+    """What `attention:0.25` asks for; RunError for what asks for nothing."""
+    if written is None:
+        return None
+    from pydantic import ValidationError
+
+    from lucida.core.spec import FewerTokensSpec
+
+    way, _, keep = written.partition(":")
+    try:
+        return FewerTokensSpec.model_validate({"by": way, "keep": keep})
+    except ValidationError as problem:
+        raise RunError(
+            "--visual-tokens: " + "; ".join(each["msg"] for each in problem.errors()),
+            expected="WAY:KEEP, such as attention:0.25, random:0.5, grid:16 or merge:0.5",
+            given=written,
+        ) from problem
+
+
+def measure_otherwise(
+    run: Path,
+    names: list | None,
+    limit: int | None,
+    options: Callable[[], Options] | None,
+    out: Path | None,
+    weights: Weights | None,
+    fewer: FewerTokensSpec | None,
+) -> Results:
+    """The results of a run whose weights are held in fewer bits, or that is asked with fewer visual
+    tokens, beside its own ones."""
+    from lucida.core.runs import RunFolder
+    from lucida.eval.answerers.lucida_model import load_answerer
+    from lucida.eval.run import evaluate_target
+    from lucida.eval.store import weights_hash
+    from lucida.model.few_bits import check_weights
+
+    spec, words, told = RunFolder(run).recipe.evaluation, [], []
+    if weights is not None:
+        check_weights(weights)
+        words, told = [weights], [f"held as {weights}"]
+    if fewer is not None:
+        words.append(f"{fewer.by}-{fewer.keep:g}")
+        told.append(f"visual tokens {fewer.by}:{fewer.keep:g}")
+    folder = out or run / "-".join(words)
+
+    def load(place: Path) -> Answerer:
+        answerer = load_answerer(run, weights, fewer or spec.visual_tokens)
+        # Trained anew, the run is asked anew.
+        answerer.identity = {**answerer.identity, "weights": weights_hash(run)}
+        return answerer
+
+    evaluate_target(
+        f"{run} {', '.join(told)}",
+        load,
+        folder,
+        spec,
+        spec.tasks if names is None else names,
+        limit,
+        None if options is None else options(),
+    )
+    return RunFolder(folder).results

@@ -197,3 +197,19 @@ def show_endings(folder: Path, results: Results, shot: Shot | None, took: float)
     print(f"page    {shlex.join([*command(), 'web', str(folder)])}")
     if shot is not None:
         print(f'        and ask, for instance: "{shot.question}"')
+
+
+def show_shots(results: Results, names: list | None) -> None:
+    """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
+    tasks = {n: t for n, t in results.tasks.items() if names is None or n in names}
+    counts = sorted({int(count) for t in tasks.values() for count in t.shots})
+    rows = []
+    for name, task in tasks.items():
+        cells = [format_score(task, task.score)]
+        for count in counts:
+            row = task.shots.get(str(count))
+            spread = "" if row is None or row.sd is None else f" ± {format_score(task, row.sd)}"
+            cells.append("" if row is None else f"{format_score(task, row.mean)}{spread}")
+        rows.append([name, task.metric, *cells])
+    columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
+    table("Demonstrations (mean ± sd over seeds)", columns, rows)

@@ -88,7 +88,13 @@ def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -
                 values = [getattr(sample, name) for sample in row]
                 fields[name][number, :end] = np.concatenate(values)
     tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
-    return Batch(**tensors, origins=[sample.origin for row in rows for sample in row])
+    samples = [sample for row in rows for sample in row]
+    reduced = [into for each in samples for into in each.reduced or (None,) * len(each.images)]
+    return Batch(
+        **tensors,
+        origins=[sample.origin for sample in samples],
+        reduced=tuple(reduced) if any(into is not None for into in reduced) else (),
+    )
 
 
 def images_of(samples: Sequence[Tokens]) -> list[ImageSource]:

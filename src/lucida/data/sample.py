@@ -115,6 +115,11 @@ class Tokens:
     sample's k-th image (1-based). target: next token or IGNORED. The placeholders of an image are
     one contiguous run, or one for each of its tiles with nothing between them but the names of the
     tiles (policy `split`), which are text (image 0) and never a target.
+
+    reduced: how the visual tokens of each image become fewer (`model.reduction`): int64 [its visual
+    tokens], the number of the one that each goes into, counted among those of its image that are
+    left, or -1 for one that is taken away; None where all stay, empty where they do so everywhere.
+    Positions then have gaps, and `image` marks what is left.
     """
 
     origin: str
@@ -124,6 +129,7 @@ class Tokens:
     position: np.ndarray
     image: np.ndarray
     target: np.ndarray
+    reduced: tuple[np.ndarray | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -141,6 +147,8 @@ class Tokens:
     def behind(self, cut: int) -> int:
         """The position of what is put behind the first `cut` tokens, of which none is in the midst
         of a picture."""
+        if self.reduced and cut < len(self):  # the last visual tokens may be missing in front of it
+            return int(self.position[cut])
         return int(self.position[cut - 1]) + 1 if cut else 0
 
 
@@ -232,7 +240,8 @@ class Batch:
     otherwise; images are ordered as their placeholders are met row by row, left to right. origins,
     sources: of every sample, row by row; `sources` may be empty. weight, float32 [rows, length]:
     how much a supervised position counts in the loss; None is 1 everywhere. pairs: what makes the
-    loss one of pairs of answers (`lucida.training.preference.Pairs`).
+    loss one of pairs of answers (`lucida.training.preference.Pairs`). reduced: as in `Tokens`, of
+    all images in their order.
     """
 
     input_ids: torch.Tensor
@@ -247,6 +256,7 @@ class Batch:
     sources: list[str] = field(default_factory=list)
     weight: torch.Tensor | None = None
     pairs: Any = None
+    reduced: tuple[np.ndarray | None, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -256,7 +266,8 @@ class Batch:
         for name in ("pixel_values", "features", "weight"):
             value = getattr(self, name)
             moved[name] = None if value is None else value.to(device, non_blocking=True)
-        return Batch(**moved, origins=self.origins, sources=self.sources, pairs=self.pairs)
+        kept = ("origins", "sources", "pairs", "reduced")
+        return Batch(**moved, **{name: getattr(self, name) for name in kept})
 
     @property
     def supervised(self) -> int:

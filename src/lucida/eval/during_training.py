@@ -54,6 +54,7 @@ class Scores(Observer):
             samples=SAMPLES,
             prompts=self.spec.prompts,
             data=self.spec.data,
+            fewer=self.spec.visual_tokens,
         )
         tasks = {
             name: {key: task[key] for key in ("score", "interval", "n")}

@@ -26,6 +26,7 @@ from lucida.data.collate import collate
 from lucida.data.sample import IGNORED, Sample, Tokens, Turn
 from lucida.model.evaluating import evaluating
 from lucida.model.masks import TWIG, is_asked_whole
+from lucida.model.reduction import reduce_prompts
 from lucida.model.trees import (
     PASS_TOKENS,
     Beginning,
@@ -41,6 +42,7 @@ from lucida.model.trees import (
 )
 
 if TYPE_CHECKING:
+    from lucida.core.spec import FewerTokensSpec
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -135,10 +137,14 @@ def score_candidates(
     samples: Sequence[Sample],
     candidates: Sequence[Sequence[str]],
     batch_tokens: int = BATCH_TOKENS,
+    fewer: FewerTokensSpec | None = None,
 ) -> Iterator[tuple[int, list[Likelihood]]]:
-    """The same as they are found: (number of the sample, its likelihoods)."""
+    """The same as they are found: (number of the sample, its likelihoods). `fewer`: how many visual
+    tokens are left of each picture."""
     pairs = zip(samples, candidates, strict=True)
     questions = [question(processor, n, sample, texts) for n, (sample, texts) in enumerate(pairs)]
+    stems = reduce_prompts(model, processor, [each.stem for each in questions], fewer)
+    questions = [replace(q, stem=stem) for q, stem in zip(questions, stems, strict=True)]
     alone = is_asked_whole(model.mask_for(processor))
     if alone:  # several branches cannot share what sees them
         questions = [

@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ from lucida.eval.store import Store, weights_hash
 from lucida.eval.summary import score_responses, summarise
 
 if TYPE_CHECKING:
-    from lucida.core.spec import EvaluationSpec, OwnTaskSpec
+    from lucida.core.spec import EvaluationSpec, FewerTokensSpec, OwnTaskSpec
     from lucida.model.processing import LucidaProcessor
     from lucida.model.vlm import LucidaModel
 
@@ -52,15 +53,16 @@ def evaluate(
     samples: int = 2000,
     prompts: str | None = None,
     data: str | None = None,
+    fewer: FewerTokensSpec | None = None,
 ) -> dict:
     """Scores of a model in memory: `{"tasks": {name: summary}, "seconds": {"evaluate": s}}`.
 
     A summary is what `summarise` gives, without a blind model. Nothing is written. `limit` is the
     largest number of examples per task, `samples` the bootstrap resamples behind an interval;
-    `prompts` and `data` as in EvaluationSpec.
+    `prompts` and `data` as in EvaluationSpec, `fewer` as its `visual_tokens`.
     """
     started = time.monotonic()
-    answerer = LucidaAnswerer(model, processor)
+    answerer = LucidaAnswerer(model, processor, fewer=fewer)
     jobs = []
     for name in tasks:
         task = load_task(name, prompts, data)
@@ -104,9 +106,11 @@ def evaluate_run(
     if spec.retention is not None and rank() == 0:  # it needs files of its own: before the asking
         kept = measure_run(run, plan.spec.data, evaluate)
         evaluation.results.retention = RetentionScores.model_validate(kept)
-    evaluation.ask(load_answerer, identity)
+    fewer = spec.visual_tokens
+    load = load_answerer if fewer is None else partial(load_answerer, fewer=fewer)
+    evaluation.ask(load, identity)
     if blind_identity is not None:
-        evaluation.ask_blind(blind_run.path, load_answerer, blind_identity)
+        evaluation.ask_blind(blind_run.path, load, blind_identity)
     if rank() == 0:
         evaluation.collect()
         _training_seconds(run, "train", evaluation.results.seconds)
@@ -169,8 +173,11 @@ def _ask_judge(evaluation: Evaluation) -> None:
 
 def identify_run(run: RunFolder) -> dict[str, object]:
     """What the stored answers of a run belong to."""
-    tokens = run.recipe.evaluation.max_new_tokens
-    return {"weights": weights_hash(run.path), "max_new_tokens": tokens}
+    spec = run.recipe.evaluation
+    found = {"weights": weights_hash(run.path), "max_new_tokens": spec.max_new_tokens}
+    if spec.visual_tokens is not None:  # else as before there was such a thing
+        found["visual tokens"] = spec.visual_tokens.model_dump(mode="json")
+    return found
 
 
 def _training_seconds(run: RunFolder, phase: str, seconds: dict) -> None:

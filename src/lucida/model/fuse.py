@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -40,3 +43,43 @@ def fuse(
         )
     rows = embedded.reshape(-1, width)
     return rows.index_copy(0, where, flat.to(rows.dtype)).view_as(embedded)
+
+
+def reduce_visual(
+    visual: list[Tensor] | None, reduced: Sequence[np.ndarray | None]
+) -> list[Tensor] | None:
+    """Of each image [tokens, width] the visual tokens that are left: the mean of all that go into
+    one (`Tokens.reduced`), and itself, to the bit, where one goes alone.
+
+    Worked example: of a b c d with (0, -1, 1, 0) two are left, (a + d) / 2 and c.
+    """
+    if not reduced or visual is None:
+        return visual
+    if len(reduced) != len(visual):
+        raise ModelError(
+            "it is not known for each image which of its visual tokens are left",
+            expected=len(visual),
+            given=len(reduced),
+        )
+    return [
+        tokens if into is None else _means(tokens, into)
+        for tokens, into in zip(visual, reduced, strict=True)
+    ]
+
+
+def _means(tokens: Float[Tensor, "tokens width"], into: np.ndarray) -> Tensor:
+    if len(into) != len(tokens):
+        raise ModelError(
+            "the visual tokens of an image are not those of which some were to stay",
+            expected=len(into),
+            given=len(tokens),
+        )
+    stays = np.flatnonzero(into >= 0)
+    counts = np.bincount(into[stays])
+    if len(stays) == len(counts):  # nothing is joined: in the order of their numbers
+        return tokens[torch.from_numpy(stays[into[stays].argsort()]).to(tokens.device)]
+    number = torch.from_numpy(into[stays]).to(tokens.device)
+    given = tokens[torch.from_numpy(stays).to(tokens.device)].float()
+    sums = given.new_zeros(len(counts), tokens.shape[1]).index_add_(0, number, given)
+    size = torch.from_numpy(counts).to(sums)
+    return (sums / size[:, None]).to(tokens.dtype)

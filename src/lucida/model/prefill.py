@@ -117,6 +117,8 @@ def prefill(
         place, owner, last = place.to(device), owner.to(device), last.to(device)
         cache = make_single_use_cache()
         plain = packed and mask == "causal" and len(trees) == 1 and alone(batch, trees[0])
+        # transformers takes a gap between positions for the beginning of another text.
+        plain = plain and not fields.reduced
         states = model.hidden(fields.to(device), mask, cache, last.unique(), plain).flatten(0, 1)
         rows = torch.tensor([number for tree in trees for number in tree], device=device)
         if hidden is None:

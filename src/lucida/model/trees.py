@@ -38,7 +38,8 @@ Branch = tuple[np.ndarray, int, int]
 """Ids behind a beginning, the number of their branch, the position of the first."""
 
 Beginning = tuple[tuple[str, ...], bytes]
-"""What must be equal for two prompts to share their first positions: pictures and ids."""
+"""What must be equal for two prompts to share their first positions: pictures, of which the same
+visual tokens are left, and ids."""
 
 
 def shared_length(prompt: Tokens) -> int:
@@ -53,7 +54,8 @@ def shared_length(prompt: Tokens) -> int:
 
 def beginning(prompt: Tokens, cut: int) -> Beginning:
     """What another prompt must begin with to share the first `cut` positions of this one."""
-    return tuple(source.key for source in prompt.images), prompt.input_ids[:cut].tobytes()
+    left = b"".join(b"all" if into is None else into.tobytes() for into in prompt.reduced)
+    return tuple(source.key for source in prompt.images), prompt.input_ids[:cut].tobytes() + left
 
 
 def group_by_beginning(
@@ -131,6 +133,7 @@ def branched(
         position=np.concatenate(position),
         image=image,
         target=target,
+        reduced=stem.reduced,
     )
 
 

@@ -22,7 +22,7 @@ from lucida.model.config import LucidaConfig
 from lucida.model.cross_attention import GatedCrossAttention
 from lucida.model.encoders.encoder import VisionEncoder
 from lucida.model.encoders.fusion import FusedEncoder, encoders_of, new_vision
-from lucida.model.fuse import fuse
+from lucida.model.fuse import fuse, reduce_visual
 from lucida.model.generation import (
     PromptGenerationMixin,
     image_numbers,
@@ -167,7 +167,7 @@ class LucidaModel(SavedModel, PreTrainedModel, PromptGenerationMixin):
             )
         mask = mask or self.mask
         check_branches(batch, mask)
-        visual = self.visual(batch.pixel_values, batch.features)
+        visual = reduce_visual(self.visual(batch.pixel_values, batch.features), batch.reduced)
         # In front of the embedding, like what it stands for: engines count on one order.
         at_rest = visual is None and self.projector is not None and self.training
         rest = self.projector_at_rest() if at_rest else None

@@ -42,6 +42,9 @@ MEAN = "mean"
 """The outcome that is the mean over all tasks."""
 FIXED = ("seed", "name", "evaluation", "blind", "threads", "precision")
 """What is the same in all arms, so that no change may touch it."""
+ASKING = "evaluation.visual_tokens"
+"""What of the evaluation an arm may change all the same: how a trained model is asked. Arms that
+differ in nothing else are trained once."""
 
 Changes = dict[str, object]
 ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
@@ -186,6 +189,17 @@ class Design:
         return ((arm, seed) for seed in self.study.seeds for arm in self.arms)
 
     @cached_property
+    def trained_by(self) -> dict[str, str]:
+        """Arm → the arm before it that trains the same model, where there is one."""
+        first: dict[str, str] = {}
+        found = {}
+        for arm, recipe in self.recipes.items():
+            owner = first.setdefault(key_of_training(recipe), arm)
+            if owner != arm:
+                found[arm] = owner
+        return found
+
+    @cached_property
     def hash(self) -> str:
         """16 hex digits of everything that was declared: recipes, seeds, evaluation, primary. More
         seeds are another declaration; the question in other words is not."""
@@ -213,6 +227,9 @@ class Design:
                         f"{arm}: stage {stage.name} is number {at + 1}, in the baseline "
                         f"{places[stage.name] + 1}; its data come in another order"
                     )
+        for owner in dict.fromkeys(self.trained_by.values()):
+            arms = [arm for arm, by in self.trained_by.items() if by == owner]
+            found.append(f"{', '.join(arms)}: the model that {owner} has trained, asked otherwise")
         if len(self.study.seeds) == 1:
             found.append("one seed: nothing can be said about chance, every verdict stays open")
         return found
@@ -277,7 +294,8 @@ def make_design(study: Study, folder: Path = Path(), origin: object = "study") -
     for arm, changes in [("common", study.common), *design.arms.items()]:
         # `common` may choose the precision, as it chooses it for all.
         shared = FIXED[:-1] if arm == "common" else FIXED
-        if touched := [key for key in changes if key.split(".")[0] in shared]:
+        touched = [key for key in changes if key.split(".")[0] in shared and not is_asking(key)]
+        if touched:
             raise RecipeError(
                 f"{arm} changes `{touched[0]}`, which is the same in all arms of a seed",
                 origin=origin,
@@ -306,6 +324,21 @@ def _refuse_equal(design: Design, origin: object) -> None:
 def key_of(recipe: Recipe) -> str:
     """What two runs have in common that are one: the recipe but for its name, the seed included."""
     return recipe_hash(recipe.model_copy(update={"name": "same"}))
+
+
+def is_asking(key: str) -> bool:
+    """Whether a key of a recipe says how a trained model is asked (`ASKING`)."""
+    return key == ASKING or key.startswith(f"{ASKING}.")
+
+
+def key_of_training(recipe: Recipe) -> str:
+    """What two runs have in common whose trained models are one: all but how the model is asked
+    once it is trained. Where it is asked on the way, that is a part of the training."""
+    looks = any(stage.evaluate_every or stage.ending is not None for stage in recipe.stages)
+    if not looks:
+        asked = recipe.evaluation.model_copy(update={"visual_tokens": None})
+        recipe = recipe.model_copy(update={"evaluation": asked})
+    return key_of(recipe)
 
 
 def all_changes(study: Study) -> Iterator[tuple[str, Changes]]:

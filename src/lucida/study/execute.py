@@ -35,8 +35,15 @@ from lucida.core.locking import sole_writer
 from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes, dump_recipe, load_recipe
 from lucida.core.runs import RunFolder, read_json
-from lucida.study.design import BASELINE, Design, key_of, load_design, study_text
-from lucida.study.worker import OUTCOME, find_place, work
+from lucida.study.design import (
+    BASELINE,
+    Design,
+    key_of,
+    key_of_training,
+    load_design,
+    study_text,
+)
+from lucida.study.worker import OUTCOME, find_place, find_trained, work
 
 LOG = "worker.log"
 KEPT = ("recipe.yaml", "environment.json", "inputs.json", "metrics.jsonl", "results.json")
@@ -154,8 +161,9 @@ def run_study(
         todo = [each for each in todo if not take_over(design, folder, *each)]
         total = len(wanted)
         say(f"{design.study.name}: {total} runs, {total - len(todo)} have an outcome already")
-        if todo:
-            EXECUTORS[executor](folder, todo, jobs)
+        for part in split_by_training(design, folder, todo):
+            if part:
+                EXECUTORS[executor](folder, part, jobs)
         if left := [each for each in folder.to_do(design) if each in wanted]:
             names = ", ".join(f"{arm}-seed{seed}" for arm, seed in left)
             raise RunError(
@@ -163,6 +171,23 @@ def run_study(
                 origin=folder.path / "runs",
                 remedy=f"their {LOG} says why; `lucida study run` goes on where they stopped",
             )
+
+
+def split_by_training(
+    design: Design, folder: StudyFolder, todo: list[tuple[str, int]]
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Runs that train, and those to do after them: the models that these ask have been trained by
+    then (`find_trained` in the worker)."""
+    first, after, trained = [], [], set()
+    for arm, seed in todo:
+        recipe = design.recipe(arm, seed)
+        key = key_of_training(recipe)
+        if key in trained or find_trained(recipe, folder.run(arm, seed).path) is not None:
+            after.append((arm, seed))
+        else:
+            first.append((arm, seed))
+            trained.add(key)
+    return first, after
 
 
 def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:

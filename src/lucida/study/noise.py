@@ -29,6 +29,9 @@ def learn_noise(analysis: Analysis, file: Path) -> None:
         # One seed tells nothing about seeds.
         if each.seeds < 2:
             continue
+        # Differences within one trained model know nothing of the noise between two of them.
+        if analysis.design.trained_by.get(each.arm) == BASELINE:
+            continue
         total, baseline = combined(each.noise), next(iter(analysis.runs[BASELINE].values()))
         tasks = baseline.tasks if each.outcome == MEAN else [each.outcome]
         key = f"{each.outcome}: {analysis.design.study.name}, {each.arm}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,7 +14,9 @@ from lucida.core.environment import describe
 from lucida.core.errors import LucidaError
 from lucida.core.files import atomic_write
 from lucida.core.recipe import load_recipe
-from lucida.core.runs import RunFolder
+from lucida.core.runs import RunFolder, read_json
+from lucida.core.spec import Recipe
+from lucida.study.design import key_of_training
 
 OUTCOME = "outcome.json"
 """How a run ended, in its folder; without it the run is to do."""
@@ -34,11 +38,16 @@ def work(recipe_file: Path, folder: Path) -> None:
     started = time.monotonic()
     outcome: dict[str, object] = {"state": "done"}
     try:
-        command = f"lucida train {recipe_file} --run {folder}"
-        train_run(recipe, folder, command, observers(recipe))
+        trained = find_trained(recipe, folder)
+        if trained is None:
+            command = f"lucida train {recipe_file} --run {folder}"
+            train_run(recipe, folder, command, observers(recipe))
+        else:
+            take_trained(trained, folder, recipe)
+            outcome["trained"] = trained.name
         evaluate_run(folder)
         if (why := run.diverged) is not None:
-            outcome = {"state": "diverged", "why": why}
+            outcome |= {"state": "diverged", "why": why}
     except Interrupted:
         raise
     except LucidaError as problem:
@@ -51,6 +60,48 @@ def work(recipe_file: Path, folder: Path) -> None:
     outcome |= {"seconds": time.monotonic() - started, "memory_mb": megabytes}
     outcome |= {"place": find_place()}
     atomic_write(folder / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+
+
+def find_trained(recipe: Recipe, folder: Path) -> Path | None:
+    """The run beside `folder` that has trained the same model and has come to its end, None where
+    there is none, or where the training in `folder` itself has begun."""
+    if (folder / "checkpoints").exists():
+        return None
+    wanted = key_of_training(recipe)
+    for file in sorted(folder.parent.glob(f"*/{OUTCOME}")):
+        other = file.parent
+        # Runs that were taken over from another study have no model, and failed ones neither.
+        if other == folder or not (other / "config.json").is_file():
+            continue
+        if read_json(file)["state"] in ("done", "diverged") and (
+            key_of_training(RunFolder(other).recipe) == wanted
+        ):
+            return other
+    return None
+
+
+def take_trained(trained: Path, folder: Path, recipe: Recipe) -> None:
+    """The model of another run and what its training wrote down, with this recipe: a run folder as
+    training leaves it. Weights are linked where the disk can, since nobody writes into them."""
+    own = {OUTCOME, "predictions", "checkpoints", "results.json", "report.html", "worker.log"}
+
+    def leave_out(place: str, names: list[str]) -> list[str]:
+        return [name for name in names if name in own]
+
+    def link_weights(source: str, target: str) -> None:
+        Path(target).unlink(missing_ok=True)
+        if source.endswith(".safetensors"):
+            try:
+                os.link(source, target)
+                return
+            except OSError:  # another disk, or one without links
+                pass
+        shutil.copyfile(source, target)
+
+    shutil.copytree(
+        trained, folder, ignore=leave_out, copy_function=link_weights, dirs_exist_ok=True
+    )
+    RunFolder(folder).write_recipe(recipe)
 
 
 def find_place() -> dict[str, object]:

@@ -13,7 +13,7 @@ from lucida.core.errors import RunError, suggestion
 
 if TYPE_CHECKING:
     from lucida.core.results import Results
-    from lucida.core.spec import OwnTaskSpec
+    from lucida.core.spec import FewerTokensSpec, OwnTaskSpec
     from lucida.eval.plan import Options
     from lucida.model.few_bits import Weights
 
@@ -128,6 +128,16 @@ Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder for the results of what is no run.")
 ]
 
+VisualTokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY:KEEP",
+        help="Ask a run with fewer visual tokens of each picture: attention:0.25, random:0.5, "
+        "grid:16 or merge:0.5, a share or a number; into RUN/WAY-KEEP, or --out.",
+        show_default="the recipe's",
+    ),
+]
+
 JUDGE = "An OpenAI-compatible endpoint that reads what a task's rule cannot, beside the score."
 Judge = Annotated[str | None, typer.Option(metavar="URL", help=JUDGE, show_default="nobody")]
 JudgeModel = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the judging model.")]
@@ -160,6 +170,7 @@ def evaluate(
     model: Model = None,
     out: Out = None,
     weights: FewBits = None,
+    visual_tokens: VisualTokens = None,
     judge: Judge = None,
     judge_model: JudgeModel = None,
 ) -> None:
@@ -187,12 +198,15 @@ def evaluate(
     if suite is not None:
         names, counts, seeds = _suite(suite, names, counts, seeds)
     options = _options(protocol or [], counts, seeds, think, prompts, data, (judge, judge_model))
-    results = _measured(target[0], names, limit, options, model, out, boxes, weights)
-    from lucida.apps.demo import show_scores
+    from lucida.apps.answering import read_visual_tokens
+
+    fewer = read_visual_tokens(visual_tokens)
+    results = _measured(target[0], names, limit, options, model, out, boxes, weights, fewer)
+    from lucida.apps.demo import show_scores, show_shots
 
     show_scores(results)
     if counts:
-        _show_shots(results, names)
+        show_shots(results, names)
 
 
 def _names(task: list[str] | None) -> list[str] | None:
@@ -246,9 +260,10 @@ def _measured(
     out: Path | None,
     boxes: str | None,
     weights: Weights | None,
+    fewer: FewerTokensSpec | None,
 ) -> Results:
     """The results of one target."""
-    from lucida.apps.answering import ELSEWHERE, check_named, make_loader
+    from lucida.apps.answering import ELSEWHERE, check_named, make_loader, measure_otherwise
 
     foreign = target.startswith(ELSEWHERE)
     if not foreign:
@@ -256,11 +271,13 @@ def _measured(
         _must_be_a_run(Path(target))
         _refuse(model, "--model", "names the model of an endpoint")
         _refuse(boxes, "--boxes", "is for models that are no run, which write boxes in words")
-        if weights is not None:
-            return _measured_in_few_bits(Path(target), names, limit, options, out, weights)
+        if weights is not None or fewer is not None:
+            return measure_otherwise(Path(target), names, limit, options, out, weights, fewer)
         _refuse(out, "--out", "is for models that are no run; a run has its own folder")
     elif weights is not None:
         raise RunError("only the weights of runs are held in fewer bits", given=target)
+    elif fewer is not None:
+        raise RunError("only runs are asked with fewer visual tokens", given=target)
     elif out is None or names is None:
         missing = "--out DIR" if out is None else "--task NAME, or --data FILE and --metric NAME"
         raise RunError(
@@ -284,35 +301,6 @@ def _measured(
         target, make_loader(target, model, boxes), out, EvaluationSpec(), names, limit, asked
     )
     return RunFolder(out).results
-
-
-def _measured_in_few_bits(
-    run: Path,
-    names: list | None,
-    limit: int | None,
-    options: Callable[[], Options] | None,
-    out: Path | None,
-    weights: Weights,
-) -> Results:
-    """The results of a run whose weights are held in fewer bits, beside its own ones."""
-    from lucida.core.runs import RunFolder
-    from lucida.eval.answerers.lucida_model import load_answerer
-    from lucida.eval.run import evaluate_target
-    from lucida.model.few_bits import check_weights
-
-    check_weights(weights)
-    spec = RunFolder(run).recipe.evaluation
-    folder = out or run / weights
-    evaluate_target(
-        f"{run} held as {weights}",
-        lambda place: load_answerer(run, weights),
-        folder,
-        spec,
-        spec.tasks if names is None else names,
-        limit,
-        None if options is None else options(),
-    )
-    return RunFolder(folder).results
 
 
 def _options(
@@ -379,22 +367,3 @@ def _must_be_a_run(folder: Path) -> None:
 def _refuse(value: object, option: str, why: str) -> None:
     if value is not None:
         raise RunError(f"{option} {why}", given=value, remedy=f"leave {option} out")
-
-
-def _show_shots(results: Results, names: list | None) -> None:
-    """A line for each task: its score without demonstrations, then mean ± deviation over seeds."""
-    from lucida.core.progress import table
-    from lucida.eval.formatting import format_score
-
-    tasks = {n: t for n, t in results.tasks.items() if names is None or n in names}
-    counts = sorted({int(count) for t in tasks.values() for count in t.shots})
-    rows = []
-    for name, task in tasks.items():
-        cells = [format_score(task, task.score)]
-        for count in counts:
-            row = task.shots.get(str(count))
-            spread = "" if row is None or row.sd is None else f" ± {format_score(task, row.sd)}"
-            cells.append("" if row is None else f"{format_score(task, row.mean)}{spread}")
-        rows.append([name, task.metric, *cells])
-    columns = ["task", "metric", "0-shot", *(f"{count}-shot" for count in counts)]
-    table("Demonstrations (mean ± sd over seeds)", columns, rows)

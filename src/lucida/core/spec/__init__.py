@@ -22,7 +22,7 @@ from lucida.core.spec.data import (
     WorldPreferencesSourceSpec,
     WorldSourceSpec,
 )
-from lucida.core.spec.evaluation import EvaluationSpec, OwnTaskSpec, RetentionSpec
+from lucida.core.spec.evaluation import EvaluationSpec, FewerTokensSpec, OwnTaskSpec, RetentionSpec
 from lucida.core.spec.mixture import MixtureSpec, SourceBudgetSpec
 from lucida.core.spec.model import (
     CrossAttentionSpec,
@@ -77,6 +77,7 @@ __all__ = [
     "EngineSpec",
     "EvaluationSpec",
     "ExpandProjectorSpec",
+    "FewerTokensSpec",
     "FolderSourceSpec",
     "FusedMlpProjectorSpec",
     "HubSourceSpec",

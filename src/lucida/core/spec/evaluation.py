@@ -88,6 +88,40 @@ TaskSpec = Annotated[
 was meant."""
 
 
+class FewerTokensSpec(Spec):
+    """Visual tokens that are left of each picture when a trained model is asked; all others are
+    taken away before the language model, those that stay keep their positions."""
+
+    keep: float = Field(gt=0)
+    """A share of a picture's visual tokens, rounded, at least one; above 1 their number, and a
+    picture that has no more keeps them all."""
+    by: Literal["random", "grid", "attention", "merge"]
+    """Which stay. `random`: drawn from the picture's content, so always the same; `grid`: evenly
+    spaced rows and columns; `attention`: those to which the last token of the prompt pays most in
+    an early layer of the language model; `merge`: the most alike become one, their mean, until so
+    many are left."""
+    layer: int | None = Field(default=None, ge=1)
+    """Of `attention`: the layer of the language model, the first being 1; null is the second."""
+
+    @model_validator(mode="after")
+    def whole(self) -> FewerTokensSpec:
+        if self.keep > 1 and not self.keep.is_integer():
+            raise ValueError(
+                f"keep is {self.keep:g}: a share is at most 1, a number of visual tokens is whole"
+            )
+        if self.layer is not None and self.by != "attention":
+            raise ValueError(f"layer belongs to by=attention, and by is {self.by}")
+        return self
+
+    def kept(self, tokens: int) -> int:
+        """How many of so many visual tokens stay.
+
+        Worked example: of 64 a `keep` of 0.25 keeps 16, of 0.001 one, of 100 all.
+        """
+        wanted = self.keep if self.keep > 1 else round(self.keep * tokens)
+        return min(tokens, max(1, int(wanted)))
+
+
 class EvaluationSpec(Spec):
     """What is measured after training."""
 
@@ -109,6 +143,8 @@ class EvaluationSpec(Spec):
     those of another question."""
     baseline_limit: int = Field(default=200, gt=0)
     """Largest number of examples per task that the baselines are asked."""
+    visual_tokens: FewerTokensSpec | None = None
+    """When given, the model is asked with fewer visual tokens than it was trained with."""
     retention: RetentionSpec | None = None
     """When given, an evaluation fails if training cost the language model more text than this; with
     `each_stage`, so does the training."""

@@ -14,6 +14,7 @@ from lucida.eval.benchmark import Example, Protocol
 from lucida.eval.metrics.boxes import Box
 
 if TYPE_CHECKING:
+    from lucida.core.spec import FewerTokensSpec
     from lucida.eval.likelihood import Likelihood
     from lucida.model.few_bits import Weights
     from lucida.model.processing import LucidaProcessor
@@ -26,11 +27,17 @@ class LucidaAnswerer:
     protocols: tuple[Protocol, ...] = ("generate", "likelihood", "loss")
 
     def __init__(
-        self, model: LucidaModel, processor: LucidaProcessor, identity: dict | None = None
+        self,
+        model: LucidaModel,
+        processor: LucidaProcessor,
+        identity: dict | None = None,
+        fewer: FewerTokensSpec | None = None,
     ) -> None:
+        """fewer: how many visual tokens are left of each picture; None leaves all."""
         self.model = model
         self.processor = processor
         self.identity = identity or {}
+        self.fewer = fewer
 
     def stream(
         self, examples: Sequence[Example], protocol: Protocol, max_new_tokens: int
@@ -38,8 +45,10 @@ class LucidaAnswerer:
         """Answers as batches are done."""
         if protocol == "generate":
             from lucida.model.decode import write
+            from lucida.model.reduction import reduce_prompts
 
             prompts = [self.processor.prompt(example.sample) for example in examples]
+            prompts = reduce_prompts(self.model, self.processor, prompts, self.fewer)
             for index, each in write(self.model, self.processor, prompts, max_new_tokens):
                 text = self.processor.tokenizer.decode(each.ids, skip_special_tokens=True)
                 yield index, Response(text)
@@ -48,7 +57,10 @@ class LucidaAnswerer:
 
             samples = [example.sample for example in examples]
             candidates = [example.candidates for example in examples]
-            for index, found in score_candidates(self.model, self.processor, samples, candidates):
+            scored = score_candidates(
+                self.model, self.processor, samples, candidates, fewer=self.fewer
+            )
+            for index, found in scored:
                 yield index, chosen(candidates[index], found)
         else:
             from lucida.eval.loss import document_losses
@@ -78,10 +90,16 @@ def best(numbers: Sequence[float]) -> int:
     return int(np.argmax(numbers))
 
 
-def load_answerer(folder: Path, weights: Weights | None = None) -> LucidaAnswerer:
-    """The trained model of a run folder, on the best device there is. weights: as in `load`."""
+def load_answerer(
+    folder: Path, weights: Weights | None = None, fewer: FewerTokensSpec | None = None
+) -> LucidaAnswerer:
+    """The trained model of a run folder, on the best device there is. weights: as in `load`;
+    fewer: as in `LucidaAnswerer`."""
     from lucida.model.checkpoint import load
     from lucida.training.precision import choose_device
 
     model, processor = load(folder, choose_device(), weights=weights)
-    return LucidaAnswerer(model, processor, weights and {"held as": weights})
+    identity = {} if weights is None else {"held as": weights}
+    if fewer is not None:
+        identity["visual tokens"] = fewer.model_dump(mode="json")
+    return LucidaAnswerer(model, processor, identity, fewer)
