@@ -25,6 +25,7 @@ from lucida.apps.verbs import data
 from lucida.core.errors import DataError, LucidaError
 from lucida.core.spec import QuestionsSourceSpec
 from lucida.data.sources import open_source
+from lucida.eval.benchmarks import benchmark
 from lucida.world.drawing import draw
 from lucida.world.scenes import make_scene
 
@@ -257,6 +258,48 @@ def line(name, asked, said="x"):
     return json.dumps({"image": name, "question": asked, "answer": said}) + "\n"
 
 
+def test_near_shows_what_is_alike_inside_and_between_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in (0, 1, 2, 3):
+        SCENES[number].save(f"{number}.png")
+    for number, name in ((0, "resized"), (1, "darker")):
+        COPIES[name](SCENES[number]).save(f"copy{number}.png")
+    ask = "What colour is the star?"
+    asked = [("0", ask), ("0", "How many?"), ("1", ask), ("2", ask), ("copy1", "Is there a ring?")]
+    rows = [{"image": f"{n}.png", "question": q, "answer": "yes"} for n, q in asked]
+    asked = [("3", ask), ("copy0", "what colour is the star")]
+    more = [{"image": f"{n}.png", "question": q, "answer": "no"} for n, q in asked]
+    for name, records in (("a", rows), ("b", more)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    said = ["Name three old trees in the wood.", "name three old trees in the wood!", "Count."]
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps({"instruction": each, "output": "ä"}) for each in said)
+    )
+    assert call("near", "a.jsonl").exit_code == 0
+    told = json.loads((tmp_path / "near.json").read_text())
+    assert told["counts"] == {"both": 0, "picture": 1, "text": 0}  # 0.png twice is one picture
+    recipe = {
+        "base": "mini",
+        "changes": {
+            "stages.sft.mixture.sources": {
+                "one": {"kind": "questions", "path": "a.jsonl"},
+                "two": {"kind": "questions", "path": "b.jsonl"},
+                "words": {"kind": "text", "path": "c.jsonl"},
+            }
+        },
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    result = call("near", "r.yaml", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "page.json").read_text())
+    found = [(g["what"], [m["record"] for m in g["members"]], g["records"]) for g in told["groups"]]
+    # The copy in the other source is asked the first record's question, not the second's.
+    assert found == [("both", [0, 1], 3), ("picture", [2, 4], 2), ("text", [0, 1], 2)]
+    assert [m["source"] for m in told["groups"][0]["members"]] == ["sft/one", "sft/two"]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img") == 4 and "Nearly the same picture" in page and "sft/two" in page
+
+
 def test_leaks_name_both_sides_the_worst_first(folder):
     asked = "How many red kites fly over the old trees in this picture?"
     (folder / "train.jsonl").write_text(
@@ -283,6 +326,8 @@ def test_leaks_name_both_sides_the_worst_first(folder):
         "in/1.png",
     ]
     assert first["questions"] == [asked.lower(), asked]
+    page = (folder / "leaks.html").read_text()
+    assert page.count("<img") == 4 and page.index("nearly the same question") < page.index("Hm?")
 
 
 def test_leaks_of_texts_and_of_a_benchmark(folder):
@@ -297,7 +342,13 @@ def test_leaks_of_texts_and_of_a_benchmark(folder):
     (folder / "other.jsonl").write_text(line("in/0.png", "What?"))
     result = call("leaks", "other.jsonl", "--against", "counting", "--workers", 1)
     assert result.exit_code == 0, result.output
-    assert "0 were seen" in result.output
+    assert "0 were seen" in result.output and "Nothing" in (folder / "leaks.html").read_text()
+    example = benchmark("counting").examples()[0]
+    example.sample.images[0].load().save(folder / "in" / "leak.png")
+    (folder / "other.jsonl").write_text(line("in/leak.png", "What?"))
+    result = call("leaks", "other.jsonl", "--against", "counting", "--workers", 1)
+    assert result.exit_code == 1, result.output
+    assert f"asked: {example.id}" in (folder / "leaks.html").read_text()
 
 
 def test_records_group_by_chains(folder):

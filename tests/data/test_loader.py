@@ -139,7 +139,7 @@ def test_workers_change_nothing_not_even_the_random_generator():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_keeps_its_class_and_words(workers):
-    with pytest.raises(DataError, match="record 5: broken.*on_error=skip leaves such"):
+    with pytest.raises(DataError, match=r"record 5: broken.*on_error=skip leaves such"):
         taken(loader(bad={5}, workers=workers), 30)
 
 

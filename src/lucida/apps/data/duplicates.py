@@ -5,7 +5,7 @@ source ─Reader, in parallel─▶ Printed for each record ─near─▶ groups
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lucida.apps.data.near import Fingerprint, make_fingerprint, near_pictures, near_texts
@@ -19,7 +19,7 @@ from lucida.data.sample import Sample, Tokens
 @dataclass(frozen=True, slots=True)
 class Printed:
     """A record by number: where it stands, its pictures and where those are, what is asked, and all
-    that is said."""
+    that is said. source: which of several it is from."""
 
     number: int
     origin: str
@@ -27,6 +27,7 @@ class Printed:
     places: tuple[str, ...]
     asked: str
     said: str
+    source: int = 0
 
 
 class TakePrints:
@@ -99,6 +100,34 @@ class Pictures:
                 self.shown[number].append(place)
 
 
+class Joined:
+    """Numbers below `count`, in groups: what is near to one of a group belongs to it."""
+
+    def __init__(self, count: int, pairs: Iterable[tuple[int, int]] = ()) -> None:
+        self._leader = list(range(count))
+        for one, other in pairs:
+            self.join(one, other)
+
+    def _lead(self, number: int) -> int:
+        leader = self._leader
+        while leader[number] != number:
+            # Path halving: each look shortens the chain that the next one follows.
+            leader[number] = leader[leader[number]]
+            number = leader[number]
+        return number
+
+    def join(self, one: int, other: int) -> None:
+        """Makes one group of those of two numbers."""
+        self._leader[self._lead(other)] = self._lead(one)
+
+    def groups(self, least: int = 1) -> list[list[int]]:
+        """The groups of at least so many, by their first number."""
+        members: dict[int, list[int]] = {}
+        for number in range(len(self._leader)):
+            members.setdefault(self._lead(number), []).append(number)
+        return [each for each in members.values() if len(each) >= least]
+
+
 @dataclass(frozen=True)
 class Groups:
     """Records that must stay together, as places in the list that was grouped. pictures: how many
@@ -114,22 +143,11 @@ class Groups:
 def group(printed: Sequence[Printed]) -> Groups:
     """Joins records that share a picture or show nearly the same one, and those without pictures
     whose words are nearly the same. What is near to one of a group belongs to it."""
-    leader = list(range(len(printed)))
-
-    def lead(place: int) -> int:
-        while leader[place] != place:
-            # Path halving: each look shortens the chain that the next one follows.
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
-
-    def join(one: int, other: int) -> None:
-        leader[lead(other)] = lead(one)
-
+    joined = Joined(len(printed))
     pictures = Pictures(printed)
     for places in pictures.shown:
         for place in places[1:]:
-            join(places[0], place)
+            joined.join(places[0], place)
     near = [
         (pictures.shown[one][0], pictures.shown[other][0])
         for one, other in near_pictures(pictures.prints)
@@ -140,8 +158,5 @@ def group(printed: Sequence[Printed]) -> Groups:
         for one, other in near_texts([printed[place].said for place in bare])
     ]
     for one, other in (*near, *alike):
-        join(one, other)
-    members: dict[int, list[int]] = {}
-    for place in range(len(printed)):
-        members.setdefault(lead(place), []).append(place)
-    return Groups(list(members.values()), len(pictures.prints), near, alike)
+        joined.join(one, other)
+    return Groups(joined.groups(), len(pictures.prints), near, alike)

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lucida.apps.data.duplicates import Pictures, Printed, TakePrints, read_prints
-from lucida.apps.data.guess import open_sources
+from lucida.apps.data.guess import Opened, open_sources
 from lucida.apps.data.near import near_pictures, near_texts
+from lucida.apps.data.show import lay_out, lay_sample, write_groups
 from lucida.core.errors import DataError
 from lucida.core.files import atomic_write
 from lucida.core.progress import Progress
@@ -34,7 +35,8 @@ MOST = 20
 class Leak:
     """An example that training has seen. evaluation: its id or place; training: where the records
     are that it was seen in, the first `MOST` of `records`; what: a key of `KINDS`; questions: what
-    is asked here, and in the first of those records."""
+    is asked here, and in the first of those records. asked, seen: the example and that record, by
+    source and number."""
 
     evaluation: str
     what: str
@@ -42,18 +44,23 @@ class Leak:
     training: list[str] = field(default_factory=list)
     pictures: list[list[str]] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
+    asked: tuple[int, int] = (0, 0)
+    seen: tuple[int, int] = (0, 0)
 
 
 @dataclass
 class Leaks:
     """What was compared and found. alike: examples whose question is asked in training about other
-    pictures, which is no leak; unusable: records of either side that could not be compared."""
+    pictures, which is no leak; unusable: records of either side that could not be compared.
+    sources, asked: both sides, from which a page draws."""
 
     training: int = 0
     evaluation: int = 0
     found: dict[int, Leak] = field(default_factory=dict)
     alike: int = 0
     unusable: list[str] = field(default_factory=list)
+    sources: list[Opened] = field(default_factory=list)
+    asked: Sequence[Example] | list[Opened] = ()
 
     def count(self, what: str) -> int:
         return sum(leak.what == what for leak in self.found.values())
@@ -71,9 +78,11 @@ def find_leaks(
     bare = [place for place, example in enumerate(examples) if not example.pictures]
     shown = [place for place, example in enumerate(examples) if example.pictures]
     alike: set[int] = set()
-    for each in open_sources(what, list(fields)):
+    leaks.sources = open_sources(what, list(fields))
+    for number, each in enumerate(leaks.sources):
         with Progress(f"compare {each.name}", len(each.source), "record") as progress:
-            for found, unusable in _together(read_prints(each.source, processes)):
+            for some, unusable in _together(read_prints(each.source, processes)):
+                found = [replace(record, source=number) for record in some]
                 leaks.unusable += [str(reason) for _, reason in unusable]
                 leaks.training += len(found)
                 _compare_pictures(leaks, examples, pictures, found)
@@ -109,13 +118,14 @@ def _together(blocks: Iterable[Block], least: int = 8192) -> Iterator[Block]:
 def _examples(against: str, data: str | None, processes: int, leaks: Leaks) -> list[Printed]:
     """The prints of everything that is asked."""
     if against in BENCHMARKS:
-        examples = benchmark(against, data=data).examples()
+        examples = leaks.asked = benchmark(against, data=data).examples()
         with Progress(f"read {against}", len(examples), "example") as progress:
             return list(_print_examples(examples, progress))
     found: list[Printed] = []
-    for each in open_sources(against, []):
+    leaks.asked = open_sources(against, [])
+    for number, each in enumerate(leaks.asked):
         for some, unusable in read_prints(each.source, processes):
-            found += some
+            found += [replace(record, source=number) for record in some]
             leaks.unusable += [str(reason) for _, reason in unusable]
     if not found:
         raise DataError(
@@ -161,6 +171,7 @@ def _add(leaks: Leaks, examples: Sequence[Printed], place: int, seen: Printed, w
         leak.what = what
         leak.pictures = [list(example.places[:1]), list(seen.places[:1])]
         leak.questions = [example.asked or example.said, seen.asked or seen.said]
+        leak.asked, leak.seen = (example.source, example.number), (seen.source, seen.number)
     leak.records += 1
     # The one that `questions` and `pictures` are of stands first.
     known = [seen.origin, *leak.training] if worse else [*leak.training, seen.origin]
@@ -175,9 +186,38 @@ def write_leaks(leaks: Leaks, what: str, against: str, path: Path) -> None:
         "counts": {kind: leaks.count(kind) for kind in KINDS},
         "questions_about_other_pictures": leaks.alike,
         "unusable": leaks.unusable,
-        "leaks": [asdict(leaks.found[place]) for place in sorted(leaks.found)],
+        "leaks": [_written(leaks.found[place]) for place in sorted(leaks.found)],
     }
     atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _written(leak: Leak) -> dict:
+    return {name: value for name, value in asdict(leak).items() if name not in ("asked", "seen")}
+
+
+def write_page(leaks: Leaks, shown: int, path: Path) -> None:
+    """The first `shown`, the worst first: what is asked, and below it what training has."""
+    groups = []
+    for leak in _in_order(leaks)[:shown]:
+        source, number = leak.asked
+        if isinstance(first := leaks.asked[source], Opened):
+            asked = lay_out(first, number, "asked")
+        else:
+            sample = leaks.asked[number].sample
+            pictures = [image.load() for image in sample.images]
+            asked = lay_sample(sample, pictures, f"asked: {leak.evaluation}")
+        source, number = leak.seen
+        place = f"{leaks.sources[source].name}, record {number}"
+        more = f", and {leak.records - 1:,} more" if leak.records > 1 else ""
+        seen = lay_out(leaks.sources[source], number, f"in training: {place}{more}")
+        groups.append((KINDS[leak.what].capitalize(), [], [asked, seen]))
+    write_groups(groups or [("Nothing of it was seen", describe(leaks), [])], path)
+
+
+def _in_order(leaks: Leaks) -> list[Leak]:
+    """The worst first."""
+    order = sorted(leaks.found, key=lambda n: (list(KINDS).index(leaks.found[n].what), n))
+    return [leaks.found[place] for place in order]
 
 
 def describe(leaks: Leaks, shown: int = 10) -> list[str]:
@@ -194,9 +234,8 @@ def describe(leaks: Leaks, shown: int = 10) -> list[str]:
             f"{len(leaks.unusable):8,}  records could not be compared, the first: "
             f"{leaks.unusable[0]}"
         )
-    order = sorted(leaks.found, key=lambda n: (list(KINDS).index(leaks.found[n].what), n))
-    for place in order[:shown]:
-        leak = leaks.found[place]
+    order = _in_order(leaks)
+    for leak in order[:shown]:
         more = f" and {leak.records - 1:,} more" if leak.records > 1 else ""
         lines.append(f"{leak.what}: {leak.evaluation}  <-  {leak.training[0]}{more}")
     if len(order) > shown:

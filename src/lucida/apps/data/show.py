@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -100,8 +101,15 @@ def lay_out(each: Opened, number: int, note: str = "") -> Laid:
     if isinstance(record, Unusable):
         return Laid(f"record {number}: {record.reason}")
     sample, pictures = record.seen
-    said = [("left out:", f"{many:,} × {why}") for why, many in record.left_out.items()]
-    said += [(turn.role, words(turn)) for turn in turns(sample)]
+    lost = [("left out:", f"{many:,} × {why}") for why, many in record.left_out.items()]
+    return lay_sample(sample, pictures, note, lost)
+
+
+def lay_sample(
+    sample: Sample, pictures: Sequence[Image.Image], note: str = "", lost: Sequence = ()
+) -> Laid:
+    """A sample with its pictures for a page. lost: what was left out of it, and why."""
+    said = [*lost, *((turn.role, words(turn)) for turn in turns(sample))]
     return Laid(note, sample.origin, [drawing(picture, "") for picture in pictures], said)
 
 

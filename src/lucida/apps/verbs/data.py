@@ -1,5 +1,5 @@
-"""The verbs about data: show, stats and check; split and leaks; hardest and blind; caption, ask and
-rate."""
+"""The verbs about data: show, stats and check; split, near and leaks; hardest and blind; caption,
+ask and rate."""
 
 from __future__ import annotations
 
@@ -147,6 +147,32 @@ def split(
 
 @data.command()
 @guarded
+def near(
+    what: What,
+    fields: Fields = None,
+    page: Annotated[
+        Path, typer.Option("--html", metavar="FILE", help="The page; all groups in FILE.json.")
+    ] = Path("near.html"),
+    show: Annotated[int, typer.Option("--show", min=1, help="Groups on the page.")] = 30,
+    workers: Workers = 2,
+) -> None:
+    """Find pictures and texts that are nearly the same, as a page with pictures.
+
+    Inside each source and between those of a recipe.
+    """
+    from lucida.apps.data.alike import describe, find_alike, write_alike
+    from lucida.apps.data.guess import open_sources
+
+    sources = open_sources(what, fields or [])
+    found = find_alike(sources, workers)
+    for line in describe(found):
+        typer.echo(line)
+    write_alike(found, sources, show, page)
+    typer.echo(f"wrote {page}, and all of them to {page.with_suffix('.json')}", err=True)
+
+
+@data.command()
+@guarded
 def leaks(
     what: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="What is trained on.")],
     against: Annotated[str, typer.Option(metavar="BENCHMARK|FILE", help="What is measured on.")],
@@ -156,8 +182,9 @@ def leaks(
         typer.Option("--data", metavar="DIR", help="Published benchmarks; else LUCIDA_DATA."),
     ] = None,
     report: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where all of them are written.")
+        Path, typer.Option(metavar="FILE", help="Where all of them are written; a page beside it.")
     ] = Path("leaks.json"),
+    show: Annotated[int, typer.Option("--show", min=1, help="Leaks on the page.")] = 30,
     workers: Workers = 2,
 ) -> None:
     """Find pictures and questions that training and evaluation share; exit code 1 if there are any.
@@ -165,13 +192,15 @@ def leaks(
     Pictures are found again when they were resized, encoded again, made brighter or darker, or cut
     a little.
     """
-    from lucida.apps.data.leaks import describe, find_leaks, write_leaks
+    from lucida.apps.data.leaks import describe, find_leaks, write_leaks, write_page
 
     found = find_leaks(what, against, fields or [], published, workers)
     for line in describe(found):
         typer.echo(line)
     write_leaks(found, what, against, report)
-    typer.echo(f"wrote {report}", err=True)
+    page = report.with_suffix(".html")
+    write_page(found, show, page)
+    typer.echo(f"wrote {report} and {page}", err=True)
     if found.found:
         raise typer.Exit(1)
 
