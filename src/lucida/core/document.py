@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -143,8 +144,9 @@ def dump_document(data: object) -> str:
     return yaml.dump(data, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=96)
 
 
+@lru_cache(maxsize=32)  # a run's recipe is read many times, and this takes most of the time
 def _compose(text: str) -> yaml.Node | None:
-    """The nodes of a text, None when there are none."""
+    """The nodes of a text, None when there are none. Nobody changes them."""
     loader = None
     try:
         loader = RecipeLoader(text)
