@@ -29,7 +29,16 @@ HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "matplotlib"}
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "factory", "manager"}
 LARGEST_FILE, LONGEST_FUNCTION = 400, 60
 
-parsed = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*FILES, *TESTS]}
+
+class Parsed(dict):
+    """Path → syntax tree, parsed when it is first asked for: who collects tests needs none."""
+
+    def __missing__(self, path):
+        self[path] = ast.parse(path.read_text(encoding="utf-8"))
+        return self[path]
+
+
+parsed = Parsed()
 
 
 def label(path):

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from ranks import SERVER, exit_like_python
 from tiny_training import tiny_recipe
 
+from forking import SERVER, exit_like_python
 from lucida.core.spec import EngineSpec, Recipe
 from lucida.training.watch import Watch
 

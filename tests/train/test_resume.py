@@ -1,20 +1,19 @@
 """A run that was stopped at any moment ends with the weights of one that was not, bit for bit.
 
-The trainer is a real process: a parent that has imported everything forks one for each attempt, and
-the test kills it.
+The trainer is a real process, and the test kills it.
 """
 
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from ranks import train_alone
 from tiny_training import adapted_recipe, tiny_recipe
 
+from forking import start
 from lucida.core.errors import RunError
 from lucida.core.spec import Recipe
 from lucida.training.loop import train_run
@@ -22,65 +21,24 @@ from lucida.training.state import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
 
-LAUNCHER = """
-import json, os, sys
-from pathlib import Path
-import lucida
-from lucida.core.errors import LucidaError
-from lucida.core.spec import Recipe
-from lucida.training.loop import train_run
-
-# What a run imports on its way, once for all children: it takes longer than their steps.
-import peft
-from PIL import Image
-from transformers.models.llama import modeling_llama
-from transformers.models.siglip import image_processing_pil_siglip, modeling_siglip
-
-Image.init()
-
-print("ready", flush=True)
-for line in sys.stdin:
-    folder, cache, recipe = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.environ["LUCIDA_CACHE"] = cache
-        os.dup2(2, 1)
-        code = 0
-        try:
-            train_run(Recipe.model_validate_json(recipe), Path(folder))
-        except LucidaError as error:
-            print(error, file=sys.stderr, flush=True)
-            code = 1
-        os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
 
 class Launcher:
     """Starts trainers, one at a time."""
 
     def __init__(self, log):
         self.log = log
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        )
-        assert self.process.stdout.readline() == "ready\n", log.read_text()
+        self.process = None
 
     def start(self, recipe, folder) -> int:
         cache = str(folder.parent / f"{folder.name}-cache")
-        request = json.dumps([str(folder), cache, recipe.model_dump_json()])
-        self.process.stdin.write(request + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        environment = {"LUCIDA_CACHE": cache, "OMP_NUM_THREADS": "1"}
+        words = recipe.model_dump_json(), folder
+        self.process = start(self.log, train_alone, *words, environment=environment)
+        return self.process.pid
 
     def wait(self) -> int:
-        return int(self.process.stdout.readline())
+        self.process.join(240)
+        return self.process.exitcode
 
     def kill_at(self, recipe, folder, number, step, jitter) -> int:
         """Start a trainer and send it a signal a moment after it has recorded `step` steps."""
@@ -103,10 +61,7 @@ def sent(process: int, number: int) -> bool:
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
-    launcher = Launcher(tmp_path_factory.mktemp("launcher") / "log.txt")
-    yield launcher
-    launcher.process.stdin.close()
-    launcher.process.wait()
+    return Launcher(tmp_path_factory.mktemp("launcher") / "log.txt")
 
 
 @pytest.fixture(scope="module")
