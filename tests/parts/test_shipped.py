@@ -1,6 +1,7 @@
 """The parts that ship: small, whole, with cards; and the command that makes them works."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,10 +13,11 @@ from lucida.model.checksums import FILE, check_sums
 from lucida.model.parts import FOLDER, part_names
 from lucida.parts.chat import chat_scores
 from lucida.parts.language import question_scores, text_perplexity
+from lucida.parts.objectives import PatchObjective
 from lucida.parts.probe import probe_patches
 from lucida.parts.table import BUILDERS, beside_shipped, build_part, card_rows, cards
 from lucida.parts.tokenizer import make_tokenizer
-from lucida.parts.vision import patches_of
+from lucida.parts.vision import VISION_PARTS, patches_of
 
 
 def test_every_shipped_part_has_a_builder_and_a_card():
@@ -58,6 +60,9 @@ def test_the_language_model_continues_text():
     assert tokenizer.decode(said, skip_special_tokens=True).strip() == "red"
 
 
+DISTILLED = "siglip-vit-mini"
+
+
 def shortly(measure):
     """The measure on 30 scenes, whatever it is asked for."""
     return lambda model, reader, scenes, device: measure(model, reader, 30, device)
@@ -66,16 +71,21 @@ def shortly(measure):
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_a_part_is_made_from_nothing_by_one_call(name, tmp_path, monkeypatch):
     monkeypatch.setattr("lucida.parts.language.shutil.which", lambda _: None)  # no compiling
-    # A tokenizer from fewer texts, as large; the same measures on fewer scenes: two steps leave
-    # nothing to be measured closely.
+    # A tokenizer from fewer texts, as large; small batches; the same measures on fewer scenes: two
+    # steps leave nothing to be measured closely.
     monkeypatch.setattr("lucida.parts.language.make_tokenizer", partial(make_tokenizer, texts=1000))
-    few = partial(probe_patches, fit=200, score=100)
+    few = partial(probe_patches, fit=100, score=100)
     monkeypatch.setattr("lucida.parts.vision.probe_patches", few)
     for room in ("language", "chat"):
         for measure in (question_scores, text_perplexity, chat_scores):
             at = f"lucida.parts.{room}.{measure.__name__}"
             monkeypatch.setattr(at, shortly(measure), raising=False)
-    card = build_part(name, tmp_path / name, steps=2)
+    fewer = {"questions": 2, "dialogue": 2, "requests": 2, "base": 1}
+    monkeypatch.setattr("lucida.parts.chat.PER_STEP", fewer)
+    distilled = replace(VISION_PARTS[DISTILLED], objective=partial(PatchObjective, pictures=64))
+    monkeypatch.setitem(VISION_PARTS, DISTILLED, distilled)
+    batch = {"base-mini": {"exercises": 3}, "chat-mini": {}}.get(name, {"pictures": 8})
+    card = build_part(name, tmp_path / name, steps=2, **batch)
     assert json.loads((tmp_path / name / "card.json").read_text()) == card
     assert (tmp_path / name / "model.safetensors").stat().st_size > 1e6
     shipped = next(each["measured"] for each in cards() if each["name"] == name)
