@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from lucida.world import compositional, documents, questions
+from lucida.world import compositional, documents, questions, tissue
 from lucida.world.demonstrated import MAKERS
 from lucida.world.documents import Line
 from lucida.world.questions import Exchange
 from lucida.world.scenes import SPLITS, Scene, Split, make_scene, scene_rng
+from lucida.world.tissue import Tissue
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Item:
     """What a task asks for one index. `turns` hold text and, as numbers, the scenes' pictures."""
 
     id: str
-    scenes: tuple[Scene, ...]
+    scenes: tuple[Scene | Tissue, ...]
     exchanges: tuple[Exchange, ...] = ()
     turns: tuple[Line, ...] = ()
 
@@ -53,8 +54,8 @@ def mixed_item(
     """Questions of several families behind one picture: each question's family drawn at random.
 
     Families share a picture where they ask of the same kind of scene. Where `tasks` ask of several
-    (ordinary scenes, crowds, signs), a family drawn at random decides the kind, and those that ask
-    of it share. Families that need pictures or turns of their own (diagrams, comparisons,
+    (ordinary scenes, crowds, signs, tissue), a family drawn at random decides the kind, and those
+    that ask of it share. Families that need pictures or turns of their own (diagrams, comparisons,
     documents) cannot share; with one of them in `tasks` the item is of one family, drawn at random.
     """
     rng = scene_rng(seed, SPLITS.index(split), index, 999)
@@ -168,7 +169,7 @@ _SHARING: dict[str, tuple[questions.Asker, Callable[..., Scene]]] = {
         "counting-pointed-wrong": partial(questions.counting, pointing="wrong"),
         "presence": questions.presence,
     }.items()
-} | compositional.SHARING
+} | (compositional.SHARING | tissue.SHARING)
 """Task → how it is asked, and of which scenes."""
 
 
@@ -186,6 +187,15 @@ _LATER = [
     ("counting-pointed-wrong", "PixMo-Count", "none"),
 ]
 """Task, twin, metric: tasks that came later, behind the others, whose numbers seed their items."""
+
+
+_TISSUE = [
+    ("tissue-kind", "PathVQA open", "exact"),
+    ("tissue-counting", "nuclei counting", "exact"),
+    ("tissue-mitosis", "PathVQA yes/no", "exact"),
+    ("tissue-denser", "PathVQA open", "exact"),
+]
+"""The same of the second domain (`tissue`), which came last."""
 
 
 def _table() -> dict[str, Task]:
@@ -219,6 +229,7 @@ def _table() -> dict[str, Task]:
         ("spatial-pointed", "VSR", "final", _share_questions("spatial-pointed")),
         *((name, twin, metric, _share_questions(name)) for name, twin, metric in _LATER),
         *((each, "in-context learning", "exact", make) for each, make in MAKERS.items()),
+        *((name, twin, metric, _share_questions(name)) for name, twin, metric in _TISSUE),
     ]
     return {
         name: Task(name, twin, metric, make, number)

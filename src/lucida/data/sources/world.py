@@ -16,6 +16,7 @@ from lucida.world.drawing import draw
 from lucida.world.questions import Exchange
 from lucida.world.scenes import Scene, Split
 from lucida.world.tasks import TASKS, Item, mixed_item
+from lucida.world.tissue import Tissue, draw_tissue
 
 
 class WorldSource(Source):
@@ -98,20 +99,24 @@ def answer_parts(exchange: Exchange) -> tuple[Part, ...]:
     )
 
 
-def scene_source(scene: Scene) -> ImageSource:
+def scene_source(scene: Scene | Tissue) -> ImageSource:
     """The picture of a scene. Its key holds the scene and the code that draws it, so that features
     cached before a change of the drawing are never met again."""
-    content = f"{_drawing_code()}|{scene!r}"
-    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    return ImageSource(scene.id, f"world:{key}", partial(draw, scene), partial(_size, scene))
+    drawer, code = (
+        (draw_tissue, _drawing_code("tissue.py"))
+        if isinstance(scene, Tissue)
+        else (draw, _drawing_code("drawing.py", "scenes.py"))
+    )
+    key = hashlib.blake2b(f"{code}|{scene!r}".encode(), digest_size=16).hexdigest()
+    return ImageSource(scene.id, f"world:{key}", partial(drawer, scene), partial(_size, scene))
 
 
-def _size(scene: Scene) -> tuple[int, int]:
+def _size(scene: Scene | Tissue) -> tuple[int, int]:
     return scene.width, scene.height
 
 
 @cache
-def _drawing_code() -> str:
+def _drawing_code(*names: str) -> str:
     world = files("lucida.world")
-    code = [world.joinpath(name).read_bytes() for name in ("drawing.py", "scenes.py")]
+    code = [world.joinpath(name).read_bytes() for name in names]
     return hashlib.blake2b(b"".join(code) + PIL.__version__.encode()).hexdigest()

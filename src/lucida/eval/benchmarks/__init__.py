@@ -38,6 +38,10 @@ WORLD = {
         "spatial-nearest",
         "boxes-precise",
         "reading-by-place",
+        "tissue-kind",
+        "tissue-counting",
+        "tissue-mitosis",
+        "tissue-denser",
         "attribute-novel",
         "boxes-novel",
     )

@@ -46,6 +46,7 @@ _FAMILIES = {
     "presence-popular": "yes-no",
     "presence-adversarial": "yes-no",
     "presence-detailed": "yes-no",
+    "tissue-mitosis": "yes-no",
 }
 """What kind of prompt a task takes; the others take that of short answers."""
 _OPEN = {"unanswerable", "reading", "reading-by-place", "spatial-nearest"}
@@ -247,5 +248,9 @@ counting_compared = partial(WorldBenchmark, "counting-compared")
 spatial_nearest = partial(WorldBenchmark, "spatial-nearest")
 boxes_precise = partial(WorldBenchmark, "boxes-precise")
 reading_by_place = partial(WorldBenchmark, "reading-by-place")
+tissue_kind = partial(WorldBenchmark, "tissue-kind")
+tissue_counting = partial(WorldBenchmark, "tissue-counting")
+tissue_mitosis = partial(WorldBenchmark, "tissue-mitosis")
+tissue_denser = partial(WorldBenchmark, "tissue-denser")
 attribute_novel = partial(WorldBenchmark, "attribute", "novel")
 boxes_novel = partial(WorldBenchmark, "boxes", "novel")
