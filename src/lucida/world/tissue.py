@@ -88,7 +88,7 @@ def make_tissue(seed: int, split: Split, index: int, size: int = 64) -> Tissue:
     or two cells in mitosis. `size` is the side of the square picture in pixels (64 or 96)."""
     rng = scene_rng(seed, SPLITS.index(split), index, size, 4)
     # What is in it is drawn before where: no kind has more nuclei than another.
-    kind, stain = rng.choice(_pairs(split == "novel"))
+    kind, stain = rng.choice(_list_pairs(split == "novel"))
     nuclei = rng.randint(2, 7)
     dividing = rng.choice((0, 0, 1, 2))
     name = f"{split}-{seed}-{index}" + ("-96" if size == 96 else "") + "-tissue"
@@ -112,12 +112,12 @@ def owner(tissue: Tissue) -> Split:
     return {0: "validation", 1: "test"}.get(zlib.crc32(first.encode()) % 10, "train")
 
 
-def _pairs(novel: bool) -> list[tuple[str, str]]:
+def _list_pairs(novel: bool) -> list[tuple[str, str]]:
     pairs = [(kind, stain) for kind in KINDS for stain in STAINS]
     return [pair for pair in pairs if (pair in HELD_OUT) == novel]
 
 
-def _round(rng: random.Random, size: int) -> tuple[Box, ...]:
+def _make_lumen(rng: random.Random, size: int) -> tuple[Box, ...]:
     """The lumen of a gland, near the middle."""
     unit = size / 64
     x, y = (size / 2 + rng.uniform(-4, 4) * unit for _ in "xy")
@@ -125,7 +125,7 @@ def _round(rng: random.Random, size: int) -> tuple[Box, ...]:
     return ((round(x - wide), round(y - tall), round(x + wide), round(y + tall)),)
 
 
-def _packed(rng: random.Random, size: int) -> tuple[Box, ...]:
+def _pack_fat(rng: random.Random, size: int) -> tuple[Box, ...]:
     """Fat cells, four by four."""
     pitch, found = size / 4, []
     for row in range(4):
@@ -136,15 +136,15 @@ def _packed(rng: random.Random, size: int) -> tuple[Box, ...]:
     return tuple(found)
 
 
-def _none(rng: random.Random, size: int) -> tuple[Box, ...]:
+def _leave_none(rng: random.Random, size: int) -> tuple[Box, ...]:
     return ()
 
 
 _SPACES: dict[str, Callable[[random.Random, int], tuple[Box, ...]]] = {
-    "gland": _round,
-    "muscle": _none,
-    "fat": _packed,
-    "lymph": _none,
+    "gland": _make_lumen,
+    "muscle": _leave_none,
+    "fat": _pack_fat,
+    "lymph": _leave_none,
 }
 
 
@@ -158,8 +158,8 @@ def _place(
 ) -> tuple[Cell, ...] | None:
     """Cells where this kind has them, none over another; None where they find no room."""
     unit = size / 64
-    places = _around(rng, spaces[0], unit) if kind == "gland" else None
-    places = _between(rng, size) if kind == "fat" else places
+    places = _list_around(rng, spaces[0], unit) if kind == "gland" else None
+    places = _list_between(rng, size) if kind == "fat" else places
     cells: list[Cell] = []
     for divides in dividing:
         cell = None
@@ -171,7 +171,7 @@ def _place(
                 if places
                 else (-size, -size)
             )
-            wide, tall = _extent(rng, kind, divides, upright)
+            wide, tall = _draw_extent(rng, kind, divides, upright)
             x0, y0 = round(x - wide * unit / 2), round(y - tall * unit / 2)
             box = (x0, y0, x0 + round(wide * unit), y0 + round(tall * unit))
             inside = min(box) > 0 and max(box) < size
@@ -185,7 +185,7 @@ def _place(
     return tuple(cells)
 
 
-def _extent(rng: random.Random, kind: str, dividing: bool, upright: bool) -> tuple[int, int]:
+def _draw_extent(rng: random.Random, kind: str, dividing: bool, upright: bool) -> tuple[int, int]:
     """Width and height of a cell in pixels (at 64)."""
     if dividing:
         return 8, 8
@@ -195,7 +195,7 @@ def _extent(rng: random.Random, kind: str, dividing: bool, upright: bool) -> tup
     return side + rng.randint(0, 1), side + rng.randint(0, 1)
 
 
-def _around(rng: random.Random, lumen: Box, unit: float) -> list[tuple[float, float]]:
+def _list_around(rng: random.Random, lumen: Box, unit: float) -> list[tuple[float, float]]:
     """Places around a lumen in a random order."""
     x, y = (lumen[0] + lumen[2]) / 2, (lumen[1] + lumen[3]) / 2
     wide, tall = ((lumen[n + 2] - lumen[n]) / 2 + 7 * unit for n in (0, 1))
@@ -205,7 +205,7 @@ def _around(rng: random.Random, lumen: Box, unit: float) -> list[tuple[float, fl
     return [(x + wide * math.cos(a), y + tall * math.sin(a)) for a in angles]
 
 
-def _between(rng: random.Random, size: int) -> list[tuple[float, float]]:
+def _list_between(rng: random.Random, size: int) -> list[tuple[float, float]]:
     """Places where four fat cells meet, in a random order."""
     middle = size / 2
     steps = [step * size / 4 for step in (-1, 0, 1)]
@@ -267,38 +267,38 @@ def _draw_fibres(picture: Image.Image, tissue: Tissue, tint: tuple[int, int, int
 # Questions.
 
 
-def kind(tissue: Tissue, rng: random.Random) -> Exchange | None:
+def ask_kind(tissue: Tissue, rng: random.Random) -> Exchange | None:
     """Of which kind the tissue is, or how it is stained."""
     if rng.random() < 0.5:
         return Exchange("tissue-kind", "kind", "which tissue is it?", tissue.kind, KINDS)
     return Exchange("tissue-kind", "stain", "which stain is it?", tissue.stain, STAINS)
 
 
-def counting(tissue: Tissue, rng: random.Random) -> Exchange | None:
+def ask_counting(tissue: Tissue, rng: random.Random) -> Exchange | None:
     """How many nuclei there are, or how many on one half."""
     options = tuple(str(number) for number in range(8))
     if rng.random() < 0.5:
         question = "how many nuclei are there?"
         return Exchange("tissue-counting", "all", question, str(len(tissue.nuclei)), options)
     number = rng.randrange(4)
-    there = on_half(tissue, number)
+    there = count_on_half(tissue, number)
     if there is None:
         return None
-    question = f"how many nuclei are {_where(number)}?"
+    question = f"how many nuclei are {_name_half(number)}?"
     return Exchange("tissue-counting", "half", question, str(there), options)
 
 
-def mitosis(tissue: Tissue, rng: random.Random) -> Exchange | None:
+def ask_mitosis(tissue: Tissue, rng: random.Random) -> Exchange | None:
     """Whether a cell is in mitosis."""
     answer = "yes" if len(tissue.nuclei) < len(tissue.cells) else "no"
     question = "is there a mitosis?"
     return Exchange("tissue-mitosis", "presence", question, answer, ("yes", "no"))
 
 
-def denser(tissue: Tissue, rng: random.Random) -> Exchange | None:
+def ask_denser(tissue: Tissue, rng: random.Random) -> Exchange | None:
     """On which of two halves there are more nuclei."""
     first = rng.choice((0, 2))
-    counts = [on_half(tissue, number) for number in (first, first + 1)]
+    counts = [count_on_half(tissue, number) for number in (first, first + 1)]
     if None in counts or counts[0] == counts[1]:
         return None
     options = HALVES[first], HALVES[first + 1]
@@ -308,7 +308,7 @@ def denser(tissue: Tissue, rng: random.Random) -> Exchange | None:
     return Exchange("tissue-denser", kind, question, answer, options)
 
 
-def on_half(tissue: Tissue, number: int) -> int | None:
+def count_on_half(tissue: Tissue, number: int) -> int | None:
     """Nuclei on the half that `HALVES` names so; None when one stands on the middle."""
     axis, far = number // 2, number % 2
     middle = (tissue.width, tissue.height)[axis] / 2
@@ -318,14 +318,14 @@ def on_half(tissue: Tissue, number: int) -> int | None:
     return sum((gap > 0) == bool(far) for gap in gaps)
 
 
-def _where(number: int) -> str:
+def _name_half(number: int) -> str:
     return f"on the {HALVES[number]}" if number < 2 else f"at the {HALVES[number]}"
 
 
 SHARING: dict[str, tuple[Asker, Callable[..., Tissue]]] = {
-    "tissue-kind": (kind, make_tissue),
-    "tissue-counting": (counting, make_tissue),
-    "tissue-mitosis": (mitosis, make_tissue),
-    "tissue-denser": (denser, make_tissue),
+    "tissue-kind": (ask_kind, make_tissue),
+    "tissue-counting": (ask_counting, make_tissue),
+    "tissue-mitosis": (ask_mitosis, make_tissue),
+    "tissue-denser": (ask_denser, make_tissue),
 }
 """Task → how it is asked, and of which pictures."""
