@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import subprocess
@@ -14,10 +15,17 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from transformers import AutoModel, CLIPVisionConfig, SiglipVisionConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    SiglipVisionConfig,
+)
 
 from lucida.core.spec import ModelSpec
 from lucida.model.checkpoint import build
+from lucida.model.parts import part_path
 
 SIDE = 32
 QUESTION = "What colour is the star?"
@@ -44,6 +52,27 @@ def encoder(kind: str = "siglip", width: int = 32) -> str:
     return str(folder)
 
 
+@lru_cache
+@torch.no_grad()
+def wide_language() -> str:
+    """`base-mini` with 64 channels of zeros, which change nothing, so that rows have 256 values."""
+    folder = tiny.ROOT / "wide-gguf"
+    path = part_path("lucida:base-mini")
+    narrow = AutoModelForCausalLM.from_pretrained(path)
+    config = copy.deepcopy(narrow.config)
+    before, config.hidden_size = config.hidden_size, 256
+    wide = AutoModelForCausalLM.from_config(config)
+    known = narrow.state_dict()
+    for name, weight in wide.state_dict().items():
+        weight.zero_()
+        weight[tuple(slice(side) for side in known[name].shape)] = known[name]
+        if "norm" in name:  # the mean square is over more channels
+            weight.mul_((before / 256) ** 0.5)
+    wide.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path).save_pretrained(folder)
+    return str(folder)
+
+
 def built(
     language="base-mini",
     template="qa",
@@ -59,7 +88,10 @@ def built(
     path = encoder(kind, width)
     spec = {
         "vision": {"path": path, "feature_layer": layer, "normed": normed},
-        "language": {"path": f"lucida:{language}", "template": template},
+        "language": {
+            "path": wide_language() if language == "wide" else f"lucida:{language}",
+            "template": template,
+        },
         "projector": projector or {"kind": "mlp"},
         "image": {"policy": "resize"},
     }

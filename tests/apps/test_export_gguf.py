@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,7 +48,9 @@ def test_end_tokens_that_the_file_cannot_name_are_told():
     assert processor.tokenizer.convert_ids_to_tokens(4) in told
 
 
-@pytest.mark.parametrize(("kind", "allowed"), [("f16", 0.03), ("q8_0", 0.15), ("q4_0", 1.5)])
+@pytest.mark.parametrize(
+    ("kind", "allowed"), [("f16", 0.03), ("q8_0", 0.15), ("q4_k_m", 0.6), ("q4_0", 1.5)]
+)
 def test_fewer_bits_are_close(kind, allowed, tmp_path):
     model, processor = built()
     gguf.write_gguf(model, processor, tmp_path, kind)
@@ -133,3 +136,44 @@ def test_a_file_that_is_not_what_was_meant(tmp_path):
     with pytest.raises(ModelError, match="token_embd"):
         other = wanted | {"token_embd.weight": np.zeros_like(wanted["token_embd.weight"])}
         gguf.read_back(package, language, other)
+
+
+@torch.no_grad()
+def hold(language, kind: str) -> None:
+    """Put into a language model what its file says in fewer bits."""
+    package = gguf.gguf_package()
+    config = language.config
+    layers = config.num_hidden_layers
+    names = package.get_tensor_name_map(package.MODEL_ARCH.LLAMA, layers)
+    for name, weight in language.named_parameters():
+        named = names.get_name(name, try_suffixes=(".weight",))
+        values = weight.numpy()
+        type_ = gguf.type_of(package, named, values, kind, layers, config.tie_word_embeddings)
+        if type_.name in gguf.PACKED:
+            packed = gguf.pack(values, type_.name)
+        else:
+            packed = package.quants.quantize(values, type_)
+        weight.copy_(torch.from_numpy(package.quants.dequantize(packed, type_)))
+
+
+@pytest.mark.parametrize("kind", ["q4_k_m", "q5_k_m", "q6_k"])
+def test_llama_cpp_reads_k_forms_as_they_are_meant(kind, tmp_path):
+    """Against PyTorch with the same weights unpacked: llama.cpp rounds what it multiplies them with
+    to 8 bits, 256 at a time."""
+    model, processor = built("wide")
+    file, _ = gguf.write_gguf(model, processor, tmp_path, kind)
+    forms = {each.tensor_type.name for each in gguf.gguf_package().GGUFReader(file).tensors}
+    assert forms > {gguf.MIXES[kind], "Q6_K"}
+    (note,) = gguf.kept_notes(file, kind)
+    assert "4 of 29 matrices" in note, "attn_output, which 192 channels of heads go into"
+    hold(model.language, kind)
+    check_equal(tmp_path, model, processor, 0.4)
+
+
+def test_what_a_mix_keeps_otherwise_is_told(tmp_path):
+    save(*built(), tmp_path / "run")
+    done = export(tmp_path / "run", tmp_path / "out", "gguf", "q4_k_m")
+    assert any("q4_k_m: 25 of 29 matrices have rows" in note for note in done.notes)
+    assert "model-q4_k_m.gguf" in done.commands
+    with pytest.raises(ModelError, match=r"expected f32, .*q4_k_m.*got q3_k"):
+        export(tmp_path / "run", tmp_path / "other", "gguf", "q3_k")

@@ -79,10 +79,17 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
     agreement, notes, options = None, [], ""
     with atomic_folder(out) as aside:
         if chosen == "gguf":
-            from lucida.model.conversion.gguf import gguf_notes, gguf_options, write_gguf
+            from lucida.model.conversion.gguf import (
+                gguf_notes,
+                gguf_options,
+                kept_notes,
+                write_gguf,
+            )
 
-            names = [file.name for file in write_gguf(model, processor, aside, quantize or "f16")]
+            files = write_gguf(model, processor, aside, quantize or "f16")
+            names = [file.name for file in files]
             notes, options = gguf_notes(model, processor), gguf_options(model, processor)
+            notes += kept_notes(files[0], quantize or "f16")
             notes.append("scores were measured with the run's own weights, not with these files")
         else:
             names = []

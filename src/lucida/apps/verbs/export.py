@@ -23,8 +23,11 @@ def export(
         ),
     ] = "auto",
     quantize: Annotated[
-        Literal["f32", "f16", "q8_0", "q5_1", "q4_1", "q4_0"] | None,
-        typer.Option(help="How gguf keeps the language model's matrices; f16 if not given."),
+        Literal["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q4_k_m", "q4_1", "q4_0"] | None,
+        typer.Option(
+            help="How gguf keeps the language model's matrices; f16 if not given. q6_k, q5_k_m and "
+            "q4_k_m are llama-quantize's mixes."
+        ),
     ] = None,
 ) -> None:
     """Write a trained model for programs that do not know Lucida."""

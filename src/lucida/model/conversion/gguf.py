@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from lucida.core.errors import ModelError, PartError
 from lucida.data.boxes import box_tokens
 from lucida.data.jinja import chat_jinja
+from lucida.model.conversion.kquants import INSTEAD, MIXES, PACKED, form_in_mix, pack
 from lucida.model.conversion.marks import ONE_PICTURE, Marks, embed_marks, find_marks, leave_out
 from lucida.model.conversion.mmproj import LFM2, MLP, Shape, form_of, shape_of, vision_file
 
@@ -37,7 +39,8 @@ QUANTIZED = {
     "q4_1": "Q4_1",
     "q4_0": "Q4_0",
 }
-"""How matrices are kept -> gguf's type; vectors, and what is no matrix, stay F32."""
+"""How matrices are kept -> gguf's type (`MIXES` keep them in several); vectors, and what is no
+matrix, stay F32."""
 
 LANGUAGES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 """transformers' `model_type` -> gguf's architecture."""
@@ -70,6 +73,9 @@ def write_gguf(
     """Write both files into a folder that exists, the language model's matrices as `quantize`;
     the encoder's stay f16 (f32 beside f32), which is what llama.cpp itself does. ModelError when
     what is read back is not what was written (see `fits` first, which says whether it can be)."""
+    if quantize not in QUANTIZED.keys() | MIXES.keys():
+        known = ", ".join([*QUANTIZED, *MIXES])
+        raise ModelError("gguf keeps matrices in no such way", expected=known, given=quantize)
     name = "f32" if quantize == "f32" else "f16"
     files = [folder / f"model-{quantize}.gguf", folder / f"mmproj-{name}.gguf"]
     write_file(files[0], *language_file(model, processor), quantize)
@@ -99,10 +105,14 @@ def write_file(
         else:
             writer.add_array(key, value)
     wanted = {}
+    layers, tied = metadata.get("block_count", 0), "output.weight" not in tensors
     for name, tensor in tensors.items():
         values = tensor.detach().float().cpu().contiguous().numpy()
-        type_ = type_of(gguf, name, values, kind)
-        packed = gguf.quants.quantize(values, type_)
+        type_ = type_of(gguf, name, values, kind, layers, tied)
+        if type_.name in PACKED:
+            packed = pack(values, type_.name)
+        else:
+            packed = gguf.quants.quantize(values, type_)
         writer.add_tensor(name, packed, raw_dtype=type_)
         wanted[name] = packed
     writer.write_header_to_file()
@@ -114,18 +124,23 @@ def write_file(
 
 def file_type(kind: str) -> str:
     """gguf's name of a file with such matrices."""
-    return {"f32": "ALL_F32", "f16": "MOSTLY_F16"}.get(kind, f"MOSTLY_{QUANTIZED[kind]}")
+    return "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
 
 
-def type_of(gguf: ModuleType, name: str, values: np.ndarray, kind: str) -> Any:
-    """How a tensor is kept: vectors and the table of positions exactly, matrices as `kind`, or in
-    half precision where their rows are no multiple of its block."""
+def type_of(
+    gguf: ModuleType, name: str, values: np.ndarray, kind: str, layers: int, tied: bool
+) -> Any:
+    """How a tensor is kept: vectors and the table of positions exactly, matrices as `kind` or as
+    its mix says, or in half precision where their rows are no multiple of its block. layers, tied:
+    of the language model, as in `form_in_mix`."""
     types = gguf.GGMLQuantizationType
     if values.ndim < 2 or name == "v.position_embd.weight":
         return types.F32
-    type_ = types[QUANTIZED[kind]]
+    row = values.shape[-1]
+    known = form_in_mix(kind, name, layers, row, tied) if kind in MIXES else QUANTIZED[kind]
+    type_ = types[known]
     block = gguf.GGML_QUANT_SIZES[type_][0]
-    return types.F16 if values.shape[-1] % block else type_
+    return types.F16 if row % block else type_
 
 
 def read_back(gguf: ModuleType, file: Path, wanted: Mapping[str, np.ndarray]) -> None:
@@ -340,6 +355,18 @@ def gguf_notes(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
         names = ", ".join(processor.tokenizer.convert_ids_to_tokens(further))
         found.append(f"the file names two end tokens; llama.cpp has to know {names} by their text")
     return found
+
+
+def kept_notes(file: Path, quantize: str) -> list[str]:
+    """Of a mix: how many matrices of a file are kept otherwise, as their rows are too short."""
+    if quantize not in MIXES:
+        return []
+    kept = Counter(each.tensor_type.name for each in gguf_package().GGUFReader(file).tensors)
+    others = {name: kept[name] for name in ("F16", *INSTEAD.values()) if kept[name]}
+    listed = ", ".join(f"{number} as {name}" for name, number in others.items())
+    matrices = sum(kept.values()) - kept["F32"]
+    return [f"{quantize}: {sum(others.values())} of {matrices} matrices have rows that are no "
+            f"multiple of 256 and are kept otherwise ({listed})"] if others else []  # fmt: skip
 
 
 def gguf_options(model: LucidaModel, processor: LucidaProcessor) -> str:
