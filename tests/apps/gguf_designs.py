@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import io
 import json
 import subprocess
@@ -14,10 +13,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from gguf_bits import widen
 from PIL import Image
 from transformers import (
     AutoModel,
-    AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionConfig,
     SiglipVisionConfig,
@@ -53,23 +52,11 @@ def encoder(kind: str = "siglip", width: int = 32) -> str:
 
 
 @lru_cache
-@torch.no_grad()
 def wide_language() -> str:
-    """`base-mini` with 64 channels of zeros, which change nothing, so that rows have 256 values."""
+    """`base-mini` with rows of 256, by channels of zeros."""
     folder = tiny.ROOT / "wide-gguf"
-    path = part_path("lucida:base-mini")
-    narrow = AutoModelForCausalLM.from_pretrained(path)
-    config = copy.deepcopy(narrow.config)
-    before, config.hidden_size = config.hidden_size, 256
-    wide = AutoModelForCausalLM.from_config(config)
-    known = narrow.state_dict()
-    for name, weight in wide.state_dict().items():
-        weight.zero_()
-        weight[tuple(slice(side) for side in known[name].shape)] = known[name]
-        if "norm" in name:  # the mean square is over more channels
-            weight.mul_((before / 256) ** 0.5)
-    wide.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path).save_pretrained(folder)
+    widen().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(part_path("lucida:base-mini")).save_pretrained(folder)
     return str(folder)
 
 

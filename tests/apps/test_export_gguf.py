@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from gguf_bits import hold
 from gguf_designs import answers, built, check_equal, llama_answers
 from tiny_designs import make
 
@@ -136,24 +137,6 @@ def test_a_file_that_is_not_what_was_meant(tmp_path):
     with pytest.raises(ModelError, match="token_embd"):
         other = wanted | {"token_embd.weight": np.zeros_like(wanted["token_embd.weight"])}
         gguf.read_back(package, language, other)
-
-
-@torch.no_grad()
-def hold(language, kind: str) -> None:
-    """Put into a language model what its file says in fewer bits."""
-    package = gguf.gguf_package()
-    config = language.config
-    layers = config.num_hidden_layers
-    names = package.get_tensor_name_map(package.MODEL_ARCH.LLAMA, layers)
-    for name, weight in language.named_parameters():
-        named = names.get_name(name, try_suffixes=(".weight",))
-        values = weight.numpy()
-        type_ = gguf.type_of(package, named, values, kind, layers, config.tie_word_embeddings)
-        if type_.name in gguf.PACKED:
-            packed = gguf.pack(values, type_.name)
-        else:
-            packed = package.quants.quantize(values, type_)
-        weight.copy_(torch.from_numpy(package.quants.dequantize(packed, type_)))
 
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "q5_k_m", "q6_k"])
