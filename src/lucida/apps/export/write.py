@@ -79,18 +79,7 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
     agreement, notes, options = None, [], ""
     with atomic_folder(out) as aside:
         if chosen == "gguf":
-            from lucida.model.conversion.gguf import (
-                gguf_notes,
-                gguf_options,
-                kept_notes,
-                write_gguf,
-            )
-
-            files = write_gguf(model, processor, aside, quantize or "f16")
-            names = [file.name for file in files]
-            notes, options = gguf_notes(model, processor), gguf_options(model, processor)
-            notes += kept_notes(files[0], quantize or "f16")
-            notes.append("scores were measured with the run's own weights, not with these files")
+            names, notes, options = write_for_llama(model, processor, aside, quantize or "f16")
         else:
             names = []
             if chosen in OBSTACLES:
@@ -107,6 +96,19 @@ def export(run: Path, out: Path, wanted: Format = "auto", quantize: str | None =
         )
     commands = commands_of(chosen, str(out), names, options)
     return Exported(chosen, obstacles, agreement, commands, [*notes, vllm, *missing])
+
+
+def write_for_llama(
+    model: LucidaModel, processor: LucidaProcessor, folder: Path, quantize: str
+) -> tuple[list[str], list[str], str]:
+    """Write llama.cpp's two files: their names, what it does otherwise, and what it has to be told
+    beside them."""
+    from lucida.model.conversion.gguf import gguf_notes, gguf_options, kept_notes, write_gguf
+
+    files = write_gguf(model, processor, folder, quantize)
+    notes = [*gguf_notes(model, processor), *kept_notes(files[0], quantize)]
+    notes.append("scores were measured with the run's own weights, not with these files")
+    return [file.name for file in files], notes, gguf_options(model, processor)
 
 
 def vllm_note(model: LucidaModel, processor: LucidaProcessor, format: Format, folder: str) -> str:
