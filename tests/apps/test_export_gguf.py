@@ -147,7 +147,7 @@ def test_llama_cpp_reads_k_forms_as_they_are_meant(kind, tmp_path):
     file, _ = gguf.write_gguf(model, processor, tmp_path, kind)
     forms = {each.tensor_type.name for each in gguf.gguf_package().GGUFReader(file).tensors}
     assert forms > {gguf.MIXES[kind], "Q6_K"}
-    (note,) = gguf.kept_notes(file, kind)
+    (note,) = gguf.note_mix(file, kind)
     assert "4 of 29 matrices" in note, "attn_output, which 192 channels of heads go into"
     hold(model.language, kind)
     check_equal(tmp_path, model, processor, 0.4)

@@ -103,10 +103,10 @@ def write_for_llama(
 ) -> tuple[list[str], list[str], str]:
     """Write llama.cpp's two files: their names, what it does otherwise, and what it has to be told
     beside them."""
-    from lucida.model.conversion.gguf import gguf_notes, gguf_options, kept_notes, write_gguf
+    from lucida.model.conversion.gguf import gguf_notes, gguf_options, note_mix, write_gguf
 
     files = write_gguf(model, processor, folder, quantize)
-    notes = [*gguf_notes(model, processor), *kept_notes(files[0], quantize)]
+    notes = [*gguf_notes(model, processor), *note_mix(files[0], quantize)]
     notes.append("scores were measured with the run's own weights, not with these files")
     return [file.name for file in files], notes, gguf_options(model, processor)
 

@@ -357,7 +357,7 @@ def gguf_notes(model: LucidaModel, processor: LucidaProcessor) -> list[str]:
     return found
 
 
-def kept_notes(file: Path, quantize: str) -> list[str]:
+def note_mix(file: Path, quantize: str) -> list[str]:
     """Of a mix: how many matrices of a file are kept otherwise, as their rows are too short."""
     if quantize not in MIXES:
         return []
