@@ -133,20 +133,17 @@ def free_rows(model: LucidaModel, processor: LucidaProcessor) -> tuple[int, ...]
     with one that is kept in reserve, and the padding, if it is nothing else."""
     tokenizer = processor.tokenizer
     rows = len(model.language.get_input_embeddings().weight)
-    texts = {number: text for text, number in tokenizer.get_vocab().items()}
-    spare = [n for n in range(rows) if n not in texts or is_reserve(tokenizer, n)]
+    used = set(tokenizer.get_vocab().values())
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if token.special and RESERVE.search(token.content):
+            used.discard(number)  # for others to use, as Llama's <|reserved_special_token_0|>
+    spare = [number for number in range(rows) if number not in used]
     found = [processor.image_token_id, *spare]
     pad, ends = tokenizer.pad_token_id, model.generation_config.eos_token_id
     others = [tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id]
     if pad not in [*others, *(ends if isinstance(ends, list) else [ends])]:
         found.append(pad)
     return tuple(n for n in dict.fromkeys(found) if n is not None and n < rows)
-
-
-def is_reserve(tokenizer: PreTrainedTokenizerBase, number: int) -> bool:
-    """Is it a token for others to use, such as Llama's <|reserved_special_token_0|>?"""
-    token = tokenizer.added_tokens_decoder.get(number)
-    return token is not None and token.special and RESERVE.search(token.content) is not None
 
 
 def cut_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
