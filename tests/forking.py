@@ -67,6 +67,28 @@ def call_there(environment: dict[str, str], told: Path, function: Callable, argu
     sys.exit(code)
 
 
+def run_command(*words: str) -> None:
+    """`lucida WORDS`, as its entry point has it."""
+    from lucida.apps.cli import main
+
+    main(list(words))
+
+
+class Asked:
+    """A process of the server, asked as those of `subprocess` are."""
+
+    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
+        self.process, self.pid = process, process.pid
+        self.terminate, self.wait = process.terminate, process.join
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+
 def exit_like_python(code: int) -> None:
     """End a process of multiprocessing with what Python does at its end."""
     atexit._run_exitfuncs()

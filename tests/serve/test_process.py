@@ -1,11 +1,9 @@
 """Serving as it is lived: a process that is told to end, clients that hang up, a measured model."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from served import CHAT, answer_directly, ask, serve_in_thread, wait_for
 from tiny import picture
 from typer.testing import CliRunner
 
+from forking import run_command, start
 from lucida.apps.cli import app
 from lucida.core.spec import EvaluationSpec
 from lucida.eval.answerers.endpoint import EndpointAnswerer, Patience
@@ -35,25 +34,32 @@ def post(address, **body):
     return urllib.request.Request(address + CHAT, content.encode(), headers)
 
 
+def read_address(told):
+    """The address that a server says in the file `told`."""
+    deadline, found = time.monotonic() + 120, None
+    while found is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        found = re.search(r"at (http://\S+)\s", told.read_text() if told.exists() else "")
+    return found[1]
+
+
 def test_told_to_end_it_ends_what_it_has_begun(parts, tmp_path):
     save(*parts, tmp_path / "tiny")
-    command = [sys.executable, "-m", "lucida", "serve", str(tmp_path / "tiny"), "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
-    )
+    said = tmp_path / "said"
+    process = start(said, run_command, "serve", str(tmp_path / "tiny"), "--port", "0")
     try:
-        lines = iter(process.stdout.readline, "")
-        address = next(found[1] for line in lines if (found := re.search(r"at (http://\S+)", line)))
+        address = read_address(said)
         with urllib.request.urlopen(post(address, stream=True), timeout=60) as response:
             begun = response.readline()
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             rest = response.read().decode()
-        told = process.stdout.read()
-        assert process.wait(60) == 0
+        process.join(60)
+        assert process.exitcode == 0, said.read_text()
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
+    told = said.read_text()
     assert begun.startswith(b"data: ")
     assert rest.endswith("data: [DONE]\n\n")
     assert '"finish_reason": "length"' in rest
