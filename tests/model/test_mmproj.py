@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import gelu, layer_norm
+from transformers import ResNetConfig
 
 from closeness import close
 from lucida.core.spec import ModelSpec
+from lucida.model.conversion.fits import gguf_obstacles
 from lucida.model.conversion.mmproj import INTERNVL, LFM2, MLP, projector_tensors, shape_of
 from lucida.model.projectors import make_projector
 from lucida.model.projectors.grid import into_channels
@@ -50,3 +52,11 @@ def test_the_rewritten_projector_gives_the_same_tokens(projector, form):
     hidden = gelu(given @ first[0].T + first[1])
     close(hidden @ second[0].T + second[1], module(features))
     assert len(tensors) == 4 + 2 * shape.norm
+
+
+def test_encoders_without_a_form_are_named_and_nothing_else_is_asked_of_them():
+    spec = ModelSpec.model_validate(
+        {"vision": {"path": "v"}, "language": {"path": "l"}, "projector": {"kind": "mlp"}}
+    )
+    (found,) = gguf_obstacles(spec, ResNetConfig(), None)
+    assert found.startswith("resnet encoders have no names there")

@@ -16,7 +16,8 @@ from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs ther
 from lucida.core.errors import RecipeError, RunError
 from lucida.core.files import atomic_write
 from lucida.core.locking import sole_writer
-from lucida.core.runs import RunFolder
+from lucida.core.runs import RunFolder, read_json
+from lucida.eval.during_training import observers
 from lucida.eval.store import weights_hash
 from lucida.study import execute
 from lucida.study.analysis import Look, analyse, compare, is_decided
@@ -26,7 +27,8 @@ from lucida.study.looks import run_to_looks
 from lucida.study.measure import how_soon, measure
 from lucida.study.noise import known_noise, learn_noise
 from lucida.study.report import content
-from lucida.study.worker import OUTCOME, find_place
+from lucida.study.worker import OUTCOME, find_place, work
+from lucida.training.loop import train_run
 
 TEXT = """
 name: probe
@@ -132,8 +134,8 @@ def test_arms_that_ask_otherwise_share_one_training(tmp_path):
     probe, folder = load_design(file), StudyFolder(tmp_path / "out")
     assert probe.trained_by == {"half": BASELINE, "without-half": "without"}
     assert any("half: the model that baseline has trained" in note for note in probe.notes)
-    first, after = split_by_training(probe, folder, list(probe.runs))
-    assert first == [(BASELINE, 0), ("without", 0)]
+    first, behind, after = split_by_training(probe, folder, list(probe.runs))
+    assert first == [(BASELINE, 0), ("without", 0)] and not behind
     assert after == [("half", 0), ("without-half", 0)]
     run_study(probe, folder, jobs=2, arms=["half"])
     logs = [log.read_text() for log in folder.path.glob("runs/*/worker.log")]
@@ -159,6 +161,61 @@ def test_arms_that_ask_otherwise_share_one_training(tmp_path):
     rows = {file: file.stat().st_mtime_ns for file in folder.path.glob("runs/*/*")}
     run_study(probe, folder, arms=["half"])
     assert rows == {file: file.stat().st_mtime_ns for file in folder.path.glob("runs/*/*")}
+
+
+STAGES_TEXT = """
+name: staged
+question: Does the second stage need the language model?
+baseline: mini-two-stage
+common:
+  stages.align.budget: {steps: 2}
+  stages.align.batch.samples: 2
+  stages.sft.budget: {steps: 2}
+  stages.sft.batch.samples: 2
+changes:
+  frozen: {stages.sft.train.language: frozen}
+  aligned: {stages.sft: null}
+  longer: {stages.align.budget: {steps: 3}}
+seeds: [0]
+evaluation: {tasks: [attribute], limit: 4}
+primary: {margin: 3}
+"""
+
+
+def test_first_stages_that_arms_share_are_trained_once(tmp_path):
+    """What goes on behind them has the weights, bit for bit, that it would have had alone."""
+    file = tmp_path / "staged.yaml"
+    file.write_text(STAGES_TEXT)
+    probe, folder = load_design(file), StudyFolder(tmp_path / "out")
+    folder.declare(probe)
+    first, behind, after = split_by_training(probe, folder, list(probe.runs))
+    assert first == [(BASELINE, 0), ("longer", 0)] and not after
+    assert behind == [("frozen", 0), ("aligned", 0)]
+    for arm, seed in [*first, *behind]:
+        work(folder.recipe(arm, seed), folder.run(arm, seed).path)
+    alone = tmp_path / "alone"
+    for arm in ("frozen", "aligned"):
+        run, recipe = folder.run(arm, 0), probe.recipe(arm, 0)
+        train_run(recipe, alone / arm, "", observers(recipe))
+        assert weights_hash(run.path) == weights_hash(alone / arm), arm
+        rows, whole = run.metrics.read(), RunFolder(alone / arm).metrics.read()
+        taken = [row["total_step"] for row in rows if "grad_norm" in row]
+        assert taken == [row["total_step"] for row in whole if "grad_norm" in row]
+        assert read_json(run.path / "inputs.json") == read_json(alone / arm / "inputs.json")
+    steps = {
+        arm: sum(row.get("stage") == "align" and "grad_norm" in row for row in of.metrics.read())
+        for arm in probe.arms
+        if (of := folder.run(arm, 0))
+    }
+    assert steps == {BASELINE: 2, "frozen": 2, "aligned": 2, "longer": 3}
+    assert len(list((folder.path / "stages").iterdir())) == 1
+    first_steps = [
+        next(row for row in folder.run(arm, 0).metrics.read() if "grad_norm" in row)
+        for arm in (BASELINE, "frozen")
+    ]
+    assert first_steps[0] == first_steps[1]  # taken once, its seconds tell
+    run_study(probe, folder)
+    assert not (folder.path / "stages").exists()
 
 
 def test_noise_within_one_trained_model_says_nothing_about_two(tmp_path):

@@ -84,6 +84,19 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(path.parent)
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """A file under another name, as a `copy_function` of shutil: tensors, into which nobody writes
+    once they are there, are linked where the disk can."""
+    Path(target).unlink(missing_ok=True)
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another disk, or one without links
+            pass
+    shutil.copyfile(source, target)
+
+
 def remove_unfinished(folder: str | os.PathLike[str]) -> list[Path]:
     """Deletes what crashed writers left directly in `folder`, and puts a folder back whose
     replacement was cut short. Call it only while no one else writes there."""

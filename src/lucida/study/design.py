@@ -35,6 +35,7 @@ from lucida.core.errors import RecipeError, suggestion
 from lucida.core.recipe import diff_recipes, load_recipe, recipe_hash
 from lucida.core.spec import Recipe
 from lucida.core.spec.value import Spec
+from lucida.study.keys import key_of, key_of_training
 
 STUDIES = Path(__file__).parent.parent / "studies"
 BASELINE = "baseline"
@@ -321,24 +322,9 @@ def _refuse_equal(design: Design, origin: object) -> None:
         seen[key] = arm
 
 
-def key_of(recipe: Recipe) -> str:
-    """What two runs have in common that are one: the recipe but for its name, the seed included."""
-    return recipe_hash(recipe.model_copy(update={"name": "same"}))
-
-
 def is_asking(key: str) -> bool:
     """Whether a key of a recipe says how a trained model is asked (`ASKING`)."""
     return key == ASKING or key.startswith(f"{ASKING}.")
-
-
-def key_of_training(recipe: Recipe) -> str:
-    """What two runs have in common whose trained models are one: all but how the model is asked
-    once it is trained. Where it is asked on the way, that is a part of the training."""
-    looks = any(stage.evaluate_every or stage.ending is not None for stage in recipe.stages)
-    if not looks:
-        asked = recipe.evaluation.model_copy(update={"visual_tokens": None})
-        recipe = recipe.model_copy(update={"evaluation": asked})
-    return key_of(recipe)
 
 
 def all_changes(study: Study) -> Iterator[tuple[str, Changes]]:

@@ -5,6 +5,7 @@ STUDIES/NAME/
   recipes/ARM-seedK.yaml      resolved
   runs/ARM-seedK/             run folders as `lucida train` and `lucida eval` make them
   runs/ARM-seedK/outcome.json done, failed or diverged, with the reason; without it: to do
+  stages/                     first stages that several runs have in common, until all are done
   noise.json                  in STUDIES: what finished studies measured, for planning
 
 A run that another study in STUDIES has finished (one recipe but for its name, one seed, the same
@@ -35,14 +36,8 @@ from lucida.core.locking import sole_writer
 from lucida.core.progress import say
 from lucida.core.recipe import diff_recipes, dump_recipe, load_recipe
 from lucida.core.runs import RunFolder, read_json
-from lucida.study.design import (
-    BASELINE,
-    Design,
-    key_of,
-    key_of_training,
-    load_design,
-    study_text,
-)
+from lucida.study.design import BASELINE, Design, load_design, study_text
+from lucida.study.keys import STAGES, key_of, key_of_training, keys_of_stages
 from lucida.study.worker import OUTCOME, find_place, find_trained, work
 
 LOG = "worker.log"
@@ -164,6 +159,8 @@ def run_study(
         for part in split_by_training(design, folder, todo):
             if part:
                 EXECUTORS[executor](folder, part, jobs)
+        if not folder.to_do(design):
+            shutil.rmtree(folder.path / STAGES, ignore_errors=True)
         if left := [each for each in folder.to_do(design) if each in wanted]:
             names = ", ".join(f"{arm}-seed{seed}" for arm, seed in left)
             raise RunError(
@@ -175,19 +172,22 @@ def run_study(
 
 def split_by_training(
     design: Design, folder: StudyFolder, todo: list[tuple[str, int]]
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Runs that train, and those to do after them: the models that these ask have been trained by
-    then (`find_trained` in the worker)."""
-    first, after, trained = [], [], set()
+) -> tuple[list[tuple[str, int]], ...]:
+    """Runs that train all of their stages; those to do after them, whose first stages have been
+    trained by then (`take_stages` in the worker); and those that ask a model which another has
+    trained (`find_trained`)."""
+    first, behind, after = [], [], []
+    trained, stages = set(), set()
     for arm, seed in todo:
         recipe = design.recipe(arm, seed)
-        key = key_of_training(recipe)
+        key, begun = key_of_training(recipe), set(keys_of_stages(recipe))
         if key in trained or find_trained(recipe, folder.run(arm, seed).path) is not None:
             after.append((arm, seed))
-        else:
-            first.append((arm, seed))
-            trained.add(key)
-    return first, after
+            continue
+        (behind if begun & stages else first).append((arm, seed))
+        trained.add(key)
+        stages |= begun
+    return first, behind, after
 
 
 def take_over(design: Design, folder: StudyFolder, arm: str, seed: int) -> bool:

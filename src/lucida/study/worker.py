@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import sys
@@ -12,11 +11,11 @@ from pathlib import Path
 
 from lucida.core.environment import describe
 from lucida.core.errors import LucidaError
-from lucida.core.files import atomic_write
+from lucida.core.files import atomic_write, link_or_copy
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder, read_json
 from lucida.core.spec import Recipe
-from lucida.study.design import key_of_training
+from lucida.study.keys import key_of_training
 
 OUTCOME = "outcome.json"
 """How a run ended, in its folder; without it the run is to do."""
@@ -31,6 +30,7 @@ def work(recipe_file: Path, folder: Path) -> None:
     recipe, run = load_recipe(recipe_file), RunFolder(folder)  # before seconds of imports
     from lucida.eval.during_training import observers
     from lucida.eval.run import evaluate_run
+    from lucida.study.shared_stages import KeepStages, take_stages
     from lucida.training.divergence import Diverged
     from lucida.training.loop import train_run
     from lucida.training.stopping import Interrupted
@@ -41,7 +41,10 @@ def work(recipe_file: Path, folder: Path) -> None:
         trained = find_trained(recipe, folder)
         if trained is None:
             command = f"lucida train {recipe_file} --run {folder}"
-            train_run(recipe, folder, command, observers(recipe))
+            place, others = find_place(), sorted(recipe_file.parent.glob("*.yaml"))
+            take_stages(folder, recipe, place)
+            watching = [*observers(recipe), KeepStages(folder, recipe, others, place)]
+            train_run(recipe, folder, command, watching)
         else:
             take_trained(trained, folder, recipe)
             outcome["trained"] = trained.name
@@ -82,24 +85,14 @@ def find_trained(recipe: Recipe, folder: Path) -> Path | None:
 
 def take_trained(trained: Path, folder: Path, recipe: Recipe) -> None:
     """The model of another run and what its training wrote down, with this recipe: a run folder as
-    training leaves it. Weights are linked where the disk can, since nobody writes into them."""
+    training leaves it."""
     own = {OUTCOME, "predictions", "checkpoints", "results.json", "report.html", "worker.log"}
 
     def leave_out(place: str, names: list[str]) -> list[str]:
         return [name for name in names if name in own]
 
-    def link_weights(source: str, target: str) -> None:
-        Path(target).unlink(missing_ok=True)
-        if source.endswith(".safetensors"):
-            try:
-                os.link(source, target)
-                return
-            except OSError:  # another disk, or one without links
-                pass
-        shutil.copyfile(source, target)
-
     shutil.copytree(
-        trained, folder, ignore=leave_out, copy_function=link_weights, dirs_exist_ok=True
+        trained, folder, ignore=leave_out, copy_function=link_or_copy, dirs_exist_ok=True
     )
     RunFolder(folder).write_recipe(recipe)
 

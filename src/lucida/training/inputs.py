@@ -99,7 +99,15 @@ def check_inputs(run: Run, opened: Opened, accept: bool) -> list[str]:
 def _check_files(run: Run, now: dict[str, Facts], accept: bool) -> list[str]:
     path = run.folder.path
     before = read_inputs(run.folder)
-    changes = [] if before is None else differences(before, now)
+    # A run that begins behind stages which another has trained has yet to write down the data of
+    # its own ones.
+    ahead = {stage.name for stage in run.recipe.stages[run.position.stage + 1 :]}
+    known = {
+        place: facts
+        for place, facts in now.items()
+        if before is None or place in before or place.split(".")[1] not in ahead
+    }
+    changes = [] if before is None else differences(before, known)
     if before is None and run.saved is not None:
         say(f"{path}: begun before data were written down; they are taken as they are")
     if changes:

@@ -88,7 +88,7 @@ def gguf_obstacles(
         found += shape
     if vision is not None:
         found += _gguf_vision(vision, image_size)
-        if isinstance(shape, Shape):
+        if isinstance(shape, Shape) and vision.model_type in GGUF_VISION:
             found += form_obstacles(spec, shape, vision, image_size)
     if language is not None:
         found += _gguf_language(language.get_text_config())
