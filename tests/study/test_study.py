@@ -27,6 +27,7 @@ from lucida.study.looks import run_to_looks
 from lucida.study.measure import how_soon, measure
 from lucida.study.noise import known_noise, learn_noise
 from lucida.study.report import content
+from lucida.study.shared_stages import watch_stages
 from lucida.study.worker import OUTCOME, find_place, work
 from lucida.training.loop import train_run
 
@@ -209,6 +210,12 @@ def test_first_stages_that_arms_share_are_trained_once(tmp_path):
     }
     assert steps == {BASELINE: 2, "frozen": 2, "aligned": 2, "longer": 3}
     assert len(list((folder.path / "stages").iterdir())) == 1
+    other = folder.run("other", 0)  # what was begun without is left alone, and what nobody shares
+    recipes = sorted((folder.path / "recipes").glob("*.yaml"))
+    assert watch_stages(other.path, probe.recipe(BASELINE, 0), recipes, {})
+    assert not watch_stages(other.path, probe.recipe("longer", 0), recipes, {})
+    (other.path / "checkpoints").mkdir(parents=True)
+    assert not watch_stages(other.path, probe.recipe(BASELINE, 0), recipes, {})
     first_steps = [
         next(row for row in folder.run(arm, 0).metrics.read() if "grad_norm" in row)
         for arm in (BASELINE, "frozen")

@@ -70,6 +70,17 @@ class KeepStages(Observer):
         return {"key": self.keys[ended - 1]}
 
 
+def watch_stages(
+    run: Path, recipe: Recipe, others: Sequence[Path], place: Mapping
+) -> list[KeepStages]:
+    """Who keeps stages of a run that another begins with, if there are any; nobody where the run
+    was begun without, as a run has all records between its stages or none."""
+    keeping = KeepStages(run, recipe, others, place)
+    begun = (run / "checkpoints").exists()
+    known = any(keeping.name in row for row in RunFolder(run).metrics.read())
+    return [keeping] if any(keeping.wanted) and (known or not begun) else []
+
+
 def take_stages(run: Path, recipe: Recipe, place: Mapping) -> int:
     """Begin a run behind as many of its first stages as another has trained in the same place;
     gives how many. A run that has trained anything itself is left as it is."""

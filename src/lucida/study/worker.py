@@ -30,7 +30,7 @@ def work(recipe_file: Path, folder: Path) -> None:
     recipe, run = load_recipe(recipe_file), RunFolder(folder)  # before seconds of imports
     from lucida.eval.during_training import observers
     from lucida.eval.run import evaluate_run
-    from lucida.study.shared_stages import KeepStages, take_stages
+    from lucida.study.shared_stages import take_stages, watch_stages
     from lucida.training.divergence import Diverged
     from lucida.training.loop import train_run
     from lucida.training.stopping import Interrupted
@@ -43,7 +43,7 @@ def work(recipe_file: Path, folder: Path) -> None:
             command = f"lucida train {recipe_file} --run {folder}"
             place, others = find_place(), sorted(recipe_file.parent.glob("*.yaml"))
             take_stages(folder, recipe, place)
-            watching = [*observers(recipe), KeepStages(folder, recipe, others, place)]
+            watching = [*observers(recipe), *watch_stages(folder, recipe, others, place)]
             train_run(recipe, folder, command, watching)
         else:
             take_trained(trained, folder, recipe)
