@@ -79,11 +79,11 @@ def write_summary(folder: Path) -> Path:
             f"* {c['source']}: {c['paper']}. `lucida study run {c['study']}`" for c in waiting
         ]
         lines.append("")
-    lines += ["## What the miniature world cannot represent", ""]
-    lines += [
-        f"* {c['source']}: {c['paper']}. Not here: {c['why']}." for c in claims if not c["study"]
-    ]
-    lines += ["", "## Commands and machine", ""]
+    if beyond := [c for c in claims if not c["study"]]:
+        lines += ["## What the miniature world cannot represent", ""]
+        lines += [f"* {c['source']}: {c['paper']}. Not here: {c['why']}." for c in beyond]
+        lines.append("")
+    lines += ["## Commands and machine", ""]
     for found in results.values():
         machine = found.get("machine") or {}
         facts = [machine.get("cpu"), machine.get("python") and f"Python {machine['python']}"]
