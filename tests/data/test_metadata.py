@@ -94,6 +94,7 @@ def avif_with_damaged_exif():
     return content.replace(b"II*\0", b"ZZZZ")
 
 
+GROWING = zlib.compress(bytes(10**8))
 DAMAGED = {
     "AVIF, EXIF is none": avif_with_damaged_exif(),
     "JPEG, short JFIF": in_jpeg(segment(0xE0, b"JFIF\0")),
@@ -117,8 +118,8 @@ DAMAGED = {
     "PNG, checksum behind": behind_png(chunk(b"tEXt", b"k\0v", checksum=1)),
     "PNG, EXIF is none": in_png(chunk(b"eXIf", exif(6)[:12])),
     "PNG, checksum of EXIF": in_png(chunk(b"eXIf", exif(6), checksum=1)),
-    "PNG, text that grows": in_png(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8)))),
-    "PNG, colours that grow": in_png(chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**8)))),
+    "PNG, text that grows": in_png(chunk(b"zTXt", b"k\0\0" + GROWING)),
+    "PNG, colours that grow": in_png(chunk(b"iCCP", b"k\0\0" + GROWING)),
     "PNG, much text": in_png(*[chunk(b"tEXt", b"k\0" + bytes(900_000))] * 90),
     "WebP, promises only": riff(extended(0x2C), WEBP[12:]),
     "WebP, EXIF is none": riff(extended(0x08), WEBP[12:], part(b"EXIF", b"zzzz")),
