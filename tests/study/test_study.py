@@ -11,6 +11,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from forking import Asked, start
 from lucida.apps.command import app
 from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs there
 from lucida.core.errors import RecipeError, RunError
@@ -94,9 +95,31 @@ def fill(design, folder, scores):
             finish(folder, arm, seed)
 
 
-def test_a_study_from_file_to_report(tmp_path, design):
+@pytest.fixture
+def forked(monkeypatch):
+    """Lets the workers of a study be forked; of the arms named the program is started."""
+    start_program = execute.Worker.start
+
+    def fork(*programs):
+        def begin(folder, arm, seed):
+            if arm in programs:
+                return start_program(folder, arm, seed)
+            recipe, place = folder.recipe(arm, seed), folder.run(arm, seed).path
+            place.mkdir(parents=True, exist_ok=True)
+            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            words = recipe.resolve(), place.resolve()
+            process = start(place / execute.LOG, work, *words, environment=threads)
+            return execute.Worker(arm, seed, Asked(process), io.BytesIO())
+
+        monkeypatch.setattr(execute.Worker, "start", begin)
+
+    return fork
+
+
+def test_a_study_from_file_to_report(tmp_path, design, forked):
     """Two arms, trained for real in processes of their own, side by side."""
     design()
+    forked(BASELINE)
     out, file = tmp_path / "out", tmp_path / "probe.yaml"
     words = ["study", "run", str(file), "--out", str(out), "--jobs", "2"]
     first = CliRunner().invoke(app, words)
@@ -121,8 +144,9 @@ def test_a_study_from_file_to_report(tmp_path, design):
     assert "(exploratory)" in said.output
 
 
-def test_arms_that_ask_otherwise_share_one_training(tmp_path):
+def test_arms_that_ask_otherwise_share_one_training(tmp_path, forked):
     """`without` trains for itself; two others ask what the baseline and it have trained."""
+    forked()
     half = {"evaluation.visual_tokens": {"keep": 0.5, "by": "random"}}
     changes = {
         "without": {"model.projector.position": False},
