@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from forking import Asked, start
+from lucida.apps.arms import plan_arms
 from lucida.apps.command import app
 from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs there
 from lucida.core.errors import RecipeError, RunError
@@ -213,6 +214,10 @@ def test_first_stages_that_arms_share_are_trained_once(tmp_path):
     file.write_text(STAGES_TEXT)
     probe, folder = load_design(file), StudyFolder(tmp_path / "out")
     folder.declare(probe)
+    assert probe.shared_stages == {BASELINE: 0, "frozen": 1, "aligned": 1, "longer": 0}
+    costs = plan_arms(probe)
+    assert costs["aligned"]["shared"] == 1 and costs["longer"]["shared"] == 0
+    assert 0 < costs["frozen"]["shared"] < 1
     first, behind, after = split_by_training(probe, folder, list(probe.runs))
     assert first == [(BASELINE, 0), ("longer", 0)] and not after
     assert behind == [("frozen", 0), ("aligned", 0)]

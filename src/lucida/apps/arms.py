@@ -16,8 +16,9 @@ COSTS = "costs.json"
 
 
 def plan_arms(design: Design) -> dict[str, dict[str, float]]:
-    """Arm → floating-point operations and seconds of its training on one core of this machine;
-    ModelError or RecipeError where an arm cannot be planned. Stages without a number of steps that
+    """Arm → floating-point operations and seconds of its training on one core of this machine, and
+    the share of them that are its first stages where an arm before it trains these; ModelError or
+    RecipeError where an arm cannot be planned. Stages without a number of steps that
     is known beforehand (a budget of minutes) count their minutes, and no operations."""
     from lucida.apps.plan.devices import find_device
     from lucida.apps.plan.estimate import plan_recipe
@@ -25,9 +26,10 @@ def plan_arms(design: Design) -> dict[str, dict[str, float]]:
     device, found = find_device("cpu"), {}
     for arm, recipe in design.recipes.items():
         stages = plan_recipe(recipe, device)["stages"]
-        flops = sum((stage["steps"] or 0) * stage["flops_per_step"] for stage in stages)
+        flops = [(stage["steps"] or 0) * stage["flops_per_step"] for stage in stages]
         seconds = sum(3600 * (stage["hours"] or 0) for stage in stages)
-        found[arm] = {"flops": float(flops), "seconds": float(seconds)}
+        shared = sum(flops[: design.shared_stages[arm]]) / sum(flops) if any(flops) else 0.0
+        found[arm] = {"flops": float(sum(flops)), "seconds": float(seconds), "shared": shared}
     return found
 
 

@@ -35,7 +35,7 @@ from lucida.core.errors import RecipeError, suggestion
 from lucida.core.recipe import diff_recipes, load_recipe, recipe_hash
 from lucida.core.spec import Recipe
 from lucida.core.spec.value import Spec
-from lucida.study.keys import key_of, key_of_training
+from lucida.study.keys import key_of, key_of_training, keys_of_stages
 
 STUDIES = Path(__file__).parent.parent / "studies"
 BASELINE = "baseline"
@@ -201,6 +201,16 @@ class Design:
         return found
 
     @cached_property
+    def shared_stages(self) -> dict[str, int]:
+        """Arm → how many of its first stages an arm before it trains alike, with the same seed."""
+        found, seen = {}, set()
+        for arm, recipe in self.recipes.items():
+            keys = keys_of_stages(recipe)
+            found[arm] = sum(key in seen for key in keys)
+            seen |= set(keys)
+        return found
+
+    @cached_property
     def hash(self) -> str:
         """16 hex digits of everything that was declared: recipes, seeds, evaluation, primary. More
         seeds are another declaration; the question in other words is not."""
@@ -231,6 +241,11 @@ class Design:
         for owner in dict.fromkeys(self.trained_by.values()):
             arms = [arm for arm, by in self.trained_by.items() if by == owner]
             found.append(f"{', '.join(arms)}: the model that {owner} has trained, asked otherwise")
+        arms = [
+            arm for arm, many in self.shared_stages.items() if many and arm not in self.trained_by
+        ]
+        if arms:
+            found.append(f"{', '.join(arms)}: go on behind first stages that another arm trains")
         if len(self.study.seeds) == 1:
             found.append("one seed: nothing can be said about chance, every verdict stays open")
         return found

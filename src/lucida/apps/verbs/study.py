@@ -64,8 +64,9 @@ def plan(
     for arm in design.arms:
         share = costs[arm]["flops"] / base["flops"] if base["flops"] else 1.0
         each = (costs[arm]["seconds"] if measured is None else share * measured) / 60
-        if arm in design.trained_by:
-            each = share = 0.0  # of training: it is asked in a minute or two
+        # Of what is trained once; an arm that only asks otherwise does so in a minute or two.
+        left = 0.0 if arm in design.trained_by else 1 - costs[arm]["shared"]
+        each, share = left * each, left * share
         minutes += each * len(given.seeds)
         rows.append([arm, f"{each:.1f}", f"{share:.2f}", "; ".join(design.differences(arm))])
     title = f"{given.name}: {len(rows)} arms × {len(given.seeds)} seeds"
