@@ -202,11 +202,11 @@ def evaluate(
 
     fewer = read_visual_tokens(visual_tokens)
     results = _measured(target[0], names, limit, options, model, out, boxes, weights, fewer)
-    from lucida.apps.demo import show_scores, show_shots
+    from lucida.apps import demo
 
-    show_scores(results)
+    demo.show_scores(results)
     if counts:
-        show_shots(results, names)
+        demo.show_shots(results, names)
 
 
 def _names(task: list[str] | None) -> list[str] | None:
