@@ -202,11 +202,13 @@ def evaluate(
 
     fewer = read_visual_tokens(visual_tokens)
     results = _measured(target[0], names, limit, options, model, out, boxes, weights, fewer)
-    from lucida.apps import demo
+    from lucida.apps.demo import show_scores
 
-    demo.show_scores(results)
+    show_scores(results)
     if counts:
-        demo.show_shots(results, names)
+        from lucida.apps.demo import show_shots
+
+        show_shots(results, names)
 
 
 def _names(task: list[str] | None) -> list[str] | None:
