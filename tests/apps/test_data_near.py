@@ -300,6 +300,16 @@ def test_near_shows_what_is_alike_inside_and_between_sources(tmp_path, monkeypat
     assert page.count("<img") == 4 and "Nearly the same picture" in page and "sft/two" in page
 
 
+@pytest.mark.parametrize(
+    "words", [["near", "a.jsonl", "--html", "o.json"],
+              ["leaks", "a.jsonl", "--against", "a.jsonl", "--report", "o.html"],
+              ["hardest", "run", "--html", "o.jsonl"]],
+)  # fmt: skip
+def test_a_page_and_what_stands_beside_it_are_two_files(words):
+    result = call(*words)
+    assert result.exit_code == 1 and "is written beside this one" in " ".join(result.output.split())
+
+
 def test_leaks_name_both_sides_the_worst_first(folder):
     asked = "How many red kites fly over the old trees in this picture?"
     (folder / "train.jsonl").write_text(

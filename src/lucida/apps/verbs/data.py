@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lucida.apps.command import app, guarded
+from lucida.core.errors import RunError
 from lucida.core.progress import output
 
 data = typer.Typer(no_args_is_help=True, help="Look at data, split it, let a model write some.")
@@ -26,6 +27,18 @@ Fields = Annotated[
 ]
 
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    """The other file that is written with this one; RunError where it would be the same."""
+    other = file.with_suffix(suffix)
+    if other == file:
+        raise RunError(
+            f"a file that ends in {suffix} is written beside this one",
+            expected="another ending",
+            given=file,
+        )
+    return other
 
 
 @data.command()
@@ -163,12 +176,13 @@ def near(
     from lucida.apps.data.alike import describe, find_alike, write_alike
     from lucida.apps.data.guess import open_sources
 
+    report = _beside(page, ".json")
     sources = open_sources(what, fields or [])
     found = find_alike(sources, workers)
     for line in describe(found):
         typer.echo(line)
     write_alike(found, sources, show, page)
-    typer.echo(f"wrote {page}, and all of them to {page.with_suffix('.json')}", err=True)
+    typer.echo(f"wrote {page}, and all of them to {report}", err=True)
 
 
 @data.command()
@@ -194,11 +208,11 @@ def leaks(
     """
     from lucida.apps.data.leaks import describe, find_leaks, write_leaks, write_page
 
+    page = _beside(report, ".html")
     found = find_leaks(what, against, fields or [], published, workers)
     for line in describe(found):
         typer.echo(line)
     write_leaks(found, what, against, report)
-    page = report.with_suffix(".html")
     write_page(found, show, page)
     typer.echo(f"wrote {report} and {page}", err=True)
     if found.found:
@@ -230,12 +244,13 @@ def hardest(
     """Find the records of a run's sources that it finds hardest, as a page with pictures."""
     from lucida.apps.data.known import find_hardest, write_hardest
 
-    sources, found = find_hardest(run, against, limit)
     page = page or run / "hardest.html"
+    rows = _beside(page, ".jsonl")
+    sources, found = find_hardest(run, against, limit)
     write_hardest(sources, found, show, page)
     for value, one in found.rows[:5]:
         typer.echo(f"{value:8.3f}  {sources[one.source].name}, record {one.number}")
-    typer.echo(f"wrote {page}, and all of them to {page.with_suffix('.jsonl')}", err=True)
+    typer.echo(f"wrote {page}, and all of them to {rows}", err=True)
 
 
 @data.command()
