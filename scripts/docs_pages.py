@@ -18,12 +18,15 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 
 from lucida.core.fields import Shape, shape
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parent.parent
 AT_ROOT = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "LOG.md": "log.md"}
@@ -32,6 +35,8 @@ AT_ROOT = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "LOG.m
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that no file in docs/ holds."""
+    from mkdocs.structure.files import File
+
     pages = {page: turn_links(read(name)) for name, page in AT_ROOT.items()}
     pages |= {
         "recipes.md": "".join(list_recipes()),
@@ -144,12 +149,12 @@ def drawn_tasks() -> frozenset[str]:
 @cache
 def draw_example(task: str) -> tuple[bytes, str, str]:
     """The first scene of a task's test part as PNG, a question about it and the answer."""
-    from lucida.world.drawing import draw
+    from lucida.data.sources.world import scene_source
     from lucida.world.tasks import TASKS
 
     item = TASKS[task].item(0, "test", 0, 1, 64)
     asked = item.exchanges[0]
-    picture = draw(item.scenes[0])
+    picture = scene_source(item.scenes[0]).load()
     file = io.BytesIO()
     picture.resize((2 * picture.width, 2 * picture.height)).save(file, "PNG")
     return file.getvalue(), asked.question, "a box" if asked.box else asked.answer

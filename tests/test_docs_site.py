@@ -1,5 +1,6 @@
 """The site of the documentation: whole, and with no link that leads nowhere."""
 
+import importlib
 import importlib.util
 import os
 import re
@@ -62,6 +63,19 @@ def test_names_in_the_reference_exist():
 def test_the_reference_has_every_public_name():
     text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     assert set(re.findall(r"heading: lucida\.(\w+)", text)) == set(lucida.__all__)
+
+
+def test_pages_made_from_the_code_are_made_without_mkdocs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    pages = importlib.import_module("docs_pages")
+    gallery = "".join(pages.list_recipes())
+    assert all(f"\n### {name} " in gallery for name in presets())
+    for task in pages.drawn_tasks():
+        picture, question, answer = pages.draw_example(task)
+        assert f'<img src="{task}.png"' in gallery
+        assert picture.startswith(b"\x89PNG") and question and str(answer), task
+    assert "lucida train" in "".join(pages.list_commands())
+    assert "\n## model.image\n" in "".join(pages.list_options())
 
 
 @pytest.mark.slow
