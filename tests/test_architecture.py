@@ -211,6 +211,7 @@ FOREIGN = {
     ("apps/plan/depth.py", "forward ="): "a layer that is left out hands on what it was given",
     ("apps/plan/recomputed.py", "torch.utils._python_dispatch"): "where torch keeps its dispatch "
     "modes; it documents them, and has no other name for them",
+    ("training/widened.py", "torch.utils._python_dispatch"): "the same",
     (
         "apps/plan/step.py",
         "torch._subclasses.fake_tensor",

@@ -70,8 +70,8 @@ def test_a_trial_times_both_and_leaves_generators_and_threads_as_they_were():
 def test_emulated_bf16_is_not_taken_whatever_the_flags_say():
     """Without AVX-512 oneDNN emulates bf16 (10 times as slow as fp32), and the flags stay."""
     code = (
-        "from lucida.training.precision import choose_device, choose_precision\n"
-        "print(choose_precision('auto', choose_device()))"
+        "from lucida.training.precision import choose_device, choose_precision, compare\n"
+        "print(choose_precision('auto', choose_device()), compare('bf16').emulated)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -83,6 +83,8 @@ def test_emulated_bf16_is_not_taken_whatever_the_flags_say():
         check=True,
     )
     assert done.stdout.startswith("fp32 on cpu: a trial step takes")
+    assert "in bf16, which this processor has no products in" in done.stdout
+    assert done.stdout.endswith(" True\n"), "so what asks for bf16 gets fp32 products of it"
 
 
 V100 = Machine("cuda", 1, "V100", capability=(7, 0), built_for="NVIDIA")

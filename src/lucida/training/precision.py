@@ -4,14 +4,16 @@ Weights and optimizer state stay fp32; autocast rounds the operands of matrix pr
 few exponents for small gradients, so it comes with loss scaling; bf16 does not need it.
 
 On a CPU a trial decides: flags tell what the processor could do, not what the libraries under torch
-make of it. A run that goes on keeps the precision that it began with, on any machine.
+make of it. A run that goes on keeps the precision that it began with, on any machine; where torch
+would emulate its products, they are computed as in widened.py.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from lucida.training.machine import Machine, choose_kind, describe_machine
+from lucida.training.widened import widen_products
 
 Name = Literal["fp32", "bf16", "fp16"]
 
@@ -46,11 +49,23 @@ class Precision:
         """What matrix products round their operands to."""
         return DTYPES.get(self.name, torch.float32)
 
-    def autocast(self) -> AbstractContextManager:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context of a forward pass; backward passes run outside of it."""
+        with self.multiply(), self.rounding():
+            yield
+
+    def rounding(self) -> AbstractContextManager:
+        """torch's autocast alone."""
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def multiply(self) -> AbstractContextManager:
+        """The context of all that multiplies: forward, backward and what the optimizer does."""
+        if self.device.type != "cpu" or self.name == "fp32":
+            return nullcontext()
+        return widen_products() if compare(self.name).emulated else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling for fp16; does nothing otherwise."""
@@ -134,10 +149,11 @@ def slowness(name: Name, device: torch.device, machine: Machine | None = None) -
     return "" if found.worthwhile else f", although {found}: precision=fp32 would be faster"
 
 
-WORTHWHILE = 0.85
-"""Half precision is taken on a CPU if it needs at most this share of fp32's time. Nearer to 1 the
-choice would hang on noise. Measured: 0.6 to 0.7 with AVX-512 BF16 (whole steps of `mini`: 0.65), 3
-with plain AVX-512 and 10 with AVX2, which emulate it."""
+WORTHWHILE, EMULATED = 0.85, 1.5
+"""Half precision is taken on a CPU if it needs at most the first share of fp32's time. Nearer to 1
+the choice would hang on noise. Measured: 0.6 to 0.7 with AVX-512 BF16 (whole steps of `mini`:
+0.65), 3 with plain AVX-512 and 10 with AVX2, which emulate it: beyond the second share, products
+are widened where a recipe asks for half precision all the same."""
 
 ROUNDS = 7
 """Times that a trial runs either side, in turns; the best of each are compared."""
@@ -151,11 +167,13 @@ CLOCK = time.process_time if os.name == "posix" else time.perf_counter
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Milliseconds that a trial step takes on this CPU in half precision `name` and in fp32."""
+    """Milliseconds that a trial step takes on this CPU in half precision `name` and in fp32;
+    `emulated`: the processor cannot multiply in half precision, so products are widened."""
 
     name: Name
     half: float
     full: float
+    emulated: bool = False
 
     @property
     def worthwhile(self) -> bool:
@@ -163,7 +181,10 @@ class Comparison:
         return self.half <= WORTHWHILE * self.full
 
     def __str__(self) -> str:
-        return f"a trial step takes {self.half:.1f} ms in {self.name}, {self.full:.1f} ms in fp32"
+        how = ", which this processor has no products in" if self.emulated else ""
+        return (
+            f"a trial step takes {self.half:.1f} ms in {self.name}{how}, {self.full:.1f} ms in fp32"
+        )
 
 
 @cache
@@ -175,22 +196,31 @@ def compare(name: Name) -> Comparison:
     """
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
     half, full = Precision(name, cpu, "trial"), Precision("fp32", cpu, "trial")
-    best = {half: float("inf"), full: float("inf")}
     torch.set_num_threads(1)
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            tensors = layer_tensors()
-            for number in range(ROUNDS + 1):
-                for side in best:
-                    begun = CLOCK()
-                    trial_step(tensors, side)
-                    if number > 0:  # the first builds kernels
-                        best[side] = min(best[side], CLOCK() - begun)
-                if best[full] < float("inf") and best[half] > 3 * best[full]:
-                    break
+            native, wide = time_in_turns(half, full)
+            emulated = native > EMULATED * wide
+            if emulated:
+                with widen_products():
+                    native, wide = time_in_turns(half, full)
     finally:
         torch.set_num_threads(threads)
-    return Comparison(name, 1e3 * best[half], 1e3 * best[full])
+    return Comparison(name, 1e3 * native, 1e3 * wide, emulated)
+
+
+def time_in_turns(half: Precision, full: Precision) -> tuple[float, float]:
+    """The best CPU seconds of a trial step under either; few rounds where one is far ahead."""
+    tensors, best = layer_tensors(), {half: float("inf"), full: float("inf")}
+    for number in range(ROUNDS + 1):
+        for side in best:
+            begun = CLOCK()
+            trial_step(tensors, side)
+            if number > 0:  # the first builds kernels
+                best[side] = min(best[side], CLOCK() - begun)
+        if number > 0 and best[half] > 3 * best[full]:
+            break
+    return best[half], best[full]
 
 
 def layer_tensors() -> tuple[Tensor, ...]:
@@ -205,7 +235,7 @@ def layer_tensors() -> tuple[Tensor, ...]:
 def trial_step(tensors: tuple[Tensor, ...], precision: Precision) -> None:
     """Forward and backward of one decoder layer, its operands cast as they are in training."""
     tokens, inner, outer, up, down = tensors
-    with precision.autocast():
+    with precision.rounding():
         split = linear(tokens, inner).view(ROWS, LENGTH, 3 * HEADS, -1).transpose(1, 2)
         queries, keys, values = split.chunk(3, dim=1)
         read = (queries @ keys.mT).softmax(-1) @ values

@@ -112,7 +112,8 @@ class Stepper:
         if self.clip is not None and finite:
             engine.clip(self.optimizer, self.clip, norm)
         # Ranks that hold parts of gradients skip together too: DTensor shares what it finds.
-        scaler.step(self.optimizer)  # leaves the weights alone after an overflow
+        with self.precision.multiply():  # Muon's iteration too
+            scaler.step(self.optimizer)  # leaves the weights alone after an overflow
         scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
@@ -147,7 +148,8 @@ class Stepper:
                     loss, each = self.loss_of(batch, self.mask, self.how)
                 self.engine.mark(f"computing the gradient of micro-batch {number}")
                 # Engines average over ranks; the loss is already divided by what all of them hold.
-                self.engine.backward(self.scaler.scale(loss * self.engine.world / counting))
+                with self.precision.multiply():
+                    self.engine.backward(self.scaler.scale(loss * self.engine.world / counting))
             summed += loss.detach()
             by_source.index_add_(0, own.to(device), each.to(sums))
         return summed, by_source

@@ -27,7 +27,8 @@ def gradients(patient: Patient) -> Finding:
     model.zero_grad(set_to_none=True)
     with patient.precision.autocast():
         summed, count = supervised_loss(model, batch, patient.stage.attention_mask)
-    (summed / max(1, count)).backward()
+    with patient.precision.multiply():
+        (summed / max(1, count)).backward()
     norms: dict[str, float] = {}
     for name, (weight, _) in patient.trained.items():
         top = name.split(".")[0]
