@@ -4,17 +4,19 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from lucida.apps.command import app
 from lucida.apps.verbs import study as verbs  # noqa: F401 - puts the verbs there
-from lucida.core.errors import RunError
+from lucida.core.errors import RecipeError, RunError
 from lucida.study import charts
 from lucida.study.analysis import compare
 from lucida.study.design import BASELINE, Study, make_design
 from lucida.study.effects import factor_effects, sooner
 from lucida.study.measure import Measured, Scores
 from lucida.study.pictures import disagreements
+from lucida.study.report import sentence
 from lucida.study.summary import AGREES, DISAGREES, OPEN, PARTLY, judge, load_claims, write_summary
 
 ASKED = {"tasks": ["attribute"], "limit": 8}
@@ -64,6 +66,37 @@ def test_effects_have_the_noise_of_all_arms():
     left = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
     error = np.sqrt((left**2).sum() / 12 / 5)  # 4 σ² / (4 arms x 5 seeds)
     assert effect.high - effect.mean == pytest.approx(stats.t.ppf(0.975, 12) * error)
+
+
+def test_pairs_of_arms_are_compared_with_each_other():
+    changes = FACTORS | {"c": {"model.projector.depth": 3}}
+    plain, probe = design(changes=changes), design(changes=changes, pairs=[["b", "a"], ["c", "a"]])
+    assert plain.hash == probe.hash, "exploratory: nothing else was declared"
+    scores = {BASELINE: (10, 12), "a": (20, 23), "b": (24, 28), "c": (20, 23)}
+    runs = {arm: {k: run_with(v) for k, v in enumerate(both)} for arm, both in scores.items()}
+    found = compare(probe, runs)
+    assert [each.mean for each in found.findings] == [10.5, 15, 10.5]
+    first, second = found.pairs
+    assert (first.arm, first.against, first.primary) == ("b", "a", False)
+    assert (first.mean, first.differences, second.mean) == (4.5, [4, 5], 0)
+    assert found.findings == compare(plain, runs).findings and compare(plain, runs).pairs == []
+    assert sentence(first, 3).startswith("b is better than a on the mean over tasks: +4.5 points (")
+    del runs["c"]
+    assert len(compare(probe, runs).pairs) == 1, "an arm without a run has no pair"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        ([["a", "x"]], "pairs names no arm `x`"),
+        ([["a", "a"]], r"the pair \['a', 'a'\] has to name two arms"),
+        ([["a", BASELINE]], r"the pair \['a', 'baseline'\] has to name two arms"),
+        ([["a"]], "pairs.0"),
+    ],
+)
+def test_a_pair_is_two_arms(pairs, told):
+    with pytest.raises((RecipeError, ValidationError), match=told):
+        design(changes=FACTORS, pairs=pairs)
 
 
 def test_how_soon_is_compared_by_seed():

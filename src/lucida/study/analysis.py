@@ -23,7 +23,7 @@ CEILING, FLOOR = 98.0, 3.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One arm against the baseline on one outcome; points, positive is better."""
+    """One arm against another, mostly the baseline, on one outcome; points, positive is better."""
 
     arm: str
     outcome: str
@@ -44,6 +44,7 @@ class Finding:
     noise: list[s.Components]
     differences: list[float]
     """By seed."""
+    against: str = BASELINE
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Analysis:
     effects: list[Effect] = field(default_factory=list)
     """Of factors, where the study has some."""
     sooner: list[Effect] = field(default_factory=list)
+    pairs: list[Finding] = field(default_factory=list)
+    """Exploratory: the study's pairs of arms on the primary outcome and on every task."""
 
     @property
     def lost(self) -> list[dict]:
@@ -165,24 +168,29 @@ def compare(
         if arm in counted:
             own = different[counted.index(arm)], equal[counted.index(arm)]
         findings.append(finding(design, runs, arm, primary.outcome, raw[arm], own, alpha))
-    exploratory = []
-    for name in tasks if len(tasks) > 1 else ():
-        for arm in arms:
-            found = estimate(runs, arm, name, tasks, design.study.pooled)
-            own = found[0].p, found[0].p_equivalent(primary.margin)
-            told = finding(design, runs, arm, name, found, own, alpha)
-            exploratory.append(replace(told, primary=False))
+    each_task = tasks if len(tasks) > 1 else []  # else the mean says it
+    by_task = [
+        explore(design, runs, (arm, BASELINE), name, alpha) for name in each_task for arm in arms
+    ]
     flagged = saturated(runs, tasks)
-    analysis = Analysis(design, runs, [], findings, exploratory, flagged, look=look)
+    analysis = Analysis(design, runs, [], findings, by_task, flagged, look=look)
+    analysis.pairs = [
+        explore(design, runs, pair, name, alpha)
+        for name in dict.fromkeys([primary.outcome, *each_task])
+        for pair in design.study.pairs
+        if common(runs, *pair)
+    ]
     analysis.aggregates = aggregates(runs, [task for task in tasks if task not in flagged])
     analysis.soon = {arm: _soon(list(of.values())) for arm, of in runs.items()}
     analysis.effects, analysis.sooner = factor_effects(design, runs), sooner(design, runs)
     return analysis
 
 
-def common(runs: Mapping[str, Mapping[int, Measured]], arm: str) -> list[int]:
-    """Seeds that an arm and the baseline have."""
-    return [seed for seed in runs.get(BASELINE, {}) if seed in runs.get(arm, {})]
+def common(
+    runs: Mapping[str, Mapping[int, Measured]], arm: str, against: str = BASELINE
+) -> list[int]:
+    """Seeds that two arms have."""
+    return [seed for seed in runs.get(against, {}) if seed in runs.get(arm, {})]
 
 
 Raw = tuple[s.Estimate, s.Estimate, list[s.Components], list[np.ndarray]]
@@ -194,15 +202,16 @@ def estimate(
     outcome: str,
     tasks: Sequence[str],
     pooled: bool,
+    against: str = BASELINE,
 ) -> Raw:
     """(with pooled seed noise where wanted and possible, with the arm's own, noise, differences)"""
-    seeds = common(runs, arm)
+    seeds = common(runs, arm, against)
     names = tasks if outcome == MEAN else [outcome]
     tables = [
         paired(
-            [runs[BASELINE][seed].tasks[name] for seed in seeds],
+            [runs[against][seed].tasks[name] for seed in seeds],
             [runs[arm][seed].tasks[name] for seed in seeds],
-            f"{arm} and {BASELINE}, {name}",
+            f"{arm} and {against}, {name}",
         )
         for name in names
     ]
@@ -217,6 +226,20 @@ def estimate(
     return together, own, noise, tables
 
 
+def explore(
+    design: Design,
+    runs: Mapping[str, Mapping[int, Measured]],
+    pair: tuple[str, str],
+    outcome: str,
+    alpha: float,
+) -> Finding:
+    """An arm against another, not corrected for how many there are."""
+    (arm, against), study = pair, design.study
+    raw = estimate(runs, arm, outcome, study.evaluation.tasks, study.pooled, against)
+    own = raw[0].p, raw[0].p_equivalent(study.primary.margin)
+    return replace(finding(design, runs, arm, outcome, raw, own, alpha, against), primary=False)
+
+
 def finding(
     design: Design,
     runs: Mapping[str, Mapping[int, Measured]],
@@ -225,15 +248,16 @@ def finding(
     raw: Raw,
     p: tuple[float, float],
     alpha: float,
+    against: str = BASELINE,
 ) -> Finding:
     """What can be said about an arm; `p` are both adjusted p values."""
     found, own, noise, tables = raw
     primary = design.study.primary
     counted = outcome == primary.outcome and arm in design.contrasts
-    seeds, tasks = common(runs, arm), design.study.evaluation.tasks
+    seeds, tasks = common(runs, arm, against), design.study.evaluation.tasks
     shares = [
         [runs[each][seed].outcome(outcome, tasks) / 100 for seed in seeds]
-        for each in (BASELINE, arm)
+        for each in (against, arm)
     ]
     # There a t interval in points may reach beyond the scale.
     extreme = any(not 0.05 <= np.mean(each) <= 0.95 for each in shares)
@@ -259,6 +283,7 @@ def finding(
         stabilised=steady,
         noise=noise,
         differences=np.mean([each.mean(axis=1) for each in tables], axis=0).tolist(),
+        against=against,
     )
 
 

@@ -108,6 +108,8 @@ class Study(Spec):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
     evaluation: Asked
     primary: Primary
+    pairs: list[tuple[ArmName, ArmName]] = Field(default=[])
+    """Arms that are compared as well, the first against the second; exploratory."""
     noise: Noise | None = None
     """What planning takes where no study has measured it yet."""
     pooled: bool = True
@@ -126,6 +128,8 @@ class Study(Spec):
                 f"primary.outcome is `{self.primary.outcome}`; expected {MEAN} or one of "
                 + ", ".join(self.evaluation.tasks)
             )
+        if wrong := [list(each) for each in self.pairs if len({*each, BASELINE}) < 3]:
+            raise ValueError(f"the pair {wrong[0]} has to name two arms beside the baseline")
         looks = self.primary.looks
         if looks and (looks != sorted(set(looks)) or looks[0] < 2 or looks[-1] != len(self.seeds)):
             raise ValueError(
@@ -214,8 +218,8 @@ class Design:
     def hash(self) -> str:
         """16 hex digits of everything that was declared: recipes, seeds, evaluation, primary. More
         seeds are another declaration; the question in other words is not."""
-        # What can be said otherwise without another run or another verdict.
-        silent = {"question", "noise", "claim", "baseline"}  # the baseline's recipe counts
+        # What needs no other run or verdict; of the baseline the recipe counts.
+        silent = {"question", "noise", "claim", "baseline", "pairs"}
         declared = self.study.model_dump(mode="json", exclude=silent)
         declared |= {"arms": {arm: recipe_hash(each) for arm, each in self.recipes.items()}}
         text = json.dumps(declared, sort_keys=True, separators=(",", ":"))
@@ -301,12 +305,11 @@ def make_design(study: Study, folder: Path = Path(), origin: object = "study") -
     """The same for a study in memory; `folder` is where its baseline's file may stand."""
     arms = {BASELINE: {}} | dict(all_changes(study))
     design = Design(study, arms, find_base(study.baseline, folder))
-    if unknown := [arm for arm in study.primary.contrast if arm not in design.arms]:
-        raise RecipeError(
-            f"primary.contrast names no arm `{unknown[0]}`",
-            origin=origin,
-            remedy=suggestion(unknown[0], design.arms),
-        )
+    named = [("primary.contrast", study.primary.contrast), *(("pairs", p) for p in study.pairs)]
+    for key, arms in named:
+        if unknown := [arm for arm in arms if arm not in design.arms]:
+            remedy = suggestion(unknown[0], design.arms)
+            raise RecipeError(f"{key} names no arm `{unknown[0]}`", origin=origin, remedy=remedy)
     for arm, changes in [("common", study.common), *design.arms.items()]:
         # `common` may choose the precision, as it chooses it for all.
         shared = FIXED[:-1] if arm == "common" else FIXED

@@ -21,16 +21,17 @@ from lucida.study.design import BASELINE, MEAN
 from lucida.study.pictures import disagreements
 
 WORDS = {
-    "better": "is better than the baseline",
-    "worse": "is worse than the baseline",
-    "equivalent": "does as well as the baseline, within ±{margin:g} points",
-    "cannot tell": "cannot be told from the baseline",
+    "better": "is better than {against}",
+    "worse": "is worse than {against}",
+    "equivalent": "does as well as {against}, within ±{margin:g} points",
+    "cannot tell": "cannot be told from {against}",
 }
 
 
 def sentence(found: Finding, margin: float) -> str:
     """One finding in plain words."""
-    said = WORDS[found.verdict].format(margin=margin)
+    against = "the baseline" if found.against == BASELINE else found.against
+    said = WORDS[found.verdict].format(margin=margin, against=against)
     outcome = "on the mean over tasks" if found.outcome == MEAN else f"on {found.outcome}"
     if not math.isfinite(found.low):
         seeds = "one seed, which says nothing about chance"
@@ -99,6 +100,7 @@ def content(analysis: Analysis, folder: Path) -> dict:
         "sentences": [sentence(each, primary.margin) for each in analysis.findings],
         "findings": [asdict(each) for each in analysis.findings],
         "exploratory": [asdict(each) for each in analysis.tasks],
+        "pairs": [asdict(each) for each in analysis.pairs],
         "scores": scores,
         "flagged": analysis.flagged,
         "aggregates": analysis.aggregates,

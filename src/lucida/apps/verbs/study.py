@@ -280,6 +280,9 @@ def _tell(analysis: Analysis) -> None:
     margin = analysis.design.study.primary.margin
     for found in analysis.findings:
         typer.echo(sentence(found, margin) + ("" if found.primary else " (exploratory)"))
+    for found in analysis.pairs:
+        if found.outcome == analysis.design.study.primary.outcome:
+            typer.echo(f"{sentence(found, margin)} (exploratory)")
     for each in analysis.lost:
         typer.echo(f"{each['arm']} seed {each['seed']} {each['state']}: {each.get('why', '')}")
     for task, why in analysis.flagged.items():
