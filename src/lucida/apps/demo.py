@@ -27,6 +27,7 @@ from lucida.core.runs import RunFolder
 from lucida.core.spec import Recipe
 from lucida.eval.formatting import (
     describe_asking,
+    describe_attacks,
     describe_judge,
     describe_limits,
     describe_measurement,
@@ -146,6 +147,8 @@ def show_scores(results: Results, usual: Mapping | None = None) -> None:
         if task.judge is not None:
             read = format_score(task, task.judge.score)
             notes.append(f"{name}: {read} as {describe_judge(task.judge)}")
+        if task.attacks is not None:
+            notes.append(f"{name}: {describe_attacks(task.attacks)}")
         if task.failed:
             part = f"{task.failed} of {task.n:,} questions"
             notes.append(f"{name}: {part} were never answered and count as empty outputs")

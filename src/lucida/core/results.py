@@ -104,6 +104,27 @@ class JudgeScores(_Shape):
     failed: Count
 
 
+class AttackScores(_Shape):
+    """What share of the answers to bad requests a judge calls unsafe (`eval.attacks`).
+
+    rate: of all; rates: by kind and part ("06-Fraud SD"). None where one of the answers has no
+    verdict: `nonsense` are neither safe nor unsafe, `failed` were never answered or judged.
+    prompts: what identifies the judge's words.
+    """
+
+    rate: Number | None
+    interval: Interval | None
+    rates: dict[str, Number | None]
+    endpoint: str
+    model: str
+    prompts: str
+    asked: Count
+    safe: Count
+    unsafe: Count
+    nonsense: Count
+    failed: Count
+
+
 class TaskScores(_Shape):
     """One measurement of a task; `eval.summary.summarise` says what each number is."""
 
@@ -139,6 +160,7 @@ class TaskScores(_Shape):
     baselines: dict[str, BaselineScores] = {}
     shots: dict[str, ShotScores] = {}
     judge: JudgeScores | None = None
+    attacks: AttackScores | None = None
 
     @property
     def words(self) -> tuple[str | None, bool]:
@@ -204,8 +226,9 @@ class Results(_Shape):
                     scores.shots = before.shots | scores.shots
                 told = ("n", "score", "malformed", "failed")
                 unchanged = all(getattr(before, name) == getattr(scores, name) for name in told)
-                if before.judge is not None and scores.judge is None and unchanged:
-                    scores.judge = before.judge
+                for part in ("judge", "attacks") if unchanged else ():
+                    if getattr(scores, part) is None and getattr(before, part) is not None:
+                        setattr(scores, part, getattr(before, part))
                 break
         same = (scores.n, *scores.words)
         rest = [each for each in known if (each.n, *each.words) != same]

@@ -102,6 +102,26 @@ class File:
     needed: Literal["questions", "images", "train"] = "questions"
 
 
+@dataclass(frozen=True, slots=True)
+class AttackJudge:
+    """How a benchmark of bad requests has its judge asked whether an answer is safe or unsafe.
+
+    prompts: kind of example -> the publisher's words, `{prediction}` where the answer goes. detail:
+    which detail of an example parts each kind, as the official script counts.
+    """
+
+    prompts: Mapping[str, str]
+    detail: str
+
+    def ask(self, example: Example, output: str) -> str:
+        """What the judge is asked about an answer."""
+        return self.prompts[example.kind].format(prediction=output)
+
+    def part(self, example: Example) -> str:
+        """The name of what an answer is counted in, as "06-Fraud SD"."""
+        return f"{example.kind} {example.details[self.detail]}"
+
+
 class Benchmark(ABC):
     """A task to measure. `metric` is its unit in words; a score of 1 is shown as 100."""
 
@@ -202,6 +222,11 @@ class Benchmark(ABC):
         """Named totals beside the mean of the scores, in the field's own units (POPE F1, accuracy
         per type of answer, MME totals); empty when there are none."""
         return {}
+
+    def attack_judge(self) -> AttackJudge | None:
+        """How the official judge of bad requests is asked (`eval.attacks`); None where there is no
+        such thing. DataError: the publisher's file with its words is missing or another."""
+        return None
 
     def ranked(
         self, examples: Sequence[Example], likelihoods: Sequence[Sequence[float]]

@@ -17,6 +17,7 @@ from lucida.core.progress import say
 from lucida.core.results import Results, TaskScores, check_whole
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.eval.asking import Answerer, Job
+from lucida.eval.attacks import count_attacks
 from lucida.eval.benchmark import Benchmark
 from lucida.eval.few_shot import spread
 from lucida.eval.judge import read_by_judge
@@ -196,9 +197,13 @@ class Evaluation:
             if task.judged or main.protocol != "generate":
                 continue
             read_box, samples = self.answerer.read_box, self.plan.spec.samples
-            found = read_by_judge(self.run.path, job, scored, judge, read_box, samples, self.seed)
+            folder, seed, rules = self.run.path, self.seed, task.attack_judge()
+            if rules is not None:
+                found = count_attacks(folder, job, scored, rules, judge, samples, seed)
+            else:
+                found = read_by_judge(folder, job, scored, judge, read_box, samples, seed)
             if rank() == 0:
-                self.measured[task.name].judge = found
+                setattr(self.measured[task.name], "judge" if rules is None else "attacks", found)
                 self.write()
 
     def _variants(self, task: Benchmark) -> dict[Variant, tuple[Job, ScoredResponses]]:

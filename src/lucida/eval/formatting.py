@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lucida.core.results import Gain, JudgeScores, TaskScores
+from lucida.core.results import AttackScores, Gain, JudgeScores, TaskScores
 
 
 class Unit(Protocol):
@@ -45,6 +45,25 @@ def describe_judge(found: JudgeScores) -> str:
         f"judge {found.model} read {found.read} of {found.asked} outputs that the rule could not "
         f"read ({found.unreadable} give no answer, {found.nonsense} verdicts are nonsense, "
         f"{found.failed} never judged)"
+    )
+
+
+def describe_attacks(found: AttackScores) -> str:
+    """What a judge made of the answers to bad requests.
+
+    Worked example: "attack success 12.5%: judge big calls 5 of 40 answers unsafe"; without a
+    verdict on all of them "no attack success rate: judge big calls 35 of 40 answers safe and 3
+    unsafe (1 verdict is neither, 1 never judged)".
+    """
+    if found.rate is not None:
+        return (
+            f"attack success {100 * found.rate:.1f}%: judge {found.model} calls {found.unsafe:,} "
+            f"of {found.asked:,} answers unsafe"
+        )
+    neither = f"{found.nonsense:,} verdict{' is' if found.nonsense == 1 else 's are'} neither"
+    return (
+        f"no attack success rate: judge {found.model} calls {found.safe:,} of {found.asked:,} "
+        f"answers safe and {found.unsafe:,} unsafe ({neither}, {found.failed:,} never judged)"
     )
 
 

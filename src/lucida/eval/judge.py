@@ -12,7 +12,7 @@ that the rule could not read reach it: everything else keeps its official score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def read_by_judge(
         for place in unread
         if (reply := drop_thoughts(answered.outputs[place]).strip())
     }
-    said = _ask(folder, replace(job, examples=list(asked.values()), new_tokens=WORDS), answerer)
+    said = ask_judge(folder / "judge", job, list(asked.values()), answerer, {"prompt": PROMPT})
     parsed, counts = list(answered.parsed), {"read": 0, "unreadable": 0, "nonsense": 0, "failed": 0}
     counts["unreadable"] += len(unread) - len(asked)  # empty: there is nothing to read
     for place, example in asked.items():
@@ -123,12 +123,19 @@ def list_unread(job: Job, answered: ScoredResponses) -> list[int]:
     ]
 
 
-def _ask(folder: Path, job: Job, answerer: EndpointAnswerer) -> dict[tuple[str, str], Response]:
-    """Verdicts, asked now or read back; of another judge or in other words none is used."""
-    store = Store(folder / "judge")
+def ask_judge(
+    folder: Path,
+    job: Job,
+    examples: list[Example],
+    answerer: EndpointAnswerer,
+    words: Mapping[str, str],
+) -> dict[tuple[str, str], Response]:
+    """Verdicts on replies to a task, asked now or read back from `folder`; those of another judge
+    or in other `words` are not used."""
+    store, asked = Store(folder), replace(job, examples=examples, new_tokens=WORDS)
     with store.writing():
-        store.settle({**answerer.identity, "prompt": PROMPT})
-        said, _ = store.ask([job], answerer, WORDS, f"judge {job.task.name}")
+        store.settle({**answerer.identity, **words})
+        said, _ = store.ask([asked], answerer, WORDS, f"judge {job.task.name}")
     return said[job.key]
 
 
@@ -141,8 +148,21 @@ def question_for(example: Example, reply: str) -> Example:
         choices=CHOICES.format(", ".join(names)) if names else FREE,
         nothing=NOTHING,
     )
+    return reword(example, text)
+
+
+def reword(example: Example, text: str) -> Example:
+    """The example with this question in place of its own, and no picture."""
     sample = Sample(example.sample.origin, (), (), ((Turn("user", (text,)),),))
     return replace(example, sample=sample, question=text, candidates=())
+
+
+def strip_marks(verdict: str) -> str:
+    """A verdict without thoughts, and without what judges write around an answer.
+
+    Worked example: " **Unsafe**.\n" -> "Unsafe".
+    """
+    return drop_thoughts(verdict).strip().strip(MARKS).rstrip(f"{MARKS}. \n")
 
 
 def choices_of(example: Example) -> Sequence[str]:
@@ -158,8 +178,7 @@ def read_verdict(
     if said.failed is not None:
         return "failed", None
     written = drop_thoughts(said.output).strip()
-    inside = written.strip(MARKS)
-    bare = inside.rstrip(f"{MARKS}. \n")
+    inside, bare = written.strip(MARKS), strip_marks(said.output)
     if bare.casefold() == NOTHING.casefold():
         return "unreadable", None
     verdict, names = bare, choices_of(example)

@@ -177,7 +177,8 @@ class Options:
                 scored
     prompts     the set of prompts, and
     data        the folder of published files; None takes the recipe's
-    judge       who reads outputs that a task's rule cannot (`eval.judge`); None asks nobody
+    judge       who reads outputs that a task's rule cannot (`eval.judge`) and says which answers
+                are unsafe (`eval.attacks`); None asks nobody
     """
 
     protocols: tuple[Protocol, ...] = ()
@@ -243,6 +244,8 @@ class EvaluationPlan:
                     given=" and ".join(options.protocols),
                     remedy="choose another --protocol, or leave the task out",
                 )
+            if options.judge is not None:
+                task.attack_judge()  # what it lacks is told before anything is asked
         chosen = spec.limit if limit is None else limit
         return cls(loaded, chosen, options, tuple(spec.baselines), spec)
 

@@ -24,6 +24,7 @@ from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.formatting import (
     describe_asking,
+    describe_attacks,
     describe_judge,
     describe_limits,
     describe_measurement,
@@ -214,6 +215,10 @@ def _notes(task: TaskScores) -> list[str]:
         notes.append(f"{count}-shot {format_score(task, row.mean)}{spread} ({number} seeds)")
     if task.judge is not None:
         notes.append(f"{format_score(task, task.judge.score)} as {describe_judge(task.judge)}")
+    if task.attacks is not None:
+        notes.append(describe_attacks(task.attacks))
+        for part, rate in task.attacks.rates.items():
+            notes.append(f"{part} {'no rate' if rate is None else f'{100 * rate:.1f}%'}")
     for name, value in task.totals.items():
         notes.append(f"{name} no finite number" if value is None else f"{name} {value:.4g}")
     return notes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
+from string import Formatter
 
 from lucida.core.errors import DataError
 from lucida.core.progress import say
-from lucida.eval.benchmark import Example, File, Parsed
+from lucida.eval.benchmark import AttackJudge, Example, File, Parsed
 from lucida.eval.benchmarks.annotations import Record, read_named
 from lucida.eval.benchmarks.published import PublishedBenchmark, Split, by_kind
 from lucida.eval.metrics.refusals import vlguard_refusal
@@ -27,6 +30,18 @@ QUESTIONS = {
 }
 """Kind of picture (drawn by Stable Diffusion; the same over the key phrase in letters; the phrase
 alone) -> the field with the question that is asked about it."""
+_PROMPT = "gpt_query_template_safety"
+JUDGES = dict.fromkeys(SCENARIOS, _PROMPT) | {
+    "08-Political_Lobbying": f"{_PROMPT}_political_lobbing",
+    "10-Legal_Opinion": f"{_PROMPT}_legal",
+    "11-Financial_Advice": f"{_PROMPT}_financial",
+    "12-Health_Consultation": f"{_PROMPT}_health",
+    "13-Gov_Decision": f"{_PROMPT}_gov_decision",
+}
+"""Scenario -> the judge's prompt for it, by its name in the publisher's script, whose spelling it
+is."""
+_LARGEST = 1_000_000
+"""Bytes of that script at most; it has about 15,000."""
 _FIELDS = {"Question", "Changed Question", "Key Phrase", "Phrased Question", *QUESTIONS.values()}
 
 
@@ -40,9 +55,13 @@ class MMSafetyBench(PublishedBenchmark):
     PyRIT (its loader of MM-SafetyBench, checked by its authors against the README) have them; the
     release itself was not at hand.
 
-    The official score, the attack success rate, is a GPT judge's, by rules of its own for each
-    scenario, and is not given here: `answers/mm-safetybench-MODEL.json` is for that judge. The
-    score here is another: how many answers are refused by the words of VLGuard's script
+    The official score, the attack success rate, is a GPT judge's, by a prompt of its own for each
+    kind of scenario. With `--judge` it stands beside the score as `attacks`, by the prompts of the
+    publisher's evaluation.py, which is read and never run (`read_judge_prompts`; the script itself
+    was not at hand: names and rule are as copies of it, and scripts that import it, have them).
+    Without a judge there is none; `answers/mm-safetybench-MODEL.json` is for a judge elsewhere.
+
+    The score here is another: how many answers are refused by the words of VLGuard's script
     (`metrics.refusals.vlguard_refusal`). A model that refuses everything has 100: what it refuses
     too much has to be measured beside it (`text-requests`, or any task with harmless questions).
 
@@ -61,6 +80,13 @@ class MMSafetyBench(PublishedBenchmark):
         File("mm-safetybench/processed_questions/", f"{_CODE} (data/)", "13 files"),
         File("mm-safetybench/imgs/", f"{_CODE} (linked there)", "5,040 pictures", "images"),
     )
+
+    script = File("mm-safetybench/evaluation.py", _CODE, "15 kB")
+    """The publisher's script with the words of the judge; only `--judge` needs it."""
+
+    def attack_judge(self) -> AttackJudge:
+        """The publisher's judge: attacks are counted by scenario and kind of picture."""
+        return AttackJudge(read_judge_prompts(self.path(self.script)), "picture")
 
     def records(self, split: Split) -> list[Record]:
         """Every question of every scenario, once for each of its pictures. DataError: a scenario is
@@ -129,3 +155,62 @@ class MMSafetyBench(PublishedBenchmark):
             row["ans"][f"{model}_{kind}"] = {"text": output}
         text = json.dumps(dict(sorted(files.items())), indent=2, ensure_ascii=False)
         return f"mm-safetybench-{model}.json", text + "\n"
+
+
+def read_judge_prompts(path: Path) -> dict[str, str]:
+    """Scenario -> the judge's prompt, from texts that the publisher's script gives names to.
+
+    The script is taken apart and never run. DataError: it is no such script, or one of the prompts
+    is missing, is no plain text or does not say where the answer goes.
+    """
+    texts = _read_texts(path)
+    for name in dict.fromkeys(JUDGES.values()):
+        if name not in texts:
+            raise DataError(
+                "the script lacks a prompt of the judge",
+                expected=name,
+                given=", ".join(texts) or "no texts",
+                origin=path,
+                remedy=f"take evaluation.py from {_CODE}",
+            )
+        if _fields_of(texts[name]) != ["prediction"]:
+            raise DataError(
+                f"the prompt `{name}` does not say once where the answer goes",
+                expected="{prediction}, and no other braces",
+                given=texts[name],
+                origin=path,
+                remedy=f"take evaluation.py from {_CODE}",
+            )
+    return {scenario: texts[name] for scenario, name in JUDGES.items()}
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    """Name -> text, of all texts that stand at the top of a script."""
+    wrong = DataError("the file is no script in Python", origin=path,
+                      remedy=f"take evaluation.py from {_CODE}")  # fmt: skip
+    if path.stat().st_size > _LARGEST:
+        raise wrong
+    try:
+        script = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
+        raise wrong from problem
+    return {
+        target.id: each.value.value
+        for each in script.body
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant)
+        for target in each.targets
+        if isinstance(target, ast.Name) and isinstance(each.value.value, str)
+    }
+
+
+def _fields_of(prompt: str) -> list[str]:
+    """What is filled into a prompt; anything unusual about it is a field of its own."""
+    try:
+        parts = list(Formatter().parse(prompt))
+    except ValueError as problem:
+        return [str(problem)]
+    return [
+        name + (spec or "") + (f"!{conversion}" if conversion else "")
+        for _, name, spec, conversion in parts
+        if name is not None
+    ]

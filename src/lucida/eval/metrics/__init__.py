@@ -34,7 +34,7 @@ definition has a name, the default comes first, and the name belongs beside the 
     NaturalBench            groups.naturalbench_label, naturalbench_scores
     AMBER (yes/no)          groups.amber_label, amber_rates
     VQA-RAD, SLAKE          pathvqa.yes_no_score, exact_match, token_recall
-    MM-SafetyBench          refusals.vlguard_refusal (not its judge)
+    MM-SafetyBench          refusals.vlguard_refusal (its judge: eval.attacks)
     captions of the         mentions.chair_scores
     miniature world
     miniature world         exact.exact_match, boxes.box_hit,
