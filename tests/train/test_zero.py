@@ -4,12 +4,14 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
+import torch
 from ranks import on_ranks
 from safetensors.torch import load_file
 from test_elastic import elastic, read_samples
 from test_engine import assert_same, mixed, plain, records
 from tiny_training import logits, tiny_recipe, watching
 
+from lucida.apps.export.write import export
 from lucida.core.errors import RecipeError, RunError
 from lucida.core.spec import EngineSpec, Recipe
 from lucida.model.checkpoint import load
@@ -101,20 +103,23 @@ def test_a_run_that_died_goes_on_on_any_number_of_ranks(parts, tmp_path, stage, 
 
 @pytest.mark.slow
 @needs_deepspeed
-def test_saved_on_two_continued_on_three_and_one(parts, tmp_path):
-    """The same samples in the same steps, and a model that loads whole."""
+def test_saved_on_two_continued_on_three_four_and_one(parts, tmp_path):
+    """The same samples in the same steps, and a model that is exported whole."""
     ours = elastic(parts, "auto")
     on_ranks(ours, tmp_path / "whole", world=1)
     read = read_samples(tmp_path / "whole", 1)
     on_ranks(zero(ours, stage=2), tmp_path / "two", die_at=9, expected=9)
-    for world in (3, 1):
+    for world in (3, 4, 1):
         folder = tmp_path / f"on{world}"
         shutil.copytree(tmp_path / "two", folder)
         told = on_ranks(zero(ours, stage=2), folder, world)
         assert "going on from step 8" in told and f"processes 2 → {world}" in told
         assert read_samples(folder, world) == {step: read[step] for step in range(8, 12)}
         assert_same(tmp_path / "whole", folder)
-    load(tmp_path / "on3")
+    export(tmp_path / "on3", tmp_path / "exported")
+    kept = load(tmp_path / "on3")[0].state_dict()
+    for name, value in load(tmp_path / "exported")[0].state_dict().items():
+        assert torch.equal(value, kept[name]), name
 
 
 @pytest.mark.slow
