@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -481,6 +482,18 @@ def test_two_launches_and_another_declaration_are_refused(tmp_path, design):
         other.communicate()
     with sole_writer(folder.path):
         pass
+
+
+def test_a_published_study_is_run_again_in_its_folder(tmp_path, design):
+    """What is published are the declaration and the reports, without recipes and runs."""
+    folder, study = StudyFolder(tmp_path / "out"), design()
+    declared = folder.declare(study)
+    files = {each.name: each.read_bytes() for each in (folder.path / "recipes").iterdir()}
+    shutil.rmtree(folder.path / "recipes")
+    with pytest.raises(RunError, match="another study was declared"):
+        folder.declare(design("[0, 1]"))
+    assert folder.declare(study) == declared
+    assert {each.name: each.read_bytes() for each in (folder.path / "recipes").iterdir()} == files
 
 
 def test_other_examples_are_refused(tmp_path, design):

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -82,9 +82,11 @@ class StudyFolder:
                     remedy="name another folder with --out DIR: what was declared before the first "
                     "run cannot change afterwards",
                 )
+            # A published study comes without them.
+            missing = [each for each in design.runs if not self.recipe(*each).is_file()]
+            self._write_recipes(design, missing)
             return before
-        for arm, seed in design.runs:
-            atomic_write(self.recipe(arm, seed), dump_recipe(design.recipe(arm, seed)))
+        self._write_recipes(design, design.runs)
         study = design.study
         if Path(design.base.partition("#")[0]).is_file():  # the folder can be read without it
             atomic_write(self.path / "baseline.yaml", dump_recipe(load_recipe(design.base)))
@@ -94,6 +96,10 @@ class StudyFolder:
         entry |= {"environment": describe(" ".join(["lucida", *sys.argv[1:]]))}
         atomic_write(file, json.dumps(entry, indent=2) + "\n")
         return entry
+
+    def _write_recipes(self, design: Design, runs: Iterable[tuple[str, int]]) -> None:
+        for arm, seed in runs:
+            atomic_write(self.recipe(arm, seed), dump_recipe(design.recipe(arm, seed)))
 
     def _holds(self, design: Design) -> bool:
         """Whether what was declared says the same in today's words: a later Lucida may give recipes
@@ -107,7 +113,8 @@ class StudyFolder:
         if before.hash != design.hash:
             return False
         return all(
-            not diff_recipes(load_recipe(self.recipe(arm, seed)), design.recipe(arm, seed))
+            self.recipe(arm, seed).is_file()
+            and not diff_recipes(load_recipe(self.recipe(arm, seed)), design.recipe(arm, seed))
             for arm, seed in design.runs
         )
 
