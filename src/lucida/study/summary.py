@@ -123,7 +123,7 @@ def _row(claim: Mapping, found: Mapping) -> str:
     done = len(found["ends"]) - found.get("waiting", 0)
     if found.get("waiting"):
         here.append(f"{done} of {len(found['ends'])} runs so far")
-    paper = f"{claim['paper']} ({claim['source']}; {claim['scale']}; read in {_read(claim)})"
+    paper = f"{claim['paper']} ({claim['source']}; {claim['scale']}; {_read(claim)})"
     if claim.get("against"):
         paper += f". Against it: {claim['against']}"
     title = f"[{claim['id']}]({claim['study']}/report.md)"
@@ -148,9 +148,8 @@ def _is_known(*ends: float | None) -> bool:
 
 
 def _read(claim: Mapping) -> str:
-    return {"paper": "the paper", "abstract": "its abstract", "summary": "a summary"}.get(
-        claim["read"], "nothing: from memory"
-    )
+    places = {"paper": "the paper", "abstract": "its abstract", "summary": "a summary"}
+    return f"read in {places[claim['read']]}" if claim["read"] in places else "from memory"
 
 
 def _cell(text: str) -> str:
