@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -311,13 +312,15 @@ def test_a_folder_is_read_without_its_baseline_file_and_after_new_defaults(tmp_p
         folder.check(load_design(folder.path))
 
 
-def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch):
+def test_a_worker_that_dies_leaves_its_run_to_do(tmp_path, design, monkeypatch, capfd):
     probe, folder = design(), StudyFolder(tmp_path / "out")
     monkeypatch.setattr(execute, "_paths", lambda *each: ("/dev/null/none", tmp_path / "nowhere"))
     with pytest.raises(RunError, match="2 of 2 runs ended without an outcome") as told:
         run_study(probe, folder, jobs=2)
     assert "goes on where they stopped" in str(told.value)
     assert folder.to_do(probe) == list(probe.runs)
+    line = r"ended without an outcome: .*there is no recipe `/dev/null/none`.* \(exit code 1\)"
+    assert len(re.findall(line, capfd.readouterr().err)) == 2
 
 
 def test_sigterm_ends_the_workers_too(tmp_path, design, monkeypatch):
@@ -395,7 +398,7 @@ def test_some_arms_can_run_first(tmp_path, design, monkeypatch):
     assert [arm for arm, _ in folder.to_do(probe)] == ["other", "other"]
 
 
-def test_submitit_runs_all_and_tells_what_died(tmp_path, design, monkeypatch):
+def test_submitit_runs_all_and_tells_what_died(tmp_path, design, monkeypatch, capfd):
     """Real jobs of its local executor; the work is pretended, and one of two arms dies."""
     package = pytest.importorskip("submitit")
     local = functools.partial(package.AutoExecutor, cluster="local")  # also where SLURM is
@@ -413,6 +416,7 @@ def test_submitit_runs_all_and_tells_what_died(tmp_path, design, monkeypatch):
         run_study(probe, folder, jobs=2, executor="submitit")
     assert folder.outcome(BASELINE, 0)["state"] == "done"
     assert "this one dies" in (folder.run("without", 0).path / execute.LOG).read_text()
+    assert "without seed 0: ended without an outcome: " in capfd.readouterr().err
     assert folder.to_do(probe) == [("without", 0)]
 
 

@@ -242,10 +242,9 @@ def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> Non
                 running.remove(worker)
                 worker.log.close()
                 done += 1
-                state = folder.outcome(worker.arm, worker.seed)["state"]
-                if state in ("begun", "waiting"):
-                    state = f"ended without an outcome (exit code {worker.process.returncode})"
-                say(f"{done}/{len(todo)} {worker.arm} seed {worker.seed}: {state}")
+                said = Path(worker.log.name).read_text("utf-8", "replace").strip()
+                said += f" (exit code {worker.process.returncode})"
+                _tell(folder, (worker.arm, worker.seed), said, f"{done}/{len(todo)} ")
 
 
 @dataclass(frozen=True)
@@ -323,7 +322,7 @@ def run_by_submitit(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int)
         with executor.batch():
             handles = [executor.submit(work, *_paths(folder, *each)) for each in part]
         for each, handle in zip(part, handles, strict=True):
-            _tell(folder, each, handle.exception())
+            _tell(folder, each, _keep(folder, each, handle.exception()))
 
 
 def run_by_ray(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> None:
@@ -356,7 +355,7 @@ def run_by_ray(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> N
                 ray.get(ended[0])
             except ray.exceptions.RayError as found:
                 problem = found
-            _tell(folder, each, problem)
+            _tell(folder, each, _keep(folder, each, problem))
     finally:
         for handle in running:
             ray.cancel(handle)
@@ -364,15 +363,20 @@ def run_by_ray(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> N
             ray.shutdown()
 
 
-def _tell(folder: StudyFolder, run: tuple[str, int], problem: BaseException | None) -> None:
-    """How a run ended, on the terminal; a problem goes to its log as well."""
-    state = folder.outcome(*run)["state"]
+def _keep(folder: StudyFolder, run: tuple[str, int], problem: BaseException | None) -> str:
+    """What an executor says about a run, which goes to the run's log."""
     if problem is not None:
-        state = f"ended without an outcome ({str(problem).strip().splitlines()[-1][:160]})"
-        path = make_folder(folder.run(*run).path) / LOG
-        with path.open("a", encoding="utf-8") as log:
+        with (make_folder(folder.run(*run).path) / LOG).open("a", encoding="utf-8") as log:
             log.write(f"{problem}\n")
-    say(f"{run[0]} seed {run[1]}: {state}")
+    return "" if problem is None else str(problem).strip()
+
+
+def _tell(folder: StudyFolder, run: tuple[str, int], said: str, count: str = "") -> None:
+    """How a run ended, on the terminal, with the last line that it `said` if without outcome."""
+    state = folder.outcome(*run)["state"]
+    if state in ("begun", "waiting"):
+        state = f"ended without an outcome: {(said or 'without a word').splitlines()[-1][-300:]}"
+    say(f"{count}{run[0]} seed {run[1]}: {state}")
 
 
 EXECUTORS: dict[str, Launch] = {
