@@ -31,6 +31,17 @@ def test_a_question_twice_is_an_error(fresh):
         make("vqav2", root).examples()
 
 
+def test_captions_of_a_picture_that_is_not_listed_are_an_error(fresh):
+    root = fresh(BENCHMARKS["nocaps"]())
+    path = root / "nocaps/nocaps_val_4500_captions.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append({"id": 99, "image_id": 4711, "caption": "a lone kite"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"`image_id`.*one of the images.*4711") as caught:
+        make("nocaps", root).examples()
+    assert f"{path}, annotations {len(content['annotations']) - 1}:" in str(caught.value)
+
+
 @pytest.mark.parametrize("bbox", ["[1, 2, 3]", "nothing", '["a", 1, 2, 3]', "{}", "[1,2,3,true]"])
 def test_a_damaged_box_is_named(fresh, bbox):
     root = fresh(BENCHMARKS["ocid-ref"]())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -173,12 +172,16 @@ class NoCaps(Captioning):
         """Every picture with its captions."""
         path = self.path(self.files[0])
         content = read_object(path)
-        captions: dict[str, list[str]] = defaultdict(list)
+        pictures = read_records(content["images"], path, "id", "image")
+        captions: dict[str, list[str]] = {each.id: [] for each in pictures}
         for each in content.records("annotations"):
-            captions[each.text("image_id")].append(each.text("caption"))
+            name = each.text("image_id")
+            if name not in captions:
+                raise each.wrong("image_id", "the id of one of the images", name)
+            captions[name].append(each.text("caption"))
         return [
             Record(each.id, {**each.value, "captions": captions[each.id]}, each.origin)
-            for each in read_records(content["images"], path, "id", "image")
+            for each in pictures
         ]
 
     def example(self, record: Record) -> Example:
