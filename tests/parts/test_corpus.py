@@ -5,8 +5,15 @@ import torch
 from transformers import LlamaForCausalLM
 
 from lucida.data.sample import IGNORED
+from lucida.parts import language, probe
 from lucida.parts.corpus import Reader
-from lucida.parts.language import hidden_states, question_scores, small_llama, text_loss
+from lucida.parts.language import (
+    hidden_states,
+    question_scores,
+    small_llama,
+    text_loss,
+    text_perplexity,
+)
 from lucida.parts.tokenizer import make_tokenizer
 from lucida.world.text import exercise
 
@@ -58,3 +65,30 @@ def test_batches_train_and_score(reader):
     assert torch.isfinite(loss)
     scores = question_scores(model.eval(), reader, 30, "cpu")
     assert all(0 <= value <= 100 for value in scores.values())
+
+
+def test_as_many_are_measured_as_were_asked_for(reader, monkeypatch):
+    drawn = []
+
+    def note(make):
+        def noted(seed, split, index, **options):
+            drawn.append(index)
+            return make(seed, split, index, **options)
+
+        return noted
+
+    for module, name in [(language, "exercise"), (language, "document"), (probe, "make_scene")]:
+        monkeypatch.setattr(module, name, note(getattr(module, name)))
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(small_llama(reader.tokenizer)).eval()
+    measures = {
+        32: lambda: question_scores(model, reader, 32, "cpu"),
+        3: lambda: question_scores(model, reader, 3, "cpu"),
+        53: lambda: text_perplexity(model, reader, 53, "cpu"),
+        2: lambda: text_perplexity(model, reader, 2, "cpu"),
+        101: lambda: probe._collect(lambda pixels: torch.zeros(len(pixels), 64, 4), "train", 101),
+    }
+    for count, measure in measures.items():
+        drawn.clear()
+        measure()
+        assert drawn == list(range(count))

@@ -225,7 +225,8 @@ def question_scores(
     by token (validation split)."""
     right: dict[str, list[bool]] = {name: [] for name in ASKERS}
     for start in range(0, scenes, 30):
-        told = [exercise(3, "validation", k, progress=2) for k in range(start, start + 30)]
+        numbers = range(start, min(start + 30, scenes))
+        told = [exercise(3, "validation", k, progress=2) for k in numbers]
         rows = [reader.row(one) for one in told]
         batch = reader.stack(rows).batch.to(device)
         guess = model.lm_head(hidden_states(model, batch)).argmax(-1)
@@ -246,7 +247,8 @@ def text_perplexity(model: LlamaForCausalLM, reader: Reader, documents: int, dev
     """Perplexity of held-out documents that are no exercises, per token."""
     total = count = 0.0
     for start in range(0, documents, 50):
-        rows = [reader.text_row([document(3, "validation", start + k)]) for k in range(50)]
+        numbers = range(start, min(start + 50, documents))
+        rows = [reader.text_row([document(3, "validation", k)]) for k in numbers]
         batch = reader.stack(rows)
         number = batch.batch.supervised
         total += float(text_loss(model, batch, device)) * number

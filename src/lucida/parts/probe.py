@@ -33,7 +33,7 @@ def _collect(
         name: [] for name in ("shape", "colour", "size", "texture", "word")
     }
     for start in range(0, count, 100):
-        drawn = [make_scene(5, split, start + k) for k in range(100)]
+        drawn = [make_scene(5, split, k) for k in range(start, min(start + 100, count))]
         with torch.no_grad():
             patches = features(to_pixels([as_square(scene) for scene in drawn])).float().cpu()
         for scene, grid in zip(drawn, patches, strict=True):
