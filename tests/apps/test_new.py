@@ -15,6 +15,7 @@ from lucida.apps.new import HELD_OUT, PICTURES, write_starter
 from lucida.core.errors import RunError
 from lucida.core.recipe import load_recipe
 from lucida.core.runs import RunFolder
+from lucida.training.folder import folder_of
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,14 @@ def test_the_command_it_tells_is_one_from_the_new_folder(tmp_path, monkeypatch):
 def test_what_stands_there_stays(starter):
     with pytest.raises(RunError, match="stands there already"):
         write_starter(starter)
+
+
+def test_the_folder_is_no_run_and_its_recipe_stays(starter, tmp_path):
+    recipe = load_recipe(str(starter))
+    assert folder_of(str(starter), recipe, None, changed=True) == Path("runs/starter")
+    run = RunFolder(tmp_path / "begun").prepare()
+    run.write_recipe(recipe)
+    run.metrics.append({"step": 1})
+    assert folder_of(str(run.path), recipe, None) == run.path
+    with pytest.raises(RunError, match="this is a run"):
+        folder_of(str(run.path), recipe, None, changed=True)

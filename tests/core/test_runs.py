@@ -161,5 +161,15 @@ def test_runs_are_listed_with_state_and_broken_ones_are_not_hidden(tmp_path):
     assert "line 1 is not a JSON object" in found["d"].problem
 
 
+def test_steps_of_a_listed_run_are_those_of_all_its_stages(tmp_path):
+    run = RunFolder(tmp_path / "two").prepare()
+    run.write_recipe(load_recipe("mini-two-stage"))
+    for stage, step, total in [("align", 1, 1), ("align", 40, 40), ("sft", 1, 41), ("sft", 2, 42)]:
+        run.metrics.append({"stage": stage, "step": step, "total_step": total, "loss": 1.0})
+    run.metrics.append({"stage": "sft", "resumed": True})
+    (found,) = list_runs(tmp_path)
+    assert (found.stage, found.step) == ("sft", 42)
+
+
 def test_no_runs_folder_is_no_error(tmp_path):
     assert list_runs(tmp_path / "none") == []

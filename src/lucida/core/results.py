@@ -125,6 +125,13 @@ class AttackScores(_Shape):
     failed: Count
 
 
+class LeftOut(_Shape):
+    """Records that were left out, as they cannot be asked: how many, and why the first cannot."""
+
+    records: Count
+    first: str
+
+
 class TaskScores(_Shape):
     """One measurement of a task; `eval.summary.summarise` says what each number is."""
 
@@ -147,6 +154,7 @@ class TaskScores(_Shape):
     kinds: dict[str, KindScores] = {}
     malformed: Count | None = None
     failed: Count | None = None
+    left_out: LeftOut | None = None
     totals: dict[str, float | None] = {}
     headline: str | None = None
     protocol: str | None = Field(default=None, alias="way")
@@ -280,6 +288,7 @@ class _Text(_Shape):
 
 class _Logged(_Shape):
     step: Count | None = None
+    total_step: Count | None = None
     stage: str | None = None
     loss: Number | None = None
     seconds: Number | None = None

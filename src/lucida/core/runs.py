@@ -130,6 +130,18 @@ class RunFolder:
         """Whether a run has begun here."""
         return self.recipe_file.is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether training began in this very folder, or its model was written here: a recipe alone
+        may be anybody's."""
+        made = (
+            self.environment_file,
+            self.metrics.path,
+            self.checkpoints,
+            self.path / "config.json",
+        )
+        return self.exists and any(path.exists() for path in made)
+
     def check(self) -> None:
         """RunError where no run has begun."""
         if not self.exists:
@@ -207,12 +219,13 @@ class RunFolder:
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """One line of `lucida runs`. `state`: unfinished, trained, evaluated, diverged (`problem` says
-    why; its scores stand beside) or unreadable; `left_out`: records and rows that training could
-    not or should not use."""
+    why; its scores stand beside) or unreadable; `stage` and `step`: where training is, the steps of
+    all stages counted; `left_out`: records and rows that training could not or should not use."""
 
     path: Path
     recipe: str
     state: str
+    stage: str | None
     step: int | None
     scores: dict[str, float]
     problem: str | None = None
@@ -245,17 +258,19 @@ def _summary(run: RunFolder) -> RunSummary:
     try:
         recipe, rows = run.recipe, run.logged
         name, diverged = recipe.name, _find_divergence(rows, recipe)
-        steps = [each["step"] for each in rows if each.get("step") is not None]
+        reached = [row for row in rows if row.get("total_step", row.get("step")) is not None]
         scores = {name: task.score for name, task in run.results.tasks.items()}
         left_out = run.dropped.records()
     except LucidaError as problem:
-        return RunSummary(run.path, "?", "unreadable", None, {}, str(problem))
+        return RunSummary(run.path, "?", "unreadable", None, None, {}, str(problem))
     trained = (run.path / "config.json").exists()
     state = "evaluated" if scores else "trained" if trained else "unfinished"
     problem = None
     if diverged is not None:
         state, problem = "diverged", f"training diverged: {diverged}"
-    return RunSummary(run.path, name, state, max(steps, default=None), scores, problem, left_out)
+    last = reached[-1] if reached else {}
+    stage, step = last.get("stage"), last.get("total_step", last.get("step"))
+    return RunSummary(run.path, name, state, stage, step, scores, problem, left_out)
 
 
 def _find_divergence(rows: list[dict], recipe: Recipe) -> str | None:

@@ -56,12 +56,13 @@ def check_folder(run: RunFolder, recipe: Recipe) -> None:
 
 def folder_of(name: str, recipe: Recipe, wanted: Path | None, changed: bool = False) -> Path:
     """Where the recipe of this name, preset, file or run folder is trained: in the folder `wanted`,
-    or a run in itself, or else in `runs/NAME`.
+    or a run in itself, or else in `runs/NAME`. A folder with a recipe in which nothing was begun
+    (`lucida new`) is no run: its recipe.yaml stays as it was written.
 
     RunError for a run with other values (`changed`) and no folder for them.
     """
     path = Path(name).expanduser()
-    run = path.is_dir() and RunFolder(path).exists
+    run = path.is_dir() and RunFolder(path).begun
     if not run:
         return wanted or Path("runs") / recipe.name
     if wanted is not None and wanted.resolve() != path.resolve():

@@ -160,12 +160,12 @@ def runs(
     tasks = sorted({task for each in found for task in each.scores})
     rows = [
         [
-            *(str(each.path), each.recipe, each.state, each.step, each.left_out),
+            *(str(each.path), each.recipe, each.state, each.stage, each.step, each.left_out),
             *(each.scores.get(t) for t in tasks),
         ]
         for each in found
     ]
-    table("runs", ["run", "recipe", "state", "step", "left out", *tasks], rows)
+    table("runs", ["run", "recipe", "state", "stage", "step", "left out", *tasks], rows)
     for each in found:
         if each.problem:
             typer.echo(f"{each.path}: {each.problem}", err=True)
