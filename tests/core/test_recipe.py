@@ -261,6 +261,11 @@ def test_a_diff_names_each_changed_value():
         ("seed", "a whole number >= 0; default 0"),
         ("model.projector", "kind: linear"),
         ("model.projector.mlp.depth", "a whole number >= 1 and <= 8; default 2"),
+        ("model.projector.kind", "model.projector.kind: `linear`, `mlp`, `fused_mlp`,"),
+        (
+            "stages.mixture.sources.any.path",
+            "kind: hub stages.mixture.sources.any.path: text; required",
+        ),
         ("stages.sft.optim.warmup", "a share of the steps when below 1"),
         ("stages.optim.warmup", "a share of the steps when below 1"),
         ("stages.0.train", "numbers or `frozen`"),

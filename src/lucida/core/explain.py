@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
@@ -23,6 +23,9 @@ def explain(dotted: str = "") -> str:
     keys = [key for key in dotted.split(".") if key]
     title = ".".join(keys) or "recipe"
     while keys:
+        accepted = shape(annotation)
+        if len(keys) == 1 and accepted.tagged and (pages := _kinds(title, accepted, keys[0])):
+            return "\n".join(pages)
         annotation, info, keys = _step(annotation, keys)
     return "\n".join(_page(title, annotation, info))
 
@@ -43,6 +46,19 @@ def _step(annotation: Any, keys: list[str]) -> tuple[Any, FieldInfo | None, list
         raise RecipeError(f"a recipe has no `{key}` there", remedy=remedy)
     info = accepted.fields()[key]
     return info.annotation, info, keys[1:]
+
+
+def _kinds(title: str, accepted: Shape, key: str) -> list[str]:
+    """What stands under a key where several kinds may: the kinds themselves, or a page for each
+    kind that has the key, where they differ; nothing else."""
+    if key == "kind":
+        return [f"{title}: {expected(Literal[tuple(accepted.specs)], None)}"]
+    fields = {kind: spec.model_fields.get(key) for kind, spec in accepted.specs.items()}
+    pages = {kind: _page(title, i.annotation, i) for kind, i in fields.items() if i is not None}
+    if len(set(map(tuple, pages.values()))) < 2:
+        return []
+    lines = [line for kind, page in pages.items() for line in (f"kind: {kind}", *page, "")]
+    return lines[:-1]
 
 
 def _keys(accepted: Shape) -> dict[str, FieldInfo]:
