@@ -98,6 +98,9 @@ def test_what_cannot_be_guessed(folder):
     (folder / "odd.jsonl").write_text('{"x": 1}')
     with pytest.raises(LucidaError, match="tells no kind"):
         open_sources(str(folder / "odd.jsonl"), [])
+    for name in ("none.csv", "none.jsonl", "none.parquet"):
+        with pytest.raises(LucidaError, match=f"^{name}: .*No such file"):
+            open_sources(name, [])
     with pytest.raises(LucidaError, match="key=value"):
         open_sources(str(folder / "odd.jsonl"), ["kind"])
     with pytest.raises(LucidaError, match="colour"):
@@ -148,6 +151,7 @@ def test_check_reads_everything_and_names_what_is_wrong(folder):
     assert "cut.png" in report["errors"][0]["reason"]
     assert report["records read"] == 5
     assert report["duplicates (picture, text)"] == 1
+    assert "read pairs.jsonl  5/5" in done.output
     assert call("check", pairs(folder, "a.png", "b.png")).exit_code == 0
 
 

@@ -62,6 +62,32 @@ def test_every_format_gives_the_same_samples(folder, ending):
         assert source.key(number, None) == row["image"]
 
 
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_csv_of_another_delimiter_is_read_by_its_header(folder, sign):
+    rows = [f'"{row["image"]}"{sign}"{row["question"]}"{sign}a, b' for row in ROWS]
+    path = folder / "data.csv"
+    path.write_text("\ufeff" + "\r\n".join([sign.join(ROWS[0]), *rows]), encoding="utf-8")
+    source = opened("questions", path)
+    asked = [source[number].branches[0] for number in range(len(source))]
+    assert asked == [
+        (Turn("user", (row["question"],)), Turn("assistant", ("a, b",))) for row in ROWS
+    ]
+
+
+def test_a_semicolon_beside_a_comma_is_text(folder):
+    row = {"image": "a.png", "question": "what?", "answer": "a; b", "id;of": "1;2"}
+    source = opened("questions", write(folder, "csv", [row]))
+    assert source[0].branches[0][1].parts == ("a; b",)
+
+
+def test_tables_of_two_delimiters_are_no_source(folder):
+    for name, sign in (("one", ","), ("two", ";")):
+        rows = [sign.join(ROWS[0]), sign.join(["a.png", "what?", "red"])]
+        (folder / f"{name}.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"two\.csv: tables of different delimiters.*',', got ';'"):
+        opened("questions", folder / "*.csv")
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_aliases_of_the_picture(folder, image):
     row = {image: "b.png", "question": "a", "answer": "b", "category": "x", "id": 3}

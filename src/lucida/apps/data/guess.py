@@ -38,6 +38,10 @@ class Opened:
     stage: StageSpec | None = None
 
 
+FILES = (*DELIMITERS, *TABLES, ".json", ".jsonl", ".tar", ".txt", ".zip")
+"""Endings that no preset's name has."""
+
+
 def open_sources(what: str, overrides: list[str], every: bool = False) -> list[Opened]:
     """The sources of a path or of a recipe, of each stage; the same one once, unless `every`.
 
@@ -45,8 +49,9 @@ def open_sources(what: str, overrides: list[str], every: bool = False) -> list[O
     """
     path = Path(what)
     recipe = path.suffix in (".yaml", ".yml") or (path.is_dir() and (path / "recipe.yaml").exists())
+    data = any(sign in what for sign in "*?[/") or path.suffix.lower() in FILES
     # What is not there and has no sign of a path is the name of a preset.
-    if recipe or not (path.exists() or any(sign in what for sign in "*?[/")):
+    if recipe or not (path.exists() or data):
         return _of_recipe(what, overrides, every)
     spec, found = find_source(what, overrides)
     # What is damaged shows as a record, beside those that are not.

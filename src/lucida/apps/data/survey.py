@@ -29,6 +29,7 @@ from PIL import Image
 from lucida.apps.data.guess import Opened
 from lucida.apps.weightless import tokenizer_of, weightless_processor
 from lucida.core.errors import DataError, LucidaError, ModelError, RunError
+from lucida.core.progress import Progress
 from lucida.data.mixture import Source
 from lucida.data.order import capacity
 from lucida.data.reader import Reader, Unusable
@@ -166,12 +167,15 @@ PLAIN = Reader(None, look=TakeFigures())
 
 
 def survey(
-    source: Source, numbers: list[int], reader: Reader = PLAIN, processes: int = 1
+    source: Source, numbers: list[int], reader: Reader = PLAIN, processes: int = 1, name: str = ""
 ) -> Findings:
-    """Reads these records, whose reader takes `Figures`, and opens every picture of them."""
+    """Reads these records, whose reader takes `Figures`, and opens every picture of them. Progress
+    is shown under the `name` of the source."""
     whole = Findings()
-    for found in over_blocks(survey_block, source, numbers, reader, processes):
-        whole.add(found)
+    with Progress(f"read {name}".strip(), len(numbers), "record") as progress:
+        for found in over_blocks(survey_block, source, numbers, reader, processes):
+            whole.add(found)
+            progress.advance(found.read)
     return whole
 
 
@@ -339,7 +343,7 @@ def survey_sources(
         key = f"{way} {each.spec!r}"
         if key not in done:
             numbers = choose_records(len(each.source), samples)
-            done[key] = survey(each.source, numbers, reader, processes)
+            done[key] = survey(each.source, numbers, reader, processes, each.name)
         found.append(Surveyed(each, done[key], counted))
     return found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lucida.core.errors import DataError, shorten, suggestion
-from lucida.core.files import atomic_write
+from lucida.core.files import atomic_write, disk_errors
 from lucida.data.encoded import find_held_source, picture_of_part
 from lucida.data.sample import ImageSource
 from lucida.data.source import RecordSource
@@ -23,6 +23,28 @@ from lucida.data.sources.pictures import ENDINGS, pictures_beside
 from lucida.data.sources.records import Records, files_of, unread_files
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+OTHERS = (";", "\t")
+"""What else parts the fields of a CSV: spreadsheets write semicolons where a comma is a decimal
+point."""
+
+
+def delimiter_of(file: Path, header: bool = True) -> str | None:
+    """What parts the fields of a table, None where the ending is that of no table. In the header of
+    a CSV without a comma another sign may do it.
+
+    Worked example: a CSV that begins with "image;question;answer" has ";".
+    """
+    usual = DELIMITERS.get(file.suffix.lower())
+    if usual != "," or not header:
+        return usual
+    with disk_errors(file), file.open("rb") as stream:
+        names = stream.readline(LONGEST_HEADER)
+    found = [sign for sign in OTHERS if sign.encode() in names]
+    return found[0] if found and b"," not in names else usual
+
+
+LONGEST_HEADER = 1 << 16
+"""Bytes of a header that are looked at for its delimiter."""
 
 
 class Rows(Protocol):
@@ -63,7 +85,16 @@ class TextRows:
 
     def __init__(self, files: list[Path], columns: list[str] | None = None) -> None:
         self.files = files
-        self.delimiter = DELIMITERS.get(files[0].suffix.lower())
+        known = [delimiter_of(file, columns is None) for file in files]
+        self.delimiter = known[0]
+        if len(set(known)) > 1:
+            raise DataError(
+                "tables of different delimiters in one source",
+                expected=repr(known[0]),
+                given=repr(next(each for each in known if each != known[0])),
+                origin=next(f for f, each in zip(files, known, strict=True) if each != known[0]),
+                remedy="save them alike",
+            )
         table = self.delimiter is not None
         self.records = Records(files, delimiter=self.delimiter)
         self.columns = columns
