@@ -87,7 +87,7 @@ def describe(found: Look) -> Iterator[str]:
     yield "log-probabilities: " + ", ".join(f"{token} {value:.2f}" for token, value in pairs)
     if found.covered is not None:
         yield (
-            f"with every picture covered the answer falls from {found.log_probabilities.sum():.2f} "
+            f"with every picture covered the answer goes from {found.log_probabilities.sum():.2f} "
             f"to {found.covered.sum():.2f}"
         )
     for number, seen in enumerate(found.pictures, 1):
