@@ -18,6 +18,7 @@ from lucida.core.errors import DataError, LucidaError, RunError
 from lucida.core.recipe import load_recipe
 from lucida.core.spec import EvaluationSpec, OwnTaskSpec
 from lucida.eval import benchmarks
+from lucida.eval.asking import Job, Response, explain_errors
 from lucida.eval.benchmarks import load_task
 from lucida.eval.benchmarks.own import OwnTask
 from lucida.eval.difference import differences
@@ -229,6 +230,89 @@ def test_what_is_not_there_is_named_with_its_record(tmp_path):
         OwnTask(OwnTaskSpec.model_validate(world | {"by": "shape"})).examples()
 
 
+@pytest.fixture
+def faults(tmp_path):
+    """Eight records; the picture of one is cut off, that of another is not there, and one has no
+    answer."""
+    names = ["red", "blue", "green", "red"] * 2
+    records = [{"colour": c, "conversations": turns("<image>\nwhich colour?", c)} for c in names]
+    path = write_llava(tmp_path / "faults.json", records)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:50])
+    records[4]["image"] = "gone.png"
+    records[6]["conversations"][1]["value"] = ""
+    path.write_text(json.dumps(records))
+    return path
+
+
+def test_records_that_cannot_be_asked_are_left_out_and_counted(faults):
+    task = OwnTask(own(faults, on_error="skip"))
+    asked = {example.id for example in task.examples()}
+    assert asked == {f"faults/{number}" for number in (0, 2, 3, 5, 7)}
+    assert task.left_out["records"] == 3
+    assert "record 1 " in task.left_out["first"] and "damaged" in task.left_out["first"]
+    first = OwnTask(own(faults, on_error="skip"))
+    assert [e.id for e in first.examples(3)] == [e.id for e in task.examples()][:3]
+
+
+def test_rows_of_one_question_are_counted_each_where_their_picture_is_gone(tmp_path):
+    write_llava(tmp_path / "a.json", [{"colour": "red", "conversations": turns("<image>?", "x")}])
+    (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:50])
+    rows = ["image,question,answer", "0.png,what?,red", "cut.png,what?,red", "cut.png,what?,blue"]
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(rows))
+    task = OwnTask(own(path, kind="questions", on_error="skip"))
+    assert [example.answers for example in task.examples()] == [("red",)]
+    assert task.left_out["records"] == 2
+
+
+def test_a_file_in_which_nothing_can_be_asked_is_an_error(faults):
+    records = [record | {"image": "gone.png"} for record in json.loads(faults.read_text())]
+    faults.write_text(json.dumps(records))
+    with pytest.raises(DataError, match=r"none of 8 records can be asked; the first: .*record 0 "):
+        OwnTask(own(faults, on_error="skip")).examples()
+
+
+def test_what_leaves_records_out_is_told_where_one_cannot_be_asked(faults):
+    with pytest.raises(DataError, match=r"record 4 .*gone\.png.*--skip"):
+        OwnTask(own(faults)).examples()
+    records = json.loads(faults.read_text())
+    faults.write_text(json.dumps([records[0], records[1]]))
+    task = OwnTask(own(faults))
+    broken = next(e for e in task.examples() if e.id == "faults/1")
+
+    def stream():
+        yield 0, Response("red")
+        broken.sample.images[0].load()
+
+    job = Job("faults", task, "generate", task.examples())
+    found = []
+    with pytest.raises(DataError, match=r"record 1 .*1\.png.*damaged.*on_error: skip.*--skip"):
+        found.extend(explain_errors(stream(), [(job, broken)]))
+
+    def other():
+        yield 0, Response("red")
+        raise DataError("a prompt is too long", origin=broken.sample.origin)
+
+    with pytest.raises(DataError, match=r"too long$"):
+        list(explain_errors(other(), [(job, broken)]))
+
+
+def test_a_run_tells_what_was_left_out(run, faults):
+    words = ["--data", str(faults), "--metric", "exact"]
+    refused = CliRunner().invoke(app, ["eval", str(run.path), *words])
+    assert refused.exit_code == 1 and "--skip" in refused.output
+    done = CliRunner().invoke(app, ["eval", str(run.path), *words, "--skip"])
+    assert done.exit_code == 0, done.output
+    task = json.loads(run.results_file.read_text())["tasks"]["faults"]
+    assert task["n"] == 5 and task["left_out"]["records"] == 3
+    told = "3 records cannot be asked and were left out; the first: "
+    assert f"faults: {told}" in " ".join(done.output.split())
+    assert told in run.report_file.read_text()
+    found = evaluate_run(run.path, [own(faults, on_error="skip")])
+    assert len(run.asked["run"][-1]) == 0, "nothing is asked twice"
+    assert found["tasks"]["faults"]["left_out"]["records"] == 3
+
+
 def test_documents_ask_nothing(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a black square")
@@ -360,6 +444,8 @@ def test_the_command_measures_a_file(run, colours):
         (["--metric", "exact"], "--data"),
         (["--by", "shape"], "--metric"),
         (["kind=llava"], "--metric"),
+        (["--skip"], "--metric"),
+        (["--data", str(colours)], "--metric exact"),
         (["--data", str(colours), "--metric", "exact", "--task", "gqa"], "--name"),
         (["--data", str(colours), "--metric", "exact", "--prompts", "llava"], "as written"),
         (["--data", str(colours), "--metric", "exact", "kind=pears"], "pairs"),

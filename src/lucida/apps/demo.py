@@ -29,6 +29,7 @@ from lucida.eval.formatting import (
     describe_asking,
     describe_attacks,
     describe_judge,
+    describe_left_out,
     describe_limits,
     describe_measurement,
     describe_values,
@@ -142,7 +143,7 @@ def show_scores(results: Results, usual: Mapping | None = None) -> None:
         others = results.others.get(name, ())
         notes += [f"{name}: {describe_measurement(task, other)}" for other in others]
         if task.own is not None:  # others have a size of their own that everybody knows
-            told = (*describe_values(task), *describe_limits(task))
+            told = (*describe_left_out(task), *describe_values(task), *describe_limits(task))
             notes += [f"{name}: {each}" for each in told]
         if task.judge is not None:
             read = format_score(task, task.judge.score)

@@ -54,9 +54,10 @@ class Unusable:
     reason: DataError
 
 
-def offer_skipping(reason: DataError) -> DataError:
-    """Why a record cannot be used, as training says it: with what leaves such records out."""
-    error = type(reason)(f"{reason}; mixture.on_error=skip leaves such records out")
+def offer_skipping(reason: DataError, way: str = "mixture.on_error=skip") -> DataError:
+    """Why a record cannot be used, with what leaves such records out: `way`, by default that of
+    training."""
+    error = type(reason)(f"{reason}; {way} leaves such records out")
     error.__cause__ = reason.__cause__
     return error
 

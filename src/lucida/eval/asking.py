@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lucida.core.errors import DataError
 from lucida.core.progress import Progress
 from lucida.eval.benchmark import Benchmark, Example, Protocol, ReadBox
 from lucida.eval.ranks import share
@@ -93,13 +94,26 @@ def answers(
         for (protocol, limit), pairs in chosen.items():
             for chunk in chunks(pairs):
                 asked = [example for _, example in chunk]
-                for index, said in answerer.stream(asked, protocol, limit):
+                for index, said in explain_errors(answerer.stream(asked, protocol, limit), chunk):
                     job, example = chunk[index]
                     if protocol == "generate":
                         output = cut_at_stop(writable(said.output), job.task.stop)
                         said = Response(output, said.details, said.failed)
                     yield job, example, said
                     progress.advance()
+
+
+def explain_errors(
+    stream: Iterator[tuple[int, Response]], asked: Sequence[tuple[Job, Example]]
+) -> Iterator[tuple[int, Response]]:
+    """The same answers; a DataError as the tasks that are asked explain it."""
+    try:
+        yield from stream
+    except DataError as reason:
+        error = reason
+        for task in dict.fromkeys(job.task for job, _ in asked):
+            error = task.explain(error)
+        raise error from reason.__cause__
 
 
 def cut_at_stop(output: str, stop: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lucida.core.errors import RunError
+from lucida.core.errors import DataError, RunError
 from lucida.data.sample import Sample
 from lucida.eval.metrics.boxes import Box
 
@@ -177,6 +177,15 @@ class Benchmark(ABC):
         """What results.json has to say beside the name, to know what was asked: of tasks over own
         records `own`, how they are described, and `fingerprint` of what they hold."""
         return {}
+
+    @property
+    def left_out(self) -> Mapping[str, object] | None:
+        """What `core.results.LeftOut` holds, where records were left out of the examples."""
+        return None
+
+    def explain(self, reason: DataError) -> DataError:
+        """An error that came up while examples were asked, with what this task can do about it."""
+        return reason
 
     @abstractmethod
     def examples(self, limit: int | None = None) -> list[Example]:

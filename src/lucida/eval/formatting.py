@@ -108,6 +108,19 @@ def describe_limits(task: TaskScores) -> list[str]:
     return told
 
 
+def describe_left_out(task: TaskScores) -> list[str]:
+    """Records that were left out, and why the first was.
+
+    Worked example: "3 records cannot be asked and were left out; the first: a.csv: record 7: …".
+    """
+    if task.left_out is None:
+        return []
+    many = task.left_out.records
+    told = "1 record" if many == 1 else f"{many:,} records"
+    verb = "was" if many == 1 else "were"
+    return [f"{told} cannot be asked and {verb} left out; the first: {task.left_out.first}"]
+
+
 def describe_values(task: TaskScores) -> list[str]:
     """The most usual answer and the values of `by`, of a task over one's own records.
 

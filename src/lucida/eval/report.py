@@ -26,6 +26,7 @@ from lucida.eval.formatting import (
     describe_asking,
     describe_attacks,
     describe_judge,
+    describe_left_out,
     describe_limits,
     describe_measurement,
     format_score,
@@ -193,7 +194,7 @@ def _bar(name: str, task: TaskScores, others: Sequence[TaskScores]) -> Bar:
 
 def _notes(task: TaskScores) -> list[str]:
     """What else was measured of a task, in words; what was left unanswered comes first."""
-    notes = []
+    notes = describe_left_out(task)
     if task.failed:
         notes.append(f"{task.failed} of {task.n} questions were never answered and count as empty")
     if task.of and task.of > task.n:

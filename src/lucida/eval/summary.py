@@ -86,22 +86,20 @@ def summarise(
     better); chance and majority (guessing); blind, blind_interval and gain (score minus blind,
     paired), blind_solved (the share of questions that the blind model answers, so no picture is
     needed) when there is a blind model, else null; kinds (the same score per kind of question);
-    malformed (outputs that could not be read, scored 0); failed (questions that were never
-    answered, scored as empty outputs); floor (the score is not surely above what guessing gives;
-    answers about one picture never are); resolves (the smallest difference between two models that
-    so many examples show); of (how many examples the whole benchmark has); totals (the named totals
-    that papers print).
+    malformed (outputs that could not be read, scored 0); failed (questions never answered, scored
+    as empty outputs); left_out (records that are no examples, if any); floor (the score is not
+    surely above what guessing gives; answers about one picture never are); resolves (the smallest
+    difference of two models that so many examples show); of (how many examples the whole benchmark
+    has); totals (the named totals that papers print).
     """
     clusters = [example.cluster for example in examples]
     total = bootstrap(answered.scores, clusters, samples, seed)
     shares = task.higher_is_better and not task.together
-    guesses = task.guesses(examples)
+    guesses, left_out = task.guesses(examples), task.left_out
     other = bootstrap(blind, clusters, samples, seed) if blind is not None else None
-    gain = (
-        compare_paired(answered.scores, blind, clusters, samples, seed)
-        if blind is not None
-        else None
-    )
+    gain = None
+    if blind is not None:
+        gain = compare_paired(answered.scores, blind, clusters, samples, seed)
     # The better guesser as a whole, so that a score is not compared with the best guess of each
     # question.
     guess = max(guesses.chance, guesses.majority, key=mean)
@@ -127,6 +125,7 @@ def summarise(
         "kinds": summarise_kinds(examples, answered.scores, blind, samples, seed),
         "malformed": sum(value is None for value in answered.parsed),
         "failed": answered.failed,
+        **({"left_out": left_out} if left_out else {}),
         "totals": dict(task.summary(examples, answered.parsed, answered.scores))
         | rank_totals(task, examples, answered),
         "headline": task.headline,

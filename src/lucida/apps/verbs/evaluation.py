@@ -95,6 +95,13 @@ Name = Annotated[
     ),
 ]
 
+Skip = Annotated[
+    bool,
+    typer.Option(
+        "--skip", help="Your records: leave those out that cannot be asked; they are counted."
+    ),
+]
+
 Boxes = Annotated[
     str | None,
     typer.Option(
@@ -166,6 +173,7 @@ def evaluate(
     by: By = None,
     answers: Answers = None,
     name: Name = None,
+    skip: Skip = False,
     boxes: Boxes = None,
     model: Model = None,
     out: Out = None,
@@ -187,7 +195,7 @@ def evaluate(
             given=" ".join(target),
             remedy="to compare two evaluated runs: `lucida eval diff A B`",
         )
-    own = _own_task(data, fields, (metric, by, answers, name))
+    own = _own_task(data, fields, (metric, by, answers, name), skip)
     names: list | None = _names(task)
     if own is not None:
         _refuse(task, "--task", "is for benchmarks with names; --name names your own")
@@ -202,12 +210,10 @@ def evaluate(
 
     fewer = read_visual_tokens(visual_tokens)
     results = _measured(target[0], names, limit, options, model, out, boxes, weights, fewer)
-    from lucida.apps.demo import show_scores
+    from lucida.apps.demo import show_scores, show_shots
 
     show_scores(results)
     if counts:
-        from lucida.apps.demo import show_shots
-
         show_shots(results, names)
 
 
@@ -229,12 +235,21 @@ def _own_task(
     data: str | None,
     fields: list[str],
     given: tuple[str | None, str | None, str | None, str | None],
+    skip: bool,
 ) -> OwnTaskSpec | None:
     """The task over own records that --metric asks for, None where it is not given."""
     metric, by, answers, name = given
     if metric is None:
-        for value, option in ((by, "--by"), (answers, "--answers"), (name, "--name")):
+        others = {"--by": by, "--answers": answers, "--name": name, "--skip": skip or None}
+        for option, value in others.items():
             _refuse(value, option, "goes with --metric, over your own records")
+        if data is not None and Path(data).expanduser().is_file():
+            raise RunError(
+                "this is a file, and published benchmarks are a folder of files",
+                origin=data,
+                remedy="if these are records of your own, add how answers are compared with them: "
+                "--metric exact; `lucida eval --help` lists the metrics",
+            )
         if fields:
             raise RunError(
                 "fields of a source go with --metric, over your own records", given=fields[0]
@@ -250,7 +265,8 @@ def _own_task(
     from lucida.core.spec import OwnTaskSpec
 
     spec, _ = find_source(data, fields)
-    return OwnTaskSpec(source=spec, metric=metric, by=by, answers=answers, name=name)
+    way = "skip" if skip else "error"
+    return OwnTaskSpec(source=spec, metric=metric, by=by, answers=answers, on_error=way, name=name)
 
 
 def _measured(

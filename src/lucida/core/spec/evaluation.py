@@ -65,6 +65,9 @@ class OwnTaskSpec(Spec):
     answers: str | None = None
     """A field of the records with a list of all right answers (of all annotators for `vqa`); null
     takes the answer that the record is trained on."""
+    on_error: Literal["error", "skip"] = "error"
+    """`skip` leaves out records that cannot be asked: a picture that cannot be opened, an answer
+    that is missing or of a kind that the metric does not compare. They are counted and told."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9+_-]*$")
     """What it is called in results; null is the name of the source's file."""
 

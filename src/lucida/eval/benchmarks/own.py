@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 from lucida.core.errors import DataError, RunError, shorten
 from lucida.core.spec import OwnTaskSpec
 from lucida.data.fingerprint import record_facts
 from lucida.data.mixture import Source
+from lucida.data.reader import offer_skipping
 from lucida.data.sample import BoxPart, Sample, Turn
 from lucida.data.sources import open_source
 from lucida.data.sources.tables import field_of
 from lucida.eval.benchmark import Benchmark, Example, Guesses, Parsed, Protocol, ReadBox
 from lucida.eval.benchmarks.captions import score_corpus, score_each_caption
 from lucida.eval.benchmarks.own_records import (
+    SKIP,
+    Refused,
     answers_of,
     check_patterns,
     misfit,
@@ -36,14 +39,10 @@ from lucida.eval.benchmarks.own_records import (
     with_options,
     written,
 )
+from lucida.eval.benchmarks.own_scores import overlap, score
 from lucida.eval.benchmarks.published import percent, shuffle_key, usual_answers
 from lucida.eval.metrics.answers import normalise
-from lucida.eval.metrics.boxes import Box, as_box, box_hit, iou
 from lucida.eval.metrics.choice import letter
-from lucida.eval.metrics.documents import anls
-from lucida.eval.metrics.exact import contains_answer, exact_match
-from lucida.eval.metrics.relaxed import relaxed_accuracy
-from lucida.eval.metrics.vqa import soft_accuracy
 
 PROMPTS = "as written"
 """In place of the name of a set of prompts: the questions are the file's."""
@@ -80,7 +79,8 @@ class OwnTask(Benchmark):
     """Every answer of a source's records, asked for and compared by one metric.
 
     DataError, with the file and the record: nothing is asked or answered there, the answer is of a
-    kind that the metric does not compare, a field is missing. Nothing is passed over.
+    kind that the metric does not compare, a field is missing. Nothing is passed over, but where the
+    task skips such records, and those with pictures that cannot be opened; they are `left_out`.
     """
 
     family, prompts = "own", PROMPTS
@@ -93,6 +93,7 @@ class OwnTask(Benchmark):
         self.judged = spec.metric == "judge-export"
         self.together = spec.metric == "cider"
         self.declares = spec.metric == "letter"
+        self._refused = Refused(spec.on_error == "skip")
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -123,51 +124,75 @@ class OwnTask(Benchmark):
     def examples(self, limit: int | None = None) -> list[Example]:
         """The first `limit` in a fixed shuffled order, so that they are a fair part of a file that
         is sorted."""
-        return self._every[:limit]
+        usable = (example for example in self._every if self._refused.opens(example))
+        return list(islice(usable, limit)) or self._refuse_all()
+
+    def _refuse_all(self) -> NoReturn:
+        raise DataError(
+            f"none of {len(self._records):,} records can be asked; the first: {self._refused.first}"
+        )
+
+    @property
+    def left_out(self) -> dict[str, object] | None:
+        """Records that cannot be asked, among those that were looked at."""
+        refused = self._refused.reasons
+        return {"records": len(refused), "first": str(self._refused.first)} if refused else None
+
+    def explain(self, reason: DataError) -> DataError:
+        """For a picture that cannot be opened: what leaves it out."""
+        shown = {image.origin for example in self._every for image in example.sample.images}
+        if any(str(reason).startswith(f"{origin}: ") for origin in shown):
+            return offer_skipping(reason, SKIP)
+        return reason
 
     @cached_property
     def _every(self) -> list[Example]:
         found: dict[object, Example] = {}
-        for asked in self._asked():
-            example = self._example(asked)
-            # Boxes are no alternatives to each other: each is asked for by itself.
-            same = example.id if self.spec.metric == "iou" else question_key(example)
-            before = found.get(same)
-            if before is not None:
-                example = replace(before, answers=before.answers + example.answers)
-            found[same] = example
+        for index in range(len(self._records)):
+            try:
+                examples = [self._example(asked) for asked in self._asked(index)]
+            except DataError as reason:
+                self._refused.note(index, reason)
+                continue
+            for example in examples:
+                # Boxes are no alternatives to each other: each is asked for by itself.
+                same = example.id if self.spec.metric == "iou" else question_key(example)
+                before = found.get(same)
+                if before is not None:
+                    example = replace(before, answers=before.answers + example.answers)
+                self._refused.name(example, index)
+                found[same] = example
         if not found:
-            raise DataError("no record asks anything", origin=self.source)
+            self._refuse_all()
         examples = sorted(found.values(), key=lambda example: shuffle_key(example.id))
         self._check(examples)
         return self._with_candidates(examples)
 
-    def _asked(self) -> Iterator[Asked]:
-        """Every answer of every record."""
-        for index in range(len(self._records)):
-            sample = self._records[index]
-            answers = list(answers_of(sample))
-            if not answers:
-                document = any(turn.role == "text" for turns in sample.branches for turn in turns)
-                raise DataError(
-                    "a record without an answer to a question"
-                    if not document
-                    else "the record is a document: nobody asks anything there",
-                    origin=sample.origin,
-                    remedy="give the source `prompts`: what is asked of each picture"
-                    if document
-                    else "add the answer, or take the record out of the file",
-                )
-            if self.spec.answers is not None and len(answers) > 1:
-                raise DataError(
-                    "a record with several questions has one list of right answers",
-                    expected="one question",
-                    given=len(answers),
-                    origin=sample.origin,
-                    remedy="leave `answers` out, or write a record for each question",
-                )
-            for part, (before, answer) in enumerate(answers):
-                yield Asked(index, part if len(answers) > 1 else -1, before, answer)
+    def _asked(self, index: int) -> Iterator[Asked]:
+        """Every answer of a record."""
+        sample = self._records[index]
+        answers = list(answers_of(sample))
+        if not answers:
+            document = any(turn.role == "text" for turns in sample.branches for turn in turns)
+            raise DataError(
+                "a record without an answer to a question"
+                if not document
+                else "the record is a document: nobody asks anything there",
+                origin=sample.origin,
+                remedy="give the source `prompts`: what is asked of each picture"
+                if document
+                else "add the answer, or take the record out of the file",
+            )
+        if self.spec.answers is not None and len(answers) > 1:
+            raise DataError(
+                "a record with several questions has one list of right answers",
+                expected="one question",
+                given=len(answers),
+                origin=sample.origin,
+                remedy="leave `answers` out, or write a record for each question",
+            )
+        for part, (before, answer) in enumerate(answers):
+            yield Asked(index, part if len(answers) > 1 else -1, before, answer)
 
     def _example(self, asked: Asked) -> Example:
         sample, origin = asked.sample, asked.sample.origin
@@ -347,34 +372,3 @@ class OwnTask(Benchmark):
         ]
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return f"{self.name}.jsonl", "".join(lines)
-
-
-def overlap(found: Parsed, truth: Box) -> float:
-    """IoU with the true box, 0 of what is no box."""
-    box = as_box(found)
-    return 0.0 if box is None else iou(box, truth)
-
-
-def score(metric: str, example: Example, parsed: Parsed) -> float:
-    """What one output is worth by a metric that looks at each example by itself.
-
-    `vqa`: with one answer equality after VQAv2's normaliser, with several its consensus. `regex`:
-    the pattern is searched for in any case of letters.
-    """
-    answers = example.answers
-    if metric == "iou":
-        return box_hit(parsed, example.box)
-    if metric == "letter":
-        return float(parsed in answers)
-    if metric == "vqa":
-        said, wanted = normalise(parsed), [normalise(answer) for answer in answers]
-        return float(said == wanted[0]) if len(wanted) == 1 else soft_accuracy(said, wanted)
-    if metric == "regex":
-        return float(any(re.search(a, parsed or "", re.IGNORECASE) for a in answers))
-    compare = {
-        "exact": exact_match,
-        "contains": contains_answer,
-        "anls": anls,
-        "relaxed": relaxed_accuracy,
-    }[metric]
-    return compare(parsed, answers)

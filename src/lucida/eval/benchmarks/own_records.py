@@ -6,17 +6,64 @@ Sample ──answers_of──▶ (the sample up to a question, the turn that ans
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lucida.core.errors import DataError, shorten
 from lucida.data.images import image_size
+from lucida.data.reader import offer_skipping
 from lucida.data.sample import BoxPart, ImagePart, Part, Sample, Turn
 from lucida.eval.benchmark import Example
 from lucida.eval.metrics.boxes import as_box
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(\S.*?)\s*$", re.MULTILINE)
 _LETTER = re.compile(r"^\(?([A-Z])(?:[.):]|$)")
+
+
+SKIP = "on_error: skip of the task (--skip)"
+"""What leaves records out that cannot be asked."""
+
+
+class Refused:
+    """Records of a task that cannot be asked, by their numbers. Without `skip` the first of them is
+    an error."""
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self.reasons: dict[int, DataError] = {}
+        self._asked_by: dict[str, list[int]] = defaultdict(list)
+        self._opened: dict[str, DataError | None] = {}
+
+    def note(self, number: int, reason: DataError) -> None:
+        """Record `number` cannot be asked; DataError where none may be left out."""
+        if not self.skip:
+            raise offer_skipping(reason, SKIP)
+        self.reasons.setdefault(number, reason)
+
+    def name(self, example: Example, number: int) -> None:
+        """Record `number` is asked by this example."""
+        self._asked_by[example.id].append(number)
+
+    def opens(self, example: Example) -> bool:
+        """Whether all pictures of an example can be opened; without `skip` nobody looks."""
+        for image in example.sample.images if self.skip else ():
+            if image.key not in self._opened:
+                try:
+                    image.load()
+                    self._opened[image.key] = None
+                except DataError as reason:
+                    self._opened[image.key] = reason
+            if (wrong := self._opened[image.key]) is not None:
+                for number in self._asked_by[example.id]:
+                    self.note(number, wrong)
+                return False
+        return True
+
+    @property
+    def first(self) -> DataError:
+        """Why the first of them cannot be asked."""
+        return self.reasons[min(self.reasons)]
 
 
 def answers_of(sample: Sample) -> Iterator[tuple[Sample, Turn]]:
