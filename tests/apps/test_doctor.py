@@ -441,6 +441,9 @@ def test_full_disks_slow_bf16_and_too_many_threads_are_found(recipe, monkeypatch
     assert "3.0 ms in bf16, 1.0 ms in fp32" in finding.measured
     assert environment.precision(recipe).state == "ok", "fp32 is not slow"
     assert environment.threads(Recipe.model_validate(values)).state == "warn"
+    monkeypatch.setattr(environment, "usable_cores", lambda: 1)
+    single = environment.threads(Recipe.model_validate(values | {"threads": 1}))
+    assert (single.state, single.measured) == ("ok", "1 thread on 1 usable core")
 
 
 def test_a_cache_that_cannot_be_written_is_found(tmp_path, monkeypatch):

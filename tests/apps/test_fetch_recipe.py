@@ -261,3 +261,8 @@ def test_the_verb_tells_and_loads_nothing_with_list(llava, capfd):
     assert not llava.asked and not Path("data").exists()
     done = CliRunner().invoke(app, ["fetch", "llava-1.5-7"])
     assert done.exit_code == 1 and "did you mean `llava-1.5-7b`?" in done.stderr
+
+
+def test_a_recipe_of_shipped_parts_needs_nothing(capsys):
+    assert fetch(load_recipe("mini")) == []
+    assert capsys.readouterr().err == "mini needs nothing from elsewhere\n"

@@ -128,8 +128,10 @@ def test_paths_that_are_no_files(tmp_path):
     for path in (tmp_path, tmp_path / "missing.png"):
         with pytest.raises(DataError, match=str(path)):
             open_image(path)
-    with pytest.raises(DataError, match=r"missing\.png"):
+    with pytest.raises(DataError, match=r"missing\.png: .*; check the path$"):
         file_source(tmp_path / "missing.png")
+    with pytest.raises(DataError, match=r"^a\.json: record 3: .*image folder of the source$"):
+        file_source(tmp_path / "missing.png", "a.json: record 3")
 
 
 def test_a_replaced_file_gets_another_key(tmp_path):

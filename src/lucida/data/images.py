@@ -83,7 +83,7 @@ def _name(file: str | Path | bytes) -> str:
 
 def _content(path: Path, origin: str) -> bytes:
     """The bytes of a file; nothing but a file of ordinary size is read."""
-    remedy = "check the path and the image folder of the source"
+    remedy = "check the path"
     try:
         found = path.stat()
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -302,7 +302,9 @@ def file_source(path: str | Path, record: str | None = None) -> ImageSource:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        remedy = "check the path and the image folder of the source"
+        remedy = "check the path"
+        if record is not None:
+            remedy += " and the image folder of the source"
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot find the image: {reason}"
         raise DataError(message, origin=origin, remedy=remedy) from error

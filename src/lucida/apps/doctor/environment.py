@@ -141,7 +141,7 @@ def threads(recipe: Recipe | None) -> Finding:
     wanted = torch.get_num_threads() if recipe is None else recipe.threads
     wanted = wanted or torch.get_num_threads()
     cores = usable_cores()
-    measured = f"{wanted} threads on {cores} usable cores"
+    measured = f"{wanted} thread{'s' * (wanted != 1)} on {cores} usable core{'s' * (cores != 1)}"
     if wanted > cores:
         remedy = f"set threads={cores}, or OMP_NUM_THREADS={cores}"
         return Finding("threads", "warn", measured, f"at most {cores}", remedy)

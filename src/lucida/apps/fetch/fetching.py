@@ -19,6 +19,9 @@ def fetch(recipe: Recipe, only_tell: bool = False) -> list[Need]:
     from lucida.apps.fetch.hub import load
 
     needs = needs_of(recipe)
+    if not needs:
+        say(f"{recipe.name} needs nothing from elsewhere")
+        return []
     there = [need for need in needs if need.here]
     loaded = [need for need in needs if need.repo and not need.here]
     for need in there:

@@ -65,7 +65,7 @@ def data_root(data: str | None) -> Path:
     if not chosen:
         raise DataError(
             "nobody said where the benchmarks' published files are",
-            remedy=f"set {VARIABLE}, or evaluation.data in the recipe",
+            remedy=f"name the folder with --data, {VARIABLE} or evaluation.data of the recipe",
         )
     return Path(chosen).expanduser()
 
