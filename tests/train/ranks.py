@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from tiny_training import logits, watching
@@ -18,12 +19,13 @@ def on_ranks(
     world: int = 2,
     die_at: int = -1,
     expected: int = 0,
-    seconds: float = 240,
+    seconds: float = 900,
 ) -> str:
     """Train under a launcher of our own, which sets what torchrun sets; what rank 0 said.
 
     `die_at`: all ranks are gone, without a word, in front of the step after so many. `expected`:
-    their exit status. `seconds`: how long each may take.
+    their exit status. `seconds`: how long they may take; who has not ended then is killed. It finds
+    what hangs and times nothing: where others use the machine, ranks have a small share of it.
     """
     from torch.distributed import TCPStore
 
@@ -44,9 +46,15 @@ def on_ranks(
         )
         for rank in range(world)
     ]  # fmt: skip
+    end = time.monotonic() + seconds
     for rank in ranks:
-        rank.join(timeout=seconds)
-    said = [file.read_text() for file in told]
+        rank.join(timeout=max(0.0, end - time.monotonic()))
+    late = [rank for rank in ranks if rank.is_alive()]
+    for rank in late:
+        rank.kill()
+        rank.join()
+    said = [file.read_text() for file in told if file.exists()]
+    assert not late, "\n".join([f"{len(late)} ranks had not ended after {seconds} s", *said])
     assert [rank.exitcode for rank in ranks] == [expected] * world, "\n".join(said)
     return said[0]
 

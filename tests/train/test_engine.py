@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_two_compiled_ranks_equal_one_that_is_not(parts, tmp_path, kind, how):
     ours = ours.model_copy(update={"stages": ours.stages[1:]})  # each stage compiles anew
     one = train_run(ours, tmp_path / "one")
     compiled = ours.model_copy(update={"engine": EngineSpec(kind=kind, compile=True)})
-    told = on_ranks(compiled, tmp_path / "two", seconds=900)
+    told = on_ranks(compiled, tmp_path / "two")
     assert f"engine: {kind}, 2 processes" in told and "going on without" not in told
     assert_same(one, tmp_path / "two")
 
@@ -246,6 +247,14 @@ def test_two_ranks_go_on_as_one_and_one_as_two(parts, tmp_path):
     told = on_ranks(ours, folder)
     assert "going on from step 3" in told and "processes 1 → 2" in told
     assert_same(whole, folder)
+
+
+def test_ranks_that_do_not_end_are_ended(parts, tmp_path):
+    """Those of a test that hangs take nothing from the next one."""
+    before = set(active_children())
+    with pytest.raises(AssertionError, match="2 ranks had not ended after 0 s"):
+        on_ranks(plain(parts), tmp_path / "run", seconds=0)
+    assert set(active_children()) <= before
 
 
 def stop_after(recipe: Recipe, folder: Path, steps: int) -> None:
