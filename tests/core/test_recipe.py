@@ -282,6 +282,13 @@ def test_explain_refuses_what_does_not_exist(key):
         explain(key)
 
 
+def test_a_file_of_data_is_no_recipe(tmp_path):
+    path = tmp_path / "vqa.CSV"
+    path.write_text("image,question,answer\n")
+    with pytest.raises(RecipeError, match=r"vqa\.CSV: is a file of data.*lucida new"):
+        load_recipe(path)
+
+
 def test_every_field_can_be_explained():
     def visit(node, keys):
         assert explain(".".join(keys))

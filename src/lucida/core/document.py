@@ -100,8 +100,18 @@ class Document:
     origins: dict[Place, str]
 
 
+DATA = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
+"""Endings that no recipe has."""
+
+
 def read_document(path: Path) -> Document:
     """Reads a YAML file whose top is a mapping."""
+    if path.suffix.lower() in DATA:
+        raise RecipeError(
+            "is a file of data, by its name, and no recipe",
+            origin=path,
+            remedy="a recipe names it among its sources: `lucida new DIR` writes one to start from",
+        )
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
