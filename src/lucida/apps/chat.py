@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lucida.core.errors import DataError, LucidaError
+from lucida.core.files import make_writable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,9 +138,7 @@ class Session:
         A question that could not be answered is forgotten and its pictures wait again. Bytes that
         are no UTF-8, which a terminal hands on as halves of characters, are replaced.
         """
-        from lucida.eval.asking import writable
-
-        question = writable(question)
+        question = make_writable(question)
         content = [{"type": "image", "image": image} for image in self.waiting]
         asked = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
         said = []

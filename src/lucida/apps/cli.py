@@ -25,6 +25,7 @@ from lucida.apps.verbs import (
     share,
     study,
 )
+from lucida.core.collector import rest_while_importing
 
 VERBS = (
     runs,
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     # Read when torch is imported. DDP, told to look for unused parameters, warns if all are used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    rest_while_importing()
     # One place for --debug wherever it was typed.
     rest = [word for word in given if word != "--debug"]
     app(args=["--debug", *rest] if len(rest) < len(given) else rest, prog_name="lucida")

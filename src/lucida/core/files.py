@@ -202,3 +202,16 @@ def _disk_full(path: Path) -> RunError:
         remedy="free some space or use another disk (for a run: --run DIR), then start again: "
         "training continues from the last checkpoint",
     )
+
+
+def make_writable(output: str) -> str:
+    """The output as text that can be written down: halves of a character, which an endpoint's JSON
+    may hold, are joined or replaced.
+
+    Worked example: "a\\ud83d\\ude00" is "a" and one emoji; "a\\ud83d" is "a\ufffd".
+    """
+    try:
+        output.encode()
+    except UnicodeEncodeError:
+        return output.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return output

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lucida.core.errors import DataError
+from lucida.core.files import make_writable
 from lucida.core.progress import Progress
 from lucida.eval.benchmark import Benchmark, Example, Protocol, ReadBox
 from lucida.eval.ranks import share
@@ -97,7 +98,7 @@ def answers(
                 for index, said in explain_errors(answerer.stream(asked, protocol, limit), chunk):
                     job, example = chunk[index]
                     if protocol == "generate":
-                        output = cut_at_stop(writable(said.output), job.task.stop)
+                        output = cut_at_stop(make_writable(said.output), job.task.stop)
                         said = Response(output, said.details, said.failed)
                     yield job, example, said
                     progress.advance()
@@ -123,19 +124,6 @@ def cut_at_stop(output: str, stop: Sequence[str]) -> str:
     """
     ends = [output.find(text) for text in stop if text in output]
     return output[: min(ends)] if ends else output
-
-
-def writable(output: str) -> str:
-    """The output as text that can be written down: halves of a character, which an endpoint's JSON
-    may hold, are joined or replaced.
-
-    Worked example: "a\\ud83d\\ude00" is "a" and one emoji; "a\\ud83d" is "a\ufffd".
-    """
-    try:
-        output.encode()
-    except UnicodeEncodeError:
-        return output.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return output
 
 
 def pictures(pair: tuple[Job, Example]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from lucida.eval.asking import writable
+from lucida.core.files import make_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +145,7 @@ def _draw_loss(timeline: _Timeline, figure: Figure) -> None:
     _draw_stages(timeline, axes)
     for place, name in timeline.stages if len(timeline.stages) > 1 else ():
         axes.annotate(
-            writable(name),
+            make_writable(name),
             (place, 1),
             (5, -2),
             xycoords=("data", "axes fraction"),
@@ -202,7 +202,7 @@ def _draw_sources(
 
 def _fit_name(name: str, most: int = 24) -> str:
     """A name that is no wider than its chart."""
-    return writable(name if len(name) <= most else f"{name[: most - 1]}…")
+    return make_writable(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
 def _draw_stages(timeline: _Timeline, axes: Axes) -> None:

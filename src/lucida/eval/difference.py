@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lucida.core.errors import RunError
+from lucida.core.files import make_writable
 from lucida.core.pages import render_page
 from lucida.core.recipe import diff_recipes
 from lucida.core.results import TaskScores
 from lucida.core.runs import RunFolder, atomic_write
-from lucida.eval.asking import writable
 from lucida.eval.benchmark import Benchmark, Example
 from lucida.eval.formatting import format_score
 from lucida.eval.gallery import evaluated_benchmark, read_scored
@@ -229,7 +229,7 @@ def write_page(first: Path, second: Path, found: list[Difference], page: Path) -
         losses=compare_losses(first, second),
         alone=[("A", tasks_of_one(first, second)), ("B", tasks_of_one(second, first))],
     )
-    atomic_write(page, writable(text))
+    atomic_write(page, make_writable(text))
     return page
 
 

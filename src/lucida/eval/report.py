@@ -15,12 +15,12 @@ from pathlib import Path
 from PIL import Image
 
 from lucida.core.errors import LucidaError
+from lucida.core.files import make_writable
 from lucida.core.pages import render_page
 from lucida.core.recipe import dump_recipe
 from lucida.core.results import Results, TaskScores, check_whole
 from lucida.core.runs import RunFolder, atomic_write
 from lucida.data.encoded import make_data_address
-from lucida.eval.asking import writable
 from lucida.eval.curve import loss_curve, score_curves, source_curves
 from lucida.eval.formatting import (
     describe_asking,
@@ -109,7 +109,7 @@ def write_report(folder: Path) -> Path:
         run=folder if run.exists else None,
         problems=problems,
     )
-    atomic_write(run.report_file, writable(page))
+    atomic_write(run.report_file, make_writable(page))
     return run.report_file
 
 

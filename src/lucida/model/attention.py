@@ -26,7 +26,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lucida.core.errors import ModelError
-from lucida.core.progress import say
 from lucida.core.registry import Table
 from lucida.model.masks import Fields, dense_mask
 from lucida.model.segments import segments_of
@@ -97,6 +96,8 @@ def trained_way(
     except ModelError as problem:
         if wanted == "flex":
             raise
+        from lucida.core.progress import say
+
         say(f"attention by segment: {str(problem).splitlines()[0]}")
         return "segments"
     return wanted

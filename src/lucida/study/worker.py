@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from lucida.core.collector import rest_while_importing
 from lucida.core.environment import describe
 from lucida.core.errors import LucidaError
 from lucida.core.files import atomic_write, link_or_copy
@@ -104,4 +105,5 @@ def find_place() -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    rest_while_importing()
     work(*map(Path, sys.argv[1:3]))

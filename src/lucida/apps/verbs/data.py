@@ -10,7 +10,6 @@ import typer
 
 from lucida.apps.command import app, guarded
 from lucida.core.errors import RunError
-from lucida.core.progress import output
 
 data = typer.Typer(no_args_is_help=True, help="Look at data, split it, let a model write some.")
 app.add_typer(data, name="data")
@@ -55,6 +54,7 @@ def show(
     """Show samples with their pictures."""
     from lucida.apps.data.guess import open_sources
     from lucida.apps.data.show import beyond, show_samples, write_page
+    from lucida.core.progress import output
 
     sources = open_sources(what, fields or [])
     numbers = [list(range(len(each.source))[begin : begin + samples]) for each in sources]
@@ -90,6 +90,7 @@ def stats(
     from lucida.apps.data.figures import show, write_figures
     from lucida.apps.data.guess import open_sources
     from lucida.apps.data.survey import survey_sources
+    from lucida.core.progress import output
 
     found = survey_sources(
         open_sources(what, fields or [], every=True), samples, tokenizer, workers
@@ -117,6 +118,7 @@ def check(
     from lucida.apps.data.figures import show_findings, write_report
     from lucida.apps.data.guess import open_sources
     from lucida.apps.data.survey import consequence, survey_sources
+    from lucida.core.progress import output
 
     console = output()
     sources = open_sources(what, fields or [], every=True)
