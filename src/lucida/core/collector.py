@@ -1,7 +1,7 @@
 """The garbage collector while a command starts.
 
 Importing torch and transformers makes two thirds of a million objects, all of which stay. Python
-looks through them again and again for what could go, which took a quarter of the time until
+looks through them again and again for what could go, which took a tenth of the time until
 `lucida chat` could answer (LOG.md).
 """
 
