@@ -107,7 +107,7 @@ def on_two(recipe: Recipe, folder: Path, fault: str, port: int | None = None):
         while rank.is_alive() and time.monotonic() - begun < 240:
             told = said[0].read_text() if said[0].exists() else ""
             if fault == "stands still" and "no sign of life" in told:
-                os.kill(ranks[1].pid, signal.SIGKILL)  # as any launcher does
+                ranks[1].kill()  # as any launcher does; it may have gone already
             rank.join(timeout=0.1)
     codes = [rank.exitcode for rank in ranks]
     for rank in ranks:
