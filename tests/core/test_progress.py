@@ -40,6 +40,29 @@ def test_a_finished_count_says_how_long_it_took(clock, capsys):
     assert capsys.readouterr().err == "encode  2/2  2.0 s/image  took 0:04\n"
 
 
+def test_a_slow_first_step_is_no_measure_of_the_others(clock, capsys):
+    with Progress("train", total=100, unit="step") as bar:
+        clock.now += 30.0
+        bar.advance()
+        for _ in range(6):
+            clock.now += 1.0
+            bar.advance()
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first == "train  1/100  30.0 s/step", "nothing is known about the time left"
+    assert second == "train  6/100  1.0 step/s  left 1:34"
+    assert last == "train  7/100  1.0 step/s  left 1:33"
+
+
+def test_the_last_line_comes_once_with_what_was_measured_at_the_end(clock, capsys):
+    with Progress("train", total=2, unit="step") as bar:
+        for values in ({"loss": 2.0}, {"loss": 1.0}):
+            clock.now += 9.0
+            bar.advance(**values)
+        bar.advance(0, validation=3.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:] == ["train  2/2  9.0 s/step  loss 1  validation 3  took 0:18"]
+
+
 def test_a_resumed_count_times_only_its_own_work(clock):
     with Progress("train", total=100, done=90) as bar:
         clock.now += 1.0

@@ -37,8 +37,9 @@ class Progress:
             for batch in batches:
                 progress.advance(loss=1.25)
 
-    `done` is where a resumed run starts: the rate and the time left count only new work. `total`
-    None means unknown.
+    `done` is where a resumed run starts: the rate and the time left count only new work, and from
+    the second advance on not the first, which builds what the others use. `total` None means
+    unknown.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Progress:
         self.done = self._start_count = done
         self._values: dict[str, object] = {}
         self._start = self._last_line = time.monotonic()
+        self._warm: tuple[int, float] | None = None  # what was done when, after the first advance
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
@@ -82,17 +84,23 @@ class Progress:
     def advance(self, count: int = 1, **values: object) -> None:
         """`count` more units are done; `values` replace the ones shown beside the rate."""
         self.done += count
+        self._warm = self._warm or (self.done, time.monotonic())
         self._values |= values
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, facts=self._facts())
+        elif self.done == self.total:
+            pass  # the last line comes at the end, with all values
         elif _speaks() and time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._print_line()
 
     @property
     def rate(self) -> float:
-        """Units per second since the start (0 before the first)."""
-        elapsed = time.monotonic() - self._start
-        return (self.done - self._start_count) / elapsed if elapsed > 0 else 0.0
+        """Units per second (0 before the first)."""
+        since = self._start_count, self._start
+        if self._warm is not None and self.done > self._warm[0]:
+            since = self._warm
+        elapsed = time.monotonic() - since[1]
+        return (self.done - since[0]) / elapsed if elapsed > 0 else 0.0
 
     def _facts(self) -> str:
         of = "" if self.total is None else f"/{self.total}"
@@ -106,7 +114,8 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         line = f"{self.label}  {self._facts()}"
-        if self.total is not None and self.rate > 0 and self.done < self.total:
+        known = self._warm is not None and self.done > self._warm[0]
+        if self.total is not None and known and self.done < self.total:
             line += f"  left {_clock((self.total - self.done) / self.rate)}"
         elif self.total is not None and self.done >= self.total:
             line += f"  took {_clock(self._last_line - self._start)}"

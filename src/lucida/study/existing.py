@@ -50,9 +50,11 @@ def compare_runs(folders: Sequence[Path], margin: float) -> Analysis:
             )
         arms[name][recipe.seed] = measure(folder)
     if len(arms) < 2:
+        why = "these runs differ in their seeds alone" if folders[1:] else "one run was named"
         raise RunError(
-            "these runs differ in their seeds alone, so there is nothing to compare",
+            f"{why}, so there is nothing to compare",
             given=", ".join(map(str, folders)),
+            remedy="name runs of at least two recipes",
         )
     everything = [run for of in arms.values() for run in of.values()]
     tasks = [name for name in everything[0].tasks if all(name in run.tasks for run in everything)]
