@@ -2,7 +2,7 @@
 
     PROJECTORS = Table(
         "projector",
-        {"linear": "lucida.model.projectors.linear:LinearProjector"},
+        {"linear": "lucida.model.projectors.mlp:LinearProjector"},
         group="lucida.projectors",
     )
     PROJECTORS["linear"]          # the class; its file is imported now

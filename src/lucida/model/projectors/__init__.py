@@ -2,7 +2,7 @@
 
     features [images, patches, vision] ──projector──▶ visual tokens [images, tokens, language]
 
-A projector is one class in one file and one line in `PROJECTORS`:
+A projector is one class and one line in `PROJECTORS`:
 
     class MyProjector(Projector):
         def __init__(self, spec, vision: int, language: int, patches: Patches) -> None: ...
@@ -10,9 +10,13 @@ A projector is one class in one file and one line in `PROJECTORS`:
         @staticmethod
         def tokens(spec, patches: Patches) -> int: ...
 
-`Projector` says what else the rest of a design may have to know of it. `tokens` knows without
-weights how many visual tokens come out; the data side keeps so many places for an image. `patches`
-is a number, or (height, width) where the grid is not square.
+`Projector` (projector.py) says what else the rest of a design may have to know of it. `tokens`
+knows without weights how many visual tokens come out; the data side keeps so many places for an
+image. `patches` is a number, or (height, width) where the grid is not square (grid.py).
+
+    mlp.py         every vector by itself
+    neighbours.py  blocks of neighbouring patches become one token
+    reading.py     attention: blocks over the patches, or learned vectors that read them
 """
 
 from __future__ import annotations
@@ -25,18 +29,18 @@ from lucida.model.projectors.projector import Projector
 PROJECTORS = Table(
     "projector",
     {
-        "linear": "lucida.model.projectors.linear:LinearProjector",
+        "linear": "lucida.model.projectors.mlp:LinearProjector",
         "mlp": "lucida.model.projectors.mlp:MlpProjector",
-        "fused_mlp": "lucida.model.projectors.fused_mlp:FusedMlpProjector",
-        "downsample": "lucida.model.projectors.downsample:DownsampleProjector",
-        "pixel_shuffle": "lucida.model.projectors.pixel_shuffle:PixelShuffleProjector",
-        "pool": "lucida.model.projectors.pool:PoolProjector",
-        "transformer": "lucida.model.projectors.transformer:TransformerProjector",
-        "perceiver": "lucida.model.projectors.perceiver:PerceiverProjector",
-        "qformer": "lucida.model.projectors.qformer:QFormerProjector",
-        "c_abstractor": "lucida.model.projectors.c_abstractor:AbstractorProjector",
-        "expand": "lucida.model.projectors.expand:ExpandProjector",
-        "identity": "lucida.model.projectors.identity:IdentityProjector",
+        "fused_mlp": "lucida.model.projectors.mlp:FusedMlpProjector",
+        "downsample": "lucida.model.projectors.neighbours:DownsampleProjector",
+        "pixel_shuffle": "lucida.model.projectors.neighbours:PixelShuffleProjector",
+        "pool": "lucida.model.projectors.neighbours:PoolProjector",
+        "transformer": "lucida.model.projectors.reading:TransformerProjector",
+        "perceiver": "lucida.model.projectors.reading:PerceiverProjector",
+        "qformer": "lucida.model.projectors.reading:QFormerProjector",
+        "c_abstractor": "lucida.model.projectors.neighbours:AbstractorProjector",
+        "expand": "lucida.model.projectors.mlp:ExpandProjector",
+        "identity": "lucida.model.projectors.mlp:IdentityProjector",
     },
     group="lucida.projectors",
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lucida.model.projectors.grid import Patches, blocks
+from lucida.model.projectors.grid import Patches, blocks, count
 
 
 class Projector(nn.Module):
@@ -23,8 +23,9 @@ class Projector(nn.Module):
 
     @staticmethod
     def tokens(spec: Any, patches: Patches) -> int:
-        """How many visual tokens come out; ModelError where it cannot take such patches."""
-        raise NotImplementedError
+        """How many visual tokens come out, here one for each patch; ModelError where it cannot take
+        such patches."""
+        return count(patches)
 
     @staticmethod
     def grid(spec: Any, patches: Patches) -> tuple[int, int]:
