@@ -9,7 +9,7 @@ from lucida.apps import recommend as r
 from lucida.apps.command import app
 from lucida.apps.plan import estimate
 from lucida.apps.plan.devices import DEVICES, Device
-from lucida.apps.verbs import recommend as verbs  # noqa: F401 - puts the verb there
+from lucida.apps.verbs import before as verbs  # noqa: F401 - puts the verb there
 from lucida.core.document import read_document
 from lucida.core.errors import RecipeError, RunError
 from lucida.core.recipe import load_recipe, presets

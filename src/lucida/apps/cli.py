@@ -7,22 +7,16 @@ import sys
 
 from lucida.apps.command import app
 from lucida.apps.verbs import (
+    asking,
+    before,
     benchmarks,
     data,
-    doctor,
     evaluation,
     export,
-    fetch,
-    inspect,
     launch,
-    look,
     parts,
-    plan,
     recipes,
-    recommend,
     runs,
-    serve,
-    share,
     study,
 )
 from lucida.core.collector import rest_while_importing
@@ -32,18 +26,12 @@ VERBS = (
     launch,
     evaluation,
     study,
-    look,
-    serve,
+    asking,
     recipes,
-    fetch,
-    plan,
-    recommend,
-    inspect,
+    before,
     data,
-    doctor,
     benchmarks,
     export,
-    share,
     parts,
 )
 """Importing a file of verbs puts them on the command line, in this order."""
