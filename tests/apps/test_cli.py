@@ -43,7 +43,8 @@ def verbs(monkeypatch):
     module("lucida.eval.run", evaluate_run=record("eval", {"tasks": {}}), evaluate=record("asked"))
     module("lucida.apps.chat", main=record("chat"))
     module("lucida.apps.ask", main=record("ask"))
-    module("lucida.apps.demo", main=record("demo"), show_scores=record("scores"))
+    shown = {"show_scores": record("scores"), "show_shots": record("shots")}
+    module("lucida.apps.demo", main=record("demo"), **shown)
     return calls
 
 

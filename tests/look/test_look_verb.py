@@ -42,7 +42,7 @@ def test_a_run_and_its_export_are_looked_at_alike(folder, tmp_path):
     written = {path.name for path in (folder / "look" / "noise").iterdir()}
     assert written == {"look.html", "occlusion.png", "attention.png", "words.png", "heads.png"}
     found = lucida.look(folder, image, "what?", "yes", cells=2)
-    assert f"falls from {found.log_probabilities.sum():.2f} to {found.covered.sum():.2f}" in told
+    assert f"goes from {found.log_probabilities.sum():.2f} to {found.covered.sum():.2f}" in told
     export(folder, tmp_path / "llava", "llava")
     shown = ["--show", "occlusion", "--out", tmp_path / "out"]
     code, again = call(tmp_path / "llava", *asked, *shown)

@@ -242,9 +242,13 @@ def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> Non
                 running.remove(worker)
                 worker.log.close()
                 done += 1
-                said = Path(worker.log.name).read_text("utf-8", "replace").strip()
-                said += f" (exit code {worker.process.returncode})"
-                _tell(folder, (worker.arm, worker.seed), said, f"{done}/{len(todo)} ")
+                log, code = (
+                    folder.run(worker.arm, worker.seed).path / LOG,
+                    worker.process.returncode,
+                )
+                said = log.read_text("utf-8", "replace").strip() if log.is_file() else ""
+                run, count = (worker.arm, worker.seed), f"{done}/{len(todo)} "
+                _tell(folder, run, f"{said} (exit code {code})", count)
 
 
 @dataclass(frozen=True)
@@ -373,8 +377,7 @@ def _keep(folder: StudyFolder, run: tuple[str, int], problem: BaseException | No
 
 def _tell(folder: StudyFolder, run: tuple[str, int], said: str, count: str = "") -> None:
     """How a run ended, on the terminal, with the last line that it `said` if without outcome."""
-    state = folder.outcome(*run)["state"]
-    if state in ("begun", "waiting"):
+    if (state := folder.outcome(*run)["state"]) in ("begun", "waiting"):
         state = f"ended without an outcome: {(said or 'without a word').splitlines()[-1][-300:]}"
     say(f"{count}{run[0]} seed {run[1]}: {state}")
 
