@@ -242,13 +242,10 @@ def run_here(folder: StudyFolder, todo: list[tuple[str, int]], jobs: int) -> Non
                 running.remove(worker)
                 worker.log.close()
                 done += 1
-                log, code = (
-                    folder.run(worker.arm, worker.seed).path / LOG,
-                    worker.process.returncode,
-                )
+                log = folder.run(worker.arm, worker.seed).path / LOG
                 said = log.read_text("utf-8", "replace").strip() if log.is_file() else ""
-                run, count = (worker.arm, worker.seed), f"{done}/{len(todo)} "
-                _tell(folder, run, f"{said} (exit code {code})", count)
+                said += f" (exit code {worker.process.returncode})"
+                _tell(folder, (worker.arm, worker.seed), said, f"{done}/{len(todo)} ")
 
 
 @dataclass(frozen=True)
