@@ -1,6 +1,7 @@
 """What a report shows beside verdicts: effects, how soon, pictures; all studies on one page."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from lucida.study.design import BASELINE, Study, make_design
 from lucida.study.effects import factor_effects, sooner
 from lucida.study.measure import Measured, Scores
 from lucida.study.pictures import disagreements
-from lucida.study.report import sentence
+from lucida.study.report import sentence, show_points
 from lucida.study.summary import AGREES, DISAGREES, OPEN, PARTLY, judge, load_claims, write_summary
 
 ASKED = {"tasks": ["attribute"], "limit": 8}
@@ -97,6 +98,12 @@ def test_pairs_of_arms_are_compared_with_each_other():
 def test_a_pair_is_two_arms(pairs, told):
     with pytest.raises((RecipeError, ValidationError), match=told):
         design(changes=FACTORS, pairs=pairs)
+
+
+def test_points_have_one_digit_and_a_zero_no_sign_of_its_own():
+    shown = [show_points(value, True) for value in (-0.04, 0.04, -0.06, 12.34, None, -math.inf)]
+    assert shown == ["+0.0", "+0.0", "-0.1", "+12.3", "–", "−∞"]
+    assert (show_points(-0.04), show_points(3)) == ("0.0", "3.0")
 
 
 def test_how_soon_is_compared_by_seed():

@@ -207,4 +207,5 @@ def show_points(value: float | None, signed: bool = False) -> str:
     """Points with one digit; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–" if value is None else "−∞" if value < 0 else "∞"
+    value = round(value, 1) + 0.0  # a zero has no sign of its own
     return f"{value:+.1f}" if signed else f"{value:.1f}"
