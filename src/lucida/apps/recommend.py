@@ -184,7 +184,7 @@ def explain(evidence: dict, wanted: Sequence[str], name: str, results: Path) -> 
         taken = re.search(choice["taken"], name) is not None
         rows = f"{choice['rows'][0]} against {choice['rows'][1]}"
         line = (
-            f"{choice['key']}: {choice['name']}{'' if taken else ', not taken'}: {mean:+.1f} "
+            f"{choice['key']}: {choice['name']}{'' if taken else ', not taken'}: {mean:+z.1f} "
             f"points on these tasks ({up} of {len(gains)} up; {rows}; {sure})"
         )
         if (mean > 0) is not taken:

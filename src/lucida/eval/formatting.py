@@ -24,7 +24,7 @@ def format_score(task: Unit, value: float, signed: bool = False) -> str:
     Worked example: 0.714 is "71.4" and signed "+71.4"; of bits per byte 1.2345 is "1.234".
     """
     if task.higher_is_better:
-        return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+        return f"{100 * value:+z.1f}" if signed else f"{100 * value:z.1f}"
     return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 

@@ -37,10 +37,10 @@ def sentence(found: Finding, margin: float) -> str:
         seeds = "one seed, which says nothing about chance"
         if found.seeds > 1:
             seeds = f"{found.seeds} seeds, before the first look"
-        return f"{found.arm} {said} {outcome}: {found.mean:+.1f} points from {seeds}"
+        return f"{found.arm} {said} {outcome}: {found.mean:+z.1f} points from {seeds}"
     return (
-        f"{found.arm} {said} {outcome}: {found.mean:+.1f} points "
-        f"({found.low:+.1f} to {found.high:+.1f}; {found.seeds} seeds, {found.pictures} pictures)"
+        f"{found.arm} {said} {outcome}: {found.mean:+z.1f} points "
+        f"({found.low:+z.1f} to {found.high:+z.1f}; {found.seeds} seeds, {found.pictures} pictures)"
     )
 
 
@@ -207,5 +207,4 @@ def show_points(value: float | None, signed: bool = False) -> str:
     """Points with one digit; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–" if value is None else "−∞" if value < 0 else "∞"
-    value = round(value, 1) + 0.0  # a zero has no sign of its own
-    return f"{value:+.1f}" if signed else f"{value:.1f}"
+    return f"{value:+z.1f}" if signed else f"{value:z.1f}"  # z: a zero has no sign of its own

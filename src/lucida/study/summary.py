@@ -118,8 +118,8 @@ def _row(claim: Mapping, found: Mapping) -> str:
     for each in found["findings"]:
         if each["primary"]:
             low, high = each["low"], each["high"]
-            ends = f"{low:+.1f} to {high:+.1f}" if _is_known(low, high) else "one seed"
-            here.append(f"{each['arm']} {each['mean']:+.1f} ({ends}), {each['verdict']}")
+            ends = f"{low:+z.1f} to {high:+z.1f}" if _is_known(low, high) else "one seed"
+            here.append(f"{each['arm']} {each['mean']:+z.1f} ({ends}), {each['verdict']}")
     done = len(found["ends"]) - found.get("waiting", 0)
     if found.get("waiting"):
         here.append(f"{done} of {len(found['ends'])} runs so far")
@@ -136,7 +136,7 @@ def _tell_way(found: Mapping) -> str:
     """How much higher the learning curve of each declared arm lies, its end apart."""
     declared = {each["arm"] for each in found["findings"] if each["primary"]}
     return "; ".join(
-        f"{each['name']} {each['mean']:+.1f} ({each['low']:+.1f} to {each['high']:+.1f})"
+        f"{each['name']} {each['mean']:+z.1f} ({each['low']:+z.1f} to {each['high']:+z.1f})"
         for each in found.get("sooner", [])
         if each["outcome"] == "area" and each["name"] in declared
         and _is_known(each["low"], each["high"])
