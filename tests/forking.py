@@ -8,6 +8,7 @@ on the other side of the fork.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import sys
@@ -51,6 +52,7 @@ def start(
 
 def call_there(environment: dict[str, str], told: Path, function: Callable, arguments: tuple):
     """What the new process does."""
+    gc.freeze()  # looking through what was imported would copy its pages
     os.environ.clear()
     os.environ.update(environment)
     with told.open("a") as file:
