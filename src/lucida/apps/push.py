@@ -12,9 +12,9 @@ from lucida.core.progress import say
 CARD = "README.md"
 
 
-def push(folder: Path, name: str, public: bool = False, wanted: str = "auto") -> str:
-    """Upload a run (exported first, as `wanted` says) or a folder that `lucida export` wrote to a
-    new repository; its address.
+def push(folder: Path, name: str, public: bool = False) -> str:
+    """Upload a run (exported first) or a folder that `lucida export` wrote to a new
+    repository; its address.
 
     LucidaError where the name is none, a repository of this name exists, nobody is logged in, or
     the Hub cannot be reached.
@@ -36,7 +36,7 @@ def push(folder: Path, name: str, public: bool = False, wanted: str = "auto") ->
         raise LucidaError(f"this is no name of a repository: {problem}", given=name) from problem
     api = HfApi()
     with tempfile.TemporaryDirectory() as place:
-        whole = find_export(folder, Path(place) / "export", wanted)
+        whole = find_export(folder, Path(place) / "export")
         try:
             address = api.create_repo(name, private=not public, exist_ok=False)
             say(f"{address} was made, {'for everybody' if public else 'private'}; uploading")
@@ -78,12 +78,12 @@ def refuse(problem: Exception, name: str) -> LucidaError:
     return LucidaError(f"the Hub refuses ({status}): {str(problem)[:300]}", given=name)
 
 
-def find_export(folder: Path, place: Path, wanted: str) -> Path:
+def find_export(folder: Path, place: Path) -> Path:
     """The folder itself where it is an export with its card, else the run exported to `place`."""
     if (folder / "recipe.yaml").is_file():
         from lucida.apps.export.write import export
 
-        export(folder, place, wanted)
+        export(folder, place, "auto")
         return place
     models = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
     if not (folder / CARD).is_file() or not models:

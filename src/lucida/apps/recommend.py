@@ -245,12 +245,12 @@ def _recommend_miniature(
     )
 
 
-def write_recipe(advice: Advice, file: Path, name: str = "recommended") -> None:
+def write_recipe(advice: Advice, file: Path) -> None:
     """The advice as a recipe to edit: a difference to the published one, with the reasons."""
     asked = [each for task in advice.tasks for each in ASKED_AS.get(task, [task])]
     data = {
         "base": advice.recipe,
-        "name": name,
+        "name": "recommended",
         "changes": advice.changes | {"evaluation.tasks": asked},
     }
     notes = describe(advice)

@@ -25,7 +25,7 @@ class EndlessError(Exception):
     """A template that ran for too many lines."""
 
 
-def render_bounded(render: Callable[[], Rendered], origin: object = None) -> Rendered:
+def render_bounded(render: Callable[[], Rendered]) -> Rendered:
     """What `render` gives; DataError for whatever a template raises, and for one that does not end
     within `LINES` lines, the same on every machine."""
     left = LINES
@@ -48,6 +48,6 @@ def render_bounded(render: Callable[[], Rendered], origin: object = None) -> Ren
         raise
     except Exception as problem:  # a template may divide by zero, or anything else
         told = str(problem) or type(problem).__name__
-        raise DataError(f"the chat template cannot write this: {told}", origin=origin) from problem
+        raise DataError(f"the chat template cannot write this: {told}") from problem
     finally:
         sys.settrace(before)

@@ -86,13 +86,13 @@ class ContrastiveBatch:
         return truth
 
 
-def make_batch(seed: int, step: int, size: int, side: int = 64) -> ContrastiveBatch:
+def make_batch(seed: int, step: int, size: int) -> ContrastiveBatch:
     """Batch number `step`: `size` fresh training pictures with true and false phrases."""
     rng = scenes.scene_rng(seed, 77, step)
     pictures, owned, owner, asked = [], [], [], []
     for row in range(size):
         scene = make_scene(seed, "train", step * size + row)
-        pictures.append(as_square(scene, side))
+        pictures.append(as_square(scene))
         for phrase in caption_phrases(scene):
             words = words_of(phrase)
             owned.append(words)

@@ -252,7 +252,6 @@ def run_errand(work: Callable[[], Any], result: Future) -> None:
 def load_engines(
     targets: Sequence[str],
     most_waiting: int,
-    dtype: torch.dtype | None = None,
     weights: Weights | None = None,
 ) -> OrderedDict[str, Engine]:
     """An engine for each target, by the folder's name: a run, with its blind model as NAME/blind,
@@ -280,7 +279,7 @@ def load_engines(
         for suffix, place in (("", folder), ("/blind", folder / "blind")):
             if suffix and not (place / "model.safetensors").exists():
                 continue
-            model, processor = load(place, choose_device(), dtype or torch.float32, weights)
+            model, processor = load(place, choose_device(), torch.float32, weights)
             engines[name + suffix] = Engine(name + suffix, model, processor, most_waiting, place)
     return engines
 

@@ -26,7 +26,7 @@ class Card:
     gain: float
 
 
-def disagreements(analysis: Analysis, arm: str, most: int = SHOWN) -> list[Card]:
+def disagreements(analysis: Analysis, arm: str) -> list[Card]:
     """Questions with the largest gains and losses over seeds, each of another picture; chosen by
     how they came out, so they show kinds of mistakes and not how many there are."""
     seeds = common(analysis.runs, arm)
@@ -42,8 +42,8 @@ def disagreements(analysis: Analysis, arm: str, most: int = SHOWN) -> list[Card]
         order = sorted((name for name in gains if gains[name]), key=lambda name: -gains[name])
         seen: set[str] = set()
         # `seen` is shared: a picture is shown once, among the gains or the losses.
-        best = _first([n for n in order if gains[n] > 0], pairs[0][0].rows, most, seen)
-        worst = _first([n for n in reversed(order) if gains[n] < 0], pairs[0][0].rows, most, seen)
+        best = _first([n for n in order if gains[n] > 0], pairs[0][0].rows, seen)
+        worst = _first([n for n in reversed(order) if gains[n] < 0], pairs[0][0].rows, seen)
         if not best + worst:
             continue
         runs = [analysis.runs[each][seeds[0]].folder for each in (BASELINE, arm)]
@@ -65,11 +65,11 @@ def disagreements(analysis: Analysis, arm: str, most: int = SHOWN) -> list[Card]
     return cards
 
 
-def _first(names: list[str], rows: dict, most: int, seen: set[str]) -> list[str]:
-    """The first `most` names whose pictures have not been `seen`."""
+def _first(names: list[str], rows: dict, seen: set[str]) -> list[str]:
+    """The first `SHOWN` names whose pictures have not been `seen`."""
     found = []
     for name in names:
-        if len(found) < most and rows[name][0] not in seen:
+        if len(found) < SHOWN and rows[name][0] not in seen:
             seen.add(rows[name][0])
             found.append(name)
     return found

@@ -60,7 +60,7 @@ def find_matrices(model: nn.Module) -> set[nn.Parameter]:
     return {weight for weight in linear - kept if weight.ndim == 2}
 
 
-def orthogonalise(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
+def orthogonalise(matrices: Tensor) -> Tensor:
     """U Vᵀ, roughly, of each U S Vᵀ in [batch, rows, columns], rows ≤ columns; by Newton-Schulz.
 
     Works in the dtype given. Singular values end between about 0.7 and 1.2; those far below the
@@ -69,7 +69,7 @@ def orthogonalise(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
     a, b, c = COEFFICIENTS
     # No singular value is above the Frobenius norm, so all of them begin in (0, 1].
     x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         # With G = x xᵀ this is a x + (b G + c G²) x: the polynomial of each singular value, U and V
         # as they are. G is [rows, rows], the shorter side.
         gram = x @ x.mT

@@ -39,6 +39,8 @@ Answers that point at two things before they judge come last: from the beginning
 looking up itself from being learnt (LOG.md).
 """
 
+QUESTIONS = 12
+"""About one scene at most."""
 
 SIGNS = (
     "a sign that says {}",
@@ -64,10 +66,8 @@ class Exercise:
     exchanges: tuple[Exchange, ...] = ()
 
 
-def exercise(
-    seed: int, split: Split, index: int, count: int = 12, progress: float = 1.0
-) -> Exercise:
-    """Scene number `index` told in words, with up to `count` questions.
+def exercise(seed: int, split: Split, index: int, progress: float = 1.0) -> Exercise:
+    """Scene number `index` told in words, with up to `QUESTIONS` questions.
 
     `progress` is where training stands: from 0 to 1 scenes grow from two or three things to all of
     them, and relations are asked more often; 2 is the end of training, with answers that point.
@@ -79,11 +79,11 @@ def exercise(
     scene = replace(scene, things=scene.things[:limit])
     weights = [float(np.interp(progress, (0, 1, 2), known)) for _, *known in ASKERS.values()]
     asked: dict[str, Exchange] = {}
-    for name in rng.choices(list(ASKERS), weights, k=3 * count):
+    for name in rng.choices(list(ASKERS), weights, k=3 * QUESTIONS):
         exchange = ASKERS[name][0](scene, rng)
         if exchange is not None:
             asked.setdefault(exchange.question, exchange)
-        if len(asked) == count:
+        if len(asked) == QUESTIONS:
             break
     return Exercise(
         scene, _signs(questions.tell_scene(scene, rng), scene, rng), tuple(asked.values())

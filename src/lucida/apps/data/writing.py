@@ -15,7 +15,6 @@ from typing import Any
 from lucida.data.sample import ImagePart, Sample
 from lucida.eval.metrics.declared import refuses
 
-WORST, BEST = 1, 5
 Read = Callable[[str], list[dict[str, Any]]]
 """From what was written to the fields of new records; none where it cannot be read."""
 

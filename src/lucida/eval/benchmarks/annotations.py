@@ -92,13 +92,13 @@ def picture_of(content: bytes, record: Record) -> ImageSource:
     return bytes_source(content, f"{record.origin}: image")
 
 
-def read_numbered(path: Path, where: str = "question") -> list[Record]:
+def read_numbered(path: Path) -> list[Record]:
     """The objects of a JSON list as records named by their number, where they have no ids."""
     values = read_json(path)
     if not isinstance(values, list):
         given = type(values).__name__
         raise DataError("the file holds no list", expected="a list", given=given, origin=path)
-    return [as_record(value, str(n), f"{path}: {where} {n}") for n, value in enumerate(values)]
+    return [as_record(value, str(n), f"{path}: question {n}") for n, value in enumerate(values)]
 
 
 def read_named(path: Path, where: str = "") -> list[Record]:

@@ -102,10 +102,8 @@ def count_match(prediction: object, answer: int | str) -> float:
     return float(found is not None and found == wanted)
 
 
-def root_mean_square_error(
-    predicted: Sequence[int | None], truth: Sequence[int], unread: int = 0
-) -> float:
-    """Root of the mean squared difference; an output without a number counts as `unread`.
+def root_mean_square_error(predicted: Sequence[int | None], truth: Sequence[int]) -> float:
+    """Root of the mean squared difference; an output without a number counts as 0.
 
     Raises DataError when there are none, ValueError when the two differ in length.
 
@@ -114,7 +112,7 @@ def root_mean_square_error(
     Reference: Acharya et al., TallyQA, 2019, arXiv 1810.12440.
     """
     squares = [
-        ((unread if found is None else found) - wanted) ** 2
+        ((0 if found is None else found) - wanted) ** 2
         for found, wanted in zip(predicted, truth, strict=True)
     ]
     if not squares:
