@@ -242,6 +242,8 @@ def answer(
             alive, slot, going, chosen, begin = (
                 x[kept] for x in (alive, slot, going, chosen, begin)
             )
+        # In each row those that go on move to the front (stable: in their order), and the step is
+        # as wide as the row that has most of them.
         first = (~going).long().argsort(dim=1, stable=True)[:, : int(going.sum(1).max())]
         slot, going, chosen, begin = (x.gather(1, first) for x in (slot, going, chosen, begin))
         owner = torch.where(going, slot + 1, -1)

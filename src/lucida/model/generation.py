@@ -147,6 +147,7 @@ def make_fields(
     order = torch.arange(segment.shape[1], device=image.device).expand_as(segment)
     now = functional.pad(image, (past, behind))
     prompt = segment if past == 0 else torch.zeros_like(segment)  # what is cached was the prompt
+    # The segment stands for the branch as well: one conversation a row, of branch 1 throughout.
     return Fields(segment, segment, order, now, prompt)
 
 

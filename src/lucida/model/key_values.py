@@ -69,6 +69,7 @@ class Roomy(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         filled = self.keys.shape[2]
+        # Only what is filled is copied; the rest of the new room is as unset as it was.
         fewer = tuple(each.new_empty(len(indices), *each.shape[1:]) for each in self.room)
         for rows, each in zip(fewer, (self.keys, self.values), strict=True):
             rows[:, :, :filled] = each[indices]

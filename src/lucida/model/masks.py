@@ -107,6 +107,8 @@ def image_block(query: Fields, key: Fields) -> Tensor:
     Reference: Improved Alignment of Modalities in Large Vision Language Models, 2025,
     arXiv 2503.19508.
     """
+    # Branches need not be asked: an image stands whole on one of them, and no other of the segment
+    # has its number. Segment 0 is: an attention mask of zeros may hide placeholders too.
     same_image = (query.segment == key.segment) & (query.image == key.image) & (query.image > 0)
     return causal(query, key) | (same_image & (query.segment > 0))
 
@@ -264,6 +266,8 @@ def prompts(
     start = start.scatter_reduce(1, path, before, "amin")
     total = before.new_zeros(rows, size).scatter_add(1, path, asked)
     own = before - start.gather(1, path)
+    # All of the stem stands in front of a branch, so it counts whole there; on the stem itself
+    # `own` has what came before.
     shared = total.gather(1, stem) * (branch > 0)
     return ((own + shared == 0) & (segment > 0)).long()
 

@@ -200,6 +200,7 @@ def keep_grid(grid: tuple[int, int], keep: int) -> np.ndarray:
             given=keep,
             remedy="change evaluation.visual_tokens.keep",
         )
+    # By the logarithm, so that twice too tall is as far off as twice too wide.
     down, across = min(fits, key=lambda each: abs(math.log(each[0] * columns / each[1] / rows)))
     places = [
         ((np.arange(many) + 0.5) * whole / many).astype(np.int64)
@@ -230,12 +231,14 @@ def merge_alike(visual: Tensor, keep: int) -> np.ndarray:
     all tokens that are in it, so that nothing of the picture is lost.
     """
     number = torch.arange(len(visual), device=visual.device)  # the group of each token
+    # Sums and sizes, not means: a mean of means would weigh the tokens of a large group less.
     sums, sizes = visual.float(), torch.ones(len(visual), 1, device=visual.device)
     while len(sums) > keep:
         states = functional.normalize(sums / sizes, dim=-1)
         alike, nearest = (states[0::2] @ states[1::2].T).max(1)
         joins = min(len(sums) - keep, len(sums) // 2)
         from_ = 2 * alike.argsort(descending=True, stable=True)[:joins]
+        # Even places only ever go into odd ones, so all joins of a round can be made at once.
         target = torch.arange(len(sums), device=sums.device)
         target[from_] = 2 * nearest[from_ // 2] + 1
         left = torch.ones(len(sums), dtype=torch.bool, device=sums.device)

@@ -68,6 +68,7 @@ class Block:
             self.seen = []
             for first in range(0, self.length, BAND):
                 last = min(first + BAND, self.length)
+                # Never empty: each position sees itself, empty slots too (`make_block`).
                 some = self.allowed[:, :, first:last].flatten(0, 2).any(0)
                 self.seen.append((first, last, int(some.nonzero()[-1]) + 1))
         return self.seen

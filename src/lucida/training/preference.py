@@ -70,6 +70,7 @@ def sum_answers(losses: Tensor, batch: Batch) -> Sums:
     DataError for a sample that has not exactly two supervised answers.
     """
     where, pairs = batch.target != IGNORED, len(batch.origins)
+    # [n] each, in the order of the losses: whose sample and which branch every loss is of.
     sample, branch = number_samples(batch)[where], batch.branch[where]
     found = []
     for wanted in (CHOSEN, REJECTED):

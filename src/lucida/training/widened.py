@@ -42,7 +42,7 @@ class Widened(TorchDispatchMode):
         halves = {a.dtype for a in arguments if isinstance(a, Tensor) and a.dtype in HALF}
         if operator not in PRODUCTS or not halves:
             return operator(*arguments, **options)
-        (half,) = halves
+        (half,) = halves  # autocast rounds to one, and torch itself refuses a product of both
         wide = (a.float() if isinstance(a, Tensor) else a for a in arguments)
         result = operator(*wide, **options)
         if isinstance(result, Tensor):

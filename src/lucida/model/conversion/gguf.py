@@ -298,6 +298,8 @@ def split_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     *splits, last = steps
     if backend["model"]["type"] != "BPE" or last.get("type") != "ByteLevel":
         return None
+    # Text is split either by the byte level itself, as GPT-2 does, or by one step in front of it:
+    # llama.cpp has names for the one and the other, none for both or neither.
     if last.get("add_prefix_space") or bool(last.get("use_regex", True)) == bool(splits):
         return None
     if not splits:

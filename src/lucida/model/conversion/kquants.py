@@ -90,10 +90,13 @@ def pack_with_minima(values: Tensor, form: str) -> Tensor:
     units, coarse = in_units(scales), in_units(minima)
     d, s = units
     dmin, m = coarse
+    # Integers for the numbers that are stored, not for those that were searched: a unit that half
+    # precision rounds moves the whole super-block.
     step = d.float()[:, None] * s
     shifted = blocks + (dmin.float()[:, None] * m)[..., None]
     q = torch.where(step[..., None] > 0, shifted / step[..., None], 0)
     q = q.round().clamp(0, search.largest).to(torch.uint8).unflatten(1, (4, 2))  # [n, 4, 2, 32]
+    # Blocks come in pairs: of a byte the first has the lower four bits, the second the upper.
     lower = (q & 15)[:, :, 0] | (q & 15)[:, :, 1] << 4
     parts = [as_bytes(d), as_bytes(dmin), pack_six_bits(s, m)]
     if form == "Q5_K":
@@ -125,9 +128,12 @@ def search_affine(blocks: Tensor, search: Search) -> tuple[Tensor, Tensor]:
         sum_q = (weights * q).sum(-1, keepdim=True)
         sum_qq = (weights * q * q).sum(-1, keepdim=True)
         sum_xq = (weights * x * q).sum(-1, keepdim=True)
+        # Least squares for scale q + low with these integers: two equations, by Cramer's rule.
         determinant = sum_w * sum_qq - sum_q * sum_q
         one_scale = (sum_w * sum_xq - sum_x * sum_q) / determinant
         one_low = (sum_qq * sum_x - sum_q * sum_xq) / determinant
+        # A minimum is stored as what is taken away, so it cannot be above 0: there the line goes
+        # through 0 instead, whose best scale is another.
         above = one_low > 0
         one_scale = torch.where(above, sum_xq / sum_qq, one_scale)
         one_low = one_low.clamp(max=0)
@@ -161,12 +167,15 @@ def pack_q6(values: Tensor, form: str) -> Tensor:
     scales = search_scales(blocks)  # [n, 16]
     largest = scales.gather(1, scales.abs().argmax(1, keepdim=True))
     zero = largest.abs() < SMALLEST
+    # A signed byte reaches one further below 0: the largest scale becomes -128, and d has its sign.
     s = torch.where(zero, 0, -128 / largest * scales).round().clamp(max=127)
     d = torch.where(zero, 0, 1 / (-128 / largest))[:, 0].half()
     step = (d.float()[:, None] * s)[..., None]
     q = torch.where(step != 0, blocks / step, 0).round().clamp(-32, 31)
     q = torch.where(zero[..., None], 0, q + 32).to(torch.uint8)
     q = q.flatten(1).unflatten(1, (2, 4, 32))  # halves, quarters of them
+    # The first and third quarter share bytes, and so do the second and fourth; all four share those
+    # of the upper bits.
     lower, upper = q & 15, q >> 4
     lower = lower[:, :, :2] | lower[:, :, 2:] << 4  # [n, 2, 2, 32]
     upper = upper << torch.tensor([0, 2, 4, 6], dtype=torch.uint8)[:, None]
@@ -182,6 +191,9 @@ def search_scales(blocks: Tensor) -> Tensor:
     largest = x.gather(-1, x.abs().argmax(-1, keepdim=True))
     weights = x.square()
     scale = best = torch.zeros_like(largest)
+    # The plain scale first, as in ggml: of equally good ones the earlier stays. The error is
+    # sum(w x²) less what the scale explains, sum_xq² / sum_qq: the most is best, and no division is
+    # needed to compare.
     for number in (0, *range(-9, 0), *range(1, 10)):
         q = (-(32 + 0.1 * number) / largest * x).round().clamp(-32, 31)
         sum_xq = (weights * x * q).sum(-1, keepdim=True)

@@ -115,7 +115,11 @@ def write_around(turns: Turns, key: tuple[str, str], at_start: bool) -> tuple[st
 def find_place(tokenizer: PreTrainedTokenizerBase, front: str, back: str) -> Place | None:
     """The tokens on both sides of a picture; None where they depend on what else is written."""
     ids = cut_text(tokenizer, front)
+    # The last token is the last n characters where all others are the same without these. Several n
+    # may do so (a run of blanks); the template leaves out as few as it can.
     ends = [n for n in range(1, len(front) + 1) if cut_text(tokenizer, front[:-n]) == ids[:-1]]
+    # The first token behind may have eaten into the words of the question, so it counts only where
+    # it is the same, and as long, in front of all of them.
     behind = {words: cut_text(tokenizer, back + words) for words in WORDS}
     starts = [
         n

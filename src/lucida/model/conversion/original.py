@@ -377,6 +377,7 @@ def merge_adapter(
                 given=None if up is None else (up.shape[0], down.shape[1]),
                 origin=file,
             )
+        # In fp32, whatever the files have: in bf16 most of a small change would be rounded away.
         result[target] = state[target].float() + scale * (up.float() @ down.float())
         changed += 1
     if given or not changed:
