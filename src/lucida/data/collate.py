@@ -89,6 +89,8 @@ def collate_rows(rows: Sequence[Sequence[Tokens]], capacity: int, pad_id: int) -
                 fields[name][number, :end] = np.concatenate(values)
     tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
     samples = [sample for row in rows for sample in row]
+    # One for each image, as the model goes through them in this order; none at all where all images
+    # keep all of their tokens.
     reduced = [into for each in samples for into in each.reduced or (None,) * len(each.images)]
     return Batch(
         **tensors,

@@ -119,7 +119,7 @@ class FeatureCache:
             for digest, image in zip(digests, images, strict=True)
             if digest not in self._images
         }
-        passing: dict[bytes, Kept] = {}
+        passing: dict[bytes, Kept] = {}  # what there is no room to store, for this call alone
         for part in _parts(missing.items(), batch):
             found = self._computed([image for _, image in part], compute)
             computed = dict(zip((digest for digest, _ in part), found, strict=True))

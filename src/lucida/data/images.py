@@ -247,6 +247,7 @@ def convert_image(picture: Image.Image | np.ndarray, origin: str) -> Image.Image
 
 
 def _of_array(values: np.ndarray, origin: str) -> Image.Image:
+    # Some files keep the high byte first; below, types are compared with this machine's.
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     shaped = values.ndim == 2 or (values.ndim == 3 and 1 <= values.shape[2] <= 4)
     if not shaped or values.dtype not in (np.uint8, np.uint16, np.bool_):
@@ -263,7 +264,7 @@ def _of_array(values: np.ndarray, origin: str) -> Image.Image:
         values = values.astype(np.uint8) * 255
     if values.dtype == np.uint16 and values.ndim == 3:
         values = scale_to_eight_bits(values)
-    if not values.size:
+    if not values.size:  # Pillow makes no picture of nothing; who opens it refuses its size
         return Image.new("L", values.shape[1::-1])
     return Image.fromarray(np.ascontiguousarray(values))
 

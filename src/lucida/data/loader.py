@@ -60,6 +60,7 @@ class _Preparation:
         if spec.row is None:
             batch = collate(tokens, spec.pack, self.pad_id)
         else:
+            # As many come back as were asked for, in their order: what is unusable was replaced.
             rest = iter(tokens)
             filled = [list(itertools.islice(rest, len(row))) for row in rows]
             batch = collate_rows(filled, spec.row, self.pad_id)

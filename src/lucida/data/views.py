@@ -57,6 +57,8 @@ def normalise(parts: Sequence[Drawn]) -> Views:
         tuple((len(views), 3, views[0].height, views[0].width) for views in images)
         for images in drawn
     )
+    # One block for all images of all shapes: a worker hands over one piece of shared memory, and
+    # each view is written where it stays.
     values = room((sum(math.prod(shape) for images in shapes for shape in images),))
     array, end = values.numpy(), 0
     for policy, images in zip(policies, drawn, strict=True):

@@ -159,7 +159,7 @@ def how_soon(curve: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, floa
             continue
         goal = y0 + share * (y1 - y0)
         for a, b in pairwise(points):
-            if a[1] < goal <= b[1]:
+            if a[1] < goal <= b[1]:  # the first time, even if the curve falls below it again
                 found[name] = a[0] + (b[0] - a[0]) * (goal - a[1]) / (b[1] - a[1])
                 break
     return found

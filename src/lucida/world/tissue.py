@@ -164,17 +164,15 @@ def _place(
     for divides in dividing:
         cell = None
         for _ in range(60):
-            x, y = (
-                (rng.uniform(6, 58) * unit, rng.uniform(6, 58) * unit)
-                if places is None
-                else places.pop()
-                if places
-                else (-size, -size)
-            )
+            if places is None:
+                x, y = rng.uniform(6, 58) * unit, rng.uniform(6, 58) * unit
+            else:  # outside, where nothing is placed, once all are taken
+                x, y = places.pop() if places else (-size, -size)
             wide, tall = _draw_extent(rng, kind, divides, upright)
             x0, y0 = round(x - wide * unit / 2), round(y - tall * unit / 2)
             box = (x0, y0, x0 + round(wide * unit), y0 + round(tall * unit))
             inside = min(box) > 0 and max(box) < size
+            # A pixel between cells: what touches could not be counted in the picture.
             room = (x0 - 1, y0 - 1, box[2] + 1, box[3] + 1)
             if inside and not any(overlap(room, other.box) for other in cells):
                 cell = Cell(box, divides, rng.random() < 0.5 if divides else upright)

@@ -239,6 +239,8 @@ def near_texts(
     others = first if second is None else second
     mine = [list_runs(text) for text in first]
     theirs = mine if own else [list_runs(text) for text in others]
+    # Only texts that share one of their few rarest runs can be near (`_rarest`), so not every pair
+    # is compared.
     common = Counter(run for runs in theirs for run in runs)
     known: dict[frozenset, int] = {}
     index: dict[tuple[str, ...], list[int]] = defaultdict(list)

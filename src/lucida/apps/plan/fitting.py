@@ -51,6 +51,8 @@ def cuts(
             continue
         found[engine] = None
         moving = parts["activations"] + parts["logits"]
+        # What does not go with the batch; the weights at least, as the peak may be of a moment when
+        # there are no activations.
         room = ROOM * device.memory - max(parts["peak"] - moving, parts["weights"])
         if room <= 0:
             continue

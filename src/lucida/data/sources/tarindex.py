@@ -159,6 +159,7 @@ def _records(content: bytes) -> dict[str, str]:
     """Keys and values of a pax header: `LENGTH KEY=VALUE` and a line feed, one after the other."""
     found, at = {}, 0
     while at < len(content) and content[at] != 0:
+        # The length counts itself, and stands within 20 bytes: a value may be long.
         digits, blank, _ = content[at : at + 20].partition(b" ")
         length = int(digits) if blank and digits.isdigit() else 0
         record = content[at + len(digits) + 1 : at + length]

@@ -38,6 +38,7 @@ def _steps(scores: Sequence[float], truth: Sequence[bool]) -> list[tuple[int, in
     ranked = sorted(zip(scores, truth, strict=True), key=lambda pair: -pair[0])
     for place, (score, is_true) in enumerate(ranked):
         hits, alarms = hits + bool(is_true), alarms + (not is_true)
+        # Equal scores are one step: no threshold parts them, whatever order they were sorted into.
         if place + 1 == len(ranked) or ranked[place + 1][0] != score:
             steps.append((hits, alarms))
     return steps
