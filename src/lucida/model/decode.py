@@ -242,8 +242,7 @@ def answer(
             alive, slot, going, chosen, begin = (
                 x[kept] for x in (alive, slot, going, chosen, begin)
             )
-        # In each row those that go on move to the front (stable: in their order), and the step is
-        # as wide as the row that has most of them.
+        # Those that go on to the front of their row, in their order; as wide as the most of a row.
         first = (~going).long().argsort(dim=1, stable=True)[:, : int(going.sum(1).max())]
         slot, going, chosen, begin = (x.gather(1, first) for x in (slot, going, chosen, begin))
         owner = torch.where(going, slot + 1, -1)
