@@ -187,13 +187,16 @@ def cost_of(
     model: Skeleton, stage: StageSpec, what: StagePlan, shape: Shape, precision: str, gpu: bool
 ) -> Cost:
     """Arithmetic and kept bytes of one pass, with the stage set on the skeleton."""
+    import torch
+
     from lucida.apps.plan.depth import cost_by_kinds
     from lucida.apps.plan.step import fake, run_pass
     from lucida.model.adapters import attach, named_adapters
     from lucida.training.layers import equip
 
     if what.adapted:
-        attach(model, what.adapted, stage.lora)
+        with torch.device("meta"):  # else PEFT draws numbers, which nobody looks at
+            attach(model, what.adapted, stage.lora)
     mode = fake(model, gpu)
     for weight in model.parameters():
         weight.requires_grad_(False)
