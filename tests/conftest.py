@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 os.fsync = os.fstat  # an error for a descriptor that is none, as before
@@ -18,6 +20,7 @@ os.fsync = os.fstat  # an error for a descriptor that is none, as before
 gc.disable()
 
 
-def pytest_collection_finish():
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():  # also where other processes gather and run them
     gc.freeze()
     gc.enable()
