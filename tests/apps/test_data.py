@@ -107,6 +107,18 @@ def test_what_cannot_be_guessed(folder):
         open_sources(str(folder / "odd.jsonl"), ["kind=text", "colour=7"])
 
 
+def test_an_array_within_one_object_is_pointed_at(folder):
+    (folder / "odd.json").write_text('{"version": 1, "data": [{"image": "a.png"}]}')
+    with pytest.raises(LucidaError, match=r"tells no kind.*of `data`, write that array alone"):
+        open_sources(str(folder / "odd.json"), [])
+
+
+def test_an_answer_of_blanks_is_empty_to_check_as_to_training(folder):
+    record = {"image": "a.png", "question": "what?", "answer": " \n"}
+    (folder / "d.jsonl").write_text(json.dumps(record))
+    assert "an answer is empty; fill it in" in call("check", "d.jsonl").output
+
+
 @pytest.mark.parametrize("indent", [None, 1, "\t"])
 @pytest.mark.parametrize("key", ["images", "annotations", "questions"])
 def test_annotation_files_name_their_kind(folder, indent, key):

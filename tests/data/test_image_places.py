@@ -156,6 +156,9 @@ def test_images_that_cannot_go_there_are_refused():
     given = Sample("record 3", (IMAGE,), (), (shown, other))
     with pytest.raises(DataError, match=r"record 3.*one of several branches.*in_place"):
         written(tokenizer, "mistral", given, images="at_start")
+    answer = (Turn("user", ("a",)), Turn("assistant", (" ", "\n")))
+    with pytest.raises(DataError, match="an answer is empty"):
+        written(tokenizer, "mistral", Sample("r", (), (), (answer,)))
     answer = (Turn("user", ("a",)), Turn("assistant", (ImagePart(0), "b")))
     with pytest.raises(DataError, match="an answer contains an image"):
         written(tokenizer, "mistral", Sample("r", (IMAGE,), (), (answer,)), images="at_start")

@@ -14,7 +14,7 @@ from lucida.core.spec import ImagePlaces, TemplateName
 from lucida.data.boxes import box_tokens, format_box
 from lucida.data.images import image_size
 from lucida.data.policies import ImagePolicy
-from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample
+from lucida.data.sample import BoxPart, ImagePart, ImageSource, Part, Sample, is_blank
 from lucida.data.spoken import (
     Spoken,
     join_turns,
@@ -350,7 +350,7 @@ class _Conversation:
 
     def _check_answer(self, turn: Spoken) -> None:
         parts = [*turn.stem, *turn.branch]
-        if not parts:
+        if is_blank(parts):
             raise DataError(
                 "an answer is empty",
                 origin=self.sample.origin,

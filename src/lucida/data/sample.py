@@ -24,7 +24,7 @@ branches, because the stem's last position would need two answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +78,11 @@ class BoxPart:
 
 
 Part = str | ImagePart | BoxPart
+
+
+def is_blank(parts: Iterable[Part]) -> bool:
+    """Whether nothing is said: no parts at all, or white space alone."""
+    return all(isinstance(part, str) and not part.strip() for part in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ def test_files(tmp_path, name):
 
 TABLES = {
     "other columns": ("image,words\na.png,x", "no column `text`"),
-    "no header": ("a.png,x\n", "no column `image`"),
+    "no header": ("a.png,x\nb.png,y\n", "no column `image`"),
+    "a header alone": ("image,text\n", "a header and no rows"),
     "more fields": ("image,text\na.png,x,y", "number of fields"),
     "fewer fields": ("image,text\na.png", "number of fields"),
     "open quote": ('image,text\na.png,"x\n', "broken CSV"),

@@ -62,7 +62,7 @@ def test_every_format_gives_the_same_samples(folder, ending):
         assert source.key(number, None) == row["image"]
 
 
-@pytest.mark.parametrize("sign", [";", "\t"])
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
 def test_a_csv_of_another_delimiter_is_read_by_its_header(folder, sign):
     rows = [f'"{row["image"]}"{sign}"{row["question"]}"{sign}a, b' for row in ROWS]
     path = folder / "data.csv"
@@ -86,6 +86,26 @@ def test_tables_of_two_delimiters_are_no_source(folder):
         (folder / f"{name}.csv").write_text("\n".join(rows))
     with pytest.raises(DataError, match=r"two\.csv: tables of different delimiters.*',', got ';'"):
         opened("questions", folder / "*.csv")
+
+
+def test_a_header_without_rows_is_no_data(folder):
+    path = folder / "data.csv"
+    path.write_text("image,question,answer\n")
+    with pytest.raises(DataError, match=r"data\.csv: the table has a header and no rows.*'answer'"):
+        opened("questions", path)
+
+
+def test_lines_that_end_in_a_carriage_return_are_told(folder):
+    path = folder / "data.csv"
+    path.write_bytes(b"image,question,answer\ra.png,what?,red\r")
+    with pytest.raises(DataError, match=r"broken CSV.*end its lines with a line feed"):
+        opened("questions", path)
+
+
+def test_an_answer_that_is_null_is_not_looked_for_under_its_own_name(folder):
+    row = {"image": "a.png", "question": "what?", "answer": None}
+    with pytest.raises(DataError, match=r"this row has no answer.*; `answer` is empty; fill it in"):
+        opened("questions", write(folder, "jsonl", [row]))[0]
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -212,12 +212,16 @@ def _by_record(path: Path) -> tuple[dict[str, Any], str]:
         return found
     if {"text", "instruction", "inputs", "prompt"} & set(keys):
         return {"kind": "text"}, "the first record is text alone"
-    published = isinstance(record, dict) and {"annotations", "questions", "images"} & set(keys)
+    published = {"annotations", "questions", "images"} & set(keys)
+    within = [key for key, value in keys.items() if isinstance(value, list) and len(records) == 1]
+    remedy = "give kind=… and the fields of the source"
+    if within:
+        remedy = f"if the records are those of `{within[0]}`, write that array alone; else {remedy}"
     raise DataError(
         "the first record tells no kind",
         given=", ".join(list(map(str, keys))[:12]) or type(record).__name__,
         origin=path,
-        remedy=ANNOTATIONS if published else "give kind=… and the fields of the source",
+        remedy=ANNOTATIONS if published else remedy,
     )
 
 

@@ -33,7 +33,7 @@ from lucida.core.progress import Progress
 from lucida.data.mixture import Source
 from lucida.data.order import capacity
 from lucida.data.reader import Reader, Unusable
-from lucida.data.sample import ImagePart, Sample, Tokens, Turn
+from lucida.data.sample import ImagePart, Sample, Tokens, Turn, is_blank
 
 BLOCK = 256
 """Records that a process takes at once."""
@@ -286,7 +286,7 @@ def empty_answers(sample: Sample) -> None:
     """DataError for what training would refuse: an empty answer, or none at all."""
     spoken = [turn for branch in sample.branches for turn in branch]
     answers = [turn for turn in spoken if turn.role in ("assistant", "text")]
-    if not answers or any(not turn.parts for turn in answers):
+    if not answers or any(is_blank(turn.parts) for turn in answers):
         what = "an answer is empty" if answers else "nothing is answered"
         remedy = "fill it in, or remove the record"
         raise DataError(what, origin=sample.origin, remedy=remedy)

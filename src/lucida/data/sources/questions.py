@@ -205,7 +205,8 @@ def _field(
     """What stands in the column of a question or an answer; `answers` of a CSV may be JSON."""
     name = _first(record, chosen, names)
     if name is None:
-        remedy = suggestion(what, record)
+        empty = [each for each in names if each in record]
+        remedy = f"`{empty[0]}` is empty; fill it in" if empty else suggestion(what, record)
         expected = ", ".join(names)
         given = ", ".join(map(str, record))[:200]
         raise DataError(

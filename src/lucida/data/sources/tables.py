@@ -23,7 +23,7 @@ from lucida.data.sources.pictures import ENDINGS, pictures_beside
 from lucida.data.sources.records import Records, files_of, unread_files
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-OTHERS = (";", "\t")
+OTHERS = (";", "\t", "|")
 """What else parts the fields of a CSV: spreadsheets write semicolons where a comma is a decimal
 point."""
 
@@ -104,6 +104,14 @@ class TextRows:
             self._headers = list(self.records.starts)
             self._named = [self._fields(header)[0] for header in self._headers]
             self.columns = self._named[0]
+        if not len(self):
+            remedy = "write rows below the header, or give `columns` to a file without one"
+            raise DataError(
+                "the table has a header and no rows",
+                given=shorten(self.columns, 200),
+                origin=files[0],
+                remedy=remedy,
+            )
         for names, file in zip(self._named or [columns or []], files, strict=False):
             if len(set(names)) < len(names):
                 given = shorten([name for name in names if names.count(name) > 1])
