@@ -298,3 +298,20 @@ def test_names_of_columns_are_for_files_without_any(folder):
     for path in (lines(folder, made), table(folder, made)):
         with pytest.raises(DataError, match="a CSV or TSV alone"):
             opened("pairs", path, columns=["image", "text"])
+
+
+@pytest.mark.parametrize("kind", ["text", "pairs", "questions"])
+def test_lines_that_end_in_carriage_returns_alone_are_refused(folder, kind):
+    name = "a.txt" if kind == "text" else "a.csv"
+    (folder / "a.png").write_bytes(png())
+    rows = [b"image,text,question,answer", b"a.png,A kite.,What?,a kite", b"a.png,B.,What?,b"]
+    for end, refused in ((b"\n", False), (b"\r\n", False), (b"\r", True)):
+        for last in (end, b""):
+            (folder / name).write_bytes(end.join(rows) + last)
+            if refused:
+                with pytest.raises(DataError, match="end in carriage returns alone"):
+                    opened(kind, folder / name)
+            else:
+                assert len(opened(kind, folder / name)) == 3 - (kind != "text")
+    (folder / "one.txt").write_bytes(b"one line\r")
+    assert opened("text", folder / "one.txt")[0].branches[0][0].parts == ("one line",)

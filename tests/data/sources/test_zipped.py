@@ -146,3 +146,17 @@ def test_an_archive_that_changes_under_a_run_is_an_error_of_its_record(tmp_path)
     path.write_bytes(b"gone")
     with pytest.raises(DataError, match="cannot read the zip"):
         records.value(0)
+
+
+def test_archives_that_were_joined_are_refused(tmp_path):
+    one = packed(tmp_path / "one.zip", '{"n": 1}\n').read_bytes()
+    two = packed(tmp_path / "two.zip", '{"n": 2}\n').read_bytes()
+    for number, content in enumerate((one + two, one + two[:-30], one + b"more", b"#!sh\n" + one)):
+        path = tmp_path / f"{number}.jsonl.zip"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="before its first member or behind its end"):
+            Records([path])
+    path = packed(tmp_path / "told.jsonl.zip", '{"n": 1}\n')
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"a comment of the archive"
+    assert Records([path]).value(0)[0] == {"n": 1}

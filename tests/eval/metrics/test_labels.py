@@ -175,6 +175,14 @@ def test_options_with_a_hole_between():
     assert letter("A", options) is None and letter("answer: C", options) is None
 
 
+def test_an_option_that_reads_like_a_letter():
+    for text in ("B", "(B)"):
+        options = ["dog", "cat", "hen", text]
+        assert letter("B", options) == "B" and letter("D", options) == "D"
+        assert letter("A, B", options) is letter("AB", options) is letter("b", options) is None
+        assert letter("It is a hen", options) == "C"
+
+
 def test_a_number_among_letters():
     counts = [str(n) for n in range(16)]
     assert letter("I see 3 dogs", counts) == "D"  # "I" is no letter there

@@ -3,7 +3,8 @@
     bytes ─chunks─▶ line ends, quotes ─numpy─▶ places [records, 3]: begin, end, line
 
 A line ends at a line feed and nowhere else: U+2028 and its like, form feeds and lone carriage
-returns are text. A row ends where Python's csv module ends it: a quote that begins a field opens
+returns are text. (`refuse_returns`: a file that has no line feed but carriage returns within is no
+single line.) A row ends where Python's csv module ends it: a quote that begins a field opens
 it, and a line feed inside such quotes is text; any other quote is a sign like others. `fields_of`
 reads what lies between by the same module, so the two cannot disagree.
 """
@@ -47,6 +48,28 @@ def row_places(path: Path, delimiter: str) -> np.ndarray:
         newlines = np.flatnonzero(chunk == NEWLINE)
         found.take(offset, chunk, newlines, quotes.outside(chunk, newlines))
     return found.places()
+
+
+def refuse_returns(places: np.ndarray, path: Path) -> np.ndarray:
+    """The places, as they are. DataError where the file would be one line, because its lines end in
+    carriage returns alone."""
+    if len(places) != 1 or places[0, 1] < path.stat().st_size:
+        return places
+    returns, last = 0, False
+    for _, chunk in chunks(path, int(places[0, 0])):
+        text = chunk.tobytes()
+        if b"\n" in text:
+            return places
+        returns, last = returns + text.count(b"\r"), text.endswith(b"\r")
+    if returns > last:
+        raise DataError(
+            "the lines end in carriage returns alone",
+            expected="line feeds, with or without carriage returns before them",
+            given=f"{returns:,} carriage returns and no line feed",
+            origin=path,
+            remedy="save the text with the line ends of Unix or Windows",
+        )
+    return places
 
 
 def fields_of(row: str, delimiter: str, origin: str) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lucida.core.errors import DataError
-from lucida.data.sources.lines import line_places, row_places
+from lucida.data.sources.lines import line_places, refuse_returns, row_places
 from lucida.data.sources.scanning import (
     BYTE_ORDER_MARK,
     array_places,
@@ -151,9 +151,9 @@ def _places(path: Path, lines: bool, delimiter: str | None) -> Sidecar:
         start = start.removeprefix(BYTE_ORDER_MARK)
         if delimiter is not None:
             what = f"rows {delimiter!r}"
-            return Sidecar(what, [path], lambda: row_places(path, delimiter))
+            return Sidecar(what, [path], lambda: refuse_returns(row_places(path, delimiter), path))
         if lines or not start.lstrip(b" \t\r\n").startswith(b"["):
-            return Sidecar("lines", [path], lambda: line_places(path))
+            return Sidecar("lines", [path], lambda: refuse_returns(line_places(path), path))
         return Sidecar("array", [path], lambda: _array(path))
     except OSError as error:
         message = f"cannot read the data file: {error.strerror or error}"

@@ -11,6 +11,7 @@ archives. Where order mixes very many archives, unpacked ones are faster.
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
@@ -40,6 +41,9 @@ HELD = 32
 """Archives whose states a process holds."""
 PACKED = 1 << 16
 """Packed bytes that are read at a time."""
+END_RECORD = 22
+"""Bytes of the record that ends an archive, without its comment."""
+LONGEST_END = END_RECORD + (1 << 16)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 _DAMAGE = (
@@ -123,6 +127,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
     """An archive and the one file in it."""
     try:
         with zipfile.ZipFile(path) as archive:
+            _refuse_joined(archive, path)
             inside = [each for each in archive.infolist() if not each.is_dir()]
             if len(inside) != 1:
                 remedy = "unpack it"
@@ -141,6 +146,25 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
         remedy = "it may be cut short; download it again"
         message = f"cannot read the zip archive: {error}"
         raise DataError(message, origin=path, remedy=remedy) from error
+
+
+def _refuse_joined(archive: zipfile.ZipFile, path: Path) -> None:
+    """DataError for bytes before the first member or behind the end: of archives that were joined
+    only the last whole one would be read."""
+    before = min((each.header_offset for each in archive.infolist()), default=0)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LONGEST_END))
+        tail = file.read()
+    behind = len(tail) - tail.rfind(b"PK\x05\x06") - END_RECORD - len(archive.comment)
+    if before or behind:
+        raise DataError(
+            "the zip archive has bytes before its first member or behind its end",
+            expected="one archive and nothing else",
+            given=f"{before:,} bytes before, {behind:,} behind",
+            origin=path,
+            remedy="archives that were joined have to be unpacked one by one",
+        )
 
 
 def _begin(file: IO[bytes], member: zipfile.ZipInfo) -> int:

@@ -16,7 +16,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from lucida.core.errors import DataError
-from lucida.eval.metrics.declared import find_declared, find_named, refuses
+from lucida.eval.metrics.declared import find_declared, find_named, plain, refuses
 from lucida.eval.metrics.outputs import as_text
 
 LETTERS = string.ascii_uppercase
@@ -136,7 +136,8 @@ def letter(text: object, options: Options) -> str | None:
        (as MMBench: among the last four words), or is called an option. An "A" before another word
        is an article, and "B is wrong" does not name B.
     4. No option's letter but "Z" (a judge's "none of these"): None.
-    5. The text of exactly one option occurs in the output (`option_text`).
+    5. The text of exactly one option occurs in the output (`option_text`); not that of an option
+       that is itself the letter of one (option D is "B": "A, B" is no D).
 
     Worked example, options cat and dog: "(B)" -> B; "The answer is **b**, because of its ears" ->
     B; "(A) cat (B) dog. Answer: B" -> B; "A dog" -> B; "A cat and a dog" -> None.
@@ -152,7 +153,10 @@ def letter(text: object, options: Options) -> str | None:
         return None
     found = find_declared(output, known) or find_named(output, known)
     if not found:
-        return option_text(output, known)
+        # Emptied and not left out: all options may be letters, and no options are an error.
+        letters = {name.lower() for name in known}
+        own = {n: "" if plain(t).strip(" *").lower() in letters else t for n, t in known.items()}
+        return option_text(output, own)
     return found[0] if len(found) == 1 else None
 
 
