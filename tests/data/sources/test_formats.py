@@ -226,6 +226,24 @@ def shards(folder):
     return folder / "*.tar"
 
 
+def test_shards_of_questions(folder):
+    said = {"question": "what colour?", "answer": 2, "category": "colours"}
+    members = {"000.png": (folder / "a.png").read_bytes(), "000.json": json.dumps(said).encode()}
+    path = tar(folder / "0.tar", members)
+    source = opened("webdataset", path, question="question", caption="answer", prompts=["Q: {}"])
+    assert source[0].branches[0] == (
+        Turn("user", ("Q: what colour?",)),
+        Turn("assistant", ("2",)),
+    )
+    assert source.key(0, "category") == "colours"
+    with pytest.raises(DataError, match=r"no key `ask`.*answer"):
+        opened("webdataset", path, question="ask", caption="answer")[0]
+    with pytest.raises(DataError, match=r"`caption` to a key.*, `question` to one that asks"):
+        opened("webdataset", path)[0]
+    with pytest.raises(DataError, match="one place for the question"):
+        opened("webdataset", path, question="question", caption="answer", prompts=["Hm?"])
+
+
 def test_webdataset(folder):
     source = opened("webdataset", shards(folder))
     assert len(source) == 6

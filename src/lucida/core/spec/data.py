@@ -258,7 +258,9 @@ class WebdatasetSourceSpec(Spec):
     """Folder that shards elsewhere are copied into when they are first read; null asks for each
     sample when its turn comes. Runs without a network take the folder as `path`."""
     caption: str = "txt"
-    """`txt`, or a key of the JSON member."""
+    """`txt`, or a key of the JSON member; with `question` it is the answer."""
+    question: str | None = None
+    """Key of the JSON member that holds a question about the picture."""
     at_least: dict[str, float] = Field(default={})
     """Number in the JSON member → smallest value; `a+b` is the sum of two."""
     rank_by: str | None = None
@@ -269,7 +271,7 @@ class WebdatasetSourceSpec(Spec):
     min_bytes: int = Field(default=0, ge=0)
     """Smallest file of a picture; smaller ones are mostly icons."""
     prompts: Prompts = Field(default=[])
-    """As in `pairs`."""
+    """As in `pairs`; with `question` as in `questions`."""
     captions: CaptionsSpec | None = None
     """Captions in place of the ones here."""
     weight: float = Field(default=1.0, gt=0)

@@ -21,9 +21,10 @@ import numpy as np
 from lucida.core.errors import DataError, suggestion
 from lucida.data.sample import Sample
 from lucida.data.source import Source
-from lucida.data.sources.conversation import make_captioned
+from lucida.data.sources.conversation import make_captioned, text_of
 from lucida.data.sources.pictures import ENDINGS
-from lucida.data.sources.prompts import prompts_of
+from lucida.data.sources.prompts import asking, prompts_of
+from lucida.data.sources.questions import answered_sample
 from lucida.data.sources.records import unread_files
 from lucida.data.sources.remote import Remote
 from lucida.data.sources.shards import (
@@ -59,8 +60,8 @@ class WebdatasetSource(Source):
     A sample's picture, txt and json member have one name up to the first dot (`shards.key_of`).
     `dropped` counts what the filters leave out, by reason, and members with a second dot in their
     names; those are no records of this source. `noted` counts members that are not read. Of the
-    JSON member those keys are read that `caption`, `at_least` and `rank_by` name; all others are
-    ignored, because that is where publishers put what they know of a picture.
+    JSON member those keys are read that `caption`, `question`, `at_least` and `rank_by` name; all
+    others are ignored, because that is where publishers put what they know of a picture.
 
     DataError: a shard that is cut short, a sample without picture or caption, JSON that is broken
     or lacks what is asked. RunError: a shard elsewhere that cannot be reached, or changed.
@@ -76,6 +77,7 @@ class WebdatasetSource(Source):
         self,
         path: str | Path,
         caption: str = "txt",
+        question: str | None = None,
         at_least: dict[str, float] | None = None,
         rank_by: str | None = None,
         top_share: float = 1.0,
@@ -87,7 +89,9 @@ class WebdatasetSource(Source):
         if top_share < 1 and rank_by is None:
             raise DataError("`top_share` needs `rank_by`", origin=path)
         self.shards = open_shards(path, keep)
-        self.caption, self.prompts = caption, prompts_of(prompts)
+        self.caption, self.question, self.prompts = caption, question, prompts_of(prompts)
+        if question is not None:
+            asking(self.prompts, str(path))
         self.at_least, self.rank_by, self.top_share = at_least or {}, rank_by, top_share
         self.min_bytes, self.skip = min_bytes, skip
         self._names = [*self.at_least, *([rank_by] if rank_by and top_share < 1 else [])]
@@ -168,7 +172,10 @@ class WebdatasetSource(Source):
             self._fetch(shard, place)
         image = picture_in(shard, begin, size, f"{origin} (byte {begin})")
         said = self._caption(place, origin) if words is None else words
-        return make_captioned(origin, image, said, self.prompts, index)
+        if self.question is None:
+            return make_captioned(origin, image, said, self.prompts, index)
+        asked = text_of(self._value(self.question, place, origin), self.question, origin)
+        return answered_sample(asked, said, (image,), self.prompts, index, {}, origin)
 
     def _raise(self, place: np.ndarray, shard: Shard, origin: str) -> None:
         """What is wrong with a record that `table_of` could not read."""
@@ -186,14 +193,16 @@ class WebdatasetSource(Source):
         if self.caption == "txt":
             begin, size = place[TEXT : TEXT + 2].tolist()
             if begin < 0:
-                remedy = "set `caption` to a key of the JSON member"
+                remedy = "set `caption` to a key of the JSON member, `question` to one that asks"
                 raise DataError("a sample without txt member", origin=origin, remedy=remedy)
             return decode_text(read_member(shard, begin, size), f"{origin}: txt member").strip()
+        return self._value(self.caption, place, origin)
+
+    def _value(self, key: str, place: np.ndarray, origin: str) -> Any:
         record = self._record(place, origin)
-        if self.caption not in record:
-            remedy = suggestion(self.caption, record)
-            raise DataError(f"no key `{self.caption}`", origin=origin, remedy=remedy)
-        return record[self.caption]
+        if key not in record:
+            raise DataError(f"no key `{key}`", origin=origin, remedy=suggestion(key, record))
+        return record[key]
 
     def _record(self, place: np.ndarray, origin: str) -> dict[str, Any]:
         begin, size = place[JSON : JSON + 2].tolist()
