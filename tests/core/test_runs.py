@@ -113,6 +113,9 @@ def test_results_are_empty_before_evaluation(tmp_path):
     run.results_file.write_text("{")
     with pytest.raises(RunError, match="not JSON"):
         _ = run.results
+    run.results_file.write_text('{"tasks": {}, "seconds": {}, "tasks": {}}')
+    with pytest.raises(RunError, match="the key 'tasks' stands twice"):
+        _ = run.results
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):

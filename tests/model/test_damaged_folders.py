@@ -218,6 +218,15 @@ def test_weights_that_are_not_the_models_are_refused(bare, what):
         load(bare)
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "processor_config.json"])
+def test_a_key_that_stands_twice_is_refused(bare, name):
+    text = (bare / name).read_text()
+    key = next(iter(json.loads(text)))
+    (bare / name).write_text(text.replace("{", f'{{"{key}": null, ', 1))
+    with pytest.raises(ModelError, match=f"{name}.*the key '{key}' stands twice"):
+        load(bare)
+
+
 def test_a_header_that_calls_numbers_otherwise_is_refused(bare):
     header(
         bare / "model.safetensors",

@@ -13,8 +13,9 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from lucida.core.errors import LucidaError, RunError
+from lucida.core.errors import LucidaError, RunError, shorten
 
 ASIDE = ".unfinished-"
 """Part of the name of whatever is being written; such leftovers of a crash may be deleted."""
@@ -23,6 +24,17 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # Other words for a full disk: safetensors is Rust, which writes the system's number into its text.
 _FULL_WORDS = ("no space left on device", "os error 28", "file too large", "quota exceeded")
+
+
+def take_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that JSON's `object_pairs_hook` is given. ValueError for a key that stands twice,
+    whose first value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shorten(twice)} stands twice in one object")
+    return found
 
 
 @contextlib.contextmanager

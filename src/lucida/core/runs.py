@@ -28,7 +28,7 @@ from lucida.core.errors import LucidaError, RunError
 from lucida.core.files import atomic_folder as atomic_folder
 from lucida.core.files import atomic_write as atomic_write
 from lucida.core.files import disk_errors as disk_errors
-from lucida.core.files import make_folder, remove_unfinished
+from lucida.core.files import make_folder, remove_unfinished, take_pairs
 from lucida.core.locking import sole_writer
 from lucida.core.recipe import dump_recipe, load_recipe, recipe_hash
 from lucida.core.results import Results, check_logged, read_results
@@ -286,7 +286,8 @@ def read_json(path: Path) -> dict:
     """The object in a JSON file of a run; RunError when it cannot be read or is something else."""
     try:
         with disk_errors(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text, object_pairs_hook=take_pairs)
     except (ValueError, RecursionError) as problem:
         raise RunError(f"not JSON: {problem}", origin=path, remedy="delete the file") from problem
     if not isinstance(content, dict):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucida.core.errors import RunError
+from lucida.core.files import take_pairs
 from lucida.core.locking import sole_writer
 from lucida.core.progress import say
 from lucida.core.runs import JsonLines, atomic_write, disk_errors, plain
@@ -211,7 +212,7 @@ def _read(file: Path) -> object:
     these are."""
     try:
         with disk_errors(file):
-            return json.loads(file.read_text(encoding="utf-8"))
+            return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=take_pairs)
     except (ValueError, RecursionError) as problem:
         raise RunError(
             f"this file is damaged: {problem}",

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lucida.core.errors import ModelError
+from lucida.core.files import take_pairs
 from lucida.model.checksums import EVERYTHING, belongs, check_sums
 
 CONFIG, GENERATION, PROCESSOR_CONFIG = (
@@ -70,10 +71,10 @@ def check_folder(folder: Path, group: Sequence[str] = EVERYTHING) -> None:
 
 
 def read_json(file: Path, *needed: str) -> dict[str, Any]:
-    """The object that a JSON file holds; ModelError when it cannot be read, is something else or
-    lacks an entry."""
+    """The object that a JSON file holds; ModelError when it cannot be read, is something else,
+    lacks an entry or has one twice."""
     try:
-        values = json.loads(read_text(file))
+        values = json.loads(read_text(file), object_pairs_hook=take_pairs)
     except (ValueError, RecursionError) as problem:
         raise ModelError(f"this file is no JSON: {problem}", origin=file, remedy=AGAIN) from problem
     if not isinstance(values, dict):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lucida.core.errors import DataError, shorten
+from lucida.core.files import take_pairs
 from lucida.data.sources.scanning import BYTE_ORDER_MARK, refuse_other_encodings
 
 
@@ -52,16 +53,7 @@ def json_value(content: str | bytes, origin: object, remedy: str | None = None) 
         raise DataError(f"broken JSON: {error}", origin=origin, remedy=remedy) from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {shorten(twice)} stands twice in one object")
-    return found
-
-
-_PARSER = json.JSONDecoder(object_pairs_hook=_object)
+_PARSER = json.JSONDecoder(object_pairs_hook=take_pairs)
 
 
 def number_in(value: object, name: str, origin: object) -> float:
