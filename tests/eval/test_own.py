@@ -475,7 +475,9 @@ def test_the_document_does_what_it_says(run, colours, tmp_path, monkeypatch):
     evaluate_run("runs/other", [names["task"]])
     for line in "".join(blocks("sh")).splitlines():
         words = shlex.split(line, comments=True)[1:]
-        if not {"hf:path/to/model", "held-out.csv", "held-out.tar", "runs/large"}.intersection(words):
+        if not {"hf:path/to/model", "held-out.csv", "held-out.tar", "runs/large"}.intersection(
+            words
+        ):
             if words[0] == "data":  # they need the model itself: tests/apps/test_data_known.py
                 words = [*words[:2], "--help"]
             done = CliRunner().invoke(app, words)
