@@ -104,13 +104,26 @@ def find_held_source(value: Any, origin: str) -> ImageSource | None:
     return bytes_source(value, f"{origin}: picture") if isinstance(value, bytes) else None
 
 
-def picture_of_part(part: Mapping[str, Any]) -> Any:
+def picture_of_part(part: Mapping[str, Any], origin: str | None = None) -> Any:
     """What a message part names or holds as its picture, None where it leaves that to others.
 
     Read are `image`, `path`, `url`, `image_url` (its `url`), `base64`, and Anthropic's `source` of
-    type base64 or url.
+    type base64 or url; the first of them that is there. DataError for a part of a message (it has a
+    `type`) with two of them that differ.
     """
-    for key in ("image", "path", "url", "image_url", "base64", "source"):
+    names = ("image", "path", "url", "image_url", "base64", "source")
+    held = [key for key in names if part.get(key) is not None]
+    if "type" in part and len(held) > 1:
+        values = [part[key] for key in held]
+        if not all(isinstance(value, str) and value == values[0] for value in values):
+            raise DataError(
+                "a part with two pictures",
+                expected=f"one of {', '.join(names)}",
+                given=" and ".join(held),
+                origin=origin,
+                remedy="give each picture a part of its own",
+            )
+    for key in names:
         value = part.get(key)
         if value is None:
             continue

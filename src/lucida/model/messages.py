@@ -123,7 +123,7 @@ def parts_of(
                 raise _wrong("a text part has no text", '"text": …', part, origin)
             yield part["text"]
         elif kind in ("image", "image_url"):
-            picture = picture_of_part(part)
+            picture = picture_of_part(part, origin)
             if picture is None:
                 picture = next(waiting, None)
             if picture is None:

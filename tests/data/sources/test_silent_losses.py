@@ -315,3 +315,18 @@ def test_lines_that_end_in_carriage_returns_alone_are_refused(folder, kind):
                 assert len(opened(kind, folder / name)) == 3 - (kind != "text")
     (folder / "one.txt").write_bytes(b"one line\r")
     assert opened("text", folder / "one.txt")[0].branches[0][0].parts == ("one line",)
+
+
+def test_a_part_with_two_pictures_is_refused(folder):
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(png())
+
+    def read(**more):
+        part = {"type": "image", "image": "a.png"} | more
+        spoken = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A."}]
+        return opened("messages", lines(folder, {"messages": spoken}))[0]
+
+    assert len(read().images) == len(read(url="a.png").images) == len(read(path=None).images) == 1
+    for more in ({"url": "b.png"}, {"image_url": {"url": "b.png"}}, {"path": "b.png"}):
+        with pytest.raises(DataError, match="record 0.*a part with two pictures"):
+            read(**more)

@@ -166,7 +166,7 @@ def _parts(content: Any, origin: str, own: list[Any]) -> tuple[Part, ...]:
                 parts.append(text)
         elif kind in ("image", "image_url"):
             parts.append(ImagePart(len(own)))
-            own.append(picture_of_part(part))
+            own.append(picture_of_part(part, origin))
         else:
             expected, given = "a part of type text, image or image_url", shorten(part)
             raise DataError("bad part", expected=expected, given=given, origin=origin)
