@@ -223,7 +223,7 @@ def test_a_key_that_stands_twice_is_refused(bare, name):
     text = (bare / name).read_text()
     key = next(iter(json.loads(text)))
     (bare / name).write_text(text.replace("{", f'{{"{key}": null, ', 1))
-    with pytest.raises(ModelError, match=f"{name}.*the key '{key}' stands twice"):
+    with pytest.raises(ModelError, match=rf"{name}.*the key '{key}' stands twice"):
         load(bare)
 
 

@@ -328,5 +328,5 @@ def test_a_part_with_two_pictures_is_refused(folder):
 
     assert len(read().images) == len(read(url="a.png").images) == len(read(path=None).images) == 1
     for more in ({"url": "b.png"}, {"image_url": {"url": "b.png"}}, {"path": "b.png"}):
-        with pytest.raises(DataError, match="record 0.*a part with two pictures"):
+        with pytest.raises(DataError, match=r"record 0.*a part with two pictures"):
             read(**more)
