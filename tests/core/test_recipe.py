@@ -105,6 +105,13 @@ def test_a_file_that_is_no_recipe_is_refused_in_words(tmp_path, text, words):
     assert str(path) in message
 
 
+def test_brackets_without_end_are_refused_at_once(tmp_path):
+    path = written(tmp_path, "a: " + "[" * 3000)
+    began = time.process_time()
+    assert "line 1" in refusal(path)
+    assert time.process_time() - began < 1  # it was 4 to 8 seconds
+
+
 def test_what_is_wrong_between_two_stages_is_said(tmp_path):
     path = written(tmp_path, "base: mini-two-stage\nname: x\nchanges: {stages.align.name: sft}\n")
     assert "two stages are called sft" in refusal(path)

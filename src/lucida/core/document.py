@@ -44,6 +44,10 @@ class NotReadable(ValueError):
         self.line = line
 
 
+DEEPEST = 100
+"""Brackets within brackets that a recipe may have."""
+
+
 class RecipeLoader(yaml.SafeLoader):
     """Safe YAML with version 1.2's numbers and booleans, up to `MOST_NODES` nodes."""
 
@@ -55,6 +59,13 @@ class RecipeLoader(yaml.SafeLoader):
         if self.nodes > MOST_NODES:
             raise NotReadable(f"holds more than {MOST_NODES:,} values", self.line + 1)
         return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        """One more bracket; NotReadable for one too deep. PyYAML looks a thousand characters ahead
+        of each, and at all that are open for every one: 8 seconds until Python's stack is full."""
+        if self.flow_level >= DEEPEST:
+            raise NotReadable("is nested too deeply", self.line + 1)
+        super().fetch_flow_collection_start(TokenClass)
 
 
 class RecipeDumper(yaml.SafeDumper):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lucida.eval.metrics
+from lucida.core.errors import DataError
 from lucida.eval.metrics import (
     answers,
     boxes,
@@ -155,3 +156,31 @@ def test_what_is_no_text_counts_as_it_says():
     assert counting.count_match(3, 3) == 1.0 and counting.number(True) is None
     assert outputs.as_text(["B"]) == outputs.as_text(10**5000) == ""
     assert sys.get_int_max_str_digits()  # what makes the long integer no text
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        exact.exact_match,
+        exact.contains_answer,
+        relaxed.relaxed_accuracy,
+        documents.anls,
+        documents.rrc_anls,
+        documents.ocrbench_match,
+        textvqa.m4c_score,
+        vqa.vqa_score,
+        vqa.okvqa_score,
+        vqa.vizwiz_score,
+    ],
+)
+def test_references_are_a_list_of_texts(scorer):
+    for wrong in (None, 3, "red", [None] * 10, [["red"]] * 10, [float("nan")] * 10):
+        with pytest.raises(DataError, match="references"):
+            scorer("red", wrong)
+    assert scorer("2", [2] * 10) == scorer("2", ["2"] * 10) == 1.0
+
+
+@pytest.mark.parametrize("options", [None, 5, "AB", [], ["x"] * 27, {1: "x"}, {"a": "x"}, {}])
+def test_options_are_a_list_of_texts_or_by_letter(options):
+    with pytest.raises(DataError):
+        choice.letter("B", options)

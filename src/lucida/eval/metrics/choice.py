@@ -31,15 +31,16 @@ def by_letter(options: Options) -> dict[str, str]:
     Worked example: ["cat", "dog"] -> {"A": "cat", "B": "dog"}.
     """
     if isinstance(options, Mapping):
-        wrong = [key for key in options if key not in LETTERS or len(key) != 1]
+        wrong = [key for key in options if key not in list(LETTERS)]
         if wrong or not options:
             raise DataError("options are keyed by capital letters", expected="A..Z", given=wrong)
         return {key: str(text) for key, text in options.items()}
-    if isinstance(options, str) or not 1 <= len(options) <= len(LETTERS):
+    listed = hasattr(options, "__getitem__") and not isinstance(options, str)
+    if not listed or not 1 <= len(options) <= len(LETTERS):
         raise DataError(
             "a multiple-choice question needs a list of options",
             expected="1 to 26",
-            given=f"the text {options[:40]!r}" if isinstance(options, str) else len(options),
+            given=len(options) if listed else f"the {type(options).__name__} {str(options)[:40]!r}",
         )
     return {LETTERS[i]: str(text) for i, text in enumerate(options)}
 

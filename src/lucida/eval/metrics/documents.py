@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucida.core.errors import DataError
-from lucida.eval.metrics.outputs import as_text
+from lucida.eval.metrics.outputs import as_text, read_references
 from lucida.eval.metrics.vqa import check_references
 
 THRESHOLD = 0.5
@@ -41,6 +41,7 @@ def anls(prediction: object, answers: Sequence[str], threshold: float = THRESHOL
 
     Reference: Biten et al., Scene Text Visual Question Answering, 2019, arXiv 1905.13648.
     """
+    answers = read_references(answers, "ANLS")
     check_references(answers, (max(1, len(answers)),), "ANLS")
     found = as_text(prediction).lower().strip()
     texts = [answer.lower().strip() for answer in answers]
@@ -63,6 +64,7 @@ def rrc_anls(prediction: object, answers: Sequence[str], threshold: float = THRE
     challenge 17), as VLMEvalKit and many others carry it; Biten et al., Scene Text Visual Question
     Answering, 2019, arXiv 1905.13648.
     """
+    answers = read_references(answers, "ANLS")
     check_references(answers, (max(1, len(answers)),), "ANLS")
     written = as_text(prediction)
     found, *texts = (" ".join(text.lower().split()) for text in (written, *answers))
@@ -97,8 +99,9 @@ def ocrbench_match(prediction: object, answers: Sequence[str], formula: bool = F
     Reference: Liu et al., OCRBench, 2023, arXiv 2305.07895; Yuliang-Liu/MultimodalOCR,
     OCRBench/example.py.
     """
+    answers = read_references(answers, "OCRBench's search")
     if not answers or not all(answer.strip() for answer in answers):
-        raise DataError("OCRBench looks for an answer that is not empty", given=list(answers))
+        raise DataError("OCRBench looks for an answer that is not empty", given=answers)
     output = as_text(prediction)
     if formula:
         spaceless = [

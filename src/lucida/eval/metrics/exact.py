@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lucida.eval.metrics.answers import ARTICLES, NUMBERS, without_punctuation
-from lucida.eval.metrics.outputs import as_text
+from lucida.eval.metrics.outputs import as_text, read_references
 
 
 def normalise(text: object) -> str:
@@ -46,7 +46,7 @@ def exact_match(output: object, answers: Iterable[str]) -> float:
 
     Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837.
     """
-    found = normalise(output)
+    found, answers = normalise(output), read_references(answers, "exact match")
     return float(bool(found) and any(found == normalise(answer) for answer in answers))
 
 
@@ -59,5 +59,5 @@ def contains_answer(output: object, answers: Iterable[str]) -> float:
     is for answers that nobody says in passing.
     """
     found = f" {normalise(output)} "
-    wanted = (normalise(answer) for answer in answers)
+    wanted = (normalise(answer) for answer in read_references(answers, "a search for answers"))
     return float(any(answer and f" {answer} " in found for answer in wanted))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+from lucida.core.errors import DataError
 
 
 def as_text(output: object) -> str:
@@ -23,3 +26,23 @@ def as_text(output: object) -> str:
         return str(output)
     except ValueError:  # Python writes out no integer of more than 4,300 digits
         return ""
+
+
+def read_references(answers: Iterable[object], scorer: str) -> list[str]:
+    """The true answers as texts; numbers are written out. DataError for one text instead of a list
+    (its letters would each be an answer), for None, and for a reference that is neither text nor
+    number.
+
+    Worked example: ["2", 2] -> ["2", "2"].
+    """
+    remedy = "put the annotators' answers into a list"
+    if isinstance(answers, str | bytes) or not isinstance(answers, Iterable):
+        kind = "text" if isinstance(answers, str | bytes) else type(answers).__name__
+        given = f"the {kind} {str(answers)[:40]!r}"
+        raise DataError(f"{scorer} needs a list of references", given=given, remedy=remedy)
+    answers = list(answers)
+    for answer in answers:
+        if not isinstance(answer, str | int | float) or answer != answer:
+            given = f"{type(answer).__name__} among {len(answers)}"
+            raise DataError(f"{scorer} needs texts as references", given=given, remedy=remedy)
+    return [as_text(answer) for answer in answers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from lucida.eval.metrics.outputs import as_text
+from lucida.eval.metrics.outputs import as_text, read_references
 
 TOLERANCE = 0.05
 """Largest difference as a share of the true number."""
@@ -34,7 +34,8 @@ def relaxed_match(output: object, answer: str, tolerance: float = TOLERANCE) -> 
 
 def relaxed_accuracy(output: object, answers: Iterable[str]) -> float:
     """The best `relaxed_match` to any answer."""
-    return max((relaxed_match(output, answer) for answer in answers), default=0.0)
+    references = read_references(answers, "relaxed accuracy")
+    return max((relaxed_match(output, answer) for answer in references), default=0.0)
 
 
 def read_number(text: str) -> float | None:

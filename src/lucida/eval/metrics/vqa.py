@@ -25,6 +25,7 @@ from lucida.eval.metrics.answers import (
     normalise_m4c,
     normalise_vizwiz,
 )
+from lucida.eval.metrics.outputs import read_references
 from lucida.eval.metrics.yesno import average_precision
 
 VqaVariant = Literal["normalised", "strict", "lmms"]
@@ -47,13 +48,8 @@ def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
 
 
 def check_references(answers: Sequence[str], expected: tuple[int, ...], scorer: str) -> None:
-    """DataError unless the number of references is one of the expected."""
-    if isinstance(answers, str):
-        raise DataError(
-            f"{scorer} needs a list of references",
-            given=f"the text {answers[:40]!r}",
-            remedy="put the annotators' answers into a list",
-        )
+    """DataError unless they are texts or numbers, and as many as one of the expected."""
+    answers = read_references(answers, scorer)
     if len(answers) not in expected:
         raise DataError(
             f"{scorer} is defined for another number of references",
