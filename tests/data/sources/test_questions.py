@@ -95,13 +95,6 @@ def test_a_header_without_rows_is_no_data(folder):
         opened("questions", path)
 
 
-def test_lines_that_end_in_a_carriage_return_are_told(folder):
-    path = folder / "data.csv"
-    path.write_bytes(b"image,question,answer\ra.png,what?,red\r")
-    with pytest.raises(DataError, match=r"broken CSV.*end its lines with a line feed"):
-        opened("questions", path)
-
-
 def test_an_answer_that_is_null_is_not_looked_for_under_its_own_name(folder):
     row = {"image": "a.png", "question": "what?", "answer": None}
     with pytest.raises(DataError, match=r"this row has no answer.*; `answer` is empty; fill it in"):

@@ -82,8 +82,6 @@ def fields_of(row: str, delimiter: str, origin: str) -> list[str]:
         lines = row.count("\n")
         spans = f" (with the {lines:,} lines behind it, which it takes in)" if lines else ""
         remedy = "close the quote; one inside a quoted field is written twice"
-        if "\r" in row.rstrip("\r\n").replace("\r\n", "\n"):
-            remedy = "end its lines with a line feed; those of old tables end in a carriage return"
         raise DataError(f"broken CSV: {error}{spans}", origin=origin, remedy=remedy) from error
     return rows[0] if rows else []
 
