@@ -7,9 +7,15 @@ from collections.abc import Sequence
 
 from lucida.core.errors import DataError
 from lucida.eval.metrics.outputs import as_text, read_references
-from lucida.eval.metrics.vqa import check_references
 
 THRESHOLD = 0.5
+
+
+def _read_answers(answers: Sequence[str]) -> list[str]:
+    """References of which the nearest counts; DataError where there are none."""
+    if not (texts := read_references(answers, "ANLS")):
+        raise DataError("ANLS needs a list of references", expected="one or more", given=0)
+    return texts
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -41,8 +47,7 @@ def anls(prediction: object, answers: Sequence[str], threshold: float = THRESHOL
 
     Reference: Biten et al., Scene Text Visual Question Answering, 2019, arXiv 1905.13648.
     """
-    answers = read_references(answers, "ANLS")
-    check_references(answers, (max(1, len(answers)),), "ANLS")
+    answers = _read_answers(answers)
     found = as_text(prediction).lower().strip()
     texts = [answer.lower().strip() for answer in answers]
     lengths = [max(len(found), len(text)) for text in texts]
@@ -64,8 +69,7 @@ def rrc_anls(prediction: object, answers: Sequence[str], threshold: float = THRE
     challenge 17), as VLMEvalKit and many others carry it; Biten et al., Scene Text Visual Question
     Answering, 2019, arXiv 1905.13648.
     """
-    answers = read_references(answers, "ANLS")
-    check_references(answers, (max(1, len(answers)),), "ANLS")
+    answers = _read_answers(answers)
     written = as_text(prediction)
     found, *texts = (" ".join(text.lower().split()) for text in (written, *answers))
     lengths = [max(len(answer.upper()), len(written.upper())) for answer in answers]

@@ -28,10 +28,12 @@ def as_text(output: object) -> str:
         return ""
 
 
-def read_references(answers: Iterable[object], scorer: str) -> list[str]:
+def read_references(
+    answers: Iterable[object], scorer: str, many: tuple[int, ...] = ()
+) -> list[str]:
     """The true answers as texts; numbers are written out. DataError for one text instead of a list
-    (its letters would each be an answer), for None, and for a reference that is neither text nor
-    number.
+    (its letters would each be an answer), for None, for a reference that is neither text nor
+    number, and where there are others than as `many` as the scorer is defined for.
 
     Worked example: ["2", 2] -> ["2", "2"].
     """
@@ -45,4 +47,11 @@ def read_references(answers: Iterable[object], scorer: str) -> list[str]:
         if not isinstance(answer, str | int | float) or answer != answer:
             given = f"{type(answer).__name__} among {len(answers)}"
             raise DataError(f"{scorer} needs texts as references", given=given, remedy=remedy)
+    if many and len(answers) not in many:
+        raise DataError(
+            f"{scorer} is defined for another number of references",
+            expected=" or ".join(map(str, many)),
+            given=len(answers),
+            remedy="pass every annotator's answer, repeated answers too",
+        )
     return [as_text(answer) for answer in answers]

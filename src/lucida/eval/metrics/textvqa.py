@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucida.eval.metrics.answers import normalise_m4c
-from lucida.eval.metrics.vqa import check_references, soft_accuracy
+from lucida.eval.metrics.outputs import read_references
+from lucida.eval.metrics.vqa import soft_accuracy
 
 
 def m4c_score(prediction: object, answers: Sequence[str]) -> float:
@@ -15,5 +16,5 @@ def m4c_score(prediction: object, answers: Sequence[str]) -> float:
 
     Reference: Singh et al., Towards VQA Models That Can Read, 2019, arXiv 1904.08920.
     """
-    check_references(answers, (10,), "TextVQA accuracy")
+    answers = read_references(answers, "TextVQA accuracy", (10,))
     return soft_accuracy(normalise_m4c(prediction), [normalise_m4c(answer) for answer in answers])

@@ -47,18 +47,6 @@ def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
     return (matches * seen_by_matching + (total - matches) * seen_by_others) / total
 
 
-def check_references(answers: Sequence[str], expected: tuple[int, ...], scorer: str) -> None:
-    """DataError unless they are texts or numbers, and as many as one of the expected."""
-    answers = read_references(answers, scorer)
-    if len(answers) not in expected:
-        raise DataError(
-            f"{scorer} is defined for another number of references",
-            expected=" or ".join(map(str, expected)),
-            given=len(answers),
-            remedy="pass every annotator's answer, repeated answers too",
-        )
-
-
 def vqa_score(
     prediction: object,
     answers: Sequence[str],
@@ -74,7 +62,7 @@ def vqa_score(
 
     Reference: Goyal et al., Making the V in VQA Matter, 2017, arXiv 1612.00837, evaluation code.
     """
-    check_references(answers, (annotators,), "VQA accuracy")
+    answers = read_references(answers, "VQA accuracy", (annotators,))
     if variant == "strict":
         found, references = clean(prediction), [clean(answer) for answer in answers]
         if len(set(references)) > 1:
@@ -100,7 +88,7 @@ def okvqa_score(
 
     Reference: Marino et al., OK-VQA, 2019, arXiv 1906.00067.
     """
-    check_references(answers, (5, 10), "OK-VQA accuracy")
+    answers = read_references(answers, "OK-VQA accuracy", (5, 10))
     # Five annotators twice each; the released ten stay as they are.
     ten = [answer for answer in answers for _ in range(10 // len(answers))]
     if variant == "lmms":
@@ -121,7 +109,7 @@ def vizwiz_score(
 
     Reference: Gurari et al., VizWiz Grand Challenge, 2018, arXiv 1802.08218, evaluation code.
     """
-    check_references(answers, (10,), "VizWiz accuracy")
+    answers = read_references(answers, "VizWiz accuracy", (10,))
     if variant == "lmms":
         return _lmms_score(prediction, answers)
     if variant not in VARIANTS:
