@@ -104,6 +104,14 @@ def test_images_beside_the_messages_fill_their_places():
         sample_of([{"role": "user", "content": "text"}], [picture(1)])
 
 
+def test_a_message_that_calls_a_tool_is_refused():
+    said = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}
+    with pytest.raises(DataError, match="`tool_calls` is not read"):
+        sample_of([{"role": "user", "content": "what?"}, said])
+    empty = {"role": "user", "content": "what?", "tool_calls": None, "name": "Ann"}
+    assert sample_of([empty]).branches[0][0].parts == ("what?",)
+
+
 def test_images_from_bytes_and_files(tmp_path):
     stream = io.BytesIO()
     picture().save(stream, "PNG")

@@ -15,6 +15,7 @@ from lucida.core.errors import DataError
 from lucida.data.encoded import encoded_source, find_held_source, looks_encoded, picture_of_part
 from lucida.data.images import file_source, make_image_source
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
+from lucida.data.sources.conversation import refuse_unsaid
 
 Message = Mapping[str, Any]
 Picture = Image.Image | np.ndarray | str | Path | bytes | BinaryIO | Mapping[str, Any] | ImageSource
@@ -78,7 +79,8 @@ def sample_of(
     A message is `{"role": …, "content": text or parts}`; a part is `{"type": "text", "text": …}` or
     `{"type": "image", "image": picture}` (or an `image_url`; see `picture_of_part`). An image part
     without a picture shows the next of `images`. DataError when there are too few or too many of
-    them, or a part is of another type.
+    them, a part is of another type, or a message calls tools, which nothing here can say. Other
+    keys, such as `name`, are not read.
     """
     waiting = iter(images)
     sources: list[ImageSource] = []
@@ -91,6 +93,7 @@ def sample_of(
             raise DataError(
                 "unknown role of a message", expected=", ".join(ROLES), given=role, origin=origin
             )
+        refuse_unsaid(message, origin)
         parts = tuple(parts_of(message, waiting, sources, origin))
         turns.append(Turn(role, parts))
     left = len(list(waiting))
