@@ -291,9 +291,9 @@ def test_gates_that_are_closed_and_frozen_are_refused_in_training():
     model, processor = tiny_model(cross_attention={"every": 1, "heads": 2})
     model.cross_attention.requires_grad_(False)
     batch = batch_of(processor, asked("what"))
-    model.eval()
-    model.hidden(batch)
-    model.train()
+    with torch.no_grad():
+        model.hidden(batch)
+    model.eval()  # the mode that loading gives it
     with pytest.raises(ModelError, match=r"closed and frozen.*stages.NAME.train"):
         model.hidden(batch)
     model.hidden(batch_of(processor, asked("no image", images=0)))  # text alone may train

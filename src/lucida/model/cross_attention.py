@@ -242,7 +242,7 @@ class GatedCrossAttention(nn.Module):
         fields = one_conversation(marker, cache) if layout is None else layout.fields
         if visual is None:
             visual = next(self.parameters()).new_zeros(0, 1, self.width)
-        elif self.training:
+        elif torch.is_grad_enabled():  # not `self.training`: what is frozen never has that mode
             self.check_gates()
         self.images = images_of(fields, visual).behind(earlier)
         self.look(fields, self.images)
