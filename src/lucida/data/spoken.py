@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from lucida.core.errors import DataError, shorten
 from lucida.data.sample import ImagePart, Part, Turn
+
+UNSAID = ("tools", "functions", "tool_calls", "function_call", "history")
+"""Keys that change what a conversation means and that nothing here can say: it is refused."""
+
+
+def refuse_unsaid(record: Mapping[str, Any], origin: str) -> None:
+    """DataError for a record, or a turn, with a key that changes its meaning and is not read."""
+    for name in UNSAID:
+        if record.get(name):
+            remedy = "leave it empty or out of the record"
+            given = shorten(record[name])
+            message = f"`{name}` is not read, and the conversation means something else without"
+            raise DataError(message, expected="none", given=given, origin=origin, remedy=remedy)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from lucida.core.errors import DataError
 from lucida.data.encoded import encoded_source, find_held_source, looks_encoded, picture_of_part
 from lucida.data.images import file_source, make_image_source
 from lucida.data.sample import ImagePart, ImageSource, Part, Sample, Turn
-from lucida.data.sources.conversation import refuse_unsaid
+from lucida.data.spoken import refuse_unsaid
 
 Message = Mapping[str, Any]
 Picture = Image.Image | np.ndarray | str | Path | bytes | BinaryIO | Mapping[str, Any] | ImageSource

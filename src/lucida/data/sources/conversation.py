@@ -8,6 +8,7 @@ from typing import Any
 
 from lucida.core.errors import DataError, shorten, suggestion
 from lucida.data.sample import ImagePart, ImageSource, Part, Role, Sample, Turn
+from lucida.data.spoken import UNSAID, refuse_unsaid
 
 PLACEHOLDER = "<image>"
 ROLES: dict[str, Role] = {
@@ -25,8 +26,6 @@ ROLES: dict[str, Role] = {
 
 SYSTEM = ("system", "system_prompt", "system_message")
 """Keys of a record whose text is the first turn of its conversation."""
-UNSAID = ("tools", "functions", "tool_calls", "function_call", "history")
-"""Keys that change what a conversation means and that nothing here can say: it is refused."""
 ASIDE = dict.fromkeys((*SYSTEM, *UNSAID))
 
 
@@ -66,16 +65,6 @@ def system_of(record: Mapping[str, Any], first: Turn, origin: str) -> str:
         message = "a conversation with two system texts"
         raise DataError(message, expected="one", given=given, origin=origin, remedy=remedy)
     return "" if own is not None else next(iter(texts), "")
-
-
-def refuse_unsaid(record: Mapping[str, Any], origin: str) -> None:
-    """DataError for a record, or a turn, with a key that changes its meaning and is not read."""
-    for name in UNSAID:
-        if record.get(name):
-            remedy = "leave it empty or out of the record"
-            given = shorten(record[name])
-            message = f"`{name}` is not read, and the conversation means something else without"
-            raise DataError(message, expected="none", given=given, origin=origin, remedy=remedy)
 
 
 def place_images(

@@ -27,16 +27,15 @@ from lucida.data.sources.conversation import (
     ASIDE,
     PLACEHOLDER,
     SPOKEN,
-    UNSAID,
     one_conversation,
     one_of,
     read_turns,
-    refuse_unsaid,
     role_of,
     text_of,
 )
 from lucida.data.sources.llava import conversation_sample
 from lucida.data.sources.tables import PicturedRows
+from lucida.data.spoken import UNSAID, refuse_unsaid
 
 _PART = dict.fromkeys(("type", "text", "image", "path", "url")) | {"image_url": {"url": None}}
 _MESSAGE = {"role": None, "content": _PART, **dict.fromkeys(UNSAID)}

@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Literal
 from lucida.core.errors import DataError, shorten
 from lucida.data.sample import Sample, Turn
 from lucida.data.source import RecordSource, Shape
-from lucida.data.sources.conversation import ASIDE, SYSTEM, UNSAID, one_conversation, text_of
+from lucida.data.sources.conversation import ASIDE, SYSTEM, one_conversation, text_of
 from lucida.data.sources.records import Records, files_of
 from lucida.data.sources.values import read_text
 from lucida.data.sources.zipped import ending
+from lucida.data.spoken import UNSAID
 
 INSTRUCTIONS = (
     ("instruction", "input", "output"),
